@@ -1,0 +1,117 @@
+# pinwatch: see README.md. `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+GO ?= go
+# Packages of Debian that a target installs when their command is missing.
+QEMU := qemu-system-x86_64:qemu-system-x86
+GUEST_TESTS := $(QEMU) busybox:busybox-static bpftool:bpftool perf:linux-perf
+CLIENTS := bpftrace:bpftrace
+ARM64_TESTS := qemu-system-aarch64:qemu-system-arm
+CLANG := clang-19:clang-19 llvm-strip-19:llvm-19 /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev
+RACE := gcc:gcc /usr/include/stdlib.h:libc6-dev
+TERMINAL := tmux:tmux bash:bash pkill:procps
+DEMO_SERIES := 6.1
+SOAK ?= 1h
+
+.PHONY: help
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+.PHONY: build
+build: ## build ./pinwatch, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o pinwatch .
+
+.PHONY: build-arm64
+build-arm64: ## build ./pinwatch-arm64, for guests that are arm64 (pinwatch check, pinwatch guest)
+	CGO_ENABLED=0 GOARCH=arm64 $(GO) build -trimpath -ldflags "-s -w" -o pinwatch-arm64 .
+
+.PHONY: demo
+demo: build ## show a live trace: on this host's kernel if it can, else in QEMU
+	@if ./pinwatch trace --duration 10ms >/dev/null 2>&1; then \
+		echo "== pinwatch trace on this host, Linux $$(uname -r)"; \
+		./pinwatch trace -- ./pinwatch workload perf-buffers --quiet --pause 100ms; \
+	else \
+		testdata/install.sh $(QEMU); \
+		image=$$(testdata/kernels/fetch.sh $(DEMO_SERIES) | cut -f3); \
+		echo "== this host's kernel cannot be traced (see: ./pinwatch trace)"; \
+		echo "== pinwatch trace in QEMU, $$(basename $$image)"; \
+		./pinwatch guest --kernel $$image -- trace -- pinwatch workload perf-buffers --quiet --pause 100ms; \
+	fi
+
+.PHONY: kernels
+kernels: ## fetch Debian's kernels of all series, for the guests
+	testdata/kernels/fetch.sh
+
+.PHONY: generate
+generate: ## compile bpf/*.c and make the Go bindings
+	testdata/install.sh $(CLANG)
+	$(GO) generate ./gen.go
+
+.PHONY: test
+test: check-format check-generated test-unit test-guest ## everything a change must pass
+
+.PHONY: check-format
+check-format:
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
+	$(GO) vet -tags guest ./... ./testdata/bench
+	$(GO) mod tidy -diff
+
+.PHONY: check-generated
+check-generated:
+	@before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; cp -r bpf "$$before"; \
+	$(MAKE) --no-print-directory generate; \
+	diff -rq "$$before/bpf" bpf || { echo "bpf/ was not in sync with its source: commit what make generate made"; exit 1; }
+
+.PHONY: test-unit
+test-unit: ## what needs no kernel
+	testdata/install.sh $(RACE) $(TERMINAL)
+	$(GO) test -race ./... ./testdata/bench
+
+.PHONY: test-guest
+test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
+	testdata/install.sh $(GUEST_TESTS)
+	$(GO) test -tags guest -count=1 -parallel 2 -timeout 20m ./tracer/...
+
+.PHONY: test-kernels
+test-kernels: ## the tracer and the check in guests of every series and of arm64
+	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS)
+	PINWATCH_SERIES="6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10" \
+		$(GO) test -tags guest -count=1 -parallel 2 -timeout 60m -v ./tracer/...
+	PINWATCH_ARCH=arm64 $(GO) test -tags guest -count=1 -parallel 2 -timeout 60m -v ./tracer ./tracer/guest
+
+.PHONY: known-bad-kernel
+known-bad-kernel: ## build the kernel whose accounting can be chosen at boot
+	testdata/known-bad/build.sh
+
+.PHONY: soak
+soak: ## an hour of random mappings in the oldest and the newest series (SOAK=1h)
+	testdata/install.sh $(GUEST_TESTS)
+	PINWATCH_SOAK=$(SOAK) PINWATCH_SERIES="5.10 newest" \
+		$(GO) test -tags guest -count=1 -parallel 2 -timeout 0 -v -run TestSoak ./tracer
+
+# What a benchmark guest boots, and what it needs.
+BENCH_SERIES := 6.12
+BENCH_TOOLS := $(QEMU) busybox:busybox-static bpftrace:bpftrace
+BENCH = CGO_ENABLED=0 $(GO) build -trimpath -o $$tmp/bench ./testdata/bench && \
+	$$tmp/bench --kernel "$$(testdata/kernels/fetch.sh $(BENCH_SERIES) | cut -f3)"
+
+.PHONY: bench
+bench: build ## measure pinwatch against empty probes and bpftrace: testdata/bench/results.md
+	testdata/install.sh $(BENCH_TOOLS)
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; $(BENCH) --results testdata/bench/results.md
+
+.PHONY: bench-check
+bench-check: build ## fail where pinwatch got more than 20 % slower, or larger, than the baseline
+	testdata/install.sh $(BENCH_TOOLS)
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; $(BENCH) --check
+
+.PHONY: bench-baseline
+bench-baseline: build ## make what is now the baseline of bench-check
+	testdata/install.sh $(BENCH_TOOLS)
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; $(BENCH) --update
+
+.PHONY: clean
+clean: ## remove what was built here
+	rm -f pinwatch pinwatch-arm64
