@@ -1,0 +1,598 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What pinwatch knows of the kernel's structures, and every difference between
+ * kernel versions: one accessor per fact, naming the version and the commit.
+ *
+ * No vmlinux.h: only the fields that are used are declared. Their offsets come
+ * from the running kernel's BTF (CO-RE). A struct with a ___suffix is a flavour:
+ * the same kernel struct as another version lays it out.
+ */
+#ifndef PINWATCH_KERNEL_H
+#define PINWATCH_KERNEL_H
+
+#include <linux/bpf.h>
+
+/* The user-space view of the registers is ABI: kprobe programs read arguments
+ * and the return value through it, with the macros of bpf_tracing.h. */
+struct pt_regs {
+	unsigned long r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8;
+	unsigned long rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags, rsp, ss;
+};
+struct user_pt_regs {
+	__u64 regs[31];
+	__u64 sp, pc, pstate;
+};
+
+#include <bpf/bpf_helpers.h>
+#ifdef PINWATCH_LEGACY
+/* 5.5 (6ae08ae3dea2) parted it in two for kernel and user; the older one goes on
+ * to work for both on x86_64 and arm64. */
+#define bpf_probe_read_kernel bpf_probe_read
+#endif
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+typedef _Bool bool;
+enum { false = 0, true = 1 };
+
+#define RLIMIT_MEMLOCK 8
+#define CAP_IPC_LOCK 14
+#define ENOMEM 12
+#define MAX_ERRNO 4095
+#define ANON_INODE_FS_MAGIC 0x09041934
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+typedef struct {
+	int counter;
+} atomic_t;
+typedef struct {
+	long counter;
+} atomic_long_t;
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+typedef struct refcount_struct {
+	atomic_t refs;
+} refcount_t;
+
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+struct user_struct {
+	refcount_t __count;
+	kuid_t uid;
+	atomic_long_t locked_vm;
+};
+/* Before fc37a3b8b438, of 4.19. */
+struct user_struct___atomic {
+	atomic_t __count;
+};
+/* 7.3: perf charges a counter of its own. */
+struct user_struct___perf_mlock {
+	atomic_long_t perf_mlock;
+};
+
+struct user_namespace {
+	int level;
+};
+
+typedef struct {
+	__u64 val;
+} kernel_cap_t;
+/* Before 6.3 (f122a08b197d): two 32-bit words. */
+typedef struct {
+	__u32 cap[2];
+} kernel_cap_t___words;
+
+struct cred {
+	struct user_struct *user;
+	struct user_namespace *user_ns;
+	kernel_cap_t cap_effective;
+};
+struct cred___words {
+	kernel_cap_t___words cap_effective;
+};
+
+struct rlimit {
+	unsigned long rlim_cur;
+};
+struct signal_struct {
+	struct rlimit rlim[16];
+};
+struct task_struct {
+	int tgid;
+	struct mm_struct *mm;
+	struct task_struct *real_parent;
+	const struct cred *cred;
+	struct signal_struct *signal;
+};
+
+struct mm_struct {
+	atomic64_t pinned_vm;
+};
+/* Before 5.1 (70f8a3ca68d3): a plain integer. */
+struct mm_struct___plain {
+	unsigned long pinned_vm;
+};
+
+struct vm_area_struct {
+	unsigned long vm_start;
+	unsigned long vm_end;
+	unsigned long vm_pgoff;
+	struct mm_struct *vm_mm;
+	struct file *vm_file;
+};
+
+struct super_block {
+	unsigned long s_magic;
+};
+struct inode {
+	struct super_block *i_sb;
+};
+struct qstr {
+	const unsigned char *name;
+};
+struct dentry {
+	struct qstr d_name;
+};
+struct path {
+	struct dentry *dentry;
+};
+struct file {
+	struct path f_path;
+	struct inode *f_inode;
+	void *private_data;
+};
+
+struct perf_buffer {
+	int nr_pages;
+	atomic_t mmap_count;
+	unsigned long mmap_locked;
+	struct user_struct *mmap_user;
+	unsigned long aux_pgoff;
+	int aux_nr_pages;
+	atomic_t aux_mmap_count;
+	unsigned long aux_mmap_locked;
+};
+/* 6.18 (448f97fba901): the mapping counts became refcount_t. */
+struct perf_buffer___refcount {
+	refcount_t mmap_count;
+	refcount_t aux_mmap_count;
+};
+/* Before 5.6 (56de4e8f9146) the struct was called ring_buffer. */
+struct ring_buffer {
+	int nr_pages;
+	atomic_t mmap_count;
+	unsigned long mmap_locked;
+	struct user_struct *mmap_user;
+	unsigned long aux_pgoff;
+	int aux_nr_pages;
+	atomic_t aux_mmap_count;
+	unsigned long aux_mmap_locked;
+};
+
+struct perf_event {
+	struct perf_buffer *rb;
+};
+
+#pragma clang attribute pop
+
+/* Data symbols. BTF has no entry for them, so they are untyped and read by
+ * address; weak, because kallsyms may hide or lack them (then 0). */
+extern void sysctl_perf_event_mlock __ksym __weak;
+extern void sysctl_perf_event_paranoid __ksym __weak;
+/* 5.4 (0c09ab96fc82). */
+extern void __num_online_cpus __ksym __weak;
+/* Older: a mask, and how many of its bits mean something. */
+extern void __cpu_online_mask __ksym __weak;
+extern void nr_cpu_ids __ksym __weak;
+
+/* An int behind a symbol, or what user space read from /proc and /sys where
+ * the kernel does not give the symbol away. */
+static __always_inline int kernel_int(const void *symbol, int otherwise)
+{
+	int value;
+
+	if (!symbol || bpf_probe_read_kernel(&value, sizeof(value), symbol))
+		return otherwise;
+	return value;
+}
+
+/* How many CPUs are online, up to 1024 of them where they have to be counted. */
+static __always_inline __u32 kernel_online_cpus(__u32 otherwise)
+{
+	__u64 mask[16] = {};
+	__u64 bytes;
+	__u32 online = 0;
+
+	if (&__num_online_cpus)
+		return kernel_int(&__num_online_cpus, otherwise);
+	bytes = ((__u64)(__u32)kernel_int(&nr_cpu_ids, 0) + 63) / 64 * 8;
+	barrier_var(bytes); /* so that the verifier sees the very value bounded */
+	if (!&__cpu_online_mask || bytes > sizeof(mask))
+		return otherwise;
+	if (bpf_probe_read_kernel(mask, bytes, &__cpu_online_mask))
+		return otherwise;
+#pragma unroll
+	for (int i = 0; i < 16; i++)
+		online += __builtin_popcountll(mask[i]);
+	return online ?: otherwise;
+}
+
+/* Whether it is a perf event. Told by the name that the kernel gave it in the file
+ * system of anonymous inodes, where nobody else can give names: that needs no
+ * symbol, as the address of perf_fops would. */
+static __always_inline bool file_is_perf(struct file *file)
+{
+	__u64 name[2] = {};
+
+	if (!file || BPF_CORE_READ(file, f_inode, i_sb, s_magic) != ANON_INODE_FS_MAGIC)
+		return false;
+	bpf_probe_read_kernel(name, sizeof("[perf_event]"), BPF_CORE_READ(file, f_path.dentry, d_name.name));
+	return name[0] == 0x76655f667265705b /* [perf_ev */ && name[1] == 0x5d746e65 /* ent] */;
+}
+
+/* The counter that perf_mmap() charges to a user, in pages. */
+static __always_inline __s64 user_perf_locked(struct user_struct *user)
+{
+	struct user_struct___perf_mlock *split = (void *)user;
+
+	if (bpf_core_field_exists(split->perf_mlock))
+		return BPF_CORE_READ(split, perf_mlock.counter);
+	return BPF_CORE_READ(user, locked_vm.counter);
+}
+
+/* References to a user; 0 once it is freed. */
+static __always_inline int user_count(struct user_struct *user)
+{
+	struct user_struct___atomic *older = (void *)user;
+
+	if (bpf_core_field_exists(user->__count.refs.counter))
+		return BPF_CORE_READ(user, __count.refs.counter);
+	return BPF_CORE_READ(older, __count.counter);
+}
+
+/* Pages of a process that are pinned. */
+static __always_inline __s64 mm_pinned(struct mm_struct *mm)
+{
+	struct mm_struct___plain *plain = (void *)mm;
+
+	if (bpf_core_field_exists(mm->pinned_vm.counter))
+		return BPF_CORE_READ(mm, pinned_vm.counter);
+	return (__s64)BPF_CORE_READ(plain, pinned_vm);
+}
+
+/* capable(CAP_IPC_LOCK): effective, and in the initial user namespace. A
+ * capability in a child namespace does not count. */
+static __always_inline bool cred_cap_ipc_lock(const struct cred *cred)
+{
+	const struct cred___words *words = (const void *)cred;
+	__u64 effective;
+
+	if (BPF_CORE_READ(cred, user_ns, level) != 0)
+		return false;
+	if (bpf_core_field_exists(cred->cap_effective.val))
+		effective = BPF_CORE_READ(cred, cap_effective.val);
+	else
+		effective = BPF_CORE_READ(words, cap_effective.cap[0]);
+	return effective >> CAP_IPC_LOCK & 1;
+}
+
+#define rb_read(rb, field)                                                     \
+	(bpf_core_type_exists(struct perf_buffer) ?                            \
+		 BPF_CORE_READ((struct perf_buffer *)(rb), field) :            \
+		 BPF_CORE_READ((struct ring_buffer *)(rb), field))
+
+#define rb_count(rb, field)                                                    \
+	(bpf_core_field_exists(                                                \
+		 ((struct perf_buffer___refcount *)0)->field.refs.counter) ?   \
+		 BPF_CORE_READ((struct perf_buffer___refcount *)(rb),          \
+			       field.refs.counter) :                           \
+		 rb_read(rb, field.counter))
+
+/* ---- BPF objects and memory cgroups ---- */
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct kernfs_node {
+	__u64 id;
+};
+struct cgroup {
+	struct kernfs_node *kn;
+};
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+struct page_counter {
+	atomic_long_t usage;
+	unsigned long max;
+};
+struct mem_cgroup {
+	struct cgroup_subsys_state css; /* first: a css is its mem_cgroup */
+	struct page_counter memory;
+};
+struct obj_cgroup {
+	struct mem_cgroup *memcg;
+};
+/* 7.1: the root has one too, and the slab allocator charges without a call. */
+struct obj_cgroup___root {
+	bool is_root;
+};
+struct css_set {
+	struct cgroup_subsys_state *subsys[16];
+	struct cgroup *dfl_cgrp;
+};
+enum cgroup_subsys_id {
+	memory_cgrp_id = 4,
+};
+struct task_struct___memcg {
+	struct mem_cgroup *active_memcg;
+	struct css_set *cgroups;
+	struct files_struct *files;
+};
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+struct files_struct {
+	struct fdtable *fdt;
+};
+struct file___op {
+	const void *f_op;
+};
+
+struct page {
+	unsigned long memcg_data;
+};
+/* 6.16: no longer in struct page, which is the same memory. */
+struct folio {
+	unsigned long memcg_data;
+};
+struct kmem_cache {
+	unsigned int size;
+};
+
+struct work_struct {
+	long dummy;
+} __attribute__((preserve_access_index));
+
+struct bpf_map {
+	enum bpf_map_type map_type;
+	__u32 key_size;
+	__u32 value_size;
+	__u32 max_entries;
+	__u32 map_flags;
+	__u32 id;
+	char name[16];
+	struct work_struct work;
+	struct obj_cgroup *objcg; /* 6.0 (4201d9ab3e42) */
+};
+/* 5.11 to 5.19. */
+struct bpf_map___memcg {
+	struct mem_cgroup *memcg;
+};
+/* 5.3 to 5.10. */
+struct bpf_map_memory {
+	__u32 pages;
+	struct user_struct *user;
+};
+struct bpf_map___memory {
+	struct bpf_map_memory memory;
+};
+/* Before 5.3. */
+struct bpf_map___pages {
+	__u32 pages;
+	struct user_struct *user;
+};
+struct callback_head {
+	long dummy;
+};
+struct bpf_prog {
+	__u16 pages;
+	enum bpf_prog_type type;
+	struct bpf_prog_aux *aux;
+};
+struct bpf_prog_aux {
+	__u32 id;
+	char name[16];
+	struct bpf_prog *prog;
+	struct callback_head rcu;
+};
+/* Before 5.11. */
+struct bpf_prog_aux___user {
+	struct user_struct *user;
+};
+
+/* BPF's allocator of elements, 6.1 (7c8199e24fa0). */
+struct irq_work {
+	long dummy;
+};
+struct bpf_mem_cache {
+	struct irq_work refill_work;
+	struct obj_cgroup *objcg;
+};
+struct bpf_mem_alloc {
+	struct bpf_mem_cache *cache; /* percpu */
+};
+struct bpf_htab {
+	struct bpf_mem_alloc ma;
+	struct bpf_mem_alloc pcpu_ma;
+};
+struct lpm_trie {
+	struct bpf_mem_alloc ma;
+};
+struct bpf_local_storage_map {
+	struct bpf_mem_alloc selem_ma;
+	struct bpf_mem_alloc storage_ma;
+};
+
+#pragma clang attribute pop
+
+extern void bpf_map_fops __ksym __weak;
+extern void bpf_prog_fops __ksym __weak;
+extern void __per_cpu_offset __ksym __weak;
+
+static __always_inline __u64 memcg_cgroup_id(struct mem_cgroup *memcg)
+{
+	return BPF_CORE_READ(memcg, css.cgroup, kn, id);
+}
+
+/* memory.max in bytes; -1: none. */
+static __always_inline __s64 memory_max(struct mem_cgroup *memcg, __u32 page_shift)
+{
+	__u64 pages = BPF_CORE_READ(memcg, memory.max);
+
+	return pages >> (62 - page_shift) ? -1 : (__s64)(pages << page_shift);
+}
+
+/* The memory cgroup that the running code charges: the active one, else its
+ * task's. */
+static __always_inline struct mem_cgroup *task_memcg(struct task_struct *task)
+{
+	struct task_struct___memcg *t = (void *)task;
+	struct mem_cgroup *active = BPF_CORE_READ(t, active_memcg);
+	struct css_set *set;
+	struct cgroup_subsys_state *css = 0;
+
+	if (active)
+		return active;
+	set = BPF_CORE_READ(t, cgroups);
+	bpf_probe_read_kernel(&css, sizeof(css),
+			      (void *)set + bpf_core_field_offset(struct css_set, subsys) +
+				      8 * bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id));
+	return (void *)css;
+}
+
+/* Who pays for a page, by the page's own record (5.11 on); 0: nobody. */
+static __always_inline struct mem_cgroup *page_memcg(struct page *page)
+{
+	struct folio *folio = (void *)page;
+	unsigned long data;
+
+	if (bpf_core_field_exists(folio->memcg_data))
+		data = BPF_CORE_READ(folio, memcg_data);
+	else
+		data = BPF_CORE_READ(page, memcg_data);
+	if (!(data & 2)) /* MEMCG_DATA_KMEM: what follows is an obj_cgroup */
+		return 0;
+	return BPF_CORE_READ((struct obj_cgroup *)(data & ~7UL), memcg);
+}
+
+/* Are BPF objects charged to a user here? Until 5.10 their structs have a place
+ * for it. */
+static __always_inline bool map_has_user(void)
+{
+	return bpf_core_field_exists(((struct bpf_map___memory *)0)->memory) ||
+	       bpf_core_field_exists(((struct bpf_map___pages *)0)->pages);
+}
+
+static __always_inline __u32 map_pages(struct bpf_map *map)
+{
+	if (bpf_core_field_exists(((struct bpf_map___memory *)0)->memory))
+		return BPF_CORE_READ((struct bpf_map___memory *)map, memory.pages);
+	return BPF_CORE_READ((struct bpf_map___pages *)map, pages);
+}
+
+static __always_inline struct user_struct *map_user(struct bpf_map *map)
+{
+	if (bpf_core_field_exists(((struct bpf_map___memory *)0)->memory))
+		return BPF_CORE_READ((struct bpf_map___memory *)map, memory.user);
+	if (bpf_core_field_exists(((struct bpf_map___pages *)0)->pages))
+		return BPF_CORE_READ((struct bpf_map___pages *)map, user);
+	return 0;
+}
+
+static __always_inline struct user_struct *prog_user(struct bpf_prog_aux *aux)
+{
+	return BPF_CORE_READ((struct bpf_prog_aux___user *)aux, user);
+}
+
+/* Who pays for what a map takes later. */
+static __always_inline struct mem_cgroup *map_memcg(struct bpf_map *map)
+{
+	if (bpf_core_field_exists(map->objcg)) {
+		struct obj_cgroup *objcg = BPF_CORE_READ(map, objcg);
+
+		return objcg ? BPF_CORE_READ(objcg, memcg) : 0;
+	}
+	if (bpf_core_field_exists(((struct bpf_map___memcg *)0)->memcg))
+		return BPF_CORE_READ((struct bpf_map___memcg *)map, memcg);
+	return 0;
+}
+
+/* The percpu pointer behind a CPU's own copy. */
+static __always_inline __u64 percpu_base(void *copy, __u32 cpu)
+{
+	__u64 offset = 0;
+
+	if (&__per_cpu_offset)
+		bpf_probe_read_kernel(&offset, sizeof(offset), (void *)&__per_cpu_offset + 8 * cpu);
+	return (__u64)copy - offset;
+}
+
+/* The arguments of a system call, which are in the registers that its entry
+ * saved and hands on. */
+#if defined(bpf_target_x86)
+#define syscall_register(n) ((n) == 0 ? __builtin_offsetof(struct pt_regs, rdi) : __builtin_offsetof(struct pt_regs, rsi))
+#else
+#define syscall_register(n) __builtin_offsetof(struct user_pt_regs, regs[n])
+#endif
+
+static __always_inline __u64 syscall_arg0(struct pt_regs *regs)
+{
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), (void *)regs + syscall_register(0));
+	return value;
+}
+
+static __always_inline __u64 syscall_arg1(struct pt_regs *regs)
+{
+	__u64 value = 0;
+
+	bpf_probe_read_kernel(&value, sizeof(value), (void *)regs + syscall_register(1));
+	return value;
+}
+
+/* ---- the other chargers ---- */
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct task_struct___mm {
+	struct mm_struct *mm;
+};
+struct io_ring_ctx {
+	struct user_struct *user;
+	struct mm_struct *mm_account; /* 5.10 */
+	struct work_struct exit_work;
+};
+struct io_ring_ctx___rsrc {
+	struct work_struct rsrc_put_work; /* the first member of a delayed_work */
+};
+struct xdp_umem {
+	struct user_struct *user;
+	struct work_struct work;
+};
+struct mmpin {
+	struct user_struct *user;
+};
+struct ubuf_info_msgzc {
+	struct mmpin mmp;
+};
+/* Before 6.1 (e7d2b510165f). */
+struct ubuf_info {
+	struct mmpin mmp;
+};
+
+#pragma clang attribute pop
+
+/* Has perf a counter of its own, so that locked_vm is the others'? */
+static __always_inline bool user_has_perf_mlock(void)
+{
+	return bpf_core_field_exists(((struct user_struct___perf_mlock *)0)->perf_mlock);
+}
+
+#endif
