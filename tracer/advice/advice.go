@@ -1,0 +1,312 @@
+package advice
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
+	"github.com/pinwatch/pinwatch/tracer/snapshot"
+)
+
+// Explanation is the whole answer. Amounts are pages.
+type Explanation struct {
+	Version int     `json:"v"`
+	Subject Subject `json:"subject"`
+	// Area and Pages are of one buffer, its control page included.
+	Area    string  `json:"area"` // "data" or "aux"
+	Pages   int64   `json:"pages"`
+	Buffers int64   `json:"buffers"`
+	Numbers Numbers `json:"numbers"`
+	Verdict Verdict `json:"verdict"`
+	// Fits is how many such buffers can be mapped from now on; -1: any number.
+	Fits     int64    `json:"fits_buffers"`
+	Holders  []Holder `json:"holders"`
+	Held     Held     `json:"held"`
+	Remedies []Remedy `json:"remedies"`
+	Checks   []Check  `json:"checks"`
+	Source   string   `json:"source"`
+	Unknown  []string `json:"unknown"`
+}
+
+// Subject is who maps.
+type Subject struct {
+	PID       uint32 `json:"pid"` // 0: any new process of the user
+	Comm      string `json:"comm"`
+	UID       uint32 `json:"uid"`
+	Cgroup    string `json:"cgroup"`
+	Container string `json:"container"`
+}
+
+// Numbers are what the rule is fed with, and what comes of the last mapping that
+// was considered: the first that is refused, or the last of all.
+type Numbers struct {
+	PageBytes     uint32 `json:"page_bytes"`
+	MlockKiB      int    `json:"perf_event_mlock_kib"`
+	OnlineCPUs    int    `json:"online_cpus"`
+	Paranoid      int    `json:"paranoid"`
+	CapIPCLock    bool   `json:"cap_ipc_lock"`
+	UserLockLimit int64  `json:"user_lock_limit_pages"`
+	UserLocked    int64  `json:"user_locked_pages"` // before that mapping
+	Estimated     bool   `json:"user_locked_estimated"`
+	Extra         int64  `json:"extra_pages"`
+	PinnedVM      int64  `json:"pinned_vm_pages"`
+	Locked        int64  `json:"locked_pages"`
+	LockLimit     int64  `json:"lock_limit_pages"`
+}
+
+// The limits that refuse.
+const (
+	LimitNone     = ""
+	LimitMemlock  = "RLIMIT_MEMLOCK"
+	LimitNegative = "negative pinned_vm"
+	LimitGeometry = "geometry"
+	LimitOther    = "not locked memory"
+)
+
+// Verdict is what the kernel says.
+type Verdict struct {
+	Allowed bool   `json:"allowed"`
+	Errno   string `json:"errno"` // "" where allowed
+	Limit   string `json:"limit"` // which one refuses: one of the constants above
+	Mapped  int64  `json:"mapped_buffers"`
+	Over    int64  `json:"over_pages"` // by how much the limit is exceeded
+	// Exempt names what lifts the limit where the mapping is allowed past it.
+	Exempt string `json:"exempt"`
+}
+
+// Holder is a process that has mapped what the user is charged for.
+type Holder struct {
+	PID       uint32  `json:"pid"`
+	Comm      string  `json:"comm"`
+	UID       uint32  `json:"uid"`
+	Cgroup    string  `json:"cgroup"`
+	Container string  `json:"container"`
+	Buffers   int     `json:"buffers"`
+	Pages     int64   `json:"pages"`
+	UserPart  int64   `json:"user_pages"` // of them, charged to the user
+	Extra     int64   `json:"extra_pages"`
+	Share     float64 `json:"share_percent"` // UserPart in the user's allowance
+}
+
+// Held sums up what a user's allowance is used for.
+type Held struct {
+	UserLocked int64   `json:"user_locked_pages"`
+	Share      float64 `json:"share_percent"` // in the allowance
+	Buffers    int64   `json:"buffers_pages"` // of it, for buffers that were found
+	// Unowned is charged, and no buffer was found for it.
+	Unowned int64 `json:"unowned_pages"`
+	// IOUring is what the user's io_urings have registered, whoever is charged.
+	IOUring  int64 `json:"io_uring_pages"`
+	LockedVM int64 `json:"locked_vm_pages"` // another counter than UserLocked from 7.3 on
+	Split    bool  `json:"separate_counter"`
+}
+
+// Explain answers an ask from a snapshot, and from the facts about the one who
+// maps.
+func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, ask Ask) (*Explanation, error) {
+	caller, uid, err := Caller(s, ask)
+	if err != nil {
+		return nil, err
+	}
+	x := judge(Settings(s), caller, ask)
+	x.Subject = subject(s, ask.PID, uid)
+	x.Source, x.Unknown = s.Source, append(x.Unknown, s.Degraded...)
+	if note := assumed(s, ask); ask.PID == 0 && note != "" {
+		x.Unknown = append(x.Unknown, note)
+	}
+	x.hold(s, uid)
+	x.Checks = checks(x, facts)
+	if x.Verdict.Errno == "EPERM" {
+		x.Remedies = append(x.Remedies, x.endHolder(Settings(s), caller)...)
+		x.sortRemedies()
+	}
+	return x, nil
+}
+
+// OfEntry is the same explanation of a refusal that was seen, from the event's own
+// numbers. The holders of that time are not known from it.
+func OfEntry(e *ledger.Entry, cumulative bool) *Explanation {
+	cpus := max(1, int64(e.OnlineCPUs))
+	page := max(1024, int64(e.PageSize))
+	settings := rule.Settings{
+		PageSize: uint32(page), OnlineCPUs: int(cpus), Paranoid: int(e.Paranoid), Cumulative: cumulative,
+		MlockKiB: int(e.UserLockLimit / cpus * (page / 1024)),
+	}
+	caller := rule.Caller{UserLocked: e.UserLocked - e.UserExtra, PinnedVM: e.PinnedVM, LockLimit: e.LockLimit, CapIPCLock: e.CapIPCLock}
+	x := judge(settings, caller, Ask{Area: e.Area, Pages: e.UserExtra, Buffers: 1})
+	x.Subject = Subject{PID: e.PID, Comm: e.Comm, UID: e.UID}
+	x.Held.UserLocked = caller.UserLocked
+	x.Held.Share = percent(caller.UserLocked, x.Numbers.UserLockLimit)
+	x.Source, x.Unknown = "event", []string{"who holds the allowance: an event does not say"}
+	if e.Errno != 0 && errnoName(unix.Errno(e.Errno)) != x.Verdict.Errno {
+		// Something else refused: what the kernel said counts.
+		limit := LimitOther
+		if unix.Errno(e.Errno) == unix.EINVAL {
+			limit = LimitGeometry
+		}
+		x.Verdict = Verdict{Errno: errnoName(unix.Errno(e.Errno)), Limit: limit}
+		x.Remedies = []Remedy{}
+	}
+	x.sortRemedies()
+	return x
+}
+
+// AddHolders completes the explanation of an event by a snapshot that was taken
+// soon after it.
+func (x *Explanation) AddHolders(s *snapshot.Snapshot, facts *snapshot.Facts) {
+	x.Unknown = append([]string{"who holds the allowance is as of shortly after the call"}, s.Degraded...)
+	p := subject(s, x.Subject.PID, x.Subject.UID)
+	x.Subject.Cgroup, x.Subject.Container = p.Cgroup, p.Container
+	x.hold(s, x.Subject.UID)
+	x.Checks = checks(x, facts)
+}
+
+// judge applies the rule.
+func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
+	ask.Buffers = max(1, ask.Buffers)
+	done, last := settings.MapMany(caller, ask.Area, ask.Pages, ask.Buffers)
+	before := caller // the last mapping
+	for range min(done, ask.Buffers-1) {
+		before = before.Charged(settings.Map(before, ask.Area, ask.Pages))
+	}
+	x := &Explanation{
+		Version: 1, Pages: ask.Pages, Buffers: ask.Buffers, Area: areaName(ask.Area),
+		Numbers: Numbers{
+			PageBytes: settings.PageSize, MlockKiB: settings.MlockKiB, OnlineCPUs: settings.OnlineCPUs, Paranoid: settings.Paranoid,
+			CapIPCLock: caller.CapIPCLock, UserLockLimit: settings.UserLockLimit(),
+			UserLocked: before.UserLocked, Extra: last.Extra, PinnedVM: before.PinnedVM, Locked: last.Locked, LockLimit: caller.LockLimit,
+		},
+		Verdict: Verdict{Allowed: last.Errno == 0, Errno: errnoName(last.Errno), Mapped: done},
+		Fits:    settings.Fits(caller, ask.Area, ask.Pages),
+		Holders: []Holder{}, Remedies: []Remedy{}, Checks: []Check{}, Unknown: []string{},
+	}
+	v := &x.Verdict
+	switch {
+	case last.Errno == unix.EINVAL:
+		v.Limit = LimitGeometry
+		x.Remedies = geometryRemedies(ask)
+	case last.Errno == 0 && last.Over > 0:
+		v.Over = last.Over
+		v.Exempt = "CAP_IPC_LOCK"
+		if !caller.CapIPCLock {
+			v.Exempt = fmt.Sprintf("perf_event_paranoid %d", settings.Paranoid)
+		}
+	case last.Errno == unix.EPERM && last.Locked < 0:
+		v.Limit = LimitNegative
+		x.Remedies = remedies(settings, caller, ask)
+	case last.Errno == unix.EPERM:
+		v.Limit, v.Over = LimitMemlock, last.Over
+		x.Remedies = remedies(settings, caller, ask)
+	}
+	return x
+}
+
+func areaName(a ledger.Area) string {
+	if a == ledger.AUX {
+		return "aux"
+	}
+	return "data"
+}
+
+func (x *Explanation) area() ledger.Area {
+	if x.Area == "aux" {
+		return ledger.AUX
+	}
+	return ledger.Data
+}
+
+func errnoName(errno unix.Errno) string {
+	if errno == 0 {
+		return ""
+	}
+	if name := unix.ErrnoName(errno); name != "" {
+		return name
+	}
+	return fmt.Sprintf("errno %d", int(errno))
+}
+
+func subject(s *snapshot.Snapshot, pid, uid uint32) Subject {
+	sub := Subject{PID: pid, UID: uid}
+	if p, ok := s.Process(pid); ok {
+		sub.Comm, sub.Cgroup, sub.Container = p.Comm, p.CgroupPath, Container(p.CgroupPath)
+	}
+	return sub
+}
+
+// hold finds who holds a user's allowance.
+func (x *Explanation) hold(s *snapshot.Snapshot, uid uint32) {
+	u, ok := s.User(uid)
+	x.Numbers.Estimated = s.Source == snapshot.SourceProc || ok && !u.Known
+	if !ok {
+		return
+	}
+	x.Holders = Holders(s, uid)
+	h := &x.Held
+	h.UserLocked, h.LockedVM, h.Split = u.PerfLocked, u.LockedVM, s.SplitCounter
+	h.Share = percent(u.PerfLocked, s.Allowance())
+	for _, holder := range x.Holders {
+		h.Buffers += holder.UserPart
+	}
+	h.Unowned = u.PerfLocked - h.Buffers
+	for _, ring := range s.IOUring {
+		if p, ok := s.Process(ring.PID); ok && p.UID == uid {
+			h.IOUring += ring.Pages
+		}
+	}
+}
+
+// Holders are the processes whose buffers a user is charged for, the largest
+// part of the user's allowance first. A buffer that several processes map is the
+// one's that is listed first. Where it is not known who is charged, it is taken
+// to be the process's user, less what the process itself has pinned.
+func Holders(s *snapshot.Snapshot, uid uint32) []Holder {
+	byPID := map[uint32]*Holder{}
+	counted := map[[2]uint64]bool{}
+	for i := range s.Buffers {
+		b := &s.Buffers[i]
+		key := [2]uint64{b.ID, uint64(b.Area)}
+		if b.PayerUID != uid || counted[key] {
+			continue
+		}
+		counted[key] = true
+		h := byPID[b.PID]
+		if h == nil {
+			h = &Holder{PID: b.PID, UID: uid}
+			byPID[b.PID] = h
+		}
+		if b.Area == ledger.Data {
+			h.Buffers++
+		}
+		h.Pages += b.Pages
+		h.Extra += b.Extra
+	}
+	holders := make([]Holder, 0, len(byPID))
+	for pid, h := range byPID {
+		if p, ok := s.Process(pid); ok {
+			h.Comm, h.UID, h.Cgroup, h.Container = p.Comm, p.UID, p.CgroupPath, Container(p.CgroupPath)
+			if u, ok := s.User(uid); ok && !u.Known {
+				h.Extra = min(h.Pages, max(0, p.PinnedVM))
+			}
+		}
+		h.UserPart = h.Pages - h.Extra
+		h.Share = percent(h.UserPart, s.Allowance())
+		holders = append(holders, *h)
+	}
+	slices.SortFunc(holders, func(a, b Holder) int {
+		return cmp.Or(cmp.Compare(b.UserPart, a.UserPart), cmp.Compare(a.PID, b.PID))
+	})
+	return holders
+}
+
+// percent is a share, rounded to a tenth.
+func percent(part, whole int64) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return math.Round(float64(part)*1000/float64(whole)) / 10
+}

@@ -1,0 +1,227 @@
+package advice
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
+)
+
+// Remedy is one change that lets the mappings succeed, with the exact setting.
+// A setting is "" where it has no place there.
+type Remedy struct {
+	Name       string `json:"name"`
+	Change     string `json:"change"`
+	Price      string `json:"price"`
+	HostWide   bool   `json:"host_wide"`
+	Pages      int64  `json:"pages"` // what the setting is to be: of a limit, of a buffer; 0 where it has none
+	Shell      string `json:"shell"`
+	Systemd    string `json:"systemd"`
+	Docker     string `json:"docker"`
+	Kubernetes string `json:"kubernetes"`
+
+	rank int // small changes first
+}
+
+// remedies are the smallest changes that let all buffers of an ask succeed.
+func remedies(s rule.Settings, c rule.Caller, ask Ask) []Remedy {
+	list := []Remedy{}
+	add := func(rank int, r *Remedy) {
+		if r != nil {
+			r.rank = rank
+			list = append(list, *r)
+		}
+	}
+	add(0, smaller(s, c, ask))
+	add(1, ownUser(s, c, ask))
+	add(2, newProcessRemedy(s, c, ask))
+	add(3, limit(s, c, ask))
+	add(5, capability())
+	add(6, allowance(s, c, ask))
+	add(7, paranoid())
+	return list
+}
+
+// succeed says whether all buffers of an ask can be mapped.
+func succeed(s rule.Settings, c rule.Caller, ask Ask) bool {
+	done, _ := s.MapMany(c, ask.Area, ask.Pages, ask.Buffers)
+	return done == ask.Buffers
+}
+
+// smaller is the largest buffer that fits as often as asked for.
+func smaller(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
+	for pages := rule.Largest(ask.Area, ask.Pages-1); pages > 1; pages = rule.Largest(ask.Area, pages-1) {
+		ask.Pages = pages
+		if !succeed(s, c, ask) {
+			continue
+		}
+		bytes := bytesOf(s, pages-control(ask.Area))
+		what := fmt.Sprintf("mmap of %d pages: %d bytes of data and the control page", pages, bytes)
+		option := fmt.Sprintf("perf record --mmap-pages=%d", pages-1)
+		if ask.Area == ledger.AUX {
+			what = fmt.Sprintf("mmap of %d pages: %d bytes", pages, bytes)
+			option = fmt.Sprintf("perf record --mmap-pages=,%d", pages)
+		}
+		return &Remedy{Name: "smaller buffer", Pages: pages, Change: "buffers of " + count(pages, "page"),
+			Price: "more events are lost in bursts", Shell: what + "; " + option}
+	}
+	return nil
+}
+
+// ownUser helps where others have used the allowance up.
+func ownUser(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
+	if c.UserLocked == 0 {
+		return nil
+	}
+	c.UserLocked = 0
+	if !succeed(s, c, ask) {
+		return nil
+	}
+	return &Remedy{Name: "user of its own", Change: "run it as a user that maps no other buffers",
+		Price:   "another uid's rights to files and processes",
+		Shell:   "setpriv --reuid UID --regid GID --clear-groups COMMAND",
+		Systemd: "DynamicUser=yes, or User=NAME", Docker: "--user UID:GID",
+		Kubernetes: "securityContext: {runAsUser: UID}"}
+}
+
+// newProcessRemedy helps where the process's own counter is in the way.
+func newProcessRemedy(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
+	if c.PinnedVM == 0 {
+		return nil
+	}
+	change := "map them in another process: pinned_vm is counted for each"
+	if c.PinnedVM < 0 {
+		change = "restart the process: its pinned_vm is negative, by refunds that were another process's"
+	}
+	c.PinnedVM = 0
+	if !succeed(s, c, ask) {
+		return nil
+	}
+	return &Remedy{Name: "new process", Change: change, Price: "the process's other mappings end with it"}
+}
+
+// limit raises RLIMIT_MEMLOCK.
+func limit(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
+	free := c
+	free.LockLimit = ledger.Unlimited
+	done, last := s.MapMany(free, ask.Area, ask.Pages, ask.Buffers)
+	if done < ask.Buffers {
+		return nil // a negative pinned_vm exceeds every limit
+	}
+	bytes := bytesOf(s, last.Locked)
+	r := &Remedy{Name: "RLIMIT_MEMLOCK", Pages: last.Locked, Change: fmt.Sprintf("RLIMIT_MEMLOCK of %d bytes (%s)", bytes, count(last.Locked, "page")),
+		Price:      "this process may pin so much; not host-wide. Beyond the hard limit it takes CAP_SYS_RESOURCE",
+		Shell:      fmt.Sprintf("ulimit -l %d", (bytes+1023)/1024),
+		Systemd:    fmt.Sprintf("LimitMEMLOCK=%d", bytes),
+		Docker:     fmt.Sprintf("--ulimit memlock=%d:%d", bytes, bytes),
+		Kubernetes: fmt.Sprintf("pods have no field for it. On the node, CRI-O: default_ulimits = [\"memlock=%d:%d\"]; containerd: LimitMEMLOCK=%d in containerd.service", bytes, bytes, bytes),
+	}
+	if ask.PID != 0 {
+		r.Shell = fmt.Sprintf("prlimit --pid %d --memlock=%d (now), or %s (before it starts)", ask.PID, bytes, r.Shell)
+	}
+	return r
+}
+
+// capability lifts the limit.
+func capability() *Remedy {
+	return &Remedy{Name: "CAP_IPC_LOCK", Change: "CAP_IPC_LOCK, effective, in the initial user namespace",
+		Price:      "the process may pin any amount of memory; not host-wide. In a user namespace of its own it does not count",
+		Shell:      "setcap cap_ipc_lock+ep PROGRAM, or setpriv --inh-caps +ipc_lock --ambient-caps +ipc_lock COMMAND",
+		Systemd:    "AmbientCapabilities=CAP_IPC_LOCK",
+		Docker:     "--cap-add IPC_LOCK (effective for uid 0; else with file capabilities; without userns-remap)",
+		Kubernetes: `securityContext: {capabilities: {add: ["IPC_LOCK"]}} (effective for uid 0; else with file capabilities; not with hostUsers: false)`,
+	}
+}
+
+// allowance raises perf_event_mlock_kb.
+func allowance(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
+	room := c.LockLimit - c.PinnedVM
+	if c.UserLocked < 0 || c.PinnedVM < 0 || room < 0 {
+		return nil // more allowance does not help
+	}
+	if s.Cumulative {
+		room = 0 // else the history is held against it
+	}
+	need := c.UserLocked + ask.Pages*ask.Buffers - room
+	cpus := int64(s.OnlineCPUs)
+	kib := (need + cpus - 1) / cpus * (int64(s.PageSize) / 1024)
+	raised := s
+	raised.MlockKiB = int(kib)
+	if kib > math.MaxInt32 || !succeed(raised, c, ask) {
+		return nil
+	}
+	setting := fmt.Sprintf("kernel.perf_event_mlock_kb=%d", kib)
+	return &Remedy{Name: "perf_event_mlock_kb", HostWide: true, Pages: raised.UserLockLimit(),
+		Change:     fmt.Sprintf("%s: an allowance of %s", setting, count(raised.UserLockLimit(), "page")),
+		Price:      fmt.Sprintf("host-wide: every user may pin %d KiB × %d CPUs", kib, cpus),
+		Shell:      "sysctl -w " + setting,
+		Systemd:    setting + " in /etc/sysctl.d/90-perf.conf",
+		Docker:     "on the host: it is in no namespace",
+		Kubernetes: "on the node: it is in no namespace, and securityContext.sysctls refuses it",
+	}
+}
+
+// paranoid lifts the limit for everybody.
+func paranoid() *Remedy {
+	const setting = "kernel.perf_event_paranoid=-1"
+	return &Remedy{Name: "perf_event_paranoid", HostWide: true, Change: setting,
+		Price:   "host-wide: everybody may pin any amount of memory, and trace the kernel and all users",
+		Shell:   "sysctl -w " + setting,
+		Systemd: setting + " in /etc/sysctl.d/90-perf.conf",
+		Docker:  "on the host: it is in no namespace", Kubernetes: "on the node: it is in no namespace",
+	}
+}
+
+// endHolder is the smallest holder whose end lets the mappings succeed.
+func (x *Explanation) endHolder(s rule.Settings, c rule.Caller) []Remedy {
+	ask := Ask{Area: x.area(), Pages: x.Pages, Buffers: x.Buffers}
+	for _, h := range slices.Backward(x.Holders) {
+		freed := c
+		freed.UserLocked -= h.UserPart
+		if h.PID == x.Subject.PID || h.UserPart <= 0 || !succeed(s, freed, ask) {
+			continue
+		}
+		return []Remedy{{Name: "end a holder", Pages: h.UserPart, rank: 4,
+			Change: fmt.Sprintf("end process %d, or let it unmap: it holds %s of the allowance", h.PID, count(h.UserPart, "page")),
+			Price:  "what that process does", Shell: fmt.Sprintf("kill %d", h.PID)}}
+	}
+	return nil
+}
+
+// geometryRemedies are the sizes next to one that is no power of two.
+func geometryRemedies(ask Ask) []Remedy {
+	list := []Remedy{}
+	below := rule.Largest(ask.Area, max(ask.Pages, 2))
+	above := below
+	if below < ask.Pages {
+		above = 2*(below-control(ask.Area)) + control(ask.Area)
+	}
+	for _, pages := range slices.Compact([]int64{below, above}) {
+		list = append(list, Remedy{Name: "size", Pages: pages,
+			Change: fmt.Sprintf("a buffer of %s", count(pages, "page"))})
+	}
+	return list
+}
+
+func (x *Explanation) sortRemedies() {
+	slices.SortStableFunc(x.Remedies, func(a, b Remedy) int { return cmp.Compare(a.rank, b.rank) })
+}
+
+func control(a ledger.Area) int64 {
+	if a == ledger.Data {
+		return 1
+	}
+	return 0
+}
+
+func bytesOf(s rule.Settings, pages int64) int64 { return pages * int64(s.PageSize) }
+
+func count(n int64, of string) string {
+	if n == 1 {
+		return "1 " + of
+	}
+	return fmt.Sprintf("%d %ss", n, of)
+}

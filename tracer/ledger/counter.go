@@ -1,0 +1,73 @@
+package ledger
+
+// counter follows a kernel counter, a user's or a process's, from event to
+// event. Between two undisturbed readings it must move by exactly what the
+// events between them did.
+//
+// A call that overlaps others on the counter cannot be told apart from them by
+// its own two readings: what it did is assumed, and its verdict waits. The next
+// undisturbed reading is the evidence: if it equals what the assumptions add up
+// to, they were right.
+type counter struct {
+	known   bool
+	value   int64
+	last    int64 // the last reading, disturbed or not
+	waiting uint64
+	// unknown says that a call overlapped others and did something of which nothing
+	// but the counter tells. The next undisturbed reading tells what it was.
+	unknown bool
+}
+
+// settlement is what an undisturbed reading says of the entries before it.
+type settlement struct {
+	right   uint64 // waiting entries that it shows to be right
+	foreign int64  // by how much something untraced moved the counter
+	others  int64  // and by how much the calls that are traced but say nothing of it
+}
+
+// before takes the reading at a call's entry.
+func (c *counter) before(reading int64, overlap bool) (s settlement) {
+	if overlap {
+		return s
+	}
+	switch {
+	case !c.known:
+	case c.unknown:
+		s.others = reading - c.value
+	case reading == c.value:
+		s.right = c.waiting
+	case c.waiting == 0:
+		s.foreign = reading - c.value
+	}
+	c.waiting, c.unknown = 0, false
+	return s
+}
+
+// after takes the reading at a call's return, and what the call is taken to
+// have done.
+func (c *counter) after(reading, did int64, overlap, gone, waits bool) {
+	c.last = reading
+	switch {
+	case gone:
+		c.known = false
+	case overlap:
+		c.value += did
+	default:
+		c.value, c.known = reading, true
+	}
+	if waits {
+		c.waiting++
+	}
+}
+
+// forget is for events that were lost: no counter is known any more, and what
+// waits will not be settled.
+func (l *Ledger) forget(lost uint64) {
+	l.summary.Lost = lost
+	for _, u := range l.users {
+		u.locked = counter{}
+	}
+	for _, p := range l.processes {
+		p.pinned = counter{}
+	}
+}

@@ -1,0 +1,427 @@
+package ledger
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+)
+
+// Ledger keeps, for every perf buffer, who was charged what, and says of every
+// event whether the kernel accounted it right. The rules are in rules.go.
+type Ledger struct {
+	buffers   map[uint64]*buffer  // by Event.Buffer
+	processes map[uint64]*process // by Event.MM
+	users     map[counterKey]*user
+	objects   map[uint64]*account // by Object.Key
+	spare     []*buffer           // of those that are gone, for the next ones
+
+	lastBuffer, lastProcess uint64
+	era                     era
+	// againStays is set once a buffer was gone and the charges of its further
+	// mappings were not: the kernel will treat the next ones alike.
+	againStays bool
+	// againWaiting counts the uncertain verdicts that wait for that.
+	againWaiting uint64
+	summary      Summary
+}
+
+// charge is one area of a buffer: who pays how much for it.
+type charge struct {
+	payer        uint32
+	mm           uint64
+	process      uint64 // ID of the process that paid
+	user, pinned int64
+	// The parts that should not have been charged.
+	userOver, pinnedOver int64
+	older                bool // by a snapshot, not by an event
+}
+
+type buffer struct {
+	id    uint64
+	own   bool       // the tracer's
+	areas [2]*charge // by Area; nil where none is live
+	room  [2]charge  // what areas point to
+	// mapped counts its mappings by the events. The kernel's own count, where no
+	// other call disturbs it, is better: it knows of copied and moved ones.
+	mapped int32
+	// again is what further mappings charged and has not come back.
+	again struct{ user, pinned int64 }
+}
+
+type process struct {
+	id         uint64
+	pid        uint32
+	pinned     counter
+	charges    int   // live ones
+	overcharge int64 // pages charged beyond the right charge, ever
+	// over is what pinned_vm holds and should not: overcharges, and what was
+	// refunded to the wrong process. Negative where it holds too little.
+	over int64
+}
+
+// counterKey names a user's counter. Where perf has one of its own, locked_vm is
+// apart.
+type counterKey struct {
+	uid   uint32
+	apart bool
+}
+
+type user struct {
+	locked     counter
+	overcharge int64
+	over       int64 // like process.over, of the user's counter
+	live       int64 // charged for live buffers and BPF objects
+	others     int64 // charged by io_uring and others
+	seen       bool  // there was one
+	command    bool  // the traced command has made such charges
+	// base is what the counter holds besides: older buffers, and what is not
+	// traced.
+	base int64
+}
+
+// Summary counts what a ledger has seen. Amounts are pages.
+type Summary struct {
+	Events   uint64
+	Kinds    [Kinds]uint64    // by Kind
+	Verdicts [Verdicts]uint64 // by Verdict, the exact ones
+	// Doubtful are the uncertain verdicts, by Verdict, and Settled those of
+	// them that later evidence showed to be right.
+	Doubtful [Verdicts]uint64
+	Settled  uint64
+
+	Overcharged   int64 // charged beyond the right charge
+	DoubleCharged int64 // charged for further mappings and not given back
+	Misdirected   int64 // refunded to a user or process that did not pay
+	Leaked        int64 // not refunded when the last mapping went
+	// Refused counts the EPERM refusals. FirstRefusal is the number of the
+	// first one among all events, from 1; 0 without one.
+	Refused, FirstRefusal uint64
+	RefusedByCgroup       uint64 // BPF objects, with ENOMEM
+	Lost                  uint64 // events, as far as is known
+	// How far users' counters, and pinned_vm of processes, moved between the
+	// calls, by what is not traced.
+	ForeignUser, ForeignPinned int64
+
+	Users []Balance // by uid
+	// Own counts the tracer's own events, which are in none of the counts above, and
+	// OwnUser and OwnPinned what its live buffers are charged.
+	Own                uint64
+	OwnUser, OwnPinned int64
+
+	Live                 int   // buffers charged during the trace and still mapped
+	LiveUser, LivePinned int64 // pages charged for them
+	// Objects counts the BPF objects made during the trace that are still there,
+	// and ObjectBytes is what memory cgroups were charged for them.
+	Objects     int
+	ObjectBytes int64
+	Era         string
+}
+
+// live counts a buffer that came or went, and charged what its areas pay.
+func (s *Summary) live(b *buffer, change int) {
+	if !b.own {
+		s.Live += change
+	}
+}
+
+func (s *Summary) charged(b *buffer, user, pinned int64) {
+	if b.own {
+		s.OwnUser += user
+		s.OwnPinned += pinned
+		return
+	}
+	s.LiveUser += user
+	s.LivePinned += pinned
+}
+
+// Balance compares a user's counter in the kernel with the ledger, in pages.
+type Balance struct {
+	UID     uint32
+	Counter int64 // the kernel's, at the last reading
+	Apart   bool  // locked_vm, where perf has a counter of its own
+	Live    int64 // charged for live buffers and BPF objects
+	Others  int64 // charged by io_uring and others
+	Over    int64 // held and should not be
+	Base    int64 // of buffers older than the trace, and of what is not traced
+}
+
+// Unexplained is what the ledger does not account for: 0, or it is wrong.
+func (b Balance) Unexplained() int64 { return b.Counter - b.Live - b.Others - b.Over - b.Base }
+
+// Broken says whether an invariant was certainly broken.
+func (s *Summary) Broken() bool {
+	return s.Verdicts[OK] < s.Events-s.doubtful()
+}
+
+func (s *Summary) doubtful() (n uint64) {
+	for _, d := range s.Doubtful {
+		n += d
+	}
+	return n
+}
+
+// Uncertain counts the entries whose verdict is uncertain and was not settled.
+func (s *Summary) Uncertain() uint64 { return s.doubtful() - s.Settled }
+
+// New returns an empty ledger.
+func New() *Ledger {
+	return &Ledger{
+		buffers:   make(map[uint64]*buffer),
+		processes: make(map[uint64]*process),
+		users:     make(map[counterKey]*user),
+		objects:   make(map[uint64]*account),
+	}
+}
+
+// Counts returns the counts up to now, without the users' balances.
+func (l *Ledger) Counts() Summary {
+	s := l.summary
+	s.Era = l.era.String()
+	return s
+}
+
+// Progress is what every row says of the trace up to now: how many events there
+// were, how many EPERM refusals, and the era.
+func (l *Ledger) Progress() (events, refused uint64, era string) {
+	return l.summary.Events, l.summary.Refused, l.era.String()
+}
+
+// Summary returns the counts up to now.
+func (l *Ledger) Summary() Summary {
+	s := l.Counts()
+	for key, u := range l.users {
+		if u.locked.known {
+			counter, others := u.locked.value, u.others
+			if u.locked.unknown {
+				counter, others = u.locked.last, others+u.locked.last-u.locked.value
+			}
+			s.Users = append(s.Users, Balance{UID: key.uid, Apart: key.apart, Others: others, Counter: counter, Live: u.live, Over: u.over, Base: u.base})
+		}
+	}
+	slices.SortFunc(s.Users, func(a, b Balance) int {
+		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(b2i(a.Apart), b2i(b.Apart)))
+	})
+	return s
+}
+
+// Apply enters one event. Events must come in the order in which the tracer
+// yields them: a call that overlaps no other comes after all that ended before
+// it began.
+func (l *Ledger) Apply(ev Event) Entry {
+	if ev.Lost > l.summary.Lost {
+		l.forget(ev.Lost)
+	}
+	switch {
+	case ev.Object != nil:
+		return l.object(ev)
+	case ev.Op == Account:
+		return l.account(ev)
+	}
+	e := Entry{Event: ev}
+	p := l.pinnedOf(&e)
+	u := l.counterOf(&e)
+
+	switch {
+	case ev.Errno != 0:
+		l.refusal(&e, p, u)
+	case ev.Op == Map && (ev.Existing || l.raced(&ev)):
+		l.mapping(&e, p, u)
+	case ev.Op == Map:
+		l.charge(&e, p, u)
+	default:
+		l.unmap(&e, p, u)
+	}
+
+	waiting := !ev.Own && e.Uncertain && e.Verdict == OK && (ev.OverlapUser || ev.OverlapMM)
+	u.locked.after(ev.UserAfter, e.ChargedUser, ev.OverlapUser, ev.UserGone, waiting && ev.OverlapUser)
+	p.pinned.after(ev.PinnedAfter, e.ChargedPinned, ev.OverlapMM, false, waiting && !ev.OverlapUser)
+	l.finish(&e, p, u)
+	return e
+}
+
+// pinnedOf takes the reading of the process's pinned_vm at a call's entry.
+func (l *Ledger) pinnedOf(e *Entry) *process {
+	p := l.process(&e.Event)
+	e.ProcessID = p.id
+	settled := p.pinned.before(e.PinnedVM, e.OverlapMM)
+	l.summary.Settled += settled.right
+	l.summary.ForeignPinned += settled.foreign
+	return p
+}
+
+// counterOf takes the reading of the payer's counter at a call's entry.
+func (l *Ledger) counterOf(e *Entry) *user {
+	u := l.user(e.Payer, e.Apart)
+	if !u.locked.known && (!e.OverlapUser || !u.seen) {
+		// The first reading of all is taken as it is: nothing that the ledger knows
+		// of is in it.
+		u.base = e.userBefore() - u.live - u.others - u.over
+		u.locked.known, u.locked.value = true, e.userBefore()
+	}
+	u.seen = true
+	settled := u.locked.before(e.userBefore(), e.OverlapUser)
+	u.base += settled.foreign
+	u.others += settled.others
+	l.summary.Settled += settled.right
+	l.summary.ForeignUser += settled.foreign
+	return u
+}
+
+// raced says that another call made the buffer between this one's entry and its
+// decision: it looked new, and was there.
+func (l *Ledger) raced(ev *Event) bool {
+	b := l.buffers[ev.Buffer]
+	return b != nil && b.areas[ev.Area] != nil && !b.areas[ev.Area].older && (l.summary.Lost == 0 || ev.OverlapBuffer)
+}
+
+// finish adds what every entry carries, and counts it.
+func (l *Ledger) finish(e *Entry, p *process, u *user) {
+	e.ProcessOvercharge, e.PinnedOver = p.overcharge, p.over
+	e.UserOvercharge, e.UserOver = u.overcharge, u.over
+	e.Fits = l.fits(e)
+	l.count(e)
+}
+
+func (l *Ledger) count(e *Entry) {
+	s := &l.summary
+	if e.Own {
+		s.Own++
+		return
+	}
+	s.Events++
+	s.Kinds[e.Kind]++
+	if e.Uncertain {
+		s.Doubtful[e.Verdict]++
+	} else {
+		s.Verdicts[e.Verdict]++
+	}
+}
+
+// fits counts the further calls like e that will succeed.
+func (l *Ledger) fits(e *Entry) int64 {
+	if e.mayExceed() || e.LockLimit >= Unlimited {
+		return -1
+	}
+	pages, userLocked, room := e.UserExtra, e.UserAfter, e.LockLimit-e.PinnedAfter
+	if pages <= 0 || room < 0 {
+		return 0
+	}
+	free := max(0, e.UserLockLimit-userLocked)
+	if l.era != eraCumulative {
+		return (free + room) / pages
+	}
+	// Here every call past the allowance takes the user's whole history beyond
+	// it out of the room: the k-th one userLocked + k*pages - limit.
+	inside := free / pages
+	past := float64(userLocked + inside*pages - e.UserLockLimit)
+	return inside + int64(sort.Search(1<<26, func(k int) bool {
+		n := float64(k + 1)
+		return n*past+float64(pages)*n*(n+1)/2 > float64(room)
+	}))
+}
+
+// process returns the account of the process that ev charges.
+func (l *Ledger) process(ev *Event) *process {
+	p := l.processes[ev.MM]
+	// An mm may have died, and its address been used again: by another process,
+	// if the pid says so and the counter is not the old one's.
+	other := p != nil && ev.Op == Map && p.pid != ev.PID &&
+		(p.charges == 0 || !ev.OverlapMM && ev.PinnedVM != p.pinned.value)
+	if p == nil || other {
+		l.lastProcess++
+		p = &process{id: l.lastProcess, pid: ev.PID}
+		l.processes[ev.MM] = p
+	}
+	return p
+}
+
+func (l *Ledger) user(uid uint32, apart bool) *user {
+	key := counterKey{uid, apart}
+	u := l.users[key]
+	if u == nil {
+		u = &user{}
+		l.users[key] = u
+	}
+	return u
+}
+
+// open enters a charge of a buffer's area.
+func (l *Ledger) open(e *Entry, p *process, u *user) {
+	if e.Buffer == 0 {
+		return // it was gone before it could be read
+	}
+	b := l.buffers[e.Buffer]
+	if b != nil && b.areas[e.Area] != nil {
+		// The address is used again: the end of the old one was lost.
+		l.close(e.Buffer, Data)
+		l.close(e.Buffer, AUX)
+		b = nil
+	}
+	if b == nil {
+		b = l.newBuffer(e.Own)
+		l.buffers[e.Buffer] = b
+		l.summary.live(b, 1)
+	}
+	e.BufferID = b.id
+	b.count(&e.Event, 1)
+	b.areas[e.Area] = &b.room[e.Area]
+	*b.areas[e.Area] = charge{payer: e.Payer, mm: e.MM, process: p.id, user: e.ChargedUser, pinned: e.ChargedPinned,
+		userOver: max(0, e.ChargedUser-e.ExpectedUser), pinnedOver: max(0, e.ChargedPinned-e.ExpectedPinned)}
+	p.charges++
+	p.over += b.areas[e.Area].pinnedOver
+	u.over += b.areas[e.Area].userOver
+	u.live += e.ChargedUser - b.areas[e.Area].userOver
+	l.summary.charged(b, e.ChargedUser, e.ChargedPinned)
+}
+
+// newBuffer takes the memory of one that is gone, if there is any.
+func (l *Ledger) newBuffer(own bool) *buffer {
+	l.lastBuffer++
+	last := len(l.spare) - 1
+	if last < 0 {
+		return &buffer{id: l.lastBuffer, own: own}
+	}
+	b := l.spare[last]
+	l.spare = l.spare[:last]
+	*b = buffer{id: l.lastBuffer, own: own}
+	return b
+}
+
+// count follows the number of mappings.
+func (b *buffer) count(ev *Event, change int32) {
+	b.mapped += change
+	if !ev.OverlapBuffer {
+		b.mapped = ev.MappingsAfter
+	}
+}
+
+// close takes an area out of the ledger. Nothing happens where it is not there.
+func (l *Ledger) close(key uint64, area Area) {
+	b := l.buffers[key]
+	if b == nil || b.areas[area] == nil {
+		return
+	}
+	c := b.areas[area]
+	b.areas[area] = nil
+	l.summary.charged(b, -c.user, -c.pinned)
+	if b.areas == [2]*charge{} {
+		delete(l.buffers, key)
+		l.summary.live(b, -1)
+		l.spare = append(l.spare, b)
+	}
+	if p := l.processes[c.mm]; p != nil && p.id == c.process {
+		p.charges--
+		p.over -= c.pinnedOver
+	}
+	if u := l.users[counterKey{c.payer, false}]; u != nil {
+		u.over -= c.userOver
+		u.live -= c.user - c.userOver
+	}
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

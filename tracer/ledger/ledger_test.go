@@ -1,0 +1,385 @@
+package ledger
+
+import (
+	"testing"
+)
+
+// kernel is the accounting of one kernel version, as its source states it, on
+// simulated counters: enough to test the ledger's arithmetic. What real kernels
+// do is tested in guests.
+type kernel struct {
+	extra func(before, pages, limit int64) int64 // charged to the process
+	user  func(pages, extra int64) int64         // charged to the user
+
+	userLocked map[uint32]int64
+	pinned     map[uint64]int64
+	charged    map[uint64][2]int64 // by buffer: user, process
+	limit      int64
+	lockLimit  int64
+}
+
+func newKernel(extra func(before, pages, limit int64) int64, user func(pages, extra int64) int64) *kernel {
+	return &kernel{extra: extra, user: user, userLocked: map[uint32]int64{}, pinned: map[uint64]int64{},
+		charged: map[uint64][2]int64{}, limit: 4, lockLimit: 1000}
+}
+
+// The historical behaviours, see the table of variants in the documentation of
+// the known-bad kernel.
+func clamped(before, pages, limit int64) int64 {
+	return max(0, min(before, limit)+pages-limit)
+}
+func cumulative(before, pages, limit int64) int64 { return max(0, before+pages-limit) }
+func unclamped(before, pages, limit int64) int64  { return max(0, before+pages-limit) }
+func always(pages, _ int64) int64                 { return pages }
+func rest(pages, extra int64) int64               { return pages - extra }
+
+// mmap returns the event of a process mapping a buffer of its uid.
+func (k *kernel) mmap(uid uint32, mm, buffer uint64, pages int64) Event {
+	before, pinned := k.userLocked[uid], k.pinned[mm]
+	extra := k.extra(before, pages, k.limit)
+	e := Event{Op: Map, PID: uint32(mm), UID: uid, Payer: uid, MM: mm, Paranoid: 2, PageSize: 4096,
+		UserExtra: pages, UserLocked: before + pages, UserLockLimit: k.limit, Extra: extra,
+		PinnedVM: pinned, Locked: pinned + extra, LockLimit: k.lockLimit}
+	if pinned+extra > k.lockLimit {
+		_, e.Extra = split(pages, before, k.limit) // what the tracer can know
+		e.Errno, e.UserAfter, e.PinnedAfter = EPERM, before, pinned
+		return e
+	}
+	k.userLocked[uid] += k.user(pages, extra)
+	k.pinned[mm] += extra
+	k.charged[buffer] = [2]int64{k.user(pages, extra), extra}
+	e.Buffer, e.MappingsAfter = buffer, 1
+	e.UserAfter, e.PinnedAfter = k.userLocked[uid], k.pinned[mm]
+	return e
+}
+
+// munmap returns the event of the last mapping of a buffer going in mm.
+func (k *kernel) munmap(uid uint32, mm, buffer uint64) Event {
+	c := k.charged[buffer]
+	e := Event{Op: Unmap, PID: uint32(mm), UID: uid, Payer: uid, MM: mm, Buffer: buffer, Mappings: 1,
+		UserLocked: k.userLocked[uid], UserLockLimit: k.limit, Extra: c[1], DataPages: c[0] + c[1], DataExtra: c[1],
+		PinnedVM: k.pinned[mm], Locked: k.pinned[mm], LockLimit: k.lockLimit}
+	k.userLocked[uid] -= c[0]
+	k.pinned[mm] -= c[1]
+	e.UserAfter, e.PinnedAfter = k.userLocked[uid], k.pinned[mm]
+	return e
+}
+
+func TestSplit(t *testing.T) {
+	for _, c := range []struct{ pages, before, limit, user, process int64 }{
+		{9, 0, 100, 9, 0},
+		{9, 91, 100, 9, 0},
+		{9, 92, 100, 8, 1},
+		{9, 100, 100, 0, 9},
+		{9, 4000, 100, 0, 9}, // the sysctl was lowered
+		{9, 0, 0, 0, 9},
+	} {
+		user, process := split(c.pages, c.before, c.limit)
+		if user != c.user || process != c.process {
+			t.Errorf("split(%d, %d, %d) = %d, %d; want %d, %d", c.pages, c.before, c.limit, user, process, c.user, c.process)
+		}
+	}
+}
+
+func TestVariants(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		extra    func(before, pages, limit int64) int64
+		user     func(pages, extra int64) int64
+		verdicts []Verdict
+		excess   []int64
+	}{
+		// 9-page buffers against an allowance of 4 pages.
+		{"V3, right", clamped, rest, []Verdict{OK, OK, OK}, []int64{0, 0, 0}},
+		{"V0, cumulative", cumulative, always, []Verdict{Overcharge, Overcharge, Overcharge}, []int64{5, 14, 23}},
+		{"V0b, user counted twice", clamped, always, []Verdict{Overcharge, Overcharge, Overcharge}, []int64{5, 9, 9}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k, l := newKernel(c.extra, c.user), New()
+			for i := range c.verdicts {
+				e := l.Apply(k.mmap(1000, 1, uint64(i+1), 9))
+				if e.Kind != Charge || e.Verdict != c.verdicts[i] || e.Excess != c.excess[i] || e.Uncertain {
+					t.Errorf("mapping %d: %v %v, excess %d, uncertain %v; want charge %v, excess %d",
+						i+1, e.Kind, e.Verdict, e.Excess, e.Uncertain, c.verdicts[i], c.excess[i])
+				}
+			}
+			for i := range c.verdicts {
+				if e := l.Apply(k.munmap(1000, 1, uint64(i+1))); e.Kind != Refund || e.Verdict != OK {
+					t.Errorf("unmapping %d: %v %v; want refund ok", i+1, e.Kind, e.Verdict)
+				}
+			}
+			if s := l.Summary(); s.Live != 0 || s.LiveUser != 0 || s.LivePinned != 0 {
+				t.Errorf("at rest: %+v", s)
+			}
+		})
+	}
+}
+
+// A sysctl that was lowered makes V2 give the user a negative part.
+func TestSysctlLowered(t *testing.T) {
+	k, l := newKernel(unclamped, rest), New()
+	k.limit = 100
+	if e := l.Apply(k.mmap(1000, 1, 1, 65)); e.Verdict != OK {
+		t.Fatalf("within the allowance: %v", e.Verdict)
+	}
+	k.limit = 4
+	e := l.Apply(k.mmap(1000, 1, 2, 9))
+	if e.Verdict != Overcharge || e.ChargedPinned != 70 || e.ChargedUser != -61 || e.Excess != 61 {
+		t.Errorf("got %v, charged %d and %d, excess %d; want overcharge, -61 and 70, 61", e.Verdict, e.ChargedUser, e.ChargedPinned, e.Excess)
+	}
+}
+
+func TestRefusal(t *testing.T) {
+	k, l := newKernel(clamped, rest), New()
+	k.lockLimit = 14
+	for i := range uint64(2) { // 5, then 14 pages of the process
+		l.Apply(k.mmap(1000, 1, i+1, 9))
+	}
+	refused := k.mmap(1000, 1, 3, 9)
+	if e := l.Apply(refused); e.Kind != Refusal || e.Verdict != OK {
+		t.Errorf("at the limit: %v %v; want refusal ok", e.Kind, e.Verdict)
+	}
+	for name, change := range map[string]func(*Event){
+		"has CAP_IPC_LOCK":  func(e *Event) { e.CapIPCLock = true },
+		"paranoid is -1":    func(e *Event) { e.Paranoid = -1 },
+		"within the limit":  func(e *Event) { e.LockLimit = 23 },
+		"left it charged":   func(e *Event) { e.PinnedAfter += 9 },
+		"left user charged": func(e *Event) { e.UserAfter += 9 },
+	} {
+		wrong := refused
+		change(&wrong)
+		if e := l.Apply(wrong); e.Verdict != WrongRefusal {
+			t.Errorf("%s: %v; want wrong-refusal", name, e.Verdict)
+		}
+	}
+	other := refused
+	other.Errno = 22
+	if e := l.Apply(other); e.Verdict != OK || e.Kind != Refusal {
+		t.Errorf("EINVAL: %v %v; want refusal ok", e.Kind, e.Verdict)
+	}
+	if s := l.Summary(); s.Refused != 6 || s.FirstRefusal != 3 {
+		t.Errorf("refused %d, first %d; want 6, 3", s.Refused, s.FirstRefusal)
+	}
+}
+
+// Fits must say how many calls succeed, by the simulated kernel's own count.
+func TestFits(t *testing.T) {
+	for name, extra := range map[string]func(before, pages, limit int64) int64{"clamped": clamped, "cumulative": cumulative} {
+		user := rest
+		if name == "cumulative" {
+			user = always
+		}
+		k, l := newKernel(extra, user), New()
+		k.limit, k.lockLimit = 40, 500
+		var entries []Entry
+		for i := uint64(1); ; i++ {
+			e := l.Apply(k.mmap(1000, 1, i, 9))
+			if e.Kind == Refusal {
+				break
+			}
+			entries = append(entries, e)
+		}
+		// The behaviour must have been seen before it can be foretold.
+		for i, e := range entries {
+			if past := e.ChargedPinned > 9; name == "cumulative" && !past {
+				continue
+			}
+			if want := int64(len(entries) - 1 - i); e.Fits != want {
+				t.Errorf("%s: after mapping %d: fits %d; want %d", name, i+1, e.Fits, want)
+			}
+		}
+	}
+}
+
+func TestFitsWithoutLimit(t *testing.T) {
+	for name, change := range map[string]func(*Event){
+		"CAP_IPC_LOCK": func(e *Event) { e.CapIPCLock = true },
+		"paranoid -1":  func(e *Event) { e.Paranoid = -1 },
+		"unlimited":    func(e *Event) { e.LockLimit = Unlimited },
+	} {
+		ev := newKernel(clamped, rest).mmap(1000, 1, 1, 9)
+		change(&ev)
+		if e := New().Apply(ev); e.Fits != -1 {
+			t.Errorf("%s: fits %d; want -1", name, e.Fits)
+		}
+	}
+}
+
+func TestFurtherMappings(t *testing.T) {
+	k, l := newKernel(clamped, rest), New()
+	l.Apply(k.mmap(1000, 1, 1, 9))
+	further := Event{Op: Map, Existing: true, PID: 1, UID: 1000, Payer: 1000, MM: 1, Buffer: 1, Mappings: 1, MappingsAfter: 2,
+		UserExtra: 9, UserLocked: 4 + 9, UserLockLimit: 4, PinnedVM: 5, Locked: 5, LockLimit: 1000, UserAfter: 4, PinnedAfter: 5}
+	if e := l.Apply(further); e.Kind != Mapping || e.Verdict != OK || e.BufferID != 1 {
+		t.Errorf("further mapping: %v %v, buffer %d", e.Kind, e.Verdict, e.BufferID)
+	}
+	double := further
+	double.PinnedAfter += 9
+	if e := l.Apply(double); e.Verdict != DoubleCharge || e.Excess != 9 {
+		t.Errorf("charged again: %v, excess %d; want double-charge, 9", e.Verdict, e.Excess)
+	}
+	first := k.munmap(1000, 1, 1)
+	first.Mappings, first.MappingsAfter = 2, 1
+	first.UserAfter, first.PinnedAfter = first.UserLocked, first.PinnedVM
+	if e := l.Apply(first); e.Kind != Unmapping || e.Verdict != OK {
+		t.Errorf("first of two unmapped: %v %v; want unmapping ok", e.Kind, e.Verdict)
+	}
+}
+
+func TestRefunds(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		change  func(*Event)
+		verdict Verdict
+		excess  int64
+	}{
+		{"whole", func(*Event) {}, OK, 0},
+		{"part of the process's stays", func(e *Event) { e.PinnedAfter += 2 }, Leak, 2},
+		{"the user's stays", func(e *Event) { e.UserAfter += 4 }, Leak, 4},
+		{"too much", func(e *Event) { e.PinnedAfter -= 3 }, Underflow, 3},
+		{"to another process", func(e *Event) { e.MM, e.PID = 2, 2 }, MisdirectedRefund, 5},
+		{"to another user", func(e *Event) { e.Payer = 7 }, MisdirectedRefund, 4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k, l := newKernel(clamped, rest), New()
+			l.Apply(k.mmap(1000, 1, 1, 9))
+			ev := k.munmap(1000, 1, 1)
+			c.change(&ev)
+			if e := l.Apply(ev); e.Kind != Refund || e.Verdict != c.verdict || e.Excess != c.excess {
+				t.Errorf("got %v %v, excess %d; want refund %v, %d", e.Kind, e.Verdict, e.Excess, c.verdict, c.excess)
+			}
+		})
+	}
+}
+
+// Two threads unmap one buffer at the same time, and both find it gone at their
+// return. One refunded it, whichever is reported first.
+func TestConcurrentUnmap(t *testing.T) {
+	for name, entered := range map[string][2]int32{"both found two": {2, 2}, "the last first": {1, 2}, "the last last": {2, 1}} {
+		t.Run(name, func(t *testing.T) {
+			k, l := newKernel(clamped, rest), New()
+			l.Apply(k.mmap(1000, 1, 1, 9))
+			l.Apply(Event{Op: Map, Existing: true, PID: 1, UID: 1000, Payer: 1000, MM: 1, Buffer: 1, Mappings: 1, MappingsAfter: 2,
+				UserExtra: 9, UserLocked: 4 + 9, UserLockLimit: 4, PinnedVM: 5, Locked: 5, LockLimit: 1000, UserAfter: 4, PinnedAfter: 5})
+			end := k.munmap(1000, 1, 1)
+			end.OverlapUser, end.OverlapMM, end.OverlapBuffer = true, true, true
+			for _, mappings := range entered {
+				end.Mappings = mappings
+				if e := l.Apply(end); e.Verdict != OK {
+					t.Errorf("%v %v", e.Kind, e.Verdict)
+				}
+			}
+			l.Apply(k.mmap(1000, 1, 2, 9)) // an undisturbed reading
+			l.Apply(k.munmap(1000, 1, 2))
+			s := l.Summary()
+			if s.Kinds[Refund] != 2 || s.Kinds[Unmapping] != 1 || s.Users[0].Unexplained() != 0 || s.ForeignUser != 0 || s.ForeignPinned != 0 {
+				t.Errorf("%d refunds, %d of several; want 2 and 1; %+v", s.Kinds[Refund], s.Kinds[Unmapping], s.Users)
+			}
+		})
+	}
+}
+
+// A buffer that is older than the trace is known by its own record alone.
+func TestOlderBuffer(t *testing.T) {
+	k, l := newKernel(clamped, rest), New()
+	k.mmap(1000, 1, 1, 9)
+	if e := l.Apply(k.munmap(1000, 1, 1)); e.Kind != Refund || e.Verdict != OK || e.ChargedPinned != -5 || e.BufferID != 0 {
+		t.Errorf("got %v %v, %d pages, buffer %d; want refund ok, -5, 0", e.Kind, e.Verdict, e.ChargedPinned, e.BufferID)
+	}
+}
+
+// Addresses are used again: by another buffer, and by another process.
+func TestReuse(t *testing.T) {
+	k, l := newKernel(clamped, rest), New()
+	for i := range uint64(3) {
+		ev := k.mmap(1000, 1, 1, 9)
+		ev.PID = 100 + uint32(i)
+		e := l.Apply(ev)
+		if e.BufferID != i+1 || e.ProcessID != i+1 || e.Verdict != OK {
+			t.Errorf("round %d: buffer %d, process %d, %v", i, e.BufferID, e.ProcessID, e.Verdict)
+		}
+		ev = k.munmap(1000, 1, 1)
+		ev.PID = 100 + uint32(i)
+		l.Apply(ev)
+	}
+}
+
+// Another call on the same counters makes the difference worthless, unless the
+// buffer's own record proves it.
+func TestOverlap(t *testing.T) {
+	k, l := newKernel(clamped, rest), New()
+	ev := k.mmap(1000, 1, 1, 9)
+	ev.OverlapUser, ev.UserAfter = true, ev.UserAfter+100
+	if e := l.Apply(ev); e.Verdict != OK || !e.Uncertain {
+		t.Errorf("overlap: %v, uncertain %v; want ok, uncertain", e.Verdict, e.Uncertain)
+	}
+	k, l = newKernel(cumulative, always), New()
+	ev = k.mmap(1000, 1, 1, 9)
+	l.Apply(ev)
+	ev = k.mmap(1000, 1, 2, 9)
+	ev.OverlapUser, ev.OverlapMM = true, true
+	if e := l.Apply(ev); e.Verdict != Overcharge || e.Uncertain {
+		t.Errorf("cumulative under overlap: %v, uncertain %v; want overcharge, exact", e.Verdict, e.Uncertain)
+	}
+}
+
+// A kernel that charges further mappings and never gives that back is found out
+// when the first such buffer is gone, and known from then on.
+func TestDoubleChargeStays(t *testing.T) {
+	k, l := newKernel(clamped, rest), New()
+	k.limit = 100
+	again := func(buffer uint64, comesBack bool) (mapped, unmapped, last Entry) {
+		l.Apply(k.mmap(1000, 1, buffer, 9))
+		before := k.userLocked[1000]
+		ev := Event{Op: Map, Existing: true, PID: 1, UID: 1000, Payer: 1000, MM: 1, Buffer: buffer, Mappings: 1, MappingsAfter: 2,
+			UserExtra: 9, UserLocked: before + 9, UserLockLimit: 100, LockLimit: 1000, UserAfter: before + 9}
+		k.userLocked[1000] += 9
+		mapped = l.Apply(ev)
+		ev = k.munmap(1000, 1, buffer)
+		k.userLocked[1000] += 9 // not the last: munmap of the helper is the last one's
+		ev.Mappings, ev.MappingsAfter, ev.UserAfter = 2, 1, ev.UserLocked
+		if comesBack {
+			ev.UserAfter -= 9
+			k.userLocked[1000] -= 9
+		}
+		unmapped = l.Apply(ev)
+		last = l.Apply(k.munmap(1000, 1, buffer))
+		return mapped, unmapped, last
+	}
+	mapped, unmapped, last := again(1, true)
+	if mapped.Verdict != DoubleCharge || !mapped.Uncertain || unmapped.Verdict != OK || last.Verdict != OK {
+		t.Errorf("comes back: %v (uncertain %v), %v, %v; want double-charge uncertain, ok, ok", mapped.Verdict, mapped.Uncertain, unmapped.Verdict, last.Verdict)
+	}
+	mapped, unmapped, last = again(2, false)
+	if !mapped.Uncertain || unmapped.Verdict != OK || last.Verdict != DoubleCharge || last.Excess != 9 || last.Uncertain {
+		t.Errorf("stays: %v, %v, %v with %d; want uncertain, ok, double-charge 9", mapped.Verdict, unmapped.Verdict, last.Verdict, last.Excess)
+	}
+	if mapped, _, _ = again(3, false); mapped.Verdict != DoubleCharge || mapped.Uncertain {
+		t.Errorf("once known: %v, uncertain %v; want double-charge, exact", mapped.Verdict, mapped.Uncertain)
+	}
+}
+
+// The tracer's own buffers are accounted like all others, and counted apart.
+func TestOwn(t *testing.T) {
+	k, l := newKernel(clamped, rest), New()
+	k.limit = 12
+	own := k.mmap(0, 7, 1, 9)
+	own.Own = true
+	l.Apply(own)
+	if e := l.Apply(k.mmap(0, 8, 2, 9)); e.Verdict != OK || e.Uncertain || e.ChargedUser != 3 {
+		t.Errorf("%v, uncertain %v, %d to the user; want ok, exact, 3", e.Verdict, e.Uncertain, e.ChargedUser)
+	}
+	s := l.Summary()
+	if s.Events != 1 || s.Own != 1 || s.Live != 1 || s.LiveUser != 3 || s.LivePinned != 6 || s.OwnUser != 9 || s.OwnPinned != 0 {
+		t.Errorf("%+v", s)
+	}
+	if u := s.Users[0]; u.Live != 12 || u.Counter != 12 || u.Unexplained() != 0 {
+		t.Errorf("the user: %+v", u)
+	}
+	own = k.munmap(0, 7, 1)
+	own.Own = true
+	l.Apply(own)
+	if s := l.Summary(); s.Own != 2 || s.OwnUser != 0 || s.Events != 1 || s.Users[0].Unexplained() != 0 {
+		t.Errorf("after the unmapping: %+v", s)
+	}
+}

@@ -1,0 +1,291 @@
+package ledger
+
+// Object is a BPF map or program, and what one call on it was charged.
+type Object struct {
+	Key        uint64 // identifies it within a trace, as Event.Buffer does; 0: not known
+	Program    bool   // else a map
+	Type       uint32 // bpf_map_type or bpf_prog_type
+	ID         uint32
+	Name       string
+	KeySize    uint32 // bytes, as is ValueSize
+	ValueSize  uint32
+	MaxEntries uint32
+	Flags      uint32 // map_flags
+
+	// Rlimit says that this kernel charges BPF objects to a user, in pages,
+	// against RLIMIT_MEMLOCK. Else it charges memory cgroups, in bytes.
+	Rlimit bool
+	// Watched says that the charges to memory cgroups were watched.
+	Watched bool
+	// Later says that elements of the map are freed after it, through RCU.
+	Later bool
+
+	// Payers are the cgroups that were charged (negative: given back), in the
+	// order of their first charge; a slot without a cgroup is empty.
+	Payers [2]Payer
+	// FurtherBytes were charged to any more cgroups.
+	FurtherBytes int64
+	// UnpaidBytes are of pages that no cgroup, or only the root, pays for.
+	UnpaidBytes int64
+	// MapCgroupID names who pays for what the map takes later.
+	MapCgroupID uint64
+	MapCgroup   string // its path, where it is known, as are the others
+	// LimitCgroupID is whose UsageBytes and LimitBytes these are: of the cgroup
+	// that refused, else of the first payer. LimitBytes is -1 without a limit.
+	LimitCgroupID          uint64
+	LimitCgroup            string
+	UsageBytes, LimitBytes int64
+}
+
+// Payer is what a memory cgroup was charged, in bytes.
+type Payer struct {
+	CgroupID uint64
+	Cgroup   string
+	Pages    int64 // for pages, vmalloc included
+	Objects  int64 // by the slab and percpu allocators
+}
+
+// Charged is the sum over all cgroups, in bytes.
+func (o *Object) Charged() int64 {
+	return o.PageBytes() + o.Payers[0].Objects + o.Payers[1].Objects + o.FurtherBytes
+}
+
+// PageBytes is the part of Charged that was for pages.
+func (o *Object) PageBytes() int64 { return o.Payers[0].Pages + o.Payers[1].Pages }
+
+// account is what the ledger keeps of an object that is there.
+type account struct {
+	payer uint32
+	pages int64 // charged to the user
+	// Charged to cgroups, in bytes.
+	bytes, pageBytes int64
+	watched          bool
+	command, own     bool // made by the traced command, by the tracer
+	id               uint32
+	program          bool
+}
+
+// Charged is what one object is charged.
+type Charged struct {
+	ID      uint32
+	Program bool
+	Pages   int64 // to a user
+	Bytes   int64 // to cgroups
+}
+
+// Objects are those that were made during the trace and are still there.
+func (l *Ledger) Objects() (list []Charged) {
+	for _, a := range l.objects {
+		list = append(list, Charged{a.id, a.program, a.pages, a.bytes})
+	}
+	return list
+}
+
+// errnoMemory is what a memory cgroup refuses with.
+const errnoMemory = 12 // ENOMEM
+
+// object enters an event of a BPF object.
+func (l *Ledger) object(ev Event) Entry {
+	e := Entry{Event: ev}
+	o := ev.Object
+	if a := l.objects[o.Key]; a != nil && ev.Op != Create {
+		// The kernel frees objects in a worker of its own, when their ids are
+		// free already.
+		e.Command, e.Own = a.command, a.own
+		if o.ID == 0 {
+			o.ID = a.id
+		}
+	}
+	var u *user
+	if o.Rlimit {
+		u = l.counterOf(&e)
+	}
+	switch {
+	case ev.Errno != 0:
+		l.objectRefusal(&e, u)
+	case ev.Op == Create:
+		l.objectCharge(&e, u)
+	case ev.Op == Grow:
+		l.objectGrowth(&e)
+	default:
+		l.objectRefund(&e, u)
+	}
+	if u != nil {
+		waiting := e.Uncertain && e.Verdict == OK && ev.OverlapUser
+		u.locked.after(ev.UserAfter, e.ChargedUser, ev.OverlapUser, ev.UserGone, waiting)
+		e.UserOvercharge, e.UserOver = u.overcharge, u.over
+	}
+	e.Fits = l.objectFits(&e)
+	l.count(&e)
+	return e
+}
+
+// objectCharge is a new object. Its user is charged the pages that the object
+// itself records, no more and no less. Where cgroups pay, what they were charged
+// is what it costs: there is no second number to hold against it.
+func (l *Ledger) objectCharge(e *Entry, u *user) {
+	e.Kind = Charge
+	o := e.Object
+	a := &account{id: o.ID, program: o.Program, payer: e.Payer, command: e.Command, own: e.Own, watched: o.Watched, bytes: o.Charged(), pageBytes: o.PageBytes()}
+	if o.Rlimit {
+		e.ExpectedUser, e.ChargedUser = e.UserExtra, e.UserExtra
+		if !e.OverlapUser && !e.UserGone {
+			e.ChargedUser = e.userDelta()
+		}
+		e.Uncertain = e.OverlapUser || e.UserGone
+		if e.ChargedUser != e.ExpectedUser {
+			e.Verdict, e.Excess = Overcharge, e.excess()
+			e.Uncertain = true // something that is not traced may have moved the counter
+		}
+		a.pages = e.ChargedUser
+		u.live += a.pages
+		l.summary.LiveUser += a.pages
+	}
+	l.closeObject(o.Key) // the address is used again: the end of the old one was lost
+	l.objects[o.Key] = a
+	if !a.own {
+		l.summary.Objects++
+		l.summary.ObjectBytes += a.bytes
+	}
+}
+
+// objectGrowth is memory that a map took after it was made.
+func (l *Ledger) objectGrowth(e *Entry) {
+	e.Kind = Growth
+	if a := l.objects[e.Object.Key]; a != nil {
+		a.bytes += e.Object.Charged()
+		a.pageBytes += e.Object.PageBytes()
+		if !a.own {
+			l.summary.ObjectBytes += e.Object.Charged()
+		}
+	}
+}
+
+// objectRefusal is an object that was not made. Nothing may stay charged, and
+// where the user pays, EPERM is right only beyond RLIMIT_MEMLOCK. No capability
+// lifts that.
+func (l *Ledger) objectRefusal(e *Entry, u *user) {
+	e.Kind = Refusal
+	o := e.Object
+	switch {
+	case e.AboutMemory() && o.Rlimit:
+		l.refused(e)
+	case e.AboutMemory() && !e.Own:
+		l.summary.RefusedByCgroup++
+	}
+	if !o.Rlimit {
+		// Not given back yet. Since 6.18 the kernel does that in a worker, so it
+		// is no leak.
+		e.Uncertain = o.PageBytes() != 0
+		return
+	}
+	e.Uncertain = e.OverlapUser || e.UserGone
+	if !e.Uncertain {
+		e.ChargedUser = e.userDelta()
+		u.over += e.ChargedUser
+	}
+	switch {
+	case e.ChargedUser != 0:
+		e.Verdict, e.Excess, e.Uncertain = WrongRefusal, e.excess(), true
+	case e.Errno == EPERM && e.UserExtra > 0 && e.UserLocked <= e.LockLimit:
+		// Others that ask at the same time raise the counter until they are
+		// refused themselves.
+		e.Verdict, e.Uncertain = WrongRefusal, true
+	}
+}
+
+// AboutMemory says that a failed call was refused by a limit on memory.
+func (e *Entry) AboutMemory() bool {
+	switch o := e.Object; {
+	case o == nil:
+		return e.Errno == EPERM
+	case o.Rlimit:
+		return e.Errno == EPERM && e.UserExtra > 0
+	default:
+		return e.Errno == errnoMemory
+	}
+}
+
+// unseen is how many bytes of pages may come back on a way that is not watched. Maps
+// take what is up to 32 KiB by kmalloc(), and since 6.12 at the latest that goes the
+// way of all folios: watching it would cost everyone.
+const unseen = 128 << 10
+
+// objectRefund is the end of an object. All that its user was charged comes
+// back. Of what cgroups were charged, the pages do at once; the rest may come
+// later, through RCU.
+func (l *Ledger) objectRefund(e *Entry, u *user) {
+	e.Kind = Refund
+	o := e.Object
+	a := l.objects[o.Key]
+	switch {
+	case o.Rlimit:
+		l.objectUserRefund(e, a, u)
+	case a != nil && a.watched && o.Watched && !o.Program && !o.Later && a.pageBytes+o.PageBytes() > unseen:
+		e.Verdict, e.Excess, e.Uncertain = Leak, e.pagesOf(a.pageBytes+o.PageBytes()), true
+	}
+	l.closeObject(o.Key)
+}
+
+func (l *Ledger) objectUserRefund(e *Entry, a *account, u *user) {
+	pages := e.UserExtra // by its own record
+	if a != nil {
+		pages = a.pages
+	}
+	e.ExpectedUser, e.ChargedUser = -pages, -pages
+	if e.OverlapUser || e.UserGone {
+		e.Uncertain = true
+	} else {
+		e.ChargedUser = e.userDelta()
+	}
+	if a == nil {
+		u.base += e.ChargedUser // of an object older than the trace
+	}
+	switch missing := e.ChargedUser - e.ExpectedUser; {
+	case missing > 0:
+		e.Verdict, e.Excess = Leak, missing
+		e.Uncertain = e.ChargedUser != 0 // nothing at all: what else would hide exactly this?
+		l.summary.Leaked += missing
+		u.over += missing
+	case missing < 0:
+		e.Verdict, e.Excess, e.Uncertain = Underflow, -missing, true
+		u.over += missing
+	}
+}
+
+// closeObject takes an object out of the ledger, if it is there.
+func (l *Ledger) closeObject(key uint64) {
+	a := l.objects[key]
+	if a == nil {
+		return
+	}
+	delete(l.objects, key)
+	if !a.own {
+		l.summary.Objects--
+		l.summary.ObjectBytes -= a.bytes
+	}
+	l.summary.LiveUser -= a.pages
+	if u := l.users[counterKey{a.payer, false}]; u != nil {
+		u.live -= a.pages
+	}
+}
+
+// objectFits counts the further objects like this one that the user's limit
+// leaves room for; -1 where no such limit holds.
+func (l *Ledger) objectFits(e *Entry) int64 {
+	if !e.Object.Rlimit || e.LockLimit >= Unlimited {
+		return -1
+	}
+	if e.UserExtra <= 0 {
+		return 0
+	}
+	return max(0, e.LockLimit-e.UserAfter) / e.UserExtra
+}
+
+// pagesOf rounds bytes up to pages.
+func (e *Event) pagesOf(bytes int64) int64 {
+	if e.PageSize == 0 {
+		return 0
+	}
+	return (bytes + int64(e.PageSize) - 1) / int64(e.PageSize)
+}

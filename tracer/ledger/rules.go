@@ -1,0 +1,365 @@
+package ledger
+
+// The rules. Each function takes one kind of event, says what should have
+// happened, what did, and names the difference.
+
+// EPERM is the errno of a refusal for want of allowance and limit.
+const EPERM = 1
+
+// split is the intent of the accounting: to the user what still fits its
+// allowance, to the process the rest.
+func split(pages, before, limit int64) (toUser, toProcess int64) {
+	toUser = min(pages, max(0, limit-before))
+	return toUser, pages - toUser
+}
+
+// excess is how many pages were charged beyond the expected ones, over both
+// counters. Too little on one is no credit for too much on the other.
+func (e *Entry) excess() int64 {
+	return max(0, e.ChargedUser-e.ExpectedUser) + max(0, e.ChargedPinned-e.ExpectedPinned)
+}
+
+// charge is a new buffer, or the AUX area of one. Of n pages exactly n are
+// charged, split as intended: never more than n to either side, never history.
+func (l *Ledger) charge(e *Entry, p *process, u *user) {
+	e.Kind = Charge
+	n, delta := e.UserExtra, e.userDelta()
+	e.ExpectedUser, e.ExpectedPinned = split(n, e.userBefore(), e.UserLockLimit)
+
+	// The buffer itself records the process's part, and that is what will be
+	// refunded. The user's part is recorded nowhere: only its counter tells.
+	e.ChargedPinned, e.ChargedUser = e.Extra, delta
+	userKnown := !e.OverlapUser && !e.UserGone
+	if !userKnown {
+		e.ChargedUser = n - e.Extra
+		if l.era == eraCumulative || l.era == eraTwice {
+			e.ChargedUser = n
+		}
+	}
+	e.Excess = e.excess()
+	if e.Excess > 0 || e.ChargedUser+e.ChargedPinned != n {
+		e.Verdict = Overcharge
+	}
+
+	switch {
+	case e.Extra > n:
+		// More than all pages, by the buffer's own record: certain, whatever
+		// else was under way. What the user paid on top is not.
+	case !userKnown || !e.OverlapMM && e.pinnedDelta() != e.Extra:
+		e.Uncertain = true
+	case e.Verdict == OK:
+	case delta != n && delta != n-e.Extra || e.Extra != e.ExpectedPinned:
+		// No kernel is known to do this, but something that is not traced
+		// (io_uring, AF_XDP, ...) may have moved the user's counter between
+		// our reading and the kernel's.
+		e.Uncertain = true
+	}
+	if userKnown && e.Uncertain && e.Extra <= n && delta != n && delta != n-e.Extra {
+		// Whatever moved the counter, what the buffer will give back is known, and
+		// the refund is held against that.
+		e.ChargedUser = n - e.Extra
+		u.base += delta - e.ChargedUser
+		l.summary.ForeignUser += delta - e.ChargedUser
+	}
+	if (!userKnown || e.LimitsMoved) && e.Extra <= n && e.Verdict == Overcharge {
+		// What was left of the allowance is unknown, so the split proves nothing.
+		e.Uncertain = true
+		e.Verdict, e.Excess = OK, 0
+		e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
+	}
+	if userKnown && !e.Uncertain && !e.LimitsMoved {
+		l.observe(e)
+	}
+	l.open(e, p, u)
+	if e.Verdict == Overcharge {
+		p.overcharge += e.Excess
+		u.overcharge += e.Excess
+		l.summary.Overcharged += e.Excess
+	}
+}
+
+// mapping is a further mapping of a buffer, by its own or a redirected event.
+// One buffer, one charge: it charges nothing more, or what it charges comes back
+// by the time that the buffer is gone. Until a kernel was seen to keep it, the
+// verdict is uncertain.
+func (l *Ledger) mapping(e *Entry, p *process, u *user) {
+	e.Kind = Mapping
+	l.nothing(e, DoubleCharge)
+	if e.OverlapUser && l.againStays {
+		// What cannot be seen is taken to be what this kernel does.
+		e.ChargedUser, e.Excess, e.Verdict = e.UserExtra, e.UserExtra, DoubleCharge
+	}
+	b := l.buffers[e.Buffer]
+	if b == nil {
+		return
+	}
+	e.BufferID = b.id
+	b.count(&e.Event, 1)
+	if e.Verdict == DoubleCharge {
+		if !l.againStays && !e.Uncertain {
+			e.Uncertain = true
+			l.againWaiting++
+		}
+		b.again.user += e.ChargedUser
+		b.again.pinned += e.ChargedPinned
+		u.over += e.ChargedUser
+		p.over += e.ChargedPinned
+	}
+}
+
+// nothing is the rule of calls that may not move a counter.
+func (l *Ledger) nothing(e *Entry, broken Verdict) {
+	e.Uncertain = e.OverlapUser || e.OverlapMM || e.UserGone
+	if !e.OverlapUser && !e.UserGone {
+		e.ChargedUser = e.userDelta()
+	}
+	if !e.OverlapMM {
+		e.ChargedPinned = e.pinnedDelta()
+	}
+	if e.ChargedUser == 0 && e.ChargedPinned == 0 {
+		return
+	}
+	e.Verdict, e.Excess = broken, e.excess()
+	// One counter alone may have been moved by what is not traced; by the pages
+	// of this very mapping, that would be a coincidence.
+	if e.ChargedUser+e.ChargedPinned != e.UserExtra {
+		e.Uncertain = true
+	}
+}
+
+// refusal is a call that failed. Nothing may stay charged, and EPERM may come
+// only from the rule: when pinned_vm and the right extra exceed lock_limit,
+// perf_event_paranoid is above -1 and CAP_IPC_LOCK is missing.
+func (l *Ledger) refusal(e *Entry, p *process, u *user) {
+	e.Kind = Refusal
+	if e.Errno == EPERM {
+		l.refused(e)
+	}
+	l.nothing(e, WrongRefusal)
+	u.over += e.ChargedUser
+	p.over += e.ChargedPinned
+	if e.Verdict != OK || e.Errno != EPERM {
+		return
+	}
+	_, right := split(e.UserExtra, e.userBefore()-u.over, e.UserLockLimit)
+	if e.Existing {
+		right = 0
+	}
+	if l.era == eraCumulative {
+		e.Extra = max(0, e.UserLocked-e.UserLockLimit)
+		e.Locked = e.PinnedVM + e.Extra
+	}
+	e.Excess = max(0, e.Extra-right)
+	// What the counters hold wrongly does not make a refusal right.
+	if e.mayExceed() || e.PinnedVM-p.over+right <= e.LockLimit {
+		e.Verdict = WrongRefusal
+		e.Uncertain = e.Uncertain || e.LimitsMoved
+	}
+}
+
+// refused counts an EPERM, if not the tracer's own.
+func (l *Ledger) refused(e *Entry) {
+	if e.Own {
+		return
+	}
+	l.summary.Refused++
+	if l.summary.FirstRefusal == 0 {
+		l.summary.FirstRefusal = l.summary.Events + 1
+	}
+}
+
+// unmap is the end of a mapping. With the last one of an area the area's charge
+// comes back: all of it, to the user and to the process that paid.
+func (l *Ledger) unmap(e *Entry, p *process, u *user) {
+	e.Kind = Unmapping
+	b := l.buffers[e.Buffer]
+	if b != nil {
+		e.BufferID = b.id
+		b.count(&e.Event, -1)
+	}
+	var endedRoom [2]Area // so that nothing is allocated for an event
+	ended := e.ended(endedRoom[:0], b)
+	if len(ended) == 0 {
+		l.unmapOne(e, b, p, u)
+		return
+	}
+	e.Kind = Refund
+	var paidRoom [2]*charge
+	paid := paidRoom[:0]
+	known := true
+	for _, area := range ended {
+		if c := l.paid(b, area, e); c != nil {
+			paid = append(paid, c)
+			continue
+		}
+		// Older than the trace: what it was charged is known from its own
+		// record alone.
+		known = false
+		pages, extra := e.DataPages, e.DataExtra
+		if area == AUX {
+			pages, extra = e.AUXPages, e.AUXExtra
+		}
+		paid = append(paid, &charge{payer: e.Payer, mm: e.MM, process: p.id, user: pages - extra, pinned: extra})
+	}
+	if !known {
+		u.base += e.userDelta() // of an older buffer
+	}
+	for _, c := range paid {
+		e.ExpectedUser -= c.user
+		e.ExpectedPinned -= c.pinned
+	}
+	e.ChargedUser, e.ChargedPinned = e.userDelta(), e.pinnedDelta()
+	if e.OverlapUser || e.UserGone {
+		e.ChargedUser, e.Uncertain = e.ExpectedUser, true
+	}
+	if e.OverlapMM {
+		e.ChargedPinned, e.Uncertain = e.ExpectedPinned, true
+	}
+	if known {
+		l.judgeRefund(e, paid, b, p, u)
+	}
+	for _, c := range paid {
+		if c.process != p.id && !e.OverlapMM {
+			// This process got what another one paid, which keeps its charge.
+			p.over += e.ChargedPinned
+			if payer := l.processes[c.mm]; payer != nil && payer.id == c.process {
+				payer.over += c.pinned
+			}
+			break
+		}
+	}
+	for _, area := range ended {
+		l.close(e.Buffer, area)
+	}
+}
+
+// unmapOne is the end of one mapping of several. Nothing comes back, but what a
+// further mapping was charged may.
+func (l *Ledger) unmapOne(e *Entry, b *buffer, p *process, u *user) {
+	l.nothing(e, Underflow)
+	if b == nil || e.Verdict == OK || e.ChargedUser < -b.again.user || e.ChargedPinned < -b.again.pinned {
+		return
+	}
+	e.Verdict, e.Excess, e.Uncertain = OK, 0, e.OverlapUser || e.OverlapMM
+	b.again.user += e.ChargedUser
+	b.again.pinned += e.ChargedPinned
+	u.over += e.ChargedUser
+	p.over += e.ChargedPinned
+}
+
+// paid is the charge of a buffer's area, or nil where the ledger does not have
+// it: after a loss the buffer may be another one at the same address.
+func (l *Ledger) paid(b *buffer, area Area, e *Entry) *charge {
+	if b == nil || b.areas[area] == nil {
+		return nil
+	}
+	recorded := e.DataExtra
+	if area == AUX {
+		recorded = e.AUXExtra
+	}
+	if l.summary.Lost > 0 && recorded != b.areas[area].pinned {
+		return nil
+	}
+	return b.areas[area]
+}
+
+// ended appends the areas of b whose last mapping this was. b is nil for a buffer
+// that the ledger does not have.
+func (e *Event) ended(areas []Area, b *buffer) []Area {
+	if e.Area == AUX && e.AUXMappings > 0 && e.AUXMappingsAfter == 0 {
+		areas = append(areas, AUX)
+	}
+	switch {
+	case e.MappingsAfter > 0:
+		return areas
+	case e.Mappings > 1 && e.OverlapBuffer:
+		// Other calls unmapped the same buffer at the same time, and only one of
+		// them was the last. The refund tells; where there is none to see, the
+		// count of the events does.
+		last := b != nil && b.mapped <= 0
+		if !e.OverlapMM && e.DataExtra != 0 {
+			last = e.pinnedDelta() != 0
+		}
+		if !last {
+			return areas
+		}
+	}
+	return append(areas, Data)
+}
+
+// judgeRefund compares a refund with the charges that it belongs to.
+func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u *user) {
+	again := b.again
+	if e.MappingsAfter > 0 {
+		again.user, again.pinned = 0, 0 // the buffer lives on
+	}
+	var misdirected int64
+	for _, c := range paid {
+		if c.mm != e.MM {
+			misdirected += c.pinned
+		}
+		if c.payer != e.Payer {
+			misdirected += c.user
+		}
+		e.PaidUID = c.payer
+		if payer := l.processes[c.mm]; payer != nil && payer.id == c.process {
+			e.PaidPID = payer.pid
+		}
+	}
+	missing := (e.ChargedUser - e.ExpectedUser) + (e.ChargedPinned - e.ExpectedPinned)
+	stays := again.user + again.pinned + min(0, missing)
+	if missing < 0 && -missing <= again.user+again.pinned {
+		// More came back than the buffer's first charge, as it should.
+		missing = 0
+		u.over += e.ChargedUser - e.ExpectedUser
+		p.over += e.ChargedPinned - e.ExpectedPinned
+	}
+	if stays > 0 {
+		l.keepsAgain(stays, !e.Uncertain)
+	}
+	switch {
+	case misdirected != 0:
+		e.Verdict, e.Excess = MisdirectedRefund, misdirected
+		// Who paid and who unmaps does not rest on a counter.
+		e.Uncertain = false
+		l.summary.Misdirected += misdirected
+	case stays > 0:
+		e.Verdict, e.Excess = DoubleCharge, stays
+	case missing > 0:
+		e.Verdict, e.Excess = Leak, missing
+		l.summary.Leaked += missing
+		u.over += e.ChargedUser - e.ExpectedUser
+		p.over += e.ChargedPinned - e.ExpectedPinned
+	case missing < 0:
+		e.Verdict, e.Excess = Underflow, -missing
+		u.over += e.ChargedUser - e.ExpectedUser
+		p.over += e.ChargedPinned - e.ExpectedPinned
+	}
+	if missing != 0 && misdirected == 0 && e.ChargedPinned == e.ExpectedPinned && !explained(e, paid) {
+		// The user's counter alone is off, by an amount that no kernel is known
+		// to forget: something that is not traced may have moved it.
+		e.Uncertain = true
+	}
+}
+
+// keepsAgain is for a kernel that keeps what further mappings were charged. Once
+// that is certain, so are the verdicts on them.
+func (l *Ledger) keepsAgain(pages int64, certain bool) {
+	l.summary.DoubleCharged += pages
+	if !certain || l.againStays {
+		return
+	}
+	l.againStays = true
+	l.summary.Doubtful[DoubleCharge] -= l.againWaiting
+	l.summary.Verdicts[DoubleCharge] += l.againWaiting
+}
+
+// explained says whether a known mistake gives the user's refund: all pages
+// instead of the user's part of them, or nothing.
+func explained(e *Entry, paid []*charge) bool {
+	var all int64
+	for _, c := range paid {
+		all += c.user + c.pinned
+	}
+	return e.ChargedUser == -all || e.ChargedUser == 0
+}

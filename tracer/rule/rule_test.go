@@ -1,0 +1,166 @@
+package rule
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// four is a machine whose users may have 516 pages.
+var four = Settings{PageSize: 4096, MlockKiB: 516, OnlineCPUs: 4, Paranoid: 2}
+
+func with(s Settings, change func(*Settings)) Settings {
+	change(&s)
+	return s
+}
+
+func TestUserLockLimit(t *testing.T) {
+	for _, c := range []struct {
+		s    Settings
+		want int64
+	}{
+		{four, 516},
+		{with(four, func(s *Settings) { s.PageSize = 65536; s.MlockKiB = 576 }), 36},
+		{with(four, func(s *Settings) { s.MlockKiB = 3 }), 0},
+		{with(four, func(s *Settings) { s.MlockKiB = 519 }), 516}, // whole pages only
+		{with(four, func(s *Settings) { s.MlockKiB = 0 }), 0},
+		{with(four, func(s *Settings) { s.MlockKiB = -1 }), -4},
+	} {
+		if got := c.s.UserLockLimit(); got != c.want {
+			t.Errorf("%+v: %d; want %d", c.s, got, c.want)
+		}
+	}
+}
+
+func TestMap(t *testing.T) {
+	for name, c := range map[string]struct {
+		settings Settings
+		caller   Caller
+		area     ledger.Area
+		pages    int64
+		want     Outcome
+	}{
+		"inside the allowance": {four, Caller{LockLimit: 128}, ledger.Data, 65,
+			Outcome{UserPart: 65, Over: -128}},
+		"split": {four, Caller{UserLocked: 455, LockLimit: 128}, ledger.Data, 65,
+			Outcome{UserPart: 61, Extra: 4, Locked: 4, Over: -124}},
+		"past it": {four, Caller{UserLocked: 516, PinnedVM: 4, LockLimit: 128}, ledger.Data, 65,
+			Outcome{Extra: 65, Locked: 69, Over: -59}},
+		"the last page": {four, Caller{UserLocked: 516, PinnedVM: 63, LockLimit: 128}, ledger.Data, 65,
+			Outcome{Extra: 65, Locked: 128}},
+		"one too many": {four, Caller{UserLocked: 516, PinnedVM: 64, LockLimit: 128}, ledger.Data, 65,
+			Outcome{Errno: unix.EPERM, Extra: 65, Locked: 129, Over: 1}},
+		"capability": {four, Caller{UserLocked: 516, PinnedVM: 64, LockLimit: 128, CapIPCLock: true}, ledger.Data, 65,
+			Outcome{Extra: 65, Locked: 129, Over: 1}},
+		"paranoid -1": {with(four, func(s *Settings) { s.Paranoid = -1 }), Caller{UserLocked: 516, PinnedVM: 64, LockLimit: 128}, ledger.Data, 65,
+			Outcome{Extra: 65, Locked: 129, Over: 1}},
+		"paranoid 0 is not -1": {with(four, func(s *Settings) { s.Paranoid = 0 }), Caller{UserLocked: 516, LockLimit: 0}, ledger.Data, 65,
+			Outcome{Errno: unix.EPERM, Extra: 65, Locked: 65, Over: 65}},
+		// Other pinners of the process count against the same limit, whatever is
+		// left of the allowance.
+		"pinned beyond the limit": {four, Caller{PinnedVM: 129, LockLimit: 128}, ledger.Data, 2,
+			Outcome{Errno: unix.EPERM, UserPart: 2, Locked: 129, Over: 1}},
+		"no limit": {four, Caller{UserLocked: 516, PinnedVM: 1 << 40, LockLimit: ledger.Unlimited}, ledger.Data, 65,
+			Outcome{Extra: 65, Locked: 1<<40 + 65, Over: 1<<40 + 65 - ledger.Unlimited}},
+		"the sysctl was lowered": {with(four, func(s *Settings) { s.MlockKiB = 4 }), Caller{UserLocked: 516, LockLimit: 128}, ledger.Data, 65,
+			Outcome{Extra: 65, Locked: 65, Over: -63}},
+		"no allowance": {with(four, func(s *Settings) { s.MlockKiB = 0 }), Caller{LockLimit: 2}, ledger.Data, 2,
+			Outcome{Extra: 2, Locked: 2}},
+		"negative sysctl": {with(four, func(s *Settings) { s.MlockKiB = -1 }), Caller{UserLocked: 1 << 30}, ledger.Data, 65,
+			Outcome{UserPart: 65}},
+		"negative pinned_vm": {four, Caller{PinnedVM: -100, LockLimit: 128}, ledger.Data, 65,
+			Outcome{Errno: unix.EPERM, UserPart: 65, Locked: -100, Over: -228}},
+		"negative pinned_vm, made up for": {four, Caller{UserLocked: 516, PinnedVM: -10, LockLimit: 128}, ledger.Data, 65,
+			Outcome{Extra: 65, Locked: 55, Over: -73}},
+		"negative user counter": {four, Caller{UserLocked: -1, LockLimit: 128}, ledger.Data, 65,
+			Outcome{Extra: 65, Locked: 65, Over: -63}},
+		"control page alone": {four, Caller{LockLimit: 128}, ledger.Data, 1,
+			Outcome{UserPart: 1, Over: -128}},
+		"not a power of two": {four, Caller{LockLimit: 128}, ledger.Data, 64, Outcome{Errno: unix.EINVAL}},
+		"nothing":            {four, Caller{LockLimit: 128}, ledger.Data, 0, Outcome{Errno: unix.EINVAL}},
+		"AUX":                {four, Caller{UserLocked: 500, LockLimit: 128}, ledger.AUX, 64, Outcome{UserPart: 16, Extra: 48, Locked: 48, Over: -80}},
+		"AUX has no control page": {four, Caller{LockLimit: 128}, ledger.AUX, 65,
+			Outcome{Errno: unix.EINVAL}},
+		// The published trace: 36 CPUs, a limit of 131072 pages.
+		"the history, up to 5.3": {Settings{PageSize: 4096, MlockKiB: 516, OnlineCPUs: 36, Paranoid: 2, Cumulative: true},
+			Caller{UserLocked: 32898, PinnedVM: 112998, LockLimit: 131072}, ledger.Data, 3,
+			Outcome{Errno: unix.EPERM, UserPart: 3, Extra: 28257, Locked: 141255, Over: 10183}},
+	} {
+		if got := c.settings.Map(c.caller, c.area, c.pages); got != c.want {
+			t.Errorf("%s: %+v; want %+v", name, got, c.want)
+		}
+	}
+}
+
+func TestMapMany(t *testing.T) {
+	// The workload of the README: 9 buffers of 65 pages fit, the tenth does not.
+	done, last := four.MapMany(Caller{LockLimit: 128}, ledger.Data, 65, 12)
+	if done != 9 || last.Errno != unix.EPERM || last.Over != 6 {
+		t.Errorf("%d, then %+v", done, last)
+	}
+	if done, last := four.MapMany(Caller{LockLimit: 128}, ledger.Data, 65, 9); done != 9 || last.Errno != 0 {
+		t.Errorf("%d, then %+v", done, last)
+	}
+}
+
+func TestFits(t *testing.T) {
+	for name, c := range map[string]struct {
+		settings Settings
+		caller   Caller
+		pages    int64
+		want     int64
+	}{
+		"both":             {four, Caller{LockLimit: 128}, 65, 9},
+		"capability":       {four, Caller{LockLimit: 128, CapIPCLock: true}, 65, NoLimit},
+		"paranoid":         {with(four, func(s *Settings) { s.Paranoid = -1 }), Caller{}, 65, NoLimit},
+		"no rlimit":        {four, Caller{LockLimit: ledger.Unlimited}, 65, NoLimit},
+		"negative sysctl":  {with(four, func(s *Settings) { s.MlockKiB = -8 }), Caller{}, 65, NoLimit},
+		"none":             {four, Caller{UserLocked: 516}, 65, 0},
+		"negative pinned":  {four, Caller{PinnedVM: -100, LockLimit: 128}, 65, 0},
+		"negative, but ok": {four, Caller{UserLocked: 516, PinnedVM: -10, LockLimit: 128}, 65, 2},
+		"wrong size":       {four, Caller{LockLimit: 128}, 64, 0},
+	} {
+		if got := c.settings.Fits(c.caller, ledger.Data, c.pages); got != c.want {
+			t.Errorf("%s: %d; want %d", name, got, c.want)
+		}
+	}
+}
+
+// However the numbers are, as many fit as are mapped until the first refusal,
+// and exactly the pages are charged.
+func TestFitsIsWhatMapManyDoes(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	between := func(from, to int64) int64 { return from + random.Int64N(to-from) }
+	for range 4000 {
+		s := Settings{PageSize: 4096 << (2 * random.IntN(3)), MlockKiB: int(between(-70, 3000)), OnlineCPUs: int(between(1, 9)),
+			Paranoid: int(between(-1, 4)), Cumulative: random.IntN(4) == 0}
+		c := Caller{UserLocked: between(-50, 4000), PinnedVM: between(-200, 2000), LockLimit: between(0, 3000), CapIPCLock: random.IntN(8) == 0}
+		pages := int64(1)<<random.IntN(8) + 1
+		fits := s.Fits(c, ledger.Data, pages)
+		done, last := s.MapMany(c, ledger.Data, pages, 5000)
+		if want := done; done == 5000 {
+			if fits != NoLimit {
+				t.Fatalf("%+v %+v %d pages: %d fit; 5000 could be mapped", s, c, pages, fits)
+			}
+		} else if fits != want || last.Errno != unix.EPERM {
+			t.Fatalf("%+v %+v %d pages: %d fit; %d could be mapped, then %+v", s, c, pages, fits, want, last)
+		}
+		if o := s.Map(c, ledger.Data, pages); !s.Cumulative && (o.UserPart+o.Extra != pages || o.UserPart < 0 || o.Extra < 0) {
+			t.Fatalf("%+v %+v %d pages: %+v", s, c, pages, o)
+		}
+	}
+}
+
+func TestLargest(t *testing.T) {
+	for _, c := range []struct {
+		area        ledger.Area
+		pages, want int64
+	}{{ledger.Data, 128, 65}, {ledger.Data, 129, 129}, {ledger.Data, 2, 2}, {ledger.Data, 1, 0}, {ledger.Data, -5, 0}, {ledger.AUX, 128, 128}, {ledger.AUX, 1, 1}, {ledger.AUX, 0, 0}} {
+		if got := Largest(c.area, c.pages); got != c.want {
+			t.Errorf("area %d, %d pages: %d; want %d", c.area, c.pages, got, c.want)
+		}
+	}
+}
