@@ -1,0 +1,88 @@
+package tracer
+
+import (
+	"bufio"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/pinwatch/pinwatch/bpf"
+)
+
+// chargerProbes are for the other ones that charge locked_vm and pinned_vm. All are
+// optional: most are in modules, or of some versions only. A return comes before
+// its entry.
+func chargerProbes(kernel *btf.Spec) (list []setProbe) {
+	bracket := func(symbol, entry, ret string) {
+		list = append(list, setProbe{symbol: symbol, kprobe: ret, ret: true}, setProbe{symbol: symbol, kprobe: entry})
+	}
+	bracket("sys_io_uring_setup", bpf.ChargersProgKprobeSysIoUringSetup, bpf.ChargersProgKretprobeSysIoUringSetup)
+	bracket("sys_io_uring_register", bpf.ChargersProgKprobeSysIoUringRegister, bpf.ChargersProgKretprobeSysIoUringRegister)
+	// The end of a ring calls the first of these that there is.
+	switch {
+	case parameters(kernel, "__io_sqe_buffers_unregister") > 0:
+		bracket("__io_sqe_buffers_unregister", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
+	case parameters(kernel, "io_sqe_buffers_unregister") > 0:
+		bracket("io_sqe_buffers_unregister", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
+	case hasSymbol("io_buffer_unmap"): // 5.10, whose types have no static functions
+		bracket("io_buffer_unmap", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
+	default:
+		bracket("io_ring_exit_work", bpf.ChargersProgKprobeIoRingExitWork, bpf.ChargersProgKretprobeIoRingExitWork)
+	}
+	region := bpf.ChargersProgKprobeIoFreeRegion
+	if firstParameter(kernel, "io_free_region") == "user" {
+		region = bpf.ChargersProgKprobeIoFreeRegionUser
+	}
+	bracket("io_free_region", region, bpf.ChargersProgKretprobeIoFreeRegion)
+	bracket("io_rsrc_put_work", bpf.ChargersProgKprobeIoRsrcPutWork, bpf.ChargersProgKretprobeIoRsrcPutWork)
+	bracket("xdp_umem_create", bpf.ChargersProgKprobeXdpUmemCreate, bpf.ChargersProgKretprobeXdpUmemCreate)
+	bracket("xdp_umem_release_deferred", bpf.ChargersProgKprobeXdpUmemReleaseDeferred, bpf.ChargersProgKretprobeXdpUmemReleaseDeferred)
+	bracket("xdp_put_umem", bpf.ChargersProgKprobeXdpPutUmem, bpf.ChargersProgKretprobeXdpPutUmem)
+	bracket("mm_account_pinned_pages", bpf.ChargersProgKprobeMmAccountPinnedPages, bpf.ChargersProgKretprobeMmAccountPinnedPages)
+	// 5.10 calls nothing but what GCC split off it.
+	for i := range 2 {
+		list[len(list)-1-i].outlined = "mm_account_pinned_pages.part.0"
+	}
+	bracket("sock_zerocopy_callback", bpf.ChargersProgKprobeZerocopyFirst, bpf.ChargersProgKretprobeZerocopy)
+	bracket("msg_zerocopy_callback", bpf.ChargersProgKprobeZerocopySecond, bpf.ChargersProgKretprobeZerocopy)
+	bracket("msg_zerocopy_complete", bpf.ChargersProgKprobeZerocopySecond, bpf.ChargersProgKretprobeZerocopy)
+	bracket("ib_umem_get", bpf.ChargersProgKprobeIbUmemGet, bpf.ChargersProgKretprobeIbUmemGet)
+	bracket("ib_umem_release", bpf.ChargersProgKprobeIbUmemRelease, bpf.ChargersProgKretprobeIbUmemRelease)
+	bracket("iopt_pages_update_pinned", bpf.ChargersProgKprobeIoptPagesUpdatePinned, bpf.ChargersProgKretprobeIoptPagesUpdatePinned)
+	bracket("do_update_pinned", bpf.ChargersProgKprobeDoUpdatePinned, bpf.ChargersProgKretprobeDoUpdatePinned)
+	bracket("vfio_lock_acct", bpf.ChargersProgKprobeVfioLockAcct, bpf.ChargersProgKretprobeVfioLockAcct)
+	bracket("vhost_vdpa_map", bpf.ChargersProgKprobeVhostVdpaMap, bpf.ChargersProgKretprobeVhostVdpaMap)
+	bracket("vhost_vdpa_pa_unmap", bpf.ChargersProgKprobeVhostVdpaPaUnmap, bpf.ChargersProgKretprobeVhostVdpaPaUnmap)
+	return list
+}
+
+// hasSymbol says whether the kernel has a function of this name. Names are there
+// for everyone, if not addresses.
+func hasSymbol(name string) bool {
+	f, err := os.Open("/proc/kallsyms")
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if fields := strings.Fields(lines.Text()); len(fields) >= 3 && fields[2] == name {
+			return true
+		}
+	}
+	return false
+}
+
+func openChargers(via transport, shared map[string]*ebpf.Map, types types) (*probeSet, error) {
+	kernel, err := types.kernel()
+	if err != nil {
+		return nil, err
+	}
+	s := &probeSet{}
+	if err := s.open(via.chargers, shared, types, chargerProbes(kernel)); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}

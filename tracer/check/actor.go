@@ -1,0 +1,402 @@
+package check
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+)
+
+// An actor is a process of a scenario: this program once more, which does one
+// system call after the other as it is told to over a socket. What a scenario
+// does stands in the checker; what the kernel charges for it, it charges to a
+// throwaway process of a throwaway user. An actor ends when its socket does.
+
+// controlFD is the actor's end of the socket.
+const controlFD = 3
+
+// request is one thing to do. Each op uses the fields that it needs.
+type request struct {
+	Op      string   `json:"op"`
+	FD      int      `json:"fd"`
+	Other   int      `json:"other"`
+	Addr    uintptr  `json:"addr"`
+	Bytes   uintptr  `json:"bytes"`
+	Offset  uintptr  `json:"offset"` // bytes
+	Prot    uintptr  `json:"prot"`
+	Flags   uintptr  `json:"flags"`
+	N       int      `json:"n"`
+	Pages   int64    `json:"pages"`
+	Type    uint32   `json:"type"`
+	UID     int      `json:"uid"`
+	Caps    []string `json:"caps"`
+	Threads int      `json:"threads"`
+}
+
+// reply is what came of it.
+type reply struct {
+	Errno int      `json:"errno"`
+	Value int64    `json:"value"`
+	Notes []string `json:"notes"`
+	Error string   `json:"error"` // what should not happen; Errno is what may
+}
+
+// actor is the process's own side.
+type actor struct {
+	sock    int
+	rights  int   // descriptor that came with the request; -1: none
+	send    int   // descriptor to go with the reply; -1: none
+	events  []int // opened while there were the privileges, and free to use
+	objects objects
+}
+
+// Actor serves requests until the socket ends.
+func Actor() error {
+	a := &actor{sock: controlFD}
+	unix.CloseOnExec(a.sock)
+	if err := a.reply(reply{}); err != nil { // ready
+		return err
+	}
+	buffer, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
+	for {
+		n, oobn, _, _, err := unix.Recvmsg(a.sock, buffer, oob, unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			return nil // the checker is gone
+		}
+		a.rights, a.send = received(oob[:oobn]), -1
+		var r request
+		if err := json.Unmarshal(buffer[:n], &r); err != nil {
+			return err
+		}
+		if err := a.reply(a.do(&r)); err != nil {
+			return err
+		}
+	}
+}
+
+func received(oob []byte) int {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil || len(messages) == 0 {
+		return -1
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) == 0 {
+		return -1
+	}
+	return fds[0]
+}
+
+func (a *actor) reply(r reply) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	var oob []byte
+	if a.send > 0 {
+		oob = unix.UnixRights(a.send)
+	}
+	return unix.Sendmsg(a.sock, text, oob, nil, 0)
+}
+
+// result is the reply for a system call.
+func result(value uintptr, errno unix.Errno) reply {
+	if errno != 0 {
+		return reply{Errno: int(errno)}
+	}
+	return reply{Value: int64(value)}
+}
+
+// failed is the reply for an error: a system call's, or one that should not be.
+func failed(err error) reply {
+	var errno unix.Errno
+	switch {
+	case err == nil:
+		return reply{}
+	case errors.As(err, &errno):
+		return reply{Errno: int(errno), Error: err.Error()}
+	}
+	return reply{Errno: -1, Error: err.Error()}
+}
+
+func (a *actor) do(r *request) reply {
+	switch r.Op {
+	case "become":
+		return failed(become(r.UID, r.Caps))
+	case "reserve":
+		return a.reserve(r.N)
+	case "open":
+		return openEvent(r.Type)
+	case "take":
+		return a.take()
+	case "redirect":
+		return failed(unix.IoctlSetInt(r.FD, unix.PERF_EVENT_IOC_SET_OUTPUT, r.Other))
+	case "mmap":
+		return result(mmap(r.FD, r.Bytes, r.Offset, r.Prot, r.Flags))
+	case "munmap":
+		_, _, errno := unix.Syscall(unix.SYS_MUNMAP, r.Addr, r.Bytes, 0)
+		return result(0, errno)
+	case "move":
+		return move(r.Addr, r.Bytes)
+	case "mprotect":
+		_, _, errno := unix.Syscall(unix.SYS_MPROTECT, r.Addr, r.Bytes, r.Prot)
+		return result(0, errno)
+	case "announce-aux":
+		page := (*unix.PerfEventMmapPage)(pointer(r.Addr))
+		page.Aux_offset, page.Aux_size = uint64(r.Offset), uint64(r.Bytes)
+		return reply{}
+	case "close":
+		return failed(unix.Close(r.FD))
+	case "send":
+		a.send = r.FD
+		return reply{}
+	case "receive":
+		return reply{Value: int64(a.rights)}
+	case "room":
+		return a.measureRoom(r.Pages)
+	case "storm":
+		return a.storm(r)
+	case "fork":
+		return forkAndExit()
+	case "exit":
+		os.Exit(0)
+	case "exec":
+		return failed(execAgain(a.sock))
+	}
+	if do := a.objects.op(r.Op); do != nil {
+		return do(r)
+	}
+	return reply{Errno: -1, Error: "no such op: " + r.Op}
+}
+
+// become leaves root for a uid with just the named capabilities.
+func become(uid int, names []string) error {
+	set := cap.NewSet()
+	for _, name := range names {
+		value, err := cap.FromName(name)
+		if err != nil {
+			return fmt.Errorf("capability %q: %w", name, err)
+		}
+		for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
+			if err := set.SetFlag(flag, true, value); err != nil {
+				return err
+			}
+		}
+	}
+	if err := cap.SetGroups(uid); err != nil {
+		return fmt.Errorf("become gid %d: %w", uid, err)
+	}
+	if err := cap.SetUID(uid); err != nil {
+		return fmt.Errorf("become uid %d: %w", uid, err)
+	}
+	if err := set.SetProc(); err != nil {
+		return fmt.Errorf("keep capabilities %v: %w", names, err)
+	}
+	return nil
+}
+
+func openEvent(kind uint32) reply {
+	attr := unix.PerfEventAttr{
+		Type: kind,
+		Size: uint32(unix.PERF_ATTR_SIZE_VER1),
+		Bits: unix.PerfBitDisabled | unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv,
+	}
+	if kind == unix.PERF_TYPE_SOFTWARE {
+		attr.Config = unix.PERF_COUNT_SW_DUMMY
+	} else {
+		attr.Bits = unix.PerfBitDisabled
+	}
+	fd, err := unix.PerfEventOpen(&attr, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		return failed(fmt.Errorf("perf_event_open: %w", err))
+	}
+	return reply{Value: int64(fd)}
+}
+
+// reserve opens events for later: perf_event_paranoid may refuse the user that
+// the actor becomes. Mapping is what counts here.
+func (a *actor) reserve(n int) reply {
+	for range n {
+		opened := openEvent(unix.PERF_TYPE_SOFTWARE)
+		if opened.Errno != 0 {
+			return opened
+		}
+		a.events = append(a.events, int(opened.Value))
+	}
+	return reply{}
+}
+
+// take gives one of the reserved events out.
+func (a *actor) take() reply {
+	if len(a.events) == 0 {
+		return reply{Errno: -1, Error: "no event is left in reserve"}
+	}
+	fd := a.events[0]
+	a.events = a.events[1:]
+	return reply{Value: int64(fd)}
+}
+
+func mmap(fd int, bytes, offset, prot, flags uintptr) (uintptr, unix.Errno) {
+	addr, _, errno := unix.Syscall6(unix.SYS_MMAP, 0, bytes, prot, flags, uintptr(fd), offset)
+	return addr, errno
+}
+
+const readWrite = unix.PROT_READ | unix.PROT_WRITE
+
+// pointer makes one of an address that mmap gave: no memory of Go's.
+func pointer(addr uintptr) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&addr)) }
+
+// move moves a mapping to another address, which charges nothing.
+func move(addr, bytes uintptr) reply {
+	there, errno := mmap(-1, bytes, 0, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if errno != 0 {
+		return result(0, errno)
+	}
+	const flags = unix.MREMAP_MAYMOVE | unix.MREMAP_FIXED
+	got, _, errno := unix.Syscall6(unix.SYS_MREMAP, addr, bytes, bytes, flags, there, 0)
+	if errno != 0 {
+		unix.Syscall(unix.SYS_MUNMAP, there, bytes, 0)
+	}
+	return result(got, errno)
+}
+
+// measureRoom maps the largest buffers that are not refused, down to single
+// pages, and unmaps them: with an RLIMIT_MEMLOCK of 0 that is what is left of
+// the user's allowance, to the page, by the witness of EPERM alone. It stops at
+// most pages. The notes hold the number of buffers mapped.
+func (a *actor) measureRoom(most int64) reply {
+	var sum int64
+	type mapping struct{ addr, bytes uintptr }
+	var mappings []mapping
+	defer func() {
+		for _, m := range mappings {
+			unix.Syscall(unix.SYS_MUNMAP, m.addr, m.bytes, 0)
+		}
+	}()
+	page := uintptr(os.Getpagesize())
+	size := int64(1)
+	for size*2 <= most {
+		size *= 2
+	}
+	for size >= 0 { // data pages; 0: the control page alone
+		if sum+size+1 > most {
+			size = smaller(size)
+			continue
+		}
+		if len(mappings) == len(a.events) {
+			return reply{Errno: -1, Error: "no event is left in reserve"}
+		}
+		bytes := uintptr(size+1) * page
+		addr, errno := mmap(a.events[len(mappings)], bytes, 0, readWrite, unix.MAP_SHARED)
+		if errno != 0 {
+			if errno != unix.EPERM {
+				return failed(fmt.Errorf("map %d pages: %w", size+1, errno))
+			}
+			size = smaller(size)
+			continue
+		}
+		sum += size + 1
+		mappings = append(mappings, mapping{addr, bytes})
+	}
+	return reply{Value: sum, Notes: []string{fmt.Sprint(len(mappings))}}
+}
+
+// smaller is the next smaller number of data pages; below 0 there is none.
+func smaller(size int64) int64 {
+	if size == 0 {
+		return -1
+	}
+	return size / 2
+}
+
+// storm maps and unmaps in several threads at once: an event of each thread's
+// own, or, with FD, all the same one. The value counts the mappings made.
+func (a *actor) storm(r *request) reply {
+	bytes := uintptr(r.Pages) * uintptr(os.Getpagesize())
+	var made atomic.Int64
+	failures := make(chan error, r.Threads)
+	var ready, wait sync.WaitGroup
+	ready.Add(r.Threads)
+	for range r.Threads {
+		fd := r.FD
+		if fd < 0 {
+			taken := a.take()
+			if taken.Errno != 0 {
+				return taken
+			}
+			fd = int(taken.Value)
+		}
+		wait.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			for round := range r.N {
+				addr, errno := mmap(fd, bytes, 0, readWrite, unix.MAP_SHARED)
+				if errno == 0 {
+					made.Add(1)
+				}
+				if round == 0 { // once, all threads have it mapped
+					ready.Done()
+					ready.Wait()
+				}
+				if errno != 0 {
+					// A new mapping that meets the end of the old one may be
+					// told to try again, or that there is none.
+					if errno != unix.EAGAIN && errno != unix.EINVAL && errno != unix.EBUSY {
+						failures <- errno
+						return
+					}
+					continue
+				}
+				runtime.Gosched()
+				unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0)
+			}
+		})
+	}
+	wait.Wait()
+	close(failures)
+	if err := <-failures; err != nil {
+		return failed(err)
+	}
+	return reply{Value: made.Load()}
+}
+
+// forkAndExit makes a child by fork(2), with a copy of this mm, that ends at
+// once, and waits for it. The child makes nothing but system calls.
+func forkAndExit() reply {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno != 0 {
+		return result(0, errno)
+	}
+	if pid == 0 {
+		for {
+			unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
+		}
+	}
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(int(pid), &status, 0, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return failed(err)
+		}
+	}
+}
+
+// execAgain runs this program again on the same socket: what was mapped goes
+// with the mm.
+func execAgain(sock int) error {
+	if _, err := unix.FcntlInt(uintptr(sock), unix.F_SETFD, 0); err != nil {
+		return err
+	}
+	return unix.Exec("/proc/self/exe", os.Args, os.Environ())
+}

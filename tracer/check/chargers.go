@@ -1,0 +1,459 @@
+package check
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// chargerExercises are about what else is charged as locked memory, or was: BPF
+// objects, io_uring buffers and AF_XDP umems. Other processes of the same user
+// are the witnesses: what the limits still let them have.
+func chargerExercises() []Exercise {
+	return []Exercise{
+		{Name: "bpf-maps", Alone: true, About: "a BPF map of every type, created and released: to the last page before 5.11, within 256 pages of the cgroup since", Needs: needBPF, Do: func(s *Scene) {
+			bpfRounds(s, "bpf-maps")
+		}},
+		{Name: "bpf-programs", Alone: true, About: "a BPF program of every type, one that the kernel rewrites to a larger one among them, loaded and released", Needs: needBPF, Do: func(s *Scene) {
+			bpfRounds(s, "bpf-programs")
+		}},
+		{Name: "bpf-killed", Alone: true, About: "a process is killed while it creates BPF maps and programs", Needs: needBPF, Do: bpfKilled},
+		{Name: "bpf-rlimit", Alone: true, About: "before 5.11: a BPF map past RLIMIT_MEMLOCK is refused with EPERM and charges nothing", Needs: needBPFByRlimit, Do: bpfRlimit},
+		{Name: "memcg-limit", Alone: true, About: "since 5.11: a BPF map past the cgroup's memory.max is refused with ENOMEM and charges nothing", Needs: needBPFByMemcg, Do: memcgLimit},
+		{Name: "io-uring-buffers", Alone: true, About: "io_uring buffers registered, unregistered, refused halfway, and killed with", Needs: needUring, Do: ioUring},
+		{Name: "af-xdp-umem", Alone: true, About: "an AF_XDP umem registered up to the limit, released, refused, and killed with", Needs: needXDP, Do: afXDP},
+	}
+}
+
+// bpfCaps are what BPF wants; none of them lifts a limit of locked memory.
+func bpfCaps() []string { return []string{"cap_bpf", "cap_perfmon", "cap_net_admin", "cap_sys_admin"} }
+
+// regime is who a kernel charges for BPF objects, by what it does.
+type regime struct {
+	rlimit bool   // the user, held against RLIMIT_MEMLOCK (before 5.11)
+	memcg  bool   // the cgroup
+	none   string // why it cannot be told, or is neither
+}
+
+// findRegime tries: a process without any limit creates a map of 4 MiB.
+func (r *run) findRegime() (g regime) {
+	dir := ""
+	if r.memory {
+		dir = filepath.Join(r.cgroup, "regime")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return regime{none: err.Error()}
+		}
+		defer removeCgroup(dir)
+	}
+	p, err := start(r.ctx, dir, false, 0)
+	if err != nil {
+		return regime{none: err.Error()}
+	}
+	defer p.end()
+	if err := p.limit(0); err != nil {
+		return regime{none: err.Error()}
+	}
+	before, _ := memoryCurrent(dir)
+	m, err := p.ask(request{Op: "bpf-map", Pages: 4 << 20 / page()}, -1)
+	after, _ := memoryCurrent(dir)
+	switch errno := unix.Errno(m.Errno); {
+	case err != nil:
+		return regime{none: "requires BPF: " + err.Error()}
+	case errno == unix.EPERM:
+		return regime{rlimit: true}
+	case errno != 0:
+		return regime{none: "requires BPF: " + errno.Error()}
+	case !r.memory && r.noCG != "":
+		return regime{none: r.noCG}
+	case !r.memory:
+		return regime{none: "requires the memory controller of cgroup2 in " + cgroupRoot + "/cgroup.subtree_control (with --invasive it is put there for the time)"}
+	case after-before < 3<<20:
+		return regime{none: "this kernel charges BPF objects to nobody (CONFIG_MEMCG_KMEM, cgroup.memory=nokmem or nobpf)"}
+	}
+	return regime{memcg: true}
+}
+
+func needBPF(r *run) string { return r.regime().none }
+
+func needBPFByRlimit(r *run) string {
+	if r.regime().memcg {
+		return "this kernel charges BPF objects to cgroups, not to users (5.11)"
+	}
+	return r.regime().none
+}
+
+func needBPFByMemcg(r *run) string {
+	if r.regime().rlimit {
+		return "this kernel charges BPF objects to users, not to cgroups (before 5.11)"
+	}
+	return r.regime().none
+}
+
+// settleTime is how long the kernel may take for what it frees later: maps,
+// rings and umems go by way of RCU and work queues.
+const settleTime = 5 * time.Second
+
+// settle reads a witness until it says what is expected, or the time is over,
+// and returns what it said last.
+func (s *Scene) settle(done func(int64) bool, read func() int64) int64 {
+	for end := time.Now().Add(settleTime); ; time.Sleep(10 * time.Millisecond) {
+		value := read()
+		if done(value) || time.Now().After(end) {
+			return value
+		}
+		s.check(s.ctx.Err())
+	}
+}
+
+// expectSettled expects a witness to come to a value.
+func (s *Scene) expectSettled(witness string, expected int64, read func() int64) {
+	s.Expect(witness, expected, s.settle(func(v int64) bool { return v == expected }, read))
+}
+
+// tolerance is by how many pages a cgroup's memory.current may be off when all of
+// it is gone: slabs and page tables stay for a while. What leaks in a scenario
+// is a multiple of it.
+const tolerance = 256
+
+// rest is memory.current of an empty cgroup, in pages. Lowering the limit makes
+// the kernel give back what it keeps in stock for the cgroup on each CPU.
+func (s *Scene) rest(cgroup string) int64 {
+	s.check(os.WriteFile(filepath.Join(cgroup, "memory.max"), []byte("0"), 0))
+	left := s.current(cgroup)
+	s.check(os.WriteFile(filepath.Join(cgroup, "memory.max"), []byte("max"), 0))
+	return left
+}
+
+// baseline is what stays charged to an empty cgroup after the first time, once
+// that changes no more: caches that later times use again.
+func (s *Scene) baseline(cgroup string) int64 {
+	last := int64(-1)
+	left := s.settle(func(v int64) bool {
+		same := v == last
+		last = v
+		time.Sleep(50 * time.Millisecond)
+		return same
+	}, func() int64 { return s.rest(cgroup) })
+	s.say("the empty cgroup is charged %d pages", left)
+	return left
+}
+
+// atRest expects an empty cgroup to be charged no more than before.
+func (s *Scene) atRest(cgroup string, before int64) {
+	left := s.settle(func(v int64) bool { return v <= before+tolerance/2 }, func() int64 { return s.rest(cgroup) })
+	s.say("the empty cgroup is charged %d pages", left)
+	s.Evidence.WitnessesRead++
+	if left > before+tolerance {
+		s.broke(Witness{Witness: fmt.Sprintf("memory.current of the empty cgroup (%d pages more are tolerated)", tolerance), ExpectedPages: before, SeenPages: left})
+	}
+}
+
+// settleRoom waits until the kernel has given back to the user what it does
+// later, so that what is measured at the end stays.
+func (s *Scene) settleRoom() {
+	s.settle(func(v int64) bool { return v == s.model.room(s.users[0]) }, func() int64 {
+		m, err := s.keepers[0].ask(request{Op: "room", Pages: s.model.allowance + beyond}, -1)
+		s.check(err)
+		return m.Value
+	})
+}
+
+// current is memory.current in pages.
+func (s *Scene) current(cgroup string) int64 {
+	bytes, err := memoryCurrent(cgroup)
+	s.check(err)
+	return bytes / page()
+}
+
+// sub makes another cgroup of the scenario.
+func (s *Scene) sub(name string) string {
+	if s.run.cgroup == "" {
+		return ""
+	}
+	dir := s.cgroup + "-" + name
+	s.check(os.Mkdir(dir, 0o755))
+	s.subs = append(s.subs, dir)
+	return dir
+}
+
+// fit counts the maps of 64 pages that a process may create before the kernel
+// refuses, and releases them.
+func (p *process) fit() int64 {
+	var n int64
+	for ; n < 200; n++ {
+		m, err := p.ask(request{Op: "bpf-map", Pages: 64}, -1)
+		p.s.check(err)
+		if m.Errno != 0 {
+			break
+		}
+	}
+	_, err := p.ask(request{Op: "bpf-release"}, -1)
+	p.s.check(err)
+	return n
+}
+
+const fitWitness = "BPF maps of 64 pages that fit before EPERM, times 64"
+
+// bpfRounds creates and releases, and lets the process go with what it holds:
+// once to see what the kernel keeps for later, and then three times.
+func bpfRounds(s *Scene, op string) {
+	s.bpf(func(p *process, first bool) {
+		for round := range 3 {
+			m, err := p.ask(request{Op: op}, -1)
+			s.check(err)
+			if first && len(m.Notes) > 0 {
+				s.say("not here: %s", strings.Join(m.Notes, ", "))
+			}
+			if m.Value == 0 {
+				s.Skip("this kernel refuses all: %s", strings.Join(m.Notes, ", "))
+			}
+			s.say("%s: %d created", op, m.Value)
+			if first || round == 2 {
+				break
+			}
+			_, err = p.ask(request{Op: "bpf-release"}, -1)
+			s.check(err)
+			s.say("all released")
+		}
+		p.Exit()
+	})
+}
+
+func bpfKilled(s *Scene) {
+	s.bpf(func(p *process, _ bool) {
+		s.say("creator creates and releases maps and programs")
+		s.check(p.send(request{Op: "bpf-churn", Pages: mapPages, N: 8}, -1))
+		time.Sleep(50 * time.Millisecond)
+		p.Kill()
+	})
+}
+
+// bpf lets two processes do something with BPF objects, and holds what is charged
+// after the second one against what was after the first.
+func (s *Scene) bpf(do func(p *process, first bool)) {
+	rlimit := s.run.regime().rlimit
+	cgroup := s.sub("bpf")
+	var witness *process
+	var before int64
+	if rlimit {
+		witness = s.Process(Who{Name: "other", Limit: 4096, Caps: bpfCaps()})
+		before = witness.fit() * 64
+	}
+	for _, first := range []bool{true, false} {
+		do(s.Process(Who{Name: "creator", Limit: 32768, Caps: bpfCaps(), Cgroup: cgroup}), first)
+		if !rlimit && first {
+			before = s.baseline(cgroup)
+		}
+	}
+	if rlimit {
+		s.expectSettled(fitWitness, before, func() int64 { return witness.fit() * 64 })
+		return
+	}
+	s.atRest(cgroup, before)
+}
+
+func bpfRlimit(s *Scene) {
+	p := s.Process(Who{Name: "creator", Limit: 256, Caps: bpfCaps()})
+	other := s.Process(Who{Name: "other", Limit: 4096, Caps: bpfCaps()})
+	fits := other.fit() * 64
+	for range 8 {
+		m, err := p.ask(request{Op: "bpf-map", Pages: 512}, -1)
+		s.check(err)
+		s.say("creator creates a map of 512 pages with a limit of 256")
+		s.Expect("errno of the creation", int64(unix.EPERM), int64(m.Errno))
+	}
+	s.expectSettled(fitWitness, fits, func() int64 { return other.fit() * 64 })
+}
+
+func memcgLimit(s *Scene) {
+	cgroup := s.sub("bpf")
+	p := s.Process(Who{Name: "creator", Caps: bpfCaps(), Cgroup: cgroup})
+	s.check(os.WriteFile(filepath.Join(cgroup, "memory.max"), fmt.Append(nil, s.current(cgroup)*page()+8<<20), 0))
+	s.say("memory.max becomes 8 MiB more than what is used")
+	for range 3 {
+		m, err := p.ask(request{Op: "bpf-map", Pages: 16 << 20 / page()}, -1)
+		s.check(err)
+		s.say("creator creates a map of 16 MiB")
+		s.Evidence.WitnessesRead++
+		if unix.Errno(m.Errno) != unix.ENOMEM {
+			s.broke(Witness{Witness: "the kernel says " + errnoName(unix.Errno(m.Errno)) + " instead of ENOMEM", SeenPages: 16 << 20 / page()})
+		}
+	}
+	m, err := p.ask(request{Op: "bpf-map", Pages: 2 << 20 / page()}, -1)
+	s.check(err)
+	s.say("creator creates a map of 2 MiB")
+	s.Evidence.WitnessesRead++
+	if m.Errno != 0 {
+		s.broke(Witness{Witness: "the kernel says " + errnoName(unix.Errno(m.Errno)) + ": what was refused stays charged", ExpectedPages: 2 << 20 / page()})
+	}
+	p.Exit()
+	s.atRest(cgroup, tolerance) // a map that stays charged is sixteen times that
+}
+
+func needUring(r *run) string {
+	switch errno := r.try(request{Op: "uring"}); errno {
+	case 0:
+		return ""
+	case unix.EPERM:
+		return "io_uring is forbidden (kernel.io_uring_disabled, or seccomp)"
+	default:
+		return "requires io_uring (CONFIG_IO_URING): " + errnoName(errno)
+	}
+}
+
+func needXDP(r *run) string {
+	if errno := r.try(request{Op: "umem", Pages: 1}); errno != 0 {
+		return "requires AF_XDP (CONFIG_XDP_SOCKETS): " + errnoName(errno)
+	}
+	return ""
+}
+
+// try does one thing in a process of its own, and says how it ended.
+func (r *run) try(what request) unix.Errno {
+	p, err := start(r.ctx, "", false, 0)
+	if err != nil {
+		return unix.EIO
+	}
+	defer p.end()
+	m, err := p.ask(what, -1)
+	if err != nil && m.Errno == 0 {
+		return unix.EIO
+	}
+	return unix.Errno(m.Errno)
+}
+
+// uringFits is how many pages can be registered with a ring before the kernel
+// refuses.
+func (p *process) uringFits(ring int64, most int64) int64 {
+	low, high := int64(0), most+1 // low fits, high does not
+	for low+1 < high {
+		middle := (low + high) / 2
+		m, err := p.ask(request{Op: "register", FD: int(ring), Pages: middle}, -1)
+		p.s.check(err)
+		switch unix.Errno(m.Errno) {
+		case 0:
+			low = middle
+			_, err := p.ask(request{Op: "unregister", FD: int(ring)}, -1)
+			p.s.check(err)
+		case unix.ENOMEM:
+			high = middle
+		default:
+			p.s.check(errnoError("register io_uring buffers", m))
+		}
+	}
+	return low
+}
+
+// ring makes an io_uring.
+func (p *process) ring() int64 {
+	m, err := p.ask(request{Op: "uring"}, -1)
+	p.s.check(err)
+	p.s.check(errnoError("io_uring_setup", m))
+	p.s.say("%s makes an io_uring", p.name)
+	return m.Value
+}
+
+// register registers a buffer, and tells the model: it is charged to the process
+// as well.
+func (p *process) register(ring, pages int64) {
+	m, err := p.ask(request{Op: "register", FD: int(ring), Pages: pages}, -1)
+	p.s.check(err)
+	p.s.check(errnoError("register io_uring buffers", m))
+	p.s.say("%s registers a buffer of %d pages", p.name, pages)
+	p.by.mm.pages += pages
+	p.s.look()
+}
+
+func ioUring(s *Scene) {
+	const limit, pages = 64, 8
+	const witness = "pages that another process can register before ENOMEM"
+	p, other := s.Process(Who{Name: "registrar", Limit: limit}), s.Process(Who{Name: "other", Limit: limit})
+	theirs := other.ring()
+	read := func() int64 { return other.uringFits(theirs, limit) }
+	alone := read()
+	ring := p.ring()
+	fits := read() // the ring itself is charged by some kernels
+
+	p.register(ring, pages)
+	s.Expect(witness, fits-pages, read())
+	_, err := p.ask(request{Op: "unregister", FD: int(ring)}, -1)
+	s.check(err)
+	s.say("registrar unregisters it")
+	p.by.mm.pages -= pages
+	s.expectSettled(witness, fits, read)
+	s.look()
+
+	m, err := p.ask(request{Op: "register", FD: int(ring), Pages: pages, N: 1}, -1)
+	s.check(err)
+	s.say("registrar registers a buffer of %d pages and one that is not there", pages)
+	if m.Errno == 0 {
+		s.check(fmt.Errorf("the kernel registered a buffer that is not there"))
+	}
+	s.expectSettled(witness, fits, read)
+	s.look()
+
+	p.register(ring, pages)
+	p.Kill()
+	s.expectSettled(witness, alone, read)
+	other.Kill()
+	s.settleRoom()
+}
+
+func afXDP(s *Scene) {
+	const limit = 16
+	const witness = "pages of a umem that fit the limit"
+	who := Who{Name: "owner", Limit: limit, Caps: []string{"cap_net_raw"}}
+	p := s.Process(who)
+	who.Name = "other"
+	other := s.Process(who)
+	// register makes a umem of some pages: how many of them it got.
+	register := func(p *process, pages int64) (got int64, socket int) {
+		m, err := p.ask(request{Op: "umem", Pages: pages}, -1)
+		s.check(err)
+		if m.Errno == 0 {
+			return pages, int(m.Value)
+		}
+		if unix.Errno(m.Errno) != unix.ENOBUFS {
+			s.check(errnoError("register a umem", m))
+		}
+		return 0, -1
+	}
+	again := func() int64 {
+		got, socket := register(other, limit)
+		if socket >= 0 {
+			_, err := other.ask(request{Op: "close", FD: socket}, -1)
+			s.check(err)
+		}
+		return got
+	}
+	got, socket := register(p, limit)
+	s.say("owner registers a umem of %d pages", limit)
+	s.Expect(witness, limit, got)
+	got, _ = register(other, 1)
+	s.say("other registers a umem of 1 page")
+	s.Expect(witness, 0, got)
+	_, err := p.ask(request{Op: "close", FD: socket}, -1)
+	s.check(err)
+	s.say("owner closes it")
+	s.expectSettled(witness, limit, again)
+
+	m, err := p.ask(request{Op: "umem", Pages: limit, N: 1}, -1)
+	s.check(err)
+	s.say("owner registers a umem that is not there")
+	if m.Errno == 0 {
+		s.check(fmt.Errorf("the kernel registered a umem that is not there"))
+	}
+	s.expectSettled(witness, limit, again)
+
+	// What the other one closed goes later, and the owner's must fit again.
+	s.expectSettled(witness, limit, func() int64 { got, _ := register(p, limit); return got })
+	s.say("owner registers a umem of %d pages", limit)
+	p.Kill()
+	s.expectSettled(witness, limit, again)
+	other.Kill()
+	s.settleRoom()
+}

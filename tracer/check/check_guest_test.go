@@ -1,0 +1,288 @@
+//go:build guest
+
+package check_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+)
+
+// all says that the whole matrix is to run, and not the few of `make test`.
+func all() bool { return os.Getenv("PINWATCH_SERIES") != "" }
+
+// few are the scenarios of `make test`.
+var few = []string{"map-once", "past-allowance", "map-twice", "two-processes-payer-first", "sysctl-lowered", "aux-straddle-allowance", "memcg-limit", "io-uring-buffers"}
+
+// runCheck runs pinwatch check on the host, with guests, and returns its report
+// and its exit code.
+func runCheck(t *testing.T, args ...string) (check.Report, int) {
+	t.Helper()
+	cmd := exec.Command(guesttest.Binary(t), append([]string{"check", "--format", "json", "--timeout", "5m", "--parallel", "1"}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	var report check.Report
+	if stdout.Len() > 0 {
+		if err := json.Unmarshal(stdout.Bytes(), &report); err != nil {
+			t.Fatalf("%v\n%s", err, stdout.String())
+		}
+	}
+	for _, k := range report.Kernels {
+		if k.Error != "" {
+			t.Logf("%s: %s", k.Release, k.Error)
+		}
+	}
+	t.Log(stderr.String())
+	return report, cmd.ProcessState.ExitCode()
+}
+
+// failed are the scenarios that fail on a kernel, and their verdicts.
+func failed(t *testing.T, k check.Kernel) map[string][]string {
+	t.Helper()
+	if len(k.Scenarios) == 0 {
+		t.Fatalf("%s: no scenario ran: %s", k.Release, k.Error)
+	}
+	fails := map[string][]string{}
+	for _, sc := range k.Scenarios {
+		if sc.CouldNotRun {
+			t.Errorf("%s: %s: %s", k.Release, sc.Name, sc.Reason)
+		}
+		if sc.Result == check.Fail {
+			fails[sc.Name] = sc.Verdicts
+			if k.Tracer != "" && !sc.Evidence.Agree {
+				t.Errorf("%s: %s: %s", k.Release, sc.Name, sc.Reason)
+			}
+		}
+	}
+	return fails
+}
+
+// finding is what stock kernels are known to get wrong, and where that shows.
+type finding struct {
+	Name      string   `json:"name"`
+	Verdict   string   `json:"verdict"`
+	Series    []string `json:"series"`
+	Scenarios []string `json:"scenarios"`
+}
+
+func findings(t *testing.T) (list []finding) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join(guesttest.Root(), "testdata", "findings", "findings.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, &list); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// known are the scenarios that are known to fail on a series, with verdicts.
+func known(t *testing.T, series string, chosen []string) map[string][]string {
+	fails := map[string][]string{}
+	for _, f := range findings(t) {
+		if !slices.Contains(f.Series, series) {
+			continue
+		}
+		for _, name := range f.Scenarios {
+			name, only, found := strings.Cut(name, "@") // just on these series
+			if found && !slices.Contains(strings.Split(only, "+"), series) || len(chosen) > 0 && !slices.Contains(chosen, name) {
+				continue
+			}
+			fails[name] = append(fails[name], f.Verdict)
+			slices.Sort(fails[name])
+		}
+	}
+	return fails
+}
+
+// Stock kernels fail in the scenarios that show what they are known to get wrong,
+// by the same verdicts on both architectures and with any page size, and in no
+// others.
+func TestStockKernels(t *testing.T) {
+	kernels := guesttest.Fetch(t, "6.12")
+	chosen := few
+	if all() {
+		kernels, chosen = append(guesttest.Kernels(t), guesttest.Arm64(t)...), nil
+	}
+	for _, k := range kernels {
+		t.Run(k.Series+"-"+k.Arch, func(t *testing.T) {
+			if k.Arch == "arm64" {
+				guesttest.BinaryFor(t, "arm64")
+			}
+			args := []string{"--kernel", k.Image}
+			if len(chosen) > 0 {
+				args = append(args, "--scenario", strings.Join(chosen, ","))
+			}
+			report, code := runCheck(t, args...)
+			want := known(t, strings.TrimSuffix(k.Series, "-16k"), chosen)
+			got := failed(t, report.Kernels[0])
+			if report.Kernels[0].Tracer == "" {
+				// Witnesses see that something is wrong, and not always whose it is.
+				t.Logf("%s: no tracer: %s", k.Release, report.Kernels[0].TracerError)
+				for name := range got {
+					got[name] = want[name]
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s", diff)
+			}
+			if code != 3 && len(want) > 0 || code != 0 && len(want) == 0 {
+				t.Errorf("exit %d with %d fails", code, len(want))
+			}
+		})
+	}
+}
+
+// Each accounting of the past fails in the scenarios that it should, and only
+// there: testdata/check/known-bad.json, worked out from the code of each. The
+// kernel without it passes, but for what 6.1 itself gets wrong.
+func TestKnownBadKernel(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join(guesttest.Root(), "testdata", "check", "known-bad.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var variants map[string]map[string][]string
+	if err := json.Unmarshal(raw, &variants); err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"cumulative"}
+	chosen := few
+	if all() {
+		names, chosen = []string{"right", "cumulative", "twice", "unclamped", "aux-full", "aux-either"}, nil
+	}
+	k := guesttest.KnownBad(t)
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			args := []string{"--kernel", k.Image, "--append", "perf_mmap_accounting=" + name}
+			if len(chosen) > 0 {
+				args = append(args, "--scenario", strings.Join(chosen, ","))
+			}
+			report, code := runCheck(t, args...)
+			want := known(t, "6.1", chosen)
+			for scenario, verdicts := range variants[name] {
+				if len(chosen) == 0 || slices.Contains(chosen, scenario) {
+					want[scenario] = slices.Sorted(slices.Values(append(want[scenario], verdicts...)))
+				}
+			}
+			got := failed(t, report.Kernels[0])
+			for _, verdicts := range got {
+				slices.Sort(verdicts)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+			if code != 3 {
+				t.Errorf("exit %d; want 3", code)
+			}
+		})
+	}
+}
+
+// A checker that is killed with SIGKILL while a setting is changed leaves the
+// machine as it was.
+func TestKilledCheckerRestores(t *testing.T) {
+	const script = `
+mlock=/proc/sys/kernel/perf_event_mlock_kb; paranoid=/proc/sys/kernel/perf_event_paranoid; cpu=/sys/devices/system/cpu/cpu3/online
+state() { busybox cat $mlock $paranoid $cpu /sys/fs/cgroup/cgroup.subtree_control; busybox ls -d /sys/fs/cgroup/pinwatch* 2>/dev/null; true; }
+state > /before
+try() { # scenario file
+	old=$(busybox cat $2); now=$old; changed=
+	pinwatch check --invasive --scenario $1 > /dev/null 2>&1 & pid=$!
+	while [ -d /proc/$pid ]; do
+		read -r now < $2
+		[ "$now" = "$old" ] || { changed=yes; break; }
+	done
+	busybox kill -9 $pid; wait $pid
+	busybox echo "$1 changed:$changed"
+	for i in 1 2 3 4 5 6 7 8 9 10; do
+		state > /after; busybox cmp -s /before /after && break; busybox sleep 0.5
+	done
+	busybox cmp /before /after && busybox echo restored
+}
+try sysctl-lowered $mlock
+try paranoid-minus-one $paranoid
+try cpu-offline $cpu
+`
+	k := guesttest.Fetch(t, "6.12")[0]
+	out := guesttest.Run(t, k, guesttest.Shell(t), "workload", "run-as", "--", "sh", "-c", script)
+	want := "sysctl-lowered changed:yes\nrestored\nparanoid-minus-one changed:yes\nrestored\ncpu-offline changed:yes\nrestored\n"
+	if out.Stdout != want {
+		t.Errorf("got %q\n%s", out.Stdout, out.Stderr)
+	}
+}
+
+// A kernel that panics, hangs or has no BTF is never "bad" for git bisect.
+func TestBisectCannotTest(t *testing.T) {
+	if !all() {
+		t.Skip("runs with make test-kernels")
+	}
+	k := guesttest.Fetch(t, "6.12")[0]
+	for name, args := range map[string][]string{
+		"panic":           {"--append", "init=/nowhere rdinit=/nowhere"},
+		"hang":            {"--timeout", "1s"},
+		"missing feature": {"--scenario", "aux-straddle-allowance"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, code := runCheck(t, append([]string{"--exit", "bisect", "--kernel", k.Image}, args...)...); code != 125 {
+				t.Errorf("exit %d; want 125", code)
+			}
+		})
+	}
+}
+
+// git bisect finds the commit that breaks the accounting: the known-bad kernel
+// stands in for it, by a boot parameter that the commits hold.
+func TestBisectRun(t *testing.T) {
+	if !all() {
+		t.Skip("runs with make test-kernels")
+	}
+	k := guesttest.KnownBad(t)
+	cmd := exec.Command(filepath.Join(guesttest.Root(), "testdata", "check", "bisect-example.sh"), guesttest.Binary(t), k.Image)
+	cmd.Dir = t.TempDir()
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "is the first bad commit") || !strings.Contains(string(out), "perf: simplify the accounting") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Ten runs give the same table. With PINWATCH_REPEAT=10.
+func TestRepeatable(t *testing.T) {
+	var n int
+	if fmt.Sscan(os.Getenv("PINWATCH_REPEAT"), &n); n == 0 {
+		t.Skip("runs with PINWATCH_REPEAT=10")
+	}
+	for _, k := range guesttest.Kernels(t) {
+		var first string
+		for i := range n {
+			report, _ := runCheck(t, "--kernel", k.Image)
+			var table strings.Builder
+			for _, sc := range report.Kernels[0].Scenarios {
+				fmt.Fprintf(&table, "%s %s %v\n", sc.Name, sc.Result, sc.Verdicts)
+			}
+			if i == 0 {
+				first = table.String()
+			}
+			if diff := cmp.Diff(first, table.String()); diff != "" {
+				t.Errorf("%s, run %d: %s", k.Series, i+1, diff)
+			}
+		}
+	}
+}

@@ -1,0 +1,217 @@
+package check
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// The model says what the accounting is meant to be: the numbers are worked out
+// by hand.
+func TestModel(t *testing.T) {
+	m := model{allowance: 10, paranoid: 2}
+	var user, mm, other payer
+	by := caller{user: &user, mm: &mm, limit: 5}
+	want := func(step string, toUser, toMM int64) {
+		t.Helper()
+		if user.pages != toUser || mm.pages != toMM {
+			t.Errorf("%s: user %d, process %d; want %d and %d", step, user.pages, mm.pages, toUser, toMM)
+		}
+	}
+	inside, errno := m.charge(by, 9)
+	if errno != 0 {
+		t.Fatal(errno)
+	}
+	want("within the allowance", 9, 0)
+	across, _ := m.charge(by, 3)
+	want("across its end", 10, 2)
+	past, _ := m.charge(by, 3)
+	want("past it, up to the limit", 10, 5)
+	if _, errno := m.charge(by, 1); errno != unix.EPERM {
+		t.Errorf("one page beyond the limit: %v", errno)
+	}
+	want("refused", 10, 5)
+	by.ipcLock = true
+	extra, _ := m.charge(by, 1)
+	want("with CAP_IPC_LOCK", 10, 6)
+	extra.unmap()
+	past.again()
+	past.unmap()
+	want("one of two mappings gone", 10, 5)
+	if !past.live() {
+		t.Error("a mapping is left")
+	}
+	past.unmap()
+	across.unmap()
+	want("refunds are what was charged", 9, 0)
+	inside.unmap()
+	want("at rest", 0, 0)
+
+	m.paranoid = -1
+	if _, errno := m.charge(caller{user: &user, mm: &other}, 11); errno != 0 || user.pages != 10 || other.pages != 1 {
+		t.Errorf("perf_event_paranoid -1: %v, user %d, process %d", errno, user.pages, other.pages)
+	}
+	// Lowered below what is charged: nothing of the history is charged again.
+	m = model{allowance: 4, paranoid: 2}
+	var fresh payer
+	if _, errno := m.charge(caller{user: &user, mm: &fresh, limit: 9}, 9); errno != 0 || user.pages != 10 || fresh.pages != 9 {
+		t.Errorf("sysctl lowered: %v, user %d, process %d", errno, user.pages, fresh.pages)
+	}
+	if got := m.room(&user); got != 0 {
+		t.Errorf("room %d of a user that has more than its allowance", got)
+	}
+}
+
+// Sizes are ones that perf accepts, and add up.
+func TestSizes(t *testing.T) {
+	for pages := int64(0); pages < 1500; pages++ {
+		var sum int64
+		for _, size := range sizes(pages) {
+			if data := size - 1; data&(data-1) != 0 {
+				t.Fatalf("%d pages: %d is no size of a buffer", pages, size)
+			}
+			sum += size
+		}
+		if sum != pages {
+			t.Fatalf("%d pages: the sizes %v add up to %d", pages, sizes(pages), sum)
+		}
+	}
+}
+
+func TestExitCode(t *testing.T) {
+	scenario := func(result string, couldNot bool) Scenario { return Scenario{Result: result, CouldNotRun: couldNot} }
+	pass, fail, skip, broken := scenario(Pass, false), scenario(Fail, false), scenario(Skip, false), scenario(Skip, true)
+	ran := func(list ...Scenario) Kernel { return Kernel{Scenarios: list} }
+	dead := Kernel{Error: "guest kernel panicked"}
+	for _, c := range []struct {
+		name                    string
+		kernels                 []Kernel
+		named                   bool
+		normal, bisect, kselftt int
+	}{
+		{"all hold", []Kernel{ran(pass, pass)}, false, 0, 0, 0},
+		{"one broken", []Kernel{ran(pass, fail)}, false, 3, 1, 1},
+		{"some skipped", []Kernel{ran(pass, skip)}, false, 0, 0, 0},
+		{"a named one skipped", []Kernel{ran(pass, skip)}, true, 0, 125, 4},
+		{"a named one skipped, another broken", []Kernel{ran(fail, skip)}, true, 3, 1, 1},
+		{"all skipped", []Kernel{ran(skip, skip)}, false, 0, 125, 4},
+		{"one could not run", []Kernel{ran(pass, broken)}, false, 1, 125, 1},
+		{"one could not run, another broken", []Kernel{ran(fail, broken)}, false, 3, 1, 1},
+		{"panic", []Kernel{dead}, false, 1, 125, 1},
+		{"one of two kernels panics", []Kernel{ran(pass), dead}, false, 1, 125, 1},
+		{"one panics, the other is broken", []Kernel{ran(fail), dead}, false, 3, 1, 1},
+		{"nothing", nil, false, 1, 125, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := Report{Kernels: c.kernels}
+			for convention, want := range map[string]int{ExitDefault: c.normal, ExitBisect: c.bisect, ExitKselftest: c.kselftt} {
+				if got, err := r.ExitCode(convention, c.named); err != nil || got != want {
+					t.Errorf("%s: %d, %v; want %d", convention, got, err, want)
+				}
+			}
+		})
+	}
+	if _, err := new(Report).ExitCode("nonsense", false); err == nil {
+		t.Error("an unknown convention is an error")
+	}
+}
+
+// The names are for other people's scripts: they stay. A new scenario is added
+// here, and none goes.
+func TestNames(t *testing.T) {
+	raw, err := os.ReadFile(filepath.Join("..", "..", "testdata", "check", "scenarios.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range Exercises() {
+		names = append(names, e.Name)
+		if e.About == "" || e.Do == nil || strings.ToLower(e.Name) != e.Name || strings.ContainsAny(e.Name, " _,") {
+			t.Errorf("%+v: wants a name in kebab-case, a description and something to do", e.Name)
+		}
+	}
+	if diff := cmp.Diff(strings.Fields(string(raw)), names); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestChoose(t *testing.T) {
+	list, err := Choose([]string{"redirect", "map-once"})
+	if err != nil || len(list) != 2 || list[0].Name != "redirect" {
+		t.Errorf("got %v, %v", list, err)
+	}
+	for wrong, want := range map[string]string{"map-onec": "map-once", "sysctl": "sysctl-lowered", "two-processes": "two-processes-payer-first", "aux": "aux-within-allowance"} {
+		_, err := Choose([]string{wrong})
+		if !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %s named", wrong, err, want)
+		}
+	}
+}
+
+// A fail names what is broken, and says whether tracer and witness agree.
+func TestConclude(t *testing.T) {
+	witness := []Witness{{Witness: "VmPin of the payer", When: "payer unmaps 9 pages", ExpectedPages: 0, SeenPages: 9}}
+	broken := []Broken{{Verdict: "misdirected-refund", Certainty: certain, Count: 1, Kind: "refund", ExcessPages: 9}, {Verdict: "wrong-refusal", Certainty: certain, Count: 3}}
+	doubt := []Broken{{Verdict: "underflow", Certainty: uncertain, Count: 1}, {Verdict: "wrong-refusal", Certainty: certain, Count: 3}}
+	for _, c := range []struct {
+		name     string
+		evidence Evidence
+		traced   bool
+		result   string
+		verdicts []string
+		agree    bool
+		reason   string
+	}{
+		{"clean", Evidence{Tracer: Watched{Watched: true}}, true, Pass, nil, true, ""},
+		{"both", Evidence{Broken: witness, Tracer: Watched{Watched: true, Broken: broken}}, true, Fail, []string{"misdirected-refund"}, true, "expected 0 pages, seen 9"},
+		{"tracer alone", Evidence{Tracer: Watched{Watched: true, Broken: broken}}, true, Fail, []string{"misdirected-refund"}, false, "witness: ok; they do not agree"},
+		{"witness alone", Evidence{Broken: witness, Tracer: Watched{Watched: true}}, true, Fail, []string{"leak"}, false, "tracer: ok; witness: VmPin"},
+		{"tracer uncertain, witness sure", Evidence{Broken: witness, Tracer: Watched{Watched: true, Broken: doubt}}, true, Fail, []string{"underflow"}, true, "uncertain"},
+		{"tracer uncertain alone", Evidence{Tracer: Watched{Watched: true, Broken: doubt[:1]}}, true, Pass, nil, true, ""},
+		{"no tracer", Evidence{Broken: witness}, false, Fail, []string{"leak"}, true, "witness: VmPin"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sc := Scenario{Name: "x", Evidence: c.evidence}
+			sc.conclude(c.traced)
+			if sc.Result != c.result || sc.Evidence.Agree != c.agree || !strings.Contains(sc.Reason, c.reason) {
+				t.Errorf("got %s, agree %v, %q", sc.Result, sc.Evidence.Agree, sc.Reason)
+			}
+			if diff := cmp.Diff(c.verdicts, sc.Verdicts); diff != "" {
+				t.Error(diff)
+			}
+			if sc.Result == Fail && (sc.Evidence.Hurts == "" || len(sc.Evidence.Reproduce) != 2) {
+				t.Errorf("a fail says whom it hurts and how to see it: %+v", sc.Evidence)
+			}
+		})
+	}
+}
+
+// The watchdog puts back what it was told of, the last first, and lets an order
+// be that was cut off.
+func TestWatchdog(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "sysctl")
+	if err := os.WriteFile(path, []byte("changed"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var in strings.Builder
+	orders := json.NewEncoder(&in)
+	orders.Encode(order{Path: path, Value: "first"})
+	orders.Encode(order{Path: path, Value: "second"})
+	in.WriteString(`{"path":"` + path + `","val`)
+	if err := Watchdog(strings.NewReader(in.String())); err != nil {
+		t.Fatal(err)
+	}
+	if raw, _ := os.ReadFile(path); string(raw) != "first" {
+		t.Errorf("got %q; want what the first order says", raw)
+	}
+	if err := Watchdog(strings.NewReader(`{"path":"` + dir + `/none/at-all","value":"1"}`)); err == nil {
+		t.Error("what cannot be put back is an error")
+	}
+}

@@ -1,0 +1,202 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pinwatch/pinwatch/tracer/guest"
+)
+
+// Guests say how to check kernels that are booted in QEMU.
+type Guests struct {
+	Kernels   []string          // images
+	Binaries  map[string]string // pinwatch for the guest, by architecture; "": found by itself
+	BTF       string            // file with the kernels' types, for kernels that carry none
+	Scenarios []string          // names; none: all
+	Base      guest.Config      // CPUs, memory, parameters, accelerator
+	Timeout   time.Duration     // per kernel
+	KeepLog   bool
+	Parallel  int // guests at a time; 0: as the machine's cores allow
+	// Progress is called when a kernel's state changes, and Done with how it
+	// ended. Both get the image's short name.
+	Progress, Done func(name, state string)
+}
+
+// Run boots the kernels, several at a time, and checks each in its guest. What
+// goes wrong with one is in its report.
+func (g *Guests) Run(ctx context.Context) (Report, error) {
+	r := Report{Version: Version, Kernels: make([]Kernel, len(g.Kernels))}
+	slots := make(chan struct{}, g.parallel())
+	var wait sync.WaitGroup
+	for i, image := range g.Kernels {
+		slots <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-slots }()
+			if ctx.Err() == nil {
+				r.Kernels[i] = g.one(ctx, image)
+			}
+		})
+	}
+	wait.Wait()
+	if ctx.Err() != nil {
+		return r, errors.New("interrupted")
+	}
+	return r, nil
+}
+
+// parallel is how many guests the cores allow: an emulated guest uses one.
+func (g *Guests) parallel() int {
+	if g.Parallel > 0 {
+		return g.Parallel
+	}
+	return max(1, min(runtime.NumCPU(), len(g.Kernels)))
+}
+
+// one checks one kernel. An emulated guest that dies is tried once more.
+func (g *Guests) one(ctx context.Context, image string) Kernel {
+	k := Kernel{Image: image, Scenarios: []Scenario{}, Release: releaseOf(image)}
+	var log bytes.Buffer
+	var err error
+	if k.Arch, err = guest.ImageArch(image); err != nil {
+		k.Error = err.Error()
+		return k
+	}
+	for attempt := 1; attempt <= 2; attempt++ {
+		g.Progress(releaseOf(image), "booting")
+		log.Reset()
+		err = g.boot(ctx, &k, &log)
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+		k.Error = err.Error()
+		var died *guest.Error
+		if !errors.As(err, &died) || died.Booting || errors.Is(err, guest.ErrTimeout) {
+			break
+		}
+	}
+	if g.KeepLog && (k.Error != "" || k.Failed()) {
+		k.Log = g.keep(k.Release, log.Bytes())
+	}
+	g.Done(releaseOf(image), k.state())
+	return k
+}
+
+// Failed says whether an invariant is broken.
+func (k *Kernel) Failed() bool {
+	return slices.ContainsFunc(k.Scenarios, func(sc Scenario) bool { return sc.Result == Fail })
+}
+
+// CouldNotRun says whether a scenario went wrong.
+func (k *Kernel) CouldNotRun() bool {
+	return slices.ContainsFunc(k.Scenarios, func(sc Scenario) bool { return sc.CouldNotRun })
+}
+
+// boot runs the check in a guest and takes its report.
+func (g *Guests) boot(ctx context.Context, k *Kernel, log *bytes.Buffer) error {
+	var stdout, stderr bytes.Buffer
+	c := g.Base
+	c.Kernel, c.Arch, c.Binary, c.Timeout = k.Image, k.Arch, g.Binaries[k.Arch], g.Timeout
+	c.Stdout, c.Console = &stdout, log
+	c.Args = []string{"check", "--format", "json", "--invasive", "--progress"}
+	if len(g.Scenarios) > 0 {
+		c.Args = append(c.Args, "--scenario", strings.Join(g.Scenarios, ","))
+	}
+	if g.BTF != "" {
+		c.Files = append(c.Files, g.BTF+":btf")
+		c.Args = append(c.Args, "--btf", "/btf")
+	}
+	said := &progress{g: g, image: k.Image, rest: &stderr}
+	c.Stderr = said
+	if _, err := guest.Run(ctx, c); err != nil {
+		if said.last != "" {
+			return fmt.Errorf("in scenario %s: %w", said.last, err)
+		}
+		return err
+	}
+	var report Report
+	if err := json.Unmarshal(stdout.Bytes(), &report); err != nil || len(report.Kernels) != 1 {
+		return fmt.Errorf("the check in the guest said nothing: %s", strings.TrimSpace(stderr.String()))
+	}
+	image := k.Image
+	*k = report.Kernels[0]
+	k.Image = image
+	for i := range k.Scenarios {
+		k.Scenarios[i].reproduceIn(image)
+	}
+	return nil
+}
+
+// progress passes on what the check in the guest says of its progress, and
+// keeps the rest.
+type progress struct {
+	g     *Guests
+	image string
+	line  []byte
+	last  string // such as "12/47 redirect"
+	rest  *bytes.Buffer
+}
+
+// progressPrefix marks a line of progress.
+const progressPrefix = "progress: "
+
+func (p *progress) Write(b []byte) (int, error) {
+	p.line = append(p.line, b...)
+	for {
+		line, rest, found := bytes.Cut(p.line, []byte("\n"))
+		if !found {
+			return len(b), nil
+		}
+		if state, ok := strings.CutPrefix(string(line), progressPrefix); ok {
+			p.last = state
+			p.g.Progress(releaseOf(p.image), state)
+		} else {
+			p.rest.Write(append(line, '\n'))
+		}
+		p.line = rest
+	}
+}
+
+// state says in a word how a kernel fared.
+func (k *Kernel) state() string {
+	if k.Error != "" {
+		return "could not run: " + strings.SplitN(k.Error, "\n", 2)[0]
+	}
+	var n = map[string]int{}
+	for _, sc := range k.Scenarios {
+		n[sc.Result]++
+	}
+	return fmt.Sprintf("%d pass, %d fail, %d skip", n[Pass], n[Fail], n[Skip])
+}
+
+// keep writes a kernel's messages to a file of their own.
+func (g *Guests) keep(release string, log []byte) string {
+	f, err := os.CreateTemp("", "pinwatch-"+release+"-*.log")
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if _, err := f.Write(log); err != nil {
+		return ""
+	}
+	return f.Name()
+}
+
+// releaseOf is what a kernel image's name says of its release: it stands in until
+// the kernel itself has said.
+func releaseOf(image string) string {
+	name := strings.TrimPrefix(strings.TrimPrefix(filepath.Base(image), "vmlinuz-"), "bzImage-")
+	if strings.HasPrefix(name, "vmlinuz") || name == "bzImage" || name == "Image" {
+		return filepath.Base(filepath.Dir(image))
+	}
+	return name
+}

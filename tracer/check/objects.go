@@ -1,0 +1,267 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+)
+
+// objects are what an actor holds that is charged besides perf buffers: BPF maps
+// and programs, io_uring rings and AF_XDP sockets.
+type objects struct {
+	maps     []*ebpf.Map
+	programs []*ebpf.Program
+}
+
+// op finds what does a request; nil: there is none.
+func (o *objects) op(name string) func(*request) reply {
+	return map[string]func(*request) reply{
+		"bpf-map":      o.bpfMap,
+		"bpf-maps":     o.bpfMaps,
+		"bpf-programs": o.bpfPrograms,
+		"bpf-churn":    o.bpfChurn,
+		"bpf-release":  o.bpfRelease,
+		"uring":        uring,
+		"register":     uringRegister,
+		"unregister":   uringUnregister,
+		"umem":         umem,
+	}[name]
+}
+
+// errnoOf is what an error is called in a note.
+func errnoOf(err error) string {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return unix.ErrnoName(errno)
+	}
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return "not supported"
+	}
+	return err.Error()
+}
+
+// arrayOf is an array map of about so many pages of memory.
+func arrayOf(pages int64) *ebpf.MapSpec {
+	return &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: uint32(os.Getpagesize()) - 8, MaxEntries: uint32(pages)}
+}
+
+// bpfMap creates one array map and keeps it. Its errno may be any.
+func (o *objects) bpfMap(r *request) reply {
+	m, err := ebpf.NewMap(arrayOf(r.Pages))
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return reply{Errno: int(errno)}
+	}
+	if err != nil {
+		return failed(err)
+	}
+	o.maps = append(o.maps, m)
+	return reply{}
+}
+
+// mapPages is about what each map of mapSpecs takes, where its type lets it.
+const mapPages = 256
+
+// mapSpecs has one map of each type, most of them of mapBytes.
+func mapSpecs() []*ebpf.MapSpec {
+	spec := func(kind ebpf.MapType, key, value, entries uint32) *ebpf.MapSpec {
+		return &ebpf.MapSpec{Type: kind, KeySize: key, ValueSize: value, MaxEntries: entries}
+	}
+	mapBytes := uint32(mapPages * os.Getpagesize())
+	slots := mapBytes / 8
+	inner := spec(ebpf.Array, 4, 4, 1)
+	number := &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}
+	storage := func(kind ebpf.MapType) *ebpf.MapSpec {
+		return &ebpf.MapSpec{Type: kind, KeySize: 4, ValueSize: 4, Flags: unix.BPF_F_NO_PREALLOC, Key: number, Value: number}
+	}
+	nested := func(kind ebpf.MapType) *ebpf.MapSpec {
+		m := spec(kind, 4, 4, slots/8)
+		m.InnerMap = inner
+		return m
+	}
+	trie := spec(ebpf.LPMTrie, 8, 4, 1024)
+	trie.Flags = unix.BPF_F_NO_PREALLOC
+	arena := spec(ebpf.Arena, 0, 0, 16)
+	arena.Flags = unix.BPF_F_MMAPABLE
+	return []*ebpf.MapSpec{
+		spec(ebpf.Hash, 4, 240, mapBytes/256), spec(ebpf.Array, 4, 256, mapBytes/256), spec(ebpf.ProgramArray, 4, 4, slots),
+		spec(ebpf.PerfEventArray, 4, 4, slots), spec(ebpf.PerCPUHash, 4, 64, 2048), spec(ebpf.PerCPUArray, 4, 64, 4096),
+		spec(ebpf.StackTrace, 4, 8*16, mapBytes/256), spec(ebpf.CGroupArray, 4, 4, slots), spec(ebpf.LRUHash, 4, 240, mapBytes/256),
+		spec(ebpf.LRUCPUHash, 4, 64, 2048), trie, nested(ebpf.ArrayOfMaps), nested(ebpf.HashOfMaps),
+		spec(ebpf.DevMap, 4, 4, slots), spec(ebpf.SockMap, 4, 4, slots), spec(ebpf.CPUMap, 4, 4, 1), spec(ebpf.XSKMap, 4, 4, slots),
+		spec(ebpf.SockHash, 4, 4, slots), spec(ebpf.CGroupStorage, 12, 64, 0), spec(ebpf.ReusePortSockArray, 4, 8, slots),
+		spec(ebpf.PerCPUCGroupStorage, 12, 64, 0), spec(ebpf.Queue, 0, 256, mapBytes/256), spec(ebpf.Stack, 0, 256, mapBytes/256),
+		storage(ebpf.SkStorage), spec(ebpf.DevMapHash, 4, 4, mapBytes/64), spec(ebpf.RingBuf, 0, 0, mapBytes), storage(ebpf.InodeStorage),
+		storage(ebpf.TaskStorage), spec(ebpf.BloomFilter, 0, 8, slots), spec(ebpf.UserRingbuf, 0, 0, mapBytes), storage(ebpf.CgroupStorage), arena,
+	}
+}
+
+// bpfMaps creates a map of every type. The notes name the types that this kernel
+// refuses, and why.
+func (o *objects) bpfMaps(*request) (r reply) {
+	for _, spec := range mapSpecs() {
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			r.Notes = append(r.Notes, fmt.Sprintf("%s: %s", spec.Type, errnoOf(err)))
+			continue
+		}
+		o.maps = append(o.maps, m)
+		r.Value++
+	}
+	return r
+}
+
+// programSpecs has one program of each type that needs nothing to attach to.
+func programSpecs() (list []*ebpf.ProgramSpec) {
+	body := make(asm.Instructions, 0, 3000)
+	for range cap(body) - 2 {
+		body = append(body, asm.Mov.Imm(asm.R0, 1))
+	}
+	body = append(body, asm.Mov.Imm(asm.R0, 1), asm.Return())
+	types := map[ebpf.ProgramType]ebpf.AttachType{
+		ebpf.CGroupSockAddr: ebpf.AttachCGroupInet4Connect, ebpf.CGroupSockopt: ebpf.AttachCGroupGetsockopt, ebpf.SkLookup: ebpf.AttachSkLookup,
+		ebpf.Netfilter: ebpf.AttachNetfilter, ebpf.CGroupSKB: ebpf.AttachCGroupInetIngress,
+	}
+	for kind := ebpf.SocketFilter; kind <= ebpf.Netfilter; kind++ {
+		switch kind {
+		case ebpf.Tracing, ebpf.LSM, ebpf.Extension, ebpf.StructOps:
+			continue // want a target in the kernel's types
+		}
+		spec := &ebpf.ProgramSpec{Type: kind, AttachType: types[kind], License: "GPL", Instructions: body}
+		if kind == ebpf.Syscall {
+			spec.Flags = unix.BPF_F_SLEEPABLE
+		}
+		list = append(list, spec)
+	}
+	// Reading the context makes the kernel rewrite the program, which grows: it
+	// was reallocated without being charged up to 4.9 (5ccb071e97fb).
+	grows := make(asm.Instructions, 0, 600)
+	grows = append(grows, asm.Mov.Reg(asm.R6, asm.R1))
+	for range cap(grows) - 3 {
+		grows = append(grows, asm.LoadMem(asm.R0, asm.R6, 16, asm.Word)) // __sk_buff.protocol
+	}
+	grows = append(grows, asm.Mov.Imm(asm.R0, 0), asm.Return())
+	return append(list, &ebpf.ProgramSpec{Type: ebpf.SocketFilter, License: "GPL", Instructions: grows})
+}
+
+// bpfPrograms loads a program of every type. The notes name those that this
+// kernel refuses.
+func (o *objects) bpfPrograms(*request) (r reply) {
+	for _, spec := range programSpecs() {
+		p, err := ebpf.NewProgramWithOptions(spec, ebpf.ProgramOptions{LogDisabled: true})
+		if err != nil {
+			r.Notes = append(r.Notes, fmt.Sprintf("%s: %s", spec.Type, errnoOf(err)))
+			continue
+		}
+		o.programs = append(o.programs, p)
+		r.Value++
+	}
+	return r
+}
+
+// bpfChurn creates maps and programs, and releases some of them, until the
+// process is killed. It holds at most as many as r.N maps.
+func (o *objects) bpfChurn(r *request) reply {
+	for {
+		m, err := ebpf.NewMap(arrayOf(r.Pages))
+		if err == nil {
+			o.maps = append(o.maps, m)
+		}
+		if err != nil || len(o.maps) > r.N {
+			o.bpfRelease(nil)
+		}
+		if len(o.programs) == 0 {
+			p, err := ebpf.NewProgramWithOptions(programSpecs()[0], ebpf.ProgramOptions{LogDisabled: true})
+			if err == nil {
+				o.programs = append(o.programs, p)
+			}
+		}
+	}
+}
+
+func (o *objects) bpfRelease(*request) reply {
+	for _, m := range o.maps {
+		m.Close()
+	}
+	for _, p := range o.programs {
+		p.Close()
+	}
+	o.maps, o.programs = nil, nil
+	return reply{}
+}
+
+// memory is an anonymous mapping of small pages, all of them there.
+func memory(pages int64) (uintptr, unix.Errno) {
+	bytes := uintptr(pages) * uintptr(os.Getpagesize())
+	addr, errno := mmap(-1, bytes, 0, readWrite, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if errno == 0 {
+		unix.Syscall(unix.SYS_MADVISE, addr, bytes, unix.MADV_NOHUGEPAGE)
+	}
+	return addr, errno
+}
+
+// uring makes an io_uring.
+func uring(*request) reply {
+	var params [120]byte // struct io_uring_params
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 4, uintptr(unsafe.Pointer(&params)), 0)
+	return result(fd, errno)
+}
+
+const (
+	registerBuffers   = 0 // IORING_REGISTER_BUFFERS
+	unregisterBuffers = 1
+)
+
+// uringRegister registers a buffer of some pages with the ring r.FD; with N, a
+// second one follows at an address where nothing is.
+func uringRegister(r *request) reply {
+	addr, errno := memory(r.Pages)
+	if errno != 0 {
+		return result(0, errno)
+	}
+	bytes := uint64(r.Pages) * uint64(os.Getpagesize())
+	vectors := [2][2]uint64{{uint64(addr), bytes}, {uint64(os.Getpagesize()), bytes}}
+	_, _, errno = unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.FD), registerBuffers, uintptr(unsafe.Pointer(&vectors)), uintptr(1+r.N), 0, 0)
+	unix.Syscall(unix.SYS_MUNMAP, addr, uintptr(bytes), 0) // pinned, where it was registered
+	return result(0, errno)
+}
+
+func uringUnregister(r *request) reply {
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.FD), unregisterBuffers, 0, 0, 0, 0)
+	return result(0, errno)
+}
+
+// umem makes an AF_XDP socket with a umem of some pages; with N, at an address
+// where nothing is. The value is the socket.
+func umem(r *request) reply {
+	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return result(0, errno)
+	}
+	addr, errno := memory(r.Pages)
+	if errno != 0 {
+		return result(0, errno)
+	}
+	bytes := uintptr(r.Pages) * uintptr(os.Getpagesize())
+	if r.N > 0 {
+		unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0)
+	}
+	region := unix.XDPUmemReg{Addr: uint64(addr), Len: uint64(bytes), Size: uint32(min(4096, os.Getpagesize()))}
+	// The first three fields and the headroom are what every kernel knows.
+	_, _, errno = unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_XDP, unix.XDP_UMEM_REG, uintptr(unsafe.Pointer(&region)), unsafe.Sizeof(region), 0)
+	if r.N == 0 {
+		unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0)
+	}
+	if errno != 0 {
+		unix.Close(fd)
+		return result(0, errno)
+	}
+	return reply{Value: int64(fd)}
+}

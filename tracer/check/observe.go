@@ -1,0 +1,77 @@
+// Package check exercises a kernel and says whether its accounting holds.
+package check
+
+import (
+	"context"
+	"fmt"
+	"math/bits"
+	"os"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// Observe runs a command under a trace of its own, and returns what the ledger
+// makes of it.
+func Observe(ctx context.Context, opts tracer.Options, command []string) (ledger.Summary, error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return ledger.Summary{}, fmt.Errorf("become the command's subreaper: %w", err)
+	}
+	opts.CommandParent = os.Getpid()
+	t, err := tracer.Open(opts)
+	if err != nil {
+		return ledger.Summary{}, err
+	}
+	defer t.Close()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	if err := cmd.Start(); err != nil {
+		return ledger.Summary{}, fmt.Errorf("run %s: %w", command[0], err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait(); cancel() }()
+
+	l := ledger.New()
+	for event, err := range t.Events(ctx) {
+		if err != nil {
+			return ledger.Summary{}, err
+		}
+		if event.Command {
+			l.Apply(event)
+		}
+	}
+	if err := <-done; err != nil {
+		return ledger.Summary{}, fmt.Errorf("run %v: %w", command, err)
+	}
+	return l.Summary(), nil
+}
+
+// maxPages bounds the memory that PastAllowance takes: 64 MiB of 4 KiB pages.
+const maxPages = 16384
+
+// PastAllowance lets a throwaway user map a few buffers past its allowance, each
+// twice, and returns what the ledger makes of it. A user that nobody else is
+// takes what the kernel forgets to refund with it when it goes.
+func PastAllowance(ctx context.Context, opts tracer.Options) (ledger.Summary, error) {
+	allowance, err := tracer.Allowance()
+	if err != nil {
+		return ledger.Summary{}, err
+	}
+	if allowance > maxPages {
+		return ledger.Summary{}, fmt.Errorf("a user's allowance is %d pages here: too much memory to map just for this", allowance)
+	}
+	// Two buffers fill the allowance at the least, and three are past it.
+	pages := 1 << max(0, bits.Len64(uint64(allowance/2))-1)
+	self, err := os.Executable()
+	if err != nil {
+		return ledger.Summary{}, err
+	}
+	return Observe(ctx, opts, []string{self, "workload", "perf-buffers", "--quiet",
+		"--uid", fmt.Sprint(0x7fff0000 + os.Getpid()%0xffff), "--memlock-kib", "262144",
+		"--pages", fmt.Sprint(pages), "--max", "5", "--again", "1"})
+}

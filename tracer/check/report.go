@@ -1,0 +1,343 @@
+package check
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// Version is the version of the report. It changes when a field changes its
+// name, type or meaning.
+const Version = 1
+
+// The results of a scenario.
+const (
+	Pass = "pass"
+	Fail = "fail"
+	Skip = "skip"
+)
+
+// Report is what a check found, of one kernel or of several.
+type Report struct {
+	Version int      `json:"v"`
+	Kernels []Kernel `json:"kernels"`
+}
+
+// Kernel is what a check found of one kernel.
+type Kernel struct {
+	Image   string `json:"image"` // booted; "": the running kernel
+	Release string `json:"release"`
+	Arch    string `json:"arch"`
+	// Error says why the kernel could not be checked, or not to the end; "": it was.
+	Error string `json:"error"`
+	// Log is the file with the kernel's messages, where they were kept.
+	Log string `json:"log"`
+	// Tracer is how the tracer watched; "": it could not be opened, TracerError
+	// says why, and the witnesses alone decided.
+	Tracer      string     `json:"tracer"`
+	TracerError string     `json:"tracer_error"`
+	PageBytes   int64      `json:"page_bytes"`
+	Scenarios   []Scenario `json:"scenarios"`
+}
+
+// Scenario is what came of one scenario.
+type Scenario struct {
+	Name   string `json:"name"`
+	Result string `json:"result"` // Pass, Fail or Skip
+	// CouldNotRun marks a skip that is for no want of a feature: something went
+	// wrong, and Reason says what.
+	CouldNotRun bool `json:"could_not_run"`
+	// Verdicts names the invariants that are broken.
+	Verdicts []string `json:"verdicts"`
+	Evidence Evidence `json:"evidence"`
+	Reason   string   `json:"reason"` // of a fail or a skip; "" of a pass
+}
+
+// Evidence is what a result rests on. Amounts are pages.
+type Evidence struct {
+	AllowancePages int64     `json:"allowance_pages"`
+	WitnessesRead  int       `json:"witnesses_read"` // readings compared with the intent
+	Broken         []Witness `json:"witnesses"`      // those that differ
+	Tracer         Watched   `json:"tracer"`
+	// Agree says whether tracer and witnesses came to the same result. Without a
+	// tracer they do.
+	Agree     bool     `json:"agree"`
+	Hurts     string   `json:"hurts"`     // whom a broken invariant hurts
+	Reproduce []string `json:"reproduce"` // two lines
+	Notes     []string `json:"notes"`
+}
+
+// Witness is one reading of a witness that is not what the intent gives.
+type Witness struct {
+	Witness       string `json:"witness"`
+	When          string `json:"when"` // after which call
+	ExpectedPages int64  `json:"expected_pages"`
+	SeenPages     int64  `json:"seen_pages"`
+}
+
+// Watched is what the tracer saw of a scenario.
+type Watched struct {
+	Watched   bool     `json:"watched"`
+	Events    uint64   `json:"events"`
+	Lost      uint64   `json:"lost"`
+	Uncertain uint64   `json:"uncertain"`
+	Era       string   `json:"era"` // how the kernel was seen to account
+	Broken    []Broken `json:"broken"`
+}
+
+// Broken is a verdict of the ledger: how often, and the first time.
+type Broken struct {
+	Verdict             string `json:"verdict"`
+	Certainty           string `json:"certainty"` // "exact" or "uncertain", as in a trace
+	Count               uint64 `json:"count"`
+	Kind                string `json:"kind"`
+	PID                 uint32 `json:"pid"`
+	UID                 uint32 `json:"uid"`
+	UserExtraPages      int64  `json:"user_extra_pages"`
+	ExpectedUserPages   int64  `json:"expected_user_pages"`
+	ChargedUserPages    int64  `json:"charged_user_pages"`
+	ExpectedPinnedPages int64  `json:"expected_pinned_pages"`
+	ChargedPinnedPages  int64  `json:"charged_pinned_pages"`
+	ExcessPages         int64  `json:"excess_pages"`
+}
+
+const (
+	certain   = "exact"
+	uncertain = "uncertain"
+)
+
+// verdicts names those of one certainty.
+func (w *Watched) verdicts(certainty string) (names []string) {
+	for _, b := range w.Broken {
+		if b.Certainty == certainty {
+			names = append(names, b.Verdict)
+		}
+	}
+	return names
+}
+
+// judge runs a scenario's events through a ledger of their own.
+func judge(events []ledger.Event, lost uint64) (Watched, ledger.Summary) {
+	w := Watched{Watched: true, Lost: lost, Broken: []Broken{}}
+	l := ledger.New()
+	first := map[ledger.Verdict]ledger.Entry{}
+	for _, ev := range events {
+		e := l.Apply(ev)
+		// The entry that is certain says more than one that had to wait.
+		if old, seen := first[e.Verdict]; !seen || old.Uncertain && !e.Uncertain {
+			first[e.Verdict] = e
+		}
+	}
+	s := l.Summary()
+	w.Events, w.Uncertain, w.Era = s.Events, s.Uncertain(), s.Era
+	for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {
+		certainty, count := certain, s.Verdicts[v]
+		if count == 0 {
+			certainty, count = uncertain, s.Doubtful[v]
+		}
+		if count == 0 {
+			continue
+		}
+		e := first[v]
+		w.Broken = append(w.Broken, Broken{
+			Verdict: v.String(), Certainty: certainty, Count: count, Kind: e.Kind.String(), PID: e.PID, UID: e.UID, UserExtraPages: e.UserExtra,
+			ExpectedUserPages: e.ExpectedUser, ChargedUserPages: e.ChargedUser,
+			ExpectedPinnedPages: e.ExpectedPinned, ChargedPinnedPages: e.ChargedPinned, ExcessPages: e.Excess,
+		})
+	}
+	return w, s
+}
+
+// conclude makes a result of what witnesses and tracer say. What the tracer is
+// not certain of counts where a witness saw something too.
+func (sc *Scenario) conclude(traced bool) {
+	e := &sc.Evidence
+	sure, unsure := e.Tracer.verdicts(certain), e.Tracer.verdicts(uncertain)
+	witness, tracer := len(e.Broken) > 0, len(sure) > 0
+	e.Agree = !traced || !e.Tracer.Watched || witness == (tracer || witness && len(unsure) > 0)
+	if !witness && !tracer {
+		sc.Result = Pass
+		return
+	}
+	sc.Result = Fail
+	sc.Verdicts = sure
+	if list := causes(sure); len(list) > 0 {
+		sc.Verdicts = list
+	} else if list := causes(unsure); len(list) > 0 {
+		sc.Verdicts = list
+	} else if len(sure) == 0 {
+		sc.Verdicts = e.named()
+	}
+	e.Hurts = hurts(sc.Verdicts)
+	e.Reproduce = []string{strings.Join(e.Notes, "; "), "pinwatch check --invasive --scenario " + sc.Name}
+	e.Notes = []string{}
+	sc.Reason = e.reason()
+}
+
+// causes are verdicts without the wrong refusals: those follow from a counter
+// that the others left too high, and stay in the evidence.
+func causes(verdicts []string) []string {
+	return slices.DeleteFunc(slices.Clone(verdicts), func(v string) bool { return v == ledger.WrongRefusal.String() })
+}
+
+// reproduceIn changes the reproduction to one that boots the kernel.
+func (sc *Scenario) reproduceIn(image string) {
+	if len(sc.Evidence.Reproduce) == 2 {
+		sc.Evidence.Reproduce[1] = "pinwatch check --kernel " + image + " --scenario " + sc.Name
+	}
+}
+
+// named names what the witnesses saw, where the tracer has no word for it.
+func (e *Evidence) named() []string {
+	var names []string
+	add := func(v ledger.Verdict) {
+		if !slices.Contains(names, v.String()) {
+			names = append(names, v.String())
+		}
+	}
+	var pinned, off int64
+	for _, w := range e.Broken {
+		if strings.HasPrefix(w.Witness, "VmPin") {
+			off += w.SeenPages - w.ExpectedPages
+			pinned++
+		}
+	}
+	if pinned > 1 && off == 0 { // what one process lacks, another one has
+		return []string{ledger.MisdirectedRefund.String()}
+	}
+	for _, w := range e.Broken {
+		switch room := strings.HasPrefix(w.Witness, "pages of the allowance"); {
+		case strings.HasPrefix(w.Witness, "mmap"):
+			add(ledger.WrongRefusal)
+		case w.SeenPages < 0 || room && w.SeenPages > w.ExpectedPages:
+			add(ledger.Underflow)
+		case w.ExpectedPages == 0 || room:
+			add(ledger.Leak)
+		default:
+			add(ledger.Overcharge)
+		}
+	}
+	return names
+}
+
+// reason says in a sentence what is broken: expected and seen, in pages.
+func (e *Evidence) reason() string {
+	var parts []string
+	if len(e.Tracer.Broken) > 0 {
+		var list []string
+		for i := range e.Tracer.Broken {
+			list = append(list, e.Tracer.Broken[i].String())
+		}
+		parts = append(parts, "tracer: "+strings.Join(list, ", "))
+	} else if e.Tracer.Watched {
+		parts = append(parts, "tracer: ok")
+	}
+	if len(e.Broken) > 0 {
+		w := e.Broken[0]
+		s := "witness: " + w.String()
+		if more := len(e.Broken) - 1; more > 0 {
+			s += fmt.Sprintf(" (and %d more)", more)
+		}
+		parts = append(parts, s)
+	} else {
+		parts = append(parts, "witness: ok")
+	}
+	if !e.Agree {
+		parts = append(parts, "they do not agree")
+	}
+	return strings.Join(parts, "; ")
+}
+
+func (w *Witness) String() string {
+	return fmt.Sprintf("%s: expected %d pages, seen %d, after: %s", w.Witness, w.ExpectedPages, w.SeenPages, w.When)
+}
+
+func (b *Broken) String() string {
+	s := fmt.Sprintf("%s of %d pages at a %s (user: expected %d, seen %d; process: expected %d, seen %d)", b.Verdict, b.ExcessPages, b.Kind,
+		b.ExpectedUserPages, b.ChargedUserPages, b.ExpectedPinnedPages, b.ChargedPinnedPages)
+	if b.Certainty == uncertain {
+		s += ", uncertain"
+	}
+	if b.Count > 1 {
+		s += fmt.Sprintf(", %d times", b.Count)
+	}
+	return s
+}
+
+// hurts says whom broken invariants hurt.
+func hurts(verdicts []string) string {
+	var list []string
+	for _, v := range verdicts {
+		list = append(list, Hurts(v))
+	}
+	return strings.Join(list, "; ")
+}
+
+// Hurts says whom a broken invariant hurts, by its name.
+func Hurts(verdict string) string {
+	return map[string]string{
+		ledger.Overcharge.String():        "the process and all of its user's: buffers that fit are refused earlier",
+		ledger.DoubleCharge.String():      "all processes of the user: its allowance is gone until the last of them ends",
+		ledger.MisdirectedRefund.String(): "the process that paid, which keeps the charge; the one that unmapped last has a pinned_vm that is too low, or negative",
+		ledger.Leak.String():              "who was charged: what is gone from the allowance or the limit does not come back",
+		ledger.Underflow.String():         "everybody else: the user or process can lock more than it is allowed, or, if the counter wraps, nothing any more",
+		ledger.WrongRefusal.String():      "the caller: refused what the limits allow, or allowed what they refuse",
+	}[verdict]
+}
+
+// How to make an exit code of a report.
+const (
+	ExitDefault   = "default"
+	ExitBisect    = "bisect"
+	ExitKselftest = "kselftest"
+)
+
+// ExitCode is a report's exit code by one of the conventions. named says that
+// scenarios were asked for by name: one that cannot run then leaves the question
+// open.
+//
+//	default    0 all hold, 3 one is broken, 1 could not run
+//	bisect     0 good, 1 bad, 125 cannot be tested
+//	kselftest  0 pass, 1 fail or could not run, 4 skip
+func (r *Report) ExitCode(convention string, named bool) (int, error) {
+	var broken, failed, skipped, passed bool
+	for _, k := range r.Kernels {
+		failed = failed || k.Error != ""
+		for _, sc := range k.Scenarios {
+			switch {
+			case sc.Result == Fail:
+				broken = true
+			case sc.CouldNotRun:
+				failed = true
+			case sc.Result == Skip:
+				skipped = true
+			default:
+				passed = true
+			}
+		}
+	}
+	open := skipped && (named || !passed)
+	codes := map[string][4]int{ // all hold, broken, could not run, open
+		ExitDefault:   {0, 3, 1, 0},
+		ExitBisect:    {0, 1, 125, 125},
+		ExitKselftest: {0, 1, 1, 4},
+	}
+	code, ok := codes[convention]
+	switch {
+	case !ok:
+		return 0, fmt.Errorf("--exit %s: want %s, %s or %s", convention, ExitDefault, ExitBisect, ExitKselftest)
+	case broken:
+		return code[1], nil
+	case failed || !passed && !skipped:
+		return code[2], nil
+	case open:
+		return code[3], nil
+	}
+	return code[0], nil
+}
+
+// ErrUnknown says that a scenario was asked for that there is not.
+var ErrUnknown = errors.New("unknown scenario")

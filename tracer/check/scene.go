@@ -1,0 +1,553 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Scene is one run of a scenario: its processes, what the model says of them,
+// and what the witnesses said instead. Every step that maps or unmaps compares
+// VmPin of every process with the model.
+type Scene struct {
+	ctx    context.Context
+	run    *run
+	host   *host
+	uids   []int
+	cgroup string   // directory; "": none
+	subs   []string // more of them
+
+	model   model
+	users   []*payer
+	keepers []*process // one per user: keeps its counter alive, and measures it
+	actors  []*process
+
+	calls    []string // the calls made, in words
+	mappings int64    // made in the kernel, by whatever call
+	skip     string   // what is missing, once that was found
+	Evidence Evidence
+
+	off map[*process]int64 // by how much VmPin was off the model at the last look
+}
+
+// stop ends a scenario's body from within a step.
+type stop struct{ err error }
+
+// check ends the scenario if something went wrong that may not: it could not be
+// run then.
+func (s *Scene) check(err error) {
+	if err != nil {
+		panic(stop{err})
+	}
+}
+
+// Skip ends the scenario for want of something.
+func (s *Scene) Skip(format string, args ...any) {
+	s.skip = fmt.Sprintf(format, args...)
+	panic(stop{})
+}
+
+// page is the size of a page in bytes.
+func page() int64 { return int64(os.Getpagesize()) }
+
+// actor starts a process and makes it what it is to be.
+func (s *Scene) actor(w Who) *process {
+	for len(s.users) <= w.User {
+		s.newUser()
+	}
+	uid := s.uids[w.User]
+	cgroup := s.cgroup
+	if w.Cgroup != "" {
+		cgroup = w.Cgroup
+	}
+	p, err := start(s.ctx, cgroup, w.UserNS, uid)
+	s.check(err)
+	p.s, p.name = s, w.Name
+	p.by = caller{user: s.users[w.User], mm: &payer{}, limit: w.Limit, ipcLock: w.ipcLock()}
+	s.actors = append(s.actors, p)
+	s.check(p.limit(w.Limit))
+	if w.UserNS {
+		return p
+	}
+	_, err = p.ask(request{Op: "reserve", N: reserved}, -1)
+	s.check(err)
+	if w.AUX != 0 {
+		m, err := p.ask(request{Op: "open", Type: w.AUX}, -1)
+		s.check(err)
+		p.aux = int(m.Value)
+	}
+	_, err = p.ask(request{Op: "become", UID: uid, Caps: w.Caps}, -1)
+	s.check(err)
+	return p
+}
+
+// newUser adds a user that nobody else is. A process of it stays to the end: a
+// user's counter goes with its last process.
+func (s *Scene) newUser() {
+	s.users = append(s.users, &payer{})
+	keeper := s.actor(Who{Name: "keeper", User: len(s.users) - 1})
+	s.actors = slices.DeleteFunc(s.actors, func(p *process) bool { return p == keeper })
+	s.keepers = append(s.keepers, keeper)
+	s.measure(len(s.users) - 1)
+}
+
+// Process starts a process of the scenario.
+func (s *Scene) Process(w Who) *process {
+	p := s.actor(w)
+	s.say("%s starts", p.name)
+	return p
+}
+
+func (s *Scene) say(format string, args ...any) {
+	s.calls = append(s.calls, fmt.Sprintf(format, args...))
+}
+
+// when is the last call, for what is said about it.
+func (s *Scene) when() string {
+	if len(s.calls) == 0 {
+		return "start"
+	}
+	return s.calls[len(s.calls)-1]
+}
+
+// broke notes that a witness saw what should not be.
+func (s *Scene) broke(w Witness) {
+	w.When = s.when()
+	s.Evidence.Broken = append(s.Evidence.Broken, w)
+}
+
+// Expect notes a witness's reading.
+func (s *Scene) Expect(witness string, expected, seen int64) {
+	s.Evidence.WitnessesRead++
+	if expected != seen {
+		s.broke(Witness{Witness: witness, ExpectedPages: expected, SeenPages: seen})
+	}
+}
+
+// look compares VmPin of all processes with the model. What stays off by the
+// same amount was said before.
+func (s *Scene) look() {
+	for _, p := range s.actors {
+		if !p.alive {
+			continue
+		}
+		pin, err := p.vmPin()
+		s.check(err)
+		off := pin - p.by.mm.pages
+		s.Evidence.WitnessesRead++
+		if off != s.off[p] {
+			s.off[p] = off
+			if off != 0 {
+				s.broke(Witness{Witness: "VmPin of the " + p.name, ExpectedPages: p.by.mm.pages, SeenPages: pin})
+			}
+		}
+	}
+}
+
+// maxRoom bounds the memory that a measurement maps: 128 MiB of 4 KiB pages.
+const maxRoom = 32768
+
+// beyond is how many pages past the allowance are measured: more room than it is
+// an underflow.
+const beyond = 512
+
+// measure lets the kernel refuse: how many pages a user can still map at no
+// process's expense is what its counter leaves of the allowance.
+func (s *Scene) measure(user int) {
+	most := s.model.allowance + beyond
+	if most > maxRoom {
+		s.Skip("a user's allowance is %d pages here: too much memory to map for this; lower perf_event_mlock_kb", s.model.allowance)
+	}
+	m, err := s.keepers[user].ask(request{Op: "room", Pages: most}, -1)
+	s.check(err)
+	made, err := strconv.ParseInt(m.Notes[0], 10, 64)
+	s.check(err)
+	s.mappings += made
+	s.Expect("pages of the allowance that fit before EPERM", s.model.room(s.users[user]), m.Value)
+}
+
+// Measure measures the counters of all users.
+func (s *Scene) Measure() {
+	for i := range s.users {
+		s.measure(i)
+	}
+}
+
+// finish ends all processes, and sees whether the counters of the users are
+// back where they were.
+func (s *Scene) finish() {
+	for _, p := range s.actors {
+		if p.alive {
+			p.Kill()
+		}
+	}
+	s.Measure()
+}
+
+// end leaves no process behind.
+func (s *Scene) end() {
+	for _, p := range slices.Concat(s.actors, s.keepers) {
+		p.end()
+	}
+}
+
+// Event is a perf event as one process has it.
+type Event struct {
+	p  *process
+	fd int
+	*shared
+}
+
+// shared is what all descriptors of an event, and the events that are
+// redirected into its buffer, have in common.
+type shared struct {
+	areas [2]*area // data and AUX
+	data  int64    // pages of the data area
+}
+
+// Mapping is one mapping of an area. A nil one is of a call that failed.
+type Mapping struct {
+	p     *process
+	addr  uintptr
+	pages int64
+	area  *area // nil where the kernel mapped what it should have refused
+}
+
+// Open takes an event.
+func (p *process) Open() *Event {
+	m, err := p.ask(request{Op: "take"}, -1)
+	p.s.check(err)
+	return &Event{p: p, fd: int(m.Value), shared: &shared{}}
+}
+
+// Give passes an event to another process over a socket.
+func (e *Event) Give(to *process) *Event {
+	m, err := e.p.ask(request{Op: "send", FD: e.fd}, -1)
+	e.p.s.check(err)
+	defer unix.Close(m.fd)
+	got, err := to.ask(request{Op: "receive"}, m.fd)
+	e.p.s.check(err)
+	e.p.s.say("%s passes the event to the %s", e.p.name, to.name)
+	return &Event{p: to, fd: int(got.Value), shared: e.shared}
+}
+
+// Redirect sends e's records to other's buffer.
+func (e *Event) Redirect(other *Event) {
+	_, err := e.p.ask(request{Op: "redirect", FD: e.fd, Other: other.fd}, -1)
+	e.p.s.check(err)
+	e.p.s.say("an event is redirected into the buffer")
+	e.shared = other.shared
+}
+
+// Map maps a buffer, or its existing one once more: pages count the control
+// page. accept names errors that are as good as what the model expects.
+func (e *Event) Map(pages int64, accept ...unix.Errno) *Mapping {
+	e.data = pages
+	return e.mapArea(0, pages, 0, accept)
+}
+
+// MapAUX maps the AUX area behind the data area, which must be mapped.
+func (e *Event) MapAUX(data *Mapping, pages int64, accept ...unix.Errno) *Mapping {
+	if data == nil {
+		return nil
+	}
+	e.announce(data, pages)
+	return e.mapArea(1, pages, uintptr(e.data*page()), accept)
+}
+
+// announce writes the AUX area's place into the control page.
+func (e *Event) announce(data *Mapping, pages int64) {
+	_, err := e.p.ask(request{Op: "announce-aux", Addr: data.addr, Offset: uintptr(e.data * page()), Bytes: uintptr(pages * page())}, -1)
+	e.p.s.check(err)
+}
+
+func (e *Event) mapArea(which int, pages int64, offset uintptr, accept []unix.Errno) *Mapping {
+	p, s := e.p, e.p.s
+	what := [2]string{"maps", "maps an AUX area of"}[which]
+	s.say("%s %s %d pages", p.name, what, pages)
+	again := e.areas[which].live()
+	got, err := p.ask(request{Op: "mmap", FD: e.fd, Bytes: uintptr(pages * page()), Offset: offset, Prot: readWrite, Flags: unix.MAP_SHARED}, -1)
+	s.check(err)
+	errno := unix.Errno(got.Errno)
+	if errno == 0 {
+		s.mappings++
+	}
+	var want unix.Errno
+	a := e.areas[which]
+	if !again {
+		if errno != 0 && errno != unix.EPERM {
+			a, want = nil, 0 // the kernel came as far as any other error: nothing may be charged
+		} else {
+			a, want = s.model.charge(p.by, pages)
+		}
+	}
+	defer s.look()
+	switch {
+	case errno != want && slices.Contains(accept, errno):
+		if !again && a != nil { // the model charged it, and it did not happen
+			a.unmap()
+		}
+		return nil
+	case errno != want && errno != unix.EPERM && want != unix.EPERM:
+		s.check(fmt.Errorf("%s: %w", s.when(), errno))
+	case errno != want:
+		s.refusal(p, pages, want, errno)
+		if errno != 0 {
+			if !again {
+				a.unmap()
+			}
+			return nil
+		}
+	case errno != 0:
+		s.Evidence.WitnessesRead++
+		return nil
+	default:
+		s.Evidence.WitnessesRead++
+	}
+	if again {
+		a.again()
+	} else {
+		e.areas[which] = a
+	}
+	m := &Mapping{p: p, addr: uintptr(got.Value), pages: pages, area: a}
+	p.maps = append(p.maps, m)
+	return m
+}
+
+// refusal notes an EPERM that should not be, or one that is missing.
+func (s *Scene) refusal(p *process, pages int64, want, got unix.Errno) {
+	s.Evidence.WitnessesRead++
+	w := Witness{Witness: "mmap of the " + p.name + " says " + errnoName(got) + " instead of " + errnoName(want)}
+	if want == 0 {
+		w.ExpectedPages = pages
+	} else {
+		w.SeenPages = pages
+	}
+	s.broke(w)
+}
+
+func errnoName(e unix.Errno) string {
+	if e == 0 {
+		return "ok"
+	}
+	return unix.ErrnoName(e)
+}
+
+// Refused makes a call that must fail with one of some errors, and charge
+// nothing.
+func (e *Event) Refused(what string, r request, want ...unix.Errno) {
+	s := e.p.s
+	s.say("%s %s", e.p.name, what)
+	r.Op, r.FD = "mmap", e.fd
+	if r.Flags == 0 {
+		r.Flags = unix.MAP_SHARED
+	}
+	if r.Prot == 0 {
+		r.Prot = readWrite
+	}
+	got, err := e.p.ask(r, -1)
+	s.check(err)
+	errno := unix.Errno(got.Errno)
+	s.Evidence.WitnessesRead++
+	if !slices.Contains(want, errno) {
+		names := make([]string, len(want))
+		for i, w := range want {
+			names[i] = errnoName(w)
+		}
+		s.broke(Witness{Witness: "mmap says " + errnoName(errno) + " instead of " + strings.Join(names, " or ")})
+	}
+	s.look()
+}
+
+// Unmap unmaps. A nil mapping is none.
+func (m *Mapping) Unmap() {
+	if m == nil {
+		return
+	}
+	p, s := m.p, m.p.s
+	s.say("%s unmaps %d pages", p.name, m.pages)
+	got, err := p.ask(request{Op: "munmap", Addr: m.addr, Bytes: uintptr(m.pages * page())}, -1)
+	s.check(err)
+	s.check(errnoError("munmap", got))
+	m.gone()
+	s.look()
+}
+
+func errnoError(what string, m message) error {
+	if m.Errno == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", what, unix.Errno(m.Errno))
+}
+
+// gone takes a mapping out of the model.
+func (m *Mapping) gone() {
+	m.p.maps = slices.DeleteFunc(m.p.maps, func(other *Mapping) bool { return other == m })
+	if m.area != nil {
+		m.area.unmap()
+	}
+}
+
+// UnmapPart unmaps the last pages. Kernels refuse it since CVE-2025-38563, or
+// keep the charge until the rest is gone.
+func (m *Mapping) UnmapPart(pages int64) {
+	if m == nil {
+		return
+	}
+	p, s := m.p, m.p.s
+	s.say("%s unmaps %d of %d pages", p.name, pages, m.pages)
+	rest := m.pages - pages
+	got, err := p.ask(request{Op: "munmap", Addr: m.addr + uintptr(rest*page()), Bytes: uintptr(pages * page())}, -1)
+	s.check(err)
+	switch unix.Errno(got.Errno) {
+	case 0:
+		m.pages = rest
+	case unix.EINVAL:
+	default:
+		s.check(errnoError("munmap of a part", got))
+	}
+	s.look()
+}
+
+// Protect changes the protection of some of the first pages; a part may be
+// refused.
+func (m *Mapping) Protect(pages int64) {
+	if m == nil {
+		return
+	}
+	s := m.p.s
+	s.say("%s mprotects %d of %d pages", m.p.name, pages, m.pages)
+	got, err := m.p.ask(request{Op: "mprotect", Addr: m.addr, Bytes: uintptr(pages * page()), Prot: unix.PROT_READ}, -1)
+	s.check(err)
+	if unix.Errno(got.Errno) != unix.EINVAL || pages == m.pages {
+		s.check(errnoError("mprotect", got))
+	}
+	s.look()
+}
+
+// Move moves the mapping by mremap.
+func (m *Mapping) Move() {
+	if m == nil {
+		return
+	}
+	s := m.p.s
+	s.say("%s moves the mapping", m.p.name)
+	got, err := m.p.ask(request{Op: "move", Addr: m.addr, Bytes: uintptr(m.pages * page())}, -1)
+	s.check(err)
+	s.check(errnoError("mremap", got))
+	m.addr = uintptr(got.Value)
+	s.look()
+}
+
+// Fill uses the user's allowance up, but for some pages.
+func (p *process) Fill(leave int64) {
+	said := p.s.calls
+	pages := p.s.model.room(p.by.user) - leave
+	for _, size := range sizes(pages) {
+		p.filled = append(p.filled, p.Open().Map(size))
+	}
+	p.s.calls = said
+	p.s.say("%s maps %d pages", p.name, pages)
+}
+
+// Release unmaps what Fill mapped, and measures: while the allowance is full,
+// what a user is charged beyond it cannot be seen.
+func (p *process) Release() {
+	said := p.s.calls
+	for _, m := range p.filled {
+		m.Unmap()
+	}
+	p.filled = nil
+	p.s.calls = said
+	p.s.say("%s unmaps what it mapped first", p.name)
+	p.s.Measure()
+}
+
+// limit sets RLIMIT_MEMLOCK; the hard limit stays away.
+func (p *process) limit(pages int64) error {
+	limit := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if pages < unlimited {
+		limit.Cur = uint64(pages * page())
+	}
+	if err := unix.Prlimit(p.pid, unix.RLIMIT_MEMLOCK, &limit, nil); err != nil {
+		return fmt.Errorf("set RLIMIT_MEMLOCK of the %s: %w", p.name, err)
+	}
+	return nil
+}
+
+// Limit sets RLIMIT_MEMLOCK in pages.
+func (p *process) Limit(pages int64) {
+	p.s.check(p.limit(pages))
+	p.by.limit = pages
+	p.s.say("RLIMIT_MEMLOCK of the %s becomes %d pages", p.name, pages)
+}
+
+// Kill ends the process by SIGKILL, whatever it has mapped.
+func (p *process) Kill() {
+	p.s.say("%s is killed", p.name)
+	p.end()
+	p.unmapped()
+}
+
+// Exit lets the process end by itself.
+func (p *process) Exit() {
+	p.s.say("%s exits", p.name)
+	p.s.check(p.send(request{Op: "exit"}, -1))
+	p.alive = false
+	p.s.check(p.cmd.Wait())
+	p.conn.Close()
+	p.unmapped()
+}
+
+// Exec replaces the process's program: its mappings go with the mm.
+func (p *process) Exec() {
+	p.s.say("%s calls exec", p.name)
+	_, err := p.ask(request{Op: "exec"}, -1) // the new program says when it is ready
+	p.s.check(err)
+	p.unmapped()
+	p.by.mm = &payer{}
+	delete(p.s.off, p)
+	p.s.look()
+}
+
+func (p *process) unmapped() {
+	for len(p.maps) > 0 {
+		p.maps[0].gone()
+	}
+	p.s.look()
+}
+
+// Fork makes a child of the process that ends at once: it has none of the
+// mappings.
+func (p *process) Fork() {
+	p.s.say("%s forks", p.name)
+	_, err := p.ask(request{Op: "fork"}, -1)
+	p.s.check(err)
+	p.s.look()
+}
+
+// Storm maps and unmaps in several threads at once: events of their own, or one
+// and the same.
+func (p *process) Storm(e *Event, threads, rounds int, pages int64) {
+	fd := -1
+	if e != nil {
+		fd = e.fd
+	}
+	p.s.say("%s maps and unmaps %d pages %d times in each of %d threads", p.name, pages, rounds, threads)
+	m, err := p.ask(request{Op: "storm", FD: fd, Threads: threads, N: rounds, Pages: pages}, -1)
+	p.s.check(err)
+	p.s.mappings += m.Value
+	p.s.look()
+}
+
+// refresh takes the machine's settings into the model.
+func (s *Scene) refresh() {
+	m, err := readModel()
+	s.check(err)
+	s.model = m
+}

@@ -1,0 +1,253 @@
+package tracer
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// decoder turns the records of the BPF programs into ledger events.
+type decoder struct {
+	bootNS   uint64
+	pageSize uint32
+	memcg    bool   // the charges to memory cgroups are watched
+	self     uint32 // pid of this process
+	comms    texts
+}
+
+func newDecoder() (decoder, error) {
+	boot, err := bootTime()
+	return decoder{bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}}, err
+}
+
+// decode reads one record in the machine's byte order. A record of an unknown
+// kind, or of another size than its kind has, is an error; the perf event array
+// pads it to 4 bytes past a multiple of 8.
+func (d decoder) decode(raw []byte) (ledger.Event, error) {
+	if len(raw) < 4 {
+		return ledger.Event{}, fmt.Errorf("record of %d bytes: too short for its kind", len(raw))
+	}
+	switch kind := bpf.PerfRecord(binary.NativeEndian.Uint32(raw)); kind {
+	case bpf.PerfRecordRECORD_CALL:
+		return d.decodeCall(raw)
+	case bpf.PerfRecordRECORD_OBJECT:
+		return d.decodeObject(raw)
+	case bpf.PerfRecordRECORD_CHARGE:
+		return d.decodeCharge(raw)
+	default:
+		return ledger.Event{}, fmt.Errorf("record of unknown kind %d", kind)
+	}
+}
+
+// decodeObject reads a struct object_event of bpf/objects.bpf.c.
+func (d decoder) decodeObject(raw []byte) (ledger.Event, error) {
+	var e bpf.ObjectsObjectEvent
+	if err := fill(&e, raw); err != nil {
+		return ledger.Event{}, err
+	}
+
+	has := func(flag bpf.ObjectsObjectFlag) bool { return e.Flags&flag != 0 }
+	o := &ledger.Object{
+		Key:           e.Object,
+		Program:       e.Kind == bpf.ObjectsObjectKindOBJECT_PROG,
+		Type:          e.Type,
+		ID:            e.Id,
+		Name:          text(e.Name[:]),
+		KeySize:       e.KeySize,
+		ValueSize:     e.ValueSize,
+		MaxEntries:    e.MaxEntries,
+		Flags:         e.MapFlags,
+		Rlimit:        has(bpf.ObjectsObjectFlagOBJECT_RLIMIT),
+		Watched:       d.memcg,
+		Later:         has(bpf.ObjectsObjectFlagOBJECT_LATER),
+		FurtherBytes:  e.FurtherBytes,
+		UnpaidBytes:   e.UnpaidBytes,
+		MapCgroupID:   e.MapCgroupId,
+		LimitCgroupID: e.LimitCgroupId,
+		UsageBytes:    e.UsageBytes,
+		LimitBytes:    e.LimitBytes,
+	}
+	for i, p := range e.Payers {
+		o.Payers[i] = ledger.Payer{CgroupID: p.CgroupId, Pages: p.PageBytes, Objects: p.ObjectBytes}
+	}
+	event := ledger.Event{
+		Op:          [...]ledger.Op{ledger.Create, ledger.Grow, ledger.Free}[e.Op%3],
+		Object:      o,
+		Lost:        e.Header.Lost,
+		TimeNS:      d.bootNS + e.Header.TimeNs,
+		PID:         e.Pid,
+		TID:         e.Tid,
+		UID:         e.Uid,
+		Payer:       e.PayerUid,
+		CPU:         e.Cpu,
+		Comm:        d.comms.text(e.Comm[:]),
+		Own:         d.self != 0 && e.Pid == d.self,
+		CgroupID:    e.CgroupId,
+		Command:     has(bpf.ObjectsObjectFlagOBJECT_COMMAND),
+		PageSize:    d.pageSize,
+		LockLimit:   e.LockLimit,
+		OverlapUser: has(bpf.ObjectsObjectFlagOBJECT_OVERLAP_USER),
+		UserGone:    has(bpf.ObjectsObjectFlagOBJECT_USER_GONE),
+	}
+	if o.Rlimit {
+		event.UserExtra, event.UserLocked, event.UserAfter = e.Pages, e.UserBefore, e.UserAfter
+		if event.Op == ledger.Create {
+			event.UserLocked += e.Pages
+		}
+	}
+	if e.Ret < 0 {
+		event.Errno = -e.Ret
+	}
+	return event, nil
+}
+
+// decodeCharge reads a struct charge_event of bpf/chargers.bpf.c.
+func (d decoder) decodeCharge(raw []byte) (ledger.Event, error) {
+	var e bpf.ChargersChargeEvent
+	if err := fill(&e, raw); err != nil {
+		return ledger.Event{}, err
+	}
+	has := func(flag bpf.ChargersChargeFlag) bool { return e.Flags&flag != 0 }
+	event := ledger.Event{
+		Op:          ledger.Account,
+		Charger:     ledger.Charger(e.Charger) + ledger.IOUring,
+		Apart:       has(bpf.ChargersChargeFlagCHARGE_APART),
+		Lost:        e.Header.Lost,
+		TimeNS:      d.bootNS + e.Header.TimeNs,
+		PID:         e.Pid,
+		TID:         e.Tid,
+		UID:         e.Uid,
+		Payer:       e.PayerUid,
+		CPU:         e.Cpu,
+		Comm:        d.comms.text(e.Comm[:]),
+		Own:         d.self != 0 && e.Pid == d.self,
+		CgroupID:    e.CgroupId,
+		Command:     has(bpf.ChargersChargeFlagCHARGE_COMMAND),
+		CapIPCLock:  has(bpf.ChargersChargeFlagCHARGE_CAP_IPC_LOCK),
+		PageSize:    d.pageSize,
+		MM:          e.Mm,
+		UserLocked:  e.UserBefore,
+		UserAfter:   e.UserAfter,
+		PinnedVM:    e.PinnedBefore,
+		Locked:      e.PinnedBefore,
+		PinnedAfter: e.PinnedAfter,
+		LockLimit:   e.LockLimit,
+		OverlapUser: has(bpf.ChargersChargeFlagCHARGE_OVERLAP_USER),
+		OverlapMM:   has(bpf.ChargersChargeFlagCHARGE_OVERLAP_MM),
+		UserGone:    has(bpf.ChargersChargeFlagCHARGE_USER_GONE),
+	}
+	if e.Ret < 0 && e.Ret >= -4095 { // not the lower half of a pointer
+		event.Errno = -e.Ret
+	}
+	return event, nil
+}
+
+// fill copies a record of the size of *e.
+func fill[T any](e *T, raw []byte) error {
+	size := int(unsafe.Sizeof(*e))
+	if len(raw) < size || len(raw) >= size+8 {
+		return fmt.Errorf("record of %d bytes: want %d", len(raw), size)
+	}
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(e)), size), raw)
+	return nil
+}
+
+// text is what stands before the first zero byte.
+func text(b []byte) string {
+	return string(upToZero(b))
+}
+
+func upToZero(b []byte) []byte {
+	if end := bytes.IndexByte(b, 0); end >= 0 {
+		return b[:end]
+	}
+	return b
+}
+
+// texts are names that come again and again, kept so that none is allocated twice.
+// A nil one keeps nothing.
+type texts map[string]string
+
+// textsKept bounds the memory for them: names are whatever processes call
+// themselves.
+const textsKept = 1 << 12
+
+func (t texts) text(b []byte) string {
+	b = upToZero(b)
+	if known, ok := t[string(b)]; ok {
+		return known
+	}
+	s := string(b)
+	if t != nil {
+		if len(t) >= textsKept {
+			clear(t)
+		}
+		t[s] = s
+	}
+	return s
+}
+
+// decodeCall reads a struct event of bpf/perf.bpf.c.
+func (d decoder) decodeCall(raw []byte) (ledger.Event, error) {
+	var e bpf.PerfEvent
+	if err := fill(&e, raw); err != nil {
+		return ledger.Event{}, err
+	}
+
+	has := func(flag bpf.PerfFlag) bool { return e.Flags&flag != 0 }
+	event := ledger.Event{
+		Lost:             e.Header.Lost,
+		TimeNS:           d.bootNS + e.Header.TimeNs,
+		PID:              e.Pid,
+		TID:              e.Tid,
+		UID:              e.Uid,
+		CPU:              e.Cpu,
+		Comm:             d.comms.text(e.Comm[:]),
+		CgroupID:         e.CgroupId,
+		Own:              d.self != 0 && e.Pid == d.self,
+		Command:          has(bpf.PerfFlagFLAG_COMMAND),
+		PageSize:         d.pageSize,
+		OnlineCPUs:       e.OnlineCpus,
+		CapIPCLock:       has(bpf.PerfFlagFLAG_CAP_IPC_LOCK),
+		Paranoid:         e.Paranoid,
+		Errno:            -e.Ret,
+		MM:               e.Mm,
+		Buffer:           e.Buffer,
+		Payer:            e.PayerUid,
+		Existing:         has(bpf.PerfFlagFLAG_EXISTING),
+		Mappings:         e.Mappings,
+		MappingsAfter:    e.MappingsAfter,
+		AUXMappings:      e.AuxMappings,
+		AUXMappingsAfter: e.AuxMappingsAfter,
+		UserExtra:        e.UserExtra,
+		UserLocked:       e.UserLocked,
+		UserLockLimit:    e.UserLockLimit,
+		Extra:            e.Extra,
+		PinnedVM:         e.PinnedVm,
+		Locked:           e.Locked,
+		LockLimit:        e.LockLimit,
+		UserAfter:        e.UserAfter,
+		PinnedAfter:      e.PinnedAfter,
+		DataPages:        e.DataPages,
+		DataExtra:        e.DataExtra,
+		AUXPages:         e.AuxPages,
+		AUXExtra:         e.AuxExtra,
+		OverlapUser:      has(bpf.PerfFlagFLAG_OVERLAP_USER),
+		OverlapMM:        has(bpf.PerfFlagFLAG_OVERLAP_MM),
+		UserGone:         has(bpf.PerfFlagFLAG_USER_GONE),
+		OverlapBuffer:    has(bpf.PerfFlagFLAG_OVERLAP_BUFFER),
+		LimitsMoved:      has(bpf.PerfFlagFLAG_LIMITS_MOVED),
+	}
+	if e.Op == bpf.PerfOpOP_UNMAP {
+		event.Op = ledger.Unmap
+	}
+	if e.Area == bpf.PerfAreaAREA_AUX {
+		event.Area = ledger.AUX
+	}
+	return event, nil
+}

@@ -1,0 +1,56 @@
+package tracer
+
+import (
+	"testing"
+	"unsafe"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+func bytesOf(e *bpf.PerfEvent) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(e)), unsafe.Sizeof(*e))
+}
+
+func TestDecode(t *testing.T) {
+	record := bpf.PerfEvent{
+		Header: bpf.PerfHeader{Record: bpf.PerfRecordRECORD_CALL, TimeNs: 7}, CgroupId: 11, Mm: 12, Buffer: 13, UserExtra: 9, UserLocked: 18, UserLockLimit: 4, Extra: 9,
+		PinnedVm: 5, Locked: 14, LockLimit: 16, UserAfter: 4, PinnedAfter: -1, DataPages: 9, DataExtra: 5, AuxPages: 2, AuxExtra: 1, AuxMappings: 6, AuxMappingsAfter: 7, Pid: 20, Tid: 21, Uid: 22,
+		PayerUid: 23, Cpu: 3, Ret: -22, Paranoid: -1, Mappings: 2, MappingsAfter: 1, Op: bpf.PerfOpOP_UNMAP,
+		Area: bpf.PerfAreaAREA_AUX, OnlineCpus: 4,
+		Flags: bpf.PerfFlagFLAG_CAP_IPC_LOCK | bpf.PerfFlagFLAG_OVERLAP_MM | bpf.PerfFlagFLAG_COMMAND,
+	}
+	copy(record.Comm[:], "perf\x00garbage")
+	got, err := decoder{bootNS: 1000, pageSize: 16384}.decode(bytesOf(&record))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := ledger.Event{
+		TimeNS: 1007, Op: ledger.Unmap, Area: ledger.AUX, PID: 20, TID: 21, UID: 22, CPU: 3, Comm: "perf", CgroupID: 11,
+		Command: true, PageSize: 16384, OnlineCPUs: 4, CapIPCLock: true, Paranoid: -1, Errno: 22, MM: 12, Buffer: 13,
+		Payer: 23, Mappings: 2, MappingsAfter: 1, UserExtra: 9, UserLocked: 18, UserLockLimit: 4, Extra: 9, PinnedVM: 5,
+		Locked: 14, LockLimit: 16, UserAfter: 4, PinnedAfter: -1, DataPages: 9, DataExtra: 5, AUXPages: 2, AUXExtra: 1, AUXMappings: 6, AUXMappingsAfter: 7, OverlapMM: true,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Whatever the bytes, decoding and the ledger must not crash: the kernel is
+// hostile input too.
+func FuzzDecode(f *testing.F) {
+	f.Add(bytesOf(&bpf.PerfEvent{Header: bpf.PerfHeader{Record: bpf.PerfRecordRECORD_CALL}}), uint8(0))
+	f.Add([]byte("short"), uint8(1))
+	f.Fuzz(func(t *testing.T, raw []byte, times uint8) {
+		l := ledger.New()
+		for range times%4 + 1 {
+			event, err := decoder{}.decode(raw)
+			if err != nil {
+				return
+			}
+			l.Apply(event)
+		}
+	})
+}

@@ -1,0 +1,325 @@
+package tracer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/host"
+	"github.com/pinwatch/pinwatch/tracer/snapshot"
+)
+
+// Finding states, from good to bad.
+const (
+	StateOK       = "ok"
+	StateDegraded = "degraded"
+	StateMissing  = "missing"
+)
+
+// Check is one thing that tracing needs or profits from, and how this machine
+// stands on it.
+type Check struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // StateOK, StateDegraded or StateMissing
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy"` // "" where there is nothing to do
+}
+
+// Examine looks at this kernel and this user. It opens a trace and a snapshot to
+// see whether that works, and closes them.
+func Examine(opts Options) []Check {
+	defer host.LiftMemlock()()
+	facts := snapshot.Inspect(snapshot.Options{}, uint32(os.Getpid()))
+	checks := []Check{
+		{Name: "kernel", State: StateOK, Detail: release() + " " + runtime.GOARCH},
+		checkSettings(),
+		checkPerfEvent(),
+		checkBTF(opts),
+		checkSymbols(),
+		checkKprobes(),
+		checkRingBuffer(),
+		checkUserNamespace(facts),
+	}
+	checks = append(checks, checkCapabilities()...)
+	checks = append(checks, checkLockdown(facts), checkSecurityModules(facts), checkSeccomp(facts), checkCgroup(), checkBPFMemory(facts))
+	checks = append(checks, checkTrace(opts)...)
+	return append(checks, checkSnapshot(opts)...)
+}
+
+func checkSettings() Check {
+	s, err := readSettings()
+	if err != nil {
+		return Check{"perf settings", StateMissing, err.Error(), "boot a kernel with CONFIG_PERF_EVENTS, and mount /proc and /sys"}
+	}
+	perCPU := s.mlockKiB >> (s.pageShift - 10)
+	return Check{"perf settings", StateOK, fmt.Sprintf("allowance of a user: perf_event_mlock_kb %d = %d pages × %d CPUs = %d pages of %d bytes; perf_event_paranoid %d",
+		s.mlockKiB, perCPU, s.onlineCPUs, perCPU*s.onlineCPUs, os.Getpagesize(), s.paranoid), ""}
+}
+
+func checkBTF(opts Options) Check {
+	found, err := kernelTypes(opts.BTF)
+	switch {
+	case err != nil:
+		return Check{"kernel types", StateMissing, err.Error(), "boot a kernel with CONFIG_DEBUG_INFO_BTF, or use --btf FILE"}
+	case opts.BTF != "":
+		return Check{"kernel types", StateOK, opts.BTF, ""}
+	case found.spec != nil:
+		return Check{"kernel types", StateOK, strings.Join(found.note, "; "), ""}
+	}
+	return Check{"kernel types", StateOK, "BTF of the running kernel", ""}
+}
+
+func checkKprobes() Check {
+	if !haveKprobes() {
+		return Check{"kprobes", StateDegraded, "neither the kprobe PMU nor tracefs has them", "boot a kernel with CONFIG_KPROBE_EVENTS; pinwatch guest runs one in QEMU"}
+	}
+	return Check{"kprobes", StateOK, "", ""}
+}
+
+func checkRingBuffer() Check {
+	err := features.HaveMapType(ebpf.RingBuf)
+	switch {
+	case err == nil:
+		return Check{"BPF ring buffer", StateOK, "", ""}
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return Check{"BPF ring buffer", StateDegraded, "requires Linux 5.8; the perf event array stands in", ""}
+	}
+	return Check{"BPF ring buffer", StateDegraded, "not known: " + err.Error(), "run as root"}
+}
+
+// checkPerfEvent opens the plainest of all perf events: what refuses that one
+// refuses all, before any limit of memory is looked at.
+func checkPerfEvent() Check {
+	const name = "perf_event_open"
+	fd, err := unix.PerfEventOpen(dummyEvent(), 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	switch {
+	case err == nil:
+		unix.Close(fd)
+		return Check{name, StateOK, "this user may open events of its own", ""}
+	case errors.Is(err, unix.EACCES):
+		level, _ := readInt("/proc/sys/kernel/perf_event_paranoid")
+		return Check{name, StateDegraded, fmt.Sprintf("EACCES: perf_event_paranoid is %d, or a security module refuses", level), "sysctl kernel.perf_event_paranoid=2, or CAP_PERFMON (CAP_SYS_ADMIN above level 2)"}
+	case errors.Is(err, unix.ENOSYS):
+		return Check{name, StateMissing, "the kernel has none", "boot a kernel with CONFIG_PERF_EVENTS"}
+	case errors.Is(err, unix.EPERM):
+		return Check{name, StateDegraded, "EPERM: seccomp or a security module refuses", "Docker: --cap-add PERFMON, or --security-opt seccomp=PROFILE"}
+	}
+	return Check{name, StateDegraded, err.Error(), ""}
+}
+
+func dummyEvent() *unix.PerfEventAttr {
+	return &unix.PerfEventAttr{
+		Type:   unix.PERF_TYPE_SOFTWARE,
+		Config: unix.PERF_COUNT_SW_DUMMY,
+		Size:   uint32(unix.PERF_ATTR_SIZE_VER1),
+		Bits:   unix.PerfBitDisabled | unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv,
+	}
+}
+
+// checkSymbols looks whether the kernel gives the addresses away that the programs
+// read sysctls and CPUs from.
+func checkSymbols() Check {
+	const name = "kernel symbols"
+	const stale = ": sysctls and CPUs are read every 100 ms, not at every call"
+	raw, err := os.ReadFile("/proc/kallsyms")
+	if err != nil {
+		return Check{name, StateDegraded, err.Error() + stale, "boot a kernel with CONFIG_KALLSYMS_ALL"}
+	}
+	missing, hidden := symbolsNotFound(string(raw))
+	restrict, _ := readInt("/proc/sys/kernel/kptr_restrict")
+	switch {
+	case hidden:
+		return Check{name, StateDegraded, fmt.Sprintf("addresses are hidden (kptr_restrict is %d)%s", restrict, stale), "grant CAP_SYSLOG; kptr_restrict must not be 2: sysctl kernel.kptr_restrict=1"}
+	case len(missing) > 0:
+		return Check{name, StateDegraded, "no " + strings.Join(missing, ", ") + stale, "boot a kernel with CONFIG_KALLSYMS_ALL"}
+	}
+	return Check{name, StateOK, fmt.Sprintf("readable (kptr_restrict is %d)", restrict), ""}
+}
+
+// symbolsNotFound looks for the symbols that the programs read, in the text of
+// /proc/kallsyms.
+func symbolsNotFound(kallsyms string) (missing []string, hidden bool) {
+	address := map[string]string{}
+	for line := range strings.Lines(kallsyms) {
+		if fields := strings.Fields(line); len(fields) >= 3 && slices.Contains(dataSymbols(), fields[2]) {
+			address[fields[2]] = strings.TrimLeft(fields[0], "0")
+		}
+	}
+	for _, name := range dataSymbols() {
+		at, found := address[name]
+		if !found {
+			missing = append(missing, name)
+		}
+		hidden = hidden || found && at == ""
+	}
+	return missing, hidden
+}
+
+func checkUserNamespace(f *snapshot.Facts) Check {
+	switch {
+	case !f.UserNSKnown:
+		return Check{"user namespace", StateDegraded, "not known: /proc/self/ns/user cannot be read", "mount /proc"}
+	case !f.InitialUserNS:
+		return Check{"user namespace", StateDegraded, "not the initial one: capabilities do not count for perf and BPF here", "run pinwatch in the initial one (no userns-remap, no rootless container, hostUsers: true)"}
+	}
+	return Check{"user namespace", StateOK, "the initial one", ""}
+}
+
+// checkCapabilities goes through them one by one. CAP_SYS_ADMIN stands for
+// CAP_BPF, CAP_PERFMON and CAP_SYSLOG.
+func checkCapabilities() (checks []Check) {
+	admin := hasCapability(unix.CAP_SYS_ADMIN)
+	for _, c := range []struct {
+		bit   int
+		name  string
+		state string // without it
+		admin bool   // CAP_SYS_ADMIN does it as well
+		why   string
+	}{
+		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", StateOK, true, "stands for CAP_BPF, CAP_PERFMON and CAP_SYSLOG; lists BPF objects; needed where perf_event_paranoid is above 2"},
+		{unix.CAP_BPF, "CAP_BPF", StateMissing, true, "load BPF programs"},
+		{unix.CAP_PERFMON, "CAP_PERFMON", StateMissing, true, "attach them to the kernel and read its memory"},
+		{unix.CAP_SYSLOG, "CAP_SYSLOG", StateDegraded, true, "see kernel symbols, to read sysctls and CPUs at every call"},
+		{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", StateDegraded, false, "read mappings and descriptors of other users' processes in /proc"},
+		{unix.CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE", StateOK, false, "lift RLIMIT_MEMLOCK for BPF objects, before 5.11 alone"},
+		{unix.CAP_IPC_LOCK, "CAP_IPC_LOCK", StateOK, false, "not needed; it exempts from the limits that are watched"},
+	} {
+		check := Check{c.name, StateOK, "effective: " + c.why, ""}
+		switch {
+		case hasCapability(c.bit):
+		case c.admin && admin:
+			check.Detail = "not effective, CAP_SYS_ADMIN stands for it: " + c.why
+		case c.state == StateOK:
+			check.Detail = "not effective: " + c.why
+		default:
+			check = Check{c.name, c.state, "not effective: " + c.why, fmt.Sprintf("run as root, or setcap %s+ep, or Docker: --cap-add %s", strings.ToLower(c.name), strings.TrimPrefix(c.name, "CAP_"))}
+		}
+		checks = append(checks, check)
+	}
+	return checks
+}
+
+func checkLockdown(f *snapshot.Facts) Check {
+	switch f.Lockdown {
+	case "":
+		return Check{"lockdown", StateOK, "the kernel has none, or securityfs is not mounted", ""}
+	case "confidentiality":
+		return Check{"lockdown", StateMissing, f.Lockdown + " forbids reading kernel memory", "boot with lockdown=integrity or none"}
+	}
+	return Check{"lockdown", StateOK, f.Lockdown, ""}
+}
+
+func checkSecurityModules(f *snapshot.Facts) Check {
+	if !f.LSMsKnown {
+		return Check{"security modules", StateOK, "not known: /sys/kernel/security/lsm cannot be read", ""}
+	}
+	return Check{"security modules", StateOK, strings.Join(f.LSMs, ", "), ""}
+}
+
+func checkSeccomp(f *snapshot.Facts) Check {
+	switch f.Seccomp {
+	case snapshot.SeccompOff:
+		return Check{"seccomp", StateOK, "no filter", ""}
+	case snapshot.SeccompUnknown:
+		return Check{"seccomp", StateDegraded, "not known: /proc/self/status cannot be read", "mount /proc"}
+	}
+	return Check{"seccomp", StateDegraded, "a filter is in force, which may refuse bpf() and perf_event_open()", "Docker: --security-opt seccomp=PROFILE"}
+}
+
+// checkCgroup looks which hierarchy is mounted: only paths and ids of v2 are
+// shown.
+func checkCgroup() Check {
+	for _, path := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var fs unix.Statfs_t
+		if unix.Statfs(path, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
+			if path == "/sys/fs/cgroup" {
+				return Check{"cgroup", StateOK, "v2", ""}
+			}
+			return Check{"cgroup", StateDegraded, "v1 and v2 mixed: processes may be in other groups in v1, which are not shown", "boot with systemd.unified_cgroup_hierarchy=1"}
+		}
+	}
+	return Check{"cgroup", StateDegraded, "no v2 hierarchy is mounted: paths of containers are not known", "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"}
+}
+
+// checkBPFMemory says what BPF objects are charged to, by trying.
+func checkBPFMemory(f *snapshot.Facts) Check {
+	const name = "BPF memory"
+	switch f.BPFRegime {
+	case snapshot.BPFByMemcg:
+		return Check{name, StateOK, "charged to the memory cgroup; a map was made with an RLIMIT_MEMLOCK of 0", ""}
+	case snapshot.BPFByRlimit:
+		return Check{name, StateOK, "charged to the user's locked_vm, against RLIMIT_MEMLOCK; no map could be made with a limit of 0. BPF objects use up the allowance of perf buffers here", ""}
+	}
+	return Check{name, StateDegraded, "not known: no map can be made", "run as root, or grant CAP_BPF"}
+}
+
+// checkSnapshot takes one.
+func checkSnapshot(opts Options) []Check {
+	const name = "snapshot"
+	s, err := snapshot.Take(context.Background(), snapshot.Options{BTF: opts.BTF})
+	if err != nil {
+		return []Check{{name, StateDegraded, err.Error(), "mount /proc and /sys"}}
+	}
+	counter := "perf charges users in locked_vm"
+	if s.SplitCounter {
+		counter = "perf charges users in a counter of its own, not in locked_vm"
+	}
+	check := Check{name, StateOK, fmt.Sprintf("from %s: %d processes, %d mappings of perf buffers; %s", s.Source, len(s.Processes), len(s.Buffers), counter), ""}
+	if s.Source == snapshot.SourceProc {
+		check = Check{name, StateDegraded, fmt.Sprintf("from /proc: %d processes, %d mappings of perf buffers; users' counters are estimated", len(s.Processes), len(s.Buffers)), "see below"}
+	}
+	checks := []Check{check}
+	for _, what := range s.Degraded {
+		checks = append(checks, Check{name, StateDegraded, what, ""})
+	}
+	return checks
+}
+
+// checkOtherWays opens a trace in every way to attach that was not used.
+func checkOtherWays(opts Options, used string) (checks []Check) {
+	for _, w := range ways() {
+		if w.name == used {
+			continue
+		}
+		opts.Attach = w.name
+		t, err := Open(opts)
+		if err != nil {
+			checks = append(checks, Check{"attach " + w.name, StateDegraded, err.Error(), fmt.Sprintf("nothing to do: %s is used instead", used)})
+			continue
+		}
+		t.Close()
+		checks = append(checks, Check{"attach " + w.name, StateOK, "works too (--attach " + w.name + ")", ""})
+	}
+	return checks
+}
+
+// checkTrace opens a trace: what that says is worth more than all of the above.
+func checkTrace(opts Options) []Check {
+	t, err := Open(opts)
+	if err != nil {
+		return []Check{{"trace", StateMissing, err.Error(), "see above"}}
+	}
+	checks := []Check{{"trace", StateOK, t.Attached(), ""}}
+	checks = append(checks, checkOtherWays(opts, t.way.name)...)
+	defer t.Close()
+	for _, what := range t.Degraded() {
+		checks = append(checks, Check{"trace", StateDegraded, what, ""})
+	}
+	for _, p := range t.Probes() {
+		// Open fails on a silent one that should have fired.
+		said := ": fired in the self-test"
+		if !p.Fired {
+			said = ": not reached by the self-test"
+		}
+		checks = append(checks, Check{"probe", StateOK, p.String() + said, ""})
+	}
+	return checks
+}

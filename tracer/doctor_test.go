@@ -1,0 +1,53 @@
+package tracer
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestSymbolsNotFound(t *testing.T) {
+	const (
+		mlock    = "ffffffff82000000 d sysctl_perf_event_mlock\n"
+		paranoid = "ffffffff82000004 D sysctl_perf_event_paranoid\n"
+		cpus     = "ffffffff82000008 T __num_online_cpus\n"
+		hidden   = "0000000000000000 T __num_online_cpus\n"
+		others   = "ffffffff81000000 T perf_mmap\nffffffffc0000000 t x\t[module]\n\n"
+	)
+	for name, c := range map[string]struct {
+		kallsyms string
+		missing  []string
+		hidden   bool
+	}{
+		"all":     {others + mlock + paranoid + cpus, nil, false},
+		"hidden":  {mlock + paranoid + hidden, nil, true},
+		"no data": {others, dataSymbols(), false},
+		"one":     {mlock + others + cpus, []string{"sysctl_perf_event_paranoid"}, false},
+		"nothing": {"", dataSymbols(), false},
+	} {
+		missing, hidden := symbolsNotFound(c.kallsyms)
+		if diff := cmp.Diff(c.missing, missing); diff != "" || hidden != c.hidden {
+			t.Errorf("%s: hidden %v; %s", name, hidden, diff)
+		}
+	}
+}
+
+// Every check has a name, a state and something to say.
+func TestExamine(t *testing.T) {
+	seen := map[string]bool{}
+	for _, c := range Examine(Options{}) {
+		seen[c.Name] = true
+		if c.State != StateOK && c.State != StateDegraded && c.State != StateMissing {
+			t.Errorf("%+v: unknown state", c)
+		}
+		if c.State != StateOK && c.Detail == "" {
+			t.Errorf("%+v: says nothing", c)
+		}
+	}
+	for _, name := range []string{"kernel", "perf settings", "perf_event_open", "kernel types", "kernel symbols", "kprobes", "BPF ring buffer", "user namespace",
+		"CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN", "CAP_SYSLOG", "CAP_IPC_LOCK", "lockdown", "security modules", "seccomp", "cgroup", "BPF memory", "trace", "snapshot"} {
+		if !seen[name] {
+			t.Errorf("no check of %s", name)
+		}
+	}
+}

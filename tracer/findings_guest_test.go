@@ -1,0 +1,210 @@
+//go:build guest
+
+package tracer_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+)
+
+// knownBad builds the kernel whose accounting can be chosen at boot.
+func knownBad(t *testing.T) guesttest.Kernel {
+	t.Helper()
+	build := exec.Command("../testdata/known-bad/build.sh")
+	build.Stderr = os.Stderr
+	out, err := build.Output()
+	if err != nil {
+		t.Fatalf("build the known-bad kernel: %v", err)
+	}
+	fields := strings.Split(strings.TrimSpace(string(out)), "\t")
+	return guesttest.Kernel{Series: fields[0], Release: fields[1], Image: fields[2]}
+}
+
+// broken are the verdicts of a trace that are certain, each once, and its era.
+func broken(t *testing.T, out guesttest.Result) (verdicts []string, era string) {
+	t.Helper()
+	rows, summary, _ := split(t, out.Stdout)
+	if out.Code != 0 || len(rows) == 0 || summary.Lost != 0 {
+		t.Fatalf("exit %d, %d rows, %d lost\n%s", out.Code, len(rows), summary.Lost, out.Stderr)
+	}
+	seen := map[string]bool{}
+	for _, r := range rows {
+		if r.Verdict == "ok" {
+			continue
+		}
+		if r.Certainty == "exact" {
+			seen[r.Verdict] = true
+		} else if !seen[r.Verdict+"?"] {
+			seen[r.Verdict+"?"] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(seen)), summary.Era
+}
+
+// Each accounting of the past gets its verdict, on real kernel code, and the
+// right one gets none.
+func TestKnownBadKernel(t *testing.T) {
+	const buffers = "pinwatch workload perf-buffers --quiet --pages 64 --memlock-kib 4096 --max 12\n"
+	const lowered = `
+pinwatch workload perf-buffers --quiet --pages 64 --max 4 --hold 2s &
+busybox sleep 1
+echo 4 > /proc/sys/kernel/perf_event_mlock_kb
+pinwatch workload perf-buffers --quiet --pages 8 --memlock-kib 4096 --max 1
+wait
+echo 516 > /proc/sys/kernel/perf_event_mlock_kb
+`
+	const aux = `
+pinwatch workload aux --pmu aux_test
+pinwatch workload aux --pmu aux_test --data-first
+`
+	variants := []struct {
+		name, script, era string
+		verdicts          []string
+	}{
+		{"right", buffers + lowered + aux, "split", nil},
+		{"cumulative", buffers + aux, "cumulative", []string{"overcharge"}},
+		{"twice", buffers, "twice", []string{"overcharge"}},
+		{"unclamped", buffers + lowered, "unclamped", []string{"overcharge"}},
+		{"aux-full", buffers + aux, "split", []string{"underflow"}},
+		{"aux-either", buffers + aux, "split", []string{"leak"}},
+	}
+	if os.Getenv("PINWATCH_SERIES") == "" {
+		variants = variants[:2] // the others with make test-kernels
+	}
+	k := knownBad(t)
+	for _, v := range variants {
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			shell := guesttest.Shell(t)
+			out := guesttest.Run(t, k, func(c *guest.Config) {
+				shell(c)
+				c.Append = "perf_mmap_accounting=" + v.name
+			}, "trace", "--json", "--", "sh", "-c", v.script)
+			verdicts, era := broken(t, out)
+			if diff := cmp.Diff(v.verdicts, verdicts); diff != "" {
+				t.Errorf("verdicts: %s\n%s", diff, out.Stderr)
+			}
+			if era != v.era {
+				t.Errorf("era %s; want %s", era, v.era)
+			}
+		})
+	}
+}
+
+// finding is what a stock kernel was proven to get wrong: see testdata/findings.
+type finding struct {
+	Name     string   `json:"name"`
+	Verdict  string   `json:"verdict"`
+	Workload string   `json:"workload"` // that shows it
+	Series   []string `json:"series"`
+}
+
+func findings(t *testing.T) (list []finding) {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("..", "testdata", "findings", "findings.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(raw, &list); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// examined says whether a series was looked into. A newer one that appears on the
+// mirror may have a known finding or not; it may have no other.
+func examined(known []finding, series string) bool {
+	return slices.ContainsFunc(known, func(f finding) bool { return slices.Contains(f.Series, series) })
+}
+
+// Stock kernels break the rules that they are known to break, in the workloads
+// that show it, and no other: anything new is to be looked into.
+func TestFindings(t *testing.T) {
+	known := findings(t)
+	workloads := map[string]bool{}
+	for _, f := range known {
+		workloads[f.Workload] = true
+	}
+	shell := guesttest.Shell(t)
+	for _, k := range guesttest.Kernels(t) {
+		for workload := range workloads {
+			var want []string
+			for _, f := range known {
+				if f.Workload == workload && slices.Contains(f.Series, k.Series) {
+					want = append(want, f.Verdict)
+				}
+			}
+			t.Run(k.Series+"/"+workload, func(t *testing.T) {
+				t.Parallel()
+				out := guesttest.Run(t, k, shell, "trace", "--json", "--", "sh", "-c", "pinwatch workload "+workload+" >&2")
+				got, _ := broken(t, out)
+				got = slices.DeleteFunc(got, func(v string) bool { return strings.HasSuffix(v, "?") })
+				if !examined(known, k.Series) {
+					t.Logf("series %s was not examined yet: %v", k.Series, got)
+					got = slices.DeleteFunc(got, func(v string) bool {
+						return slices.ContainsFunc(known, func(f finding) bool { return f.Workload == workload && f.Verdict == v })
+					})
+				}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("%s\n%s", diff, out.Stderr)
+				}
+			})
+		}
+	}
+}
+
+// The witnesses of the findings, which are not ours: how many buffers fit before
+// EPERM, and VmPin.
+func TestFindingsByWitness(t *testing.T) {
+	const fits = `
+pinwatch workload run-as --uid 65534 -- busybox sleep 60 &
+busybox sleep 1
+count() { pinwatch workload perf-buffers --json --pages 32 --memlock-kib 512 | busybox grep -c '"map"'; }
+count
+pinwatch workload perf-buffers --quiet --pages 32 --max 2 --again 4
+count
+pinwatch workload two-processes --payer-first | busybox tail -n 1
+`
+	known := findings(t)
+	has := func(name, series string) bool {
+		return slices.ContainsFunc(known, func(f finding) bool { return f.Name == name && slices.Contains(f.Series, series) })
+	}
+	shell := guesttest.Shell(t)
+	for _, k := range guesttest.Kernels(t) {
+		t.Run(k.Series, func(t *testing.T) {
+			t.Parallel()
+			out := guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c", fits)
+			var before, after, vmPin int
+			if _, err := fmt.Sscanf(out.Stdout, "%d\n%d\n"+`{"step":"unmap","process":"sharer","vm_pin_kib":%d}`, &before, &after, &vmPin); err != nil {
+				t.Fatalf("%v\n%s%s", err, out.Stdout, out.Stderr)
+			}
+			if !examined(known, k.Series) {
+				t.Logf("series %s was not examined yet: %d buffers fit, then %d; VmPin %d kB", k.Series, before, after, vmPin)
+				return
+			}
+			// 8 further mappings of 33 pages: 8 buffers fewer.
+			lost := 0
+			if has("double-charge-of-further-mappings", k.Series) {
+				lost = 8
+			}
+			if before-after != lost {
+				t.Errorf("%d buffers fit, and %d after further mappings came and went; want %d fewer", before, after, lost)
+			}
+			if negative := vmPin < 0; negative != has("misdirected-refund-to-the-last-process", k.Series) {
+				t.Errorf("VmPin of the process that unmapped last, and had not paid: %d kB", vmPin)
+			}
+		})
+	}
+}

@@ -1,0 +1,257 @@
+// Package guesttest runs pinwatch commands in guests, for tests.
+package guesttest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pinwatch/pinwatch/tracer/guest"
+)
+
+// Kernel is a fetched kernel.
+type Kernel struct {
+	Series  string // such as "6.1"
+	Release string
+	Image   string
+	Arch    string // "": amd64
+}
+
+// DefaultSeries is what `make test` runs in; PINWATCH_SERIES names others, and
+// PINWATCH_ARCH the other architecture.
+const DefaultSeries = "6.1 6.12 newest"
+
+// arm64Series are kernels of each page size.
+const arm64Series = "6.12 6.12-16k newest"
+
+// arch is the architecture of the guests that Kernels gives.
+func arch() string {
+	if arch := os.Getenv("PINWATCH_ARCH"); arch != "" {
+		return arch
+	}
+	return "amd64"
+}
+
+// Root is the top of the source tree.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..", "..")
+}
+
+// Kernels fetches the kernels to test in.
+func Kernels(t *testing.T) []Kernel {
+	t.Helper()
+	series := os.Getenv("PINWATCH_SERIES")
+	switch {
+	case series != "":
+	case arch() == "arm64":
+		series = arm64Series
+	default:
+		series = DefaultSeries
+	}
+	return fetch(t, arch(), series)
+}
+
+// Ends fetches the first and the last of those: for what need not be seen in all of
+// them at every change.
+func Ends(t *testing.T) []Kernel {
+	t.Helper()
+	all := Kernels(t)
+	if os.Getenv("PINWATCH_SERIES") != "" || len(all) < 3 {
+		return all
+	}
+	return []Kernel{all[0], all[len(all)-1]}
+}
+
+// WithOldest adds 5.10, which differs most, where it is not among some kernels. There
+// is none for arm64.
+func WithOldest(t *testing.T, kernels []Kernel) []Kernel {
+	t.Helper()
+	if arch() != "amd64" || slices.ContainsFunc(kernels, func(k Kernel) bool { return k.Series == "5.10" }) {
+		return kernels
+	}
+	return append(Fetch(t, "5.10"), kernels...)
+}
+
+// Fetch fetches the amd64 kernels of some series. What cannot be had fails the test.
+func Fetch(t *testing.T, series string) []Kernel {
+	t.Helper()
+	return fetch(t, "amd64", series)
+}
+
+// Arm64 fetches the kernels for arm64: the newest of each page size.
+func Arm64(t *testing.T) []Kernel {
+	t.Helper()
+	return fetch(t, "arm64", arm64Series)
+}
+
+// KnownBad builds the kernel whose accounting can be chosen at boot.
+func KnownBad(t *testing.T) Kernel {
+	t.Helper()
+	return kernels(t, exec.Command(filepath.Join(Root(), "testdata", "known-bad", "build.sh")), "build the known-bad kernel")[0]
+}
+
+func fetch(t *testing.T, arch, series string) []Kernel {
+	t.Helper()
+	list := kernels(t, exec.Command(filepath.Join(Root(), "testdata", "kernels", "fetch.sh"), append([]string{"--arch", arch}, strings.Fields(series)...)...), "fetch kernels "+series)
+	for i := range list {
+		list[i].Arch = arch
+	}
+	return list
+}
+
+// kernels runs a script that prints them.
+func kernels(t *testing.T, fetch *exec.Cmd, what string) []Kernel {
+	t.Helper()
+	var complaints bytes.Buffer
+	fetch.Stderr = &complaints
+	out, err := fetch.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", what, err, complaints.String())
+	}
+	var kernels []Kernel
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Split(strings.TrimSpace(line), "\t")
+		kernels = append(kernels, Kernel{Series: fields[0], Release: fields[1], Image: fields[2]})
+	}
+	return kernels
+}
+
+// built are static pinwatches, by architecture, each built once and beside each
+// other.
+var built = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "pinwatch-test-") })
+
+var builders = map[string]func() (string, error){
+	"amd64": sync.OnceValues(func() (string, error) { return build("amd64") }),
+	"arm64": sync.OnceValues(func() (string, error) { return build("arm64") }),
+}
+
+func build(arch string) (string, error) {
+	dir, err := built()
+	if err != nil {
+		return "", err
+	}
+	name := "pinwatch"
+	if arch != runtime.GOARCH {
+		name += "-" + arch
+	}
+	binary := filepath.Join(dir, name)
+	cmd := exec.Command("go", "build", "-o", binary, ".")
+	cmd.Dir = Root()
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", errors.New(string(out))
+	}
+	return binary, nil
+}
+
+// Binary builds a static pinwatch for this machine, once.
+func Binary(t *testing.T) string {
+	t.Helper()
+	return BinaryFor(t, runtime.GOARCH)
+}
+
+// BinaryFor builds a static pinwatch for an architecture, once. It lies beside the
+// one for this machine, where that finds it.
+func BinaryFor(t *testing.T, arch string) string {
+	t.Helper()
+	binary, err := builders[arch]()
+	if err != nil {
+		t.Fatalf("build pinwatch: %v", err)
+	}
+	return binary
+}
+
+func (k Kernel) arch() string {
+	if k.Arch == "" {
+		return "amd64"
+	}
+	return k.Arch
+}
+
+// Tool adds a program of this machine's and the libraries that it is linked with.
+func Tool(t *testing.T, name string) func(*guest.Config) {
+	t.Helper()
+	tool, err := exec.LookPath(name)
+	if err != nil {
+		t.Fatalf("%v: the Makefile says which package has it", err)
+	}
+	libraries, err := exec.Command("ldd", tool).Output()
+	if err != nil {
+		t.Fatalf("ldd %s: %v", tool, err)
+	}
+	return func(c *guest.Config) {
+		c.Files = append(c.Files, tool+":bin/"+name)
+		for _, file := range regexp.MustCompile(`/\S+`).FindAllString(string(libraries), -1) {
+			c.Files = append(c.Files, file+":"+file)
+		}
+	}
+}
+
+// Shell adds a busybox as sh to the guest, with the users that it wants.
+func Shell(t *testing.T) func(*guest.Config) {
+	t.Helper()
+	busybox, err := findBusybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	passwd := filepath.Join(t.TempDir(), "passwd")
+	if err := os.WriteFile(passwd, []byte("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return func(c *guest.Config) {
+		c.Files = append(c.Files, busybox+":bin/busybox", busybox+":bin/sh", passwd+":etc/passwd")
+	}
+}
+
+// findBusybox finds a static busybox for the guests of Kernels.
+func findBusybox() (string, error) {
+	if arch() == runtime.GOARCH {
+		busybox, err := exec.LookPath("busybox")
+		if err != nil {
+			return "", fmt.Errorf("%w: apt-get install busybox-static", err)
+		}
+		return busybox, nil
+	}
+	out, err := exec.Command(filepath.Join(Root(), "testdata", "kernels", "fetch.sh"), "--arch", arch(), "--busybox").Output()
+	return strings.TrimSpace(string(out)), err
+}
+
+// Result is what came back from a guest.
+type Result struct {
+	Stdout, Stderr string
+	Code           int
+}
+
+// Run runs a pinwatch command in a guest. An emulated guest that dies is tried
+// once more, and then it is a failure.
+func Run(t *testing.T, k Kernel, change func(*guest.Config), args ...string) Result {
+	t.Helper()
+	for attempt := 1; ; attempt++ {
+		var stdout, stderr bytes.Buffer
+		config := guest.Config{Kernel: k.Image, Binary: BinaryFor(t, k.arch()), Args: args, Stdout: &stdout, Stderr: &stderr, Timeout: 3 * time.Minute}
+		if change != nil {
+			change(&config)
+		}
+		code, err := guest.Run(context.Background(), config)
+		if err == nil {
+			return Result{stdout.String(), stderr.String(), code}
+		}
+		var died *guest.Error
+		if attempt == 2 || !errors.As(err, &died) {
+			t.Fatalf("guest %s: pinwatch %s: %v\nstderr: %s", k.Release, strings.Join(args, " "), err, stderr.String())
+		}
+		t.Logf("guest %s died, trying once more: %v", k.Release, err)
+	}
+}

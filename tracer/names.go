@@ -1,0 +1,53 @@
+package tracer
+
+import (
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// names adds the paths of cgroups to events. A cgroup may be gone when its event
+// is read, so paths that were found are kept.
+type names struct {
+	tree    *cgroup.Tree // nil where no hierarchy is mounted
+	callers map[uint64]string
+	payers  map[uint64]string
+}
+
+// namesKept bounds the memory for paths.
+const namesKept = 1 << 16
+
+func newNames() *names {
+	tree, _ := cgroup.Host() // without, ids stand for themselves
+	return &names{tree: tree, callers: map[uint64]string{}, payers: map[uint64]string{}}
+}
+
+func (n *names) add(e *ledger.Event) {
+	if n.tree == nil {
+		return
+	}
+	e.Cgroup = lookup(n.callers, e.CgroupID, n.tree.Path)
+	if o := e.Object; o != nil {
+		for i := range o.Payers {
+			o.Payers[i].Cgroup = lookup(n.payers, o.Payers[i].CgroupID, n.tree.MemoryPath)
+		}
+		o.MapCgroup = lookup(n.payers, o.MapCgroupID, n.tree.MemoryPath)
+		o.LimitCgroup = lookup(n.payers, o.LimitCgroupID, n.tree.MemoryPath)
+	}
+}
+
+func lookup(known map[uint64]string, id uint64, find func(uint64) (string, bool)) string {
+	if id == 0 {
+		return ""
+	}
+	path, ok := known[id]
+	if ok {
+		return path
+	}
+	if path, ok = find(id); ok {
+		if len(known) >= namesKept {
+			clear(known)
+		}
+		known[id] = path
+	}
+	return path
+}

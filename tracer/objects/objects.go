@@ -1,0 +1,297 @@
+// Package objects lists the BPF maps and programs of this machine: what they
+// are, what the kernel estimates them to cost, who pays, and what keeps them
+// alive. It needs no tracing, and says what it could not find out.
+package objects
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
+)
+
+// Kinds of objects.
+const (
+	KindMap     = "map"
+	KindProgram = "program"
+)
+
+// Object is a BPF map or program.
+type Object struct {
+	Kind string
+	ID   uint32
+	Type string // the kernel's name, such as percpu_array
+	Name string // "" where it has none, or where it is not known
+
+	// Of maps.
+	KeySize    uint32 // bytes
+	ValueSize  uint32 // bytes
+	MaxEntries uint32
+	Flags      uint32
+
+	// Memlock is the kernel's own estimate of fdinfo, in bytes. Before 5.11 it
+	// is what is charged, rounded up to pages.
+	Memlock int64
+	// Charged is what pinwatch saw the kernel charge, in bytes.
+	Charged      int64
+	ChargedKnown bool
+	Regime       Regime
+
+	// UID is the user who created a program, or is charged for a map.
+	UID      uint32
+	UIDKnown bool
+	// Cgroup is who is charged, as a path; "/" where no cgroup is. CgroupID
+	// stays when the path is not known any more.
+	Cgroup      string
+	CgroupID    uint64
+	CgroupKnown bool
+
+	Pinned  []string // paths
+	Holders []Holder
+	Links   []uint32 // ids of the links that hold a program
+	Refs    []uint32 // a map's programs, or a program's maps, as ids
+}
+
+// Holder is a process that has an object, or a link to it, open.
+type Holder struct {
+	PID    int    `json:"pid"`
+	Comm   string `json:"comm"`
+	FDs    int    `json:"fds"`
+	Cgroup string `json:"cgroup"` // "" where it is not known
+}
+
+// Listing is what was found.
+type Listing struct {
+	Objects []Object
+	Regime  Regime
+	// Notes are what could not be found out, and why.
+	Notes []string
+}
+
+type kindID struct {
+	kind string
+	id   uint32
+}
+
+type lister struct {
+	Listing
+	index map[kindID]int
+}
+
+// List lists all objects that exist and that this process may see.
+func List(ctx context.Context) (*Listing, error) {
+	l := &lister{index: map[kindID]int{}}
+	tree, err := cgroup.Host()
+	if err != nil {
+		l.note("cgroups are not named: %v", err)
+		tree = nil
+	}
+	err = l.addAll()
+	restricted := errors.Is(err, os.ErrPermission)
+	if err != nil && !restricted {
+		return nil, err
+	}
+	// The links first: while their ids are read, descriptors of ours are open.
+	if !restricted {
+		l.addLinks()
+	}
+	held, unreadable := scanDescriptors()
+	if restricted {
+		l.note("only objects that readable processes have open are shown, without names and pins: " +
+			"the kernel's lists need CAP_SYS_ADMIN, which is missing: run as root")
+		l.addHeld(held)
+	}
+	if unreadable > 0 {
+		l.note("holders are incomplete: /proc/PID/fdinfo of %d processes could not be read (needs CAP_SYS_PTRACE, or the same user)", unreadable)
+	}
+	l.addHolders(held, tree)
+	if !restricted {
+		l.addPins()
+	}
+	l.addRegime(ctx, tree)
+	if len(l.Objects) > 0 {
+		l.addPayers(tree)
+	}
+	return &l.Listing, nil
+}
+
+func (l *lister) note(format string, args ...any) {
+	l.Notes = append(l.Notes, fmt.Sprintf(format, args...))
+}
+
+func (l *lister) add(o Object) {
+	l.index[kindID{o.Kind, o.ID}] = len(l.Objects)
+	l.Objects = append(l.Objects, o)
+}
+
+// find is nil for an object that came or went while listing.
+func (l *lister) find(kind string, id uint32) *Object {
+	i, ok := l.index[kindID{kind, id}]
+	if !ok {
+		return nil
+	}
+	return &l.Objects[i]
+}
+
+// addAll asks the kernel's own lists.
+func (l *lister) addAll() error {
+	unread := 0
+	add := func(o Object, err error) {
+		if err == nil {
+			l.add(o)
+		} else if !errors.Is(err, os.ErrNotExist) { // it went away
+			unread++
+		}
+	}
+	err := eachID(ebpf.MapGetNextID, func(id ebpf.MapID) { add(describeMap(id)) })
+	if err != nil {
+		return fmt.Errorf("list the BPF maps: %w", err)
+	}
+	err = eachID(ebpf.ProgramGetNextID, func(id ebpf.ProgramID) { add(describeProgram(id)) })
+	if err != nil {
+		return fmt.Errorf("list the BPF programs: %w", err)
+	}
+	l.addUsers()
+	if unread > 0 {
+		l.note("%d objects exist but could not be read", unread)
+	}
+	return nil
+}
+
+// eachID walks one of the kernel's lists.
+func eachID[ID ~uint32](next func(ID) (ID, error), visit func(ID)) error {
+	for id := ID(0); ; {
+		var err error
+		id, err = next(id)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		visit(id)
+	}
+}
+
+// addUsers notes which programs use a map.
+func (l *lister) addUsers() {
+	for i := range l.Objects {
+		p := &l.Objects[i]
+		if p.Kind != KindProgram {
+			continue
+		}
+		slices.Sort(p.Refs)
+		for _, id := range p.Refs {
+			if m := l.find(KindMap, id); m != nil {
+				m.Refs = append(m.Refs, p.ID)
+			}
+		}
+	}
+}
+
+func describeMap(id ebpf.MapID) (Object, error) {
+	m, err := ebpf.NewMapFromID(id)
+	if err != nil {
+		return Object{}, err
+	}
+	defer m.Close()
+	info, err := m.Info()
+	if err != nil {
+		return Object{}, err
+	}
+	memlock, _ := info.Memlock() // not ok is 0 bytes, which an empty trie has
+	return Object{
+		Kind: KindMap, ID: uint32(id), Type: MapType(uint32(info.Type)), Name: info.Name,
+		KeySize: info.KeySize, ValueSize: info.ValueSize, MaxEntries: info.MaxEntries, Flags: info.Flags,
+		Memlock: int64(memlock),
+	}, nil
+}
+
+func describeProgram(id ebpf.ProgramID) (Object, error) {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return Object{}, err
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return Object{}, err
+	}
+	memlock, _ := info.Memlock()
+	o := Object{Kind: KindProgram, ID: uint32(id), Type: ProgramType(uint32(info.Type)), Name: info.Name, Memlock: int64(memlock)}
+	o.UID, o.UIDKnown = info.CreatedByUID()
+	maps, _ := info.MapIDs()
+	for _, m := range maps {
+		o.Refs = append(o.Refs, uint32(m))
+	}
+	return o, nil
+}
+
+// addLinks notes which programs are held by links. Kernels before 5.8 have
+// none.
+func (l *lister) addLinks() {
+	links := new(link.Iterator)
+	defer links.Close()
+	for links.Next() {
+		info, err := links.Link.Info()
+		if err != nil {
+			continue
+		}
+		if p := l.find(KindProgram, uint32(info.Program)); p != nil {
+			p.Links = append(p.Links, uint32(links.ID))
+		}
+	}
+	if err := links.Err(); err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+		l.note("links that hold programs are incomplete: %v", err)
+	}
+}
+
+// addHeld adds what is known of an object from fdinfo alone.
+func (l *lister) addHeld(held []descriptor) {
+	for _, d := range held {
+		if !d.link && l.find(d.object.Kind, d.object.ID) == nil {
+			l.add(d.object)
+		}
+	}
+}
+
+func (l *lister) addHolders(held []descriptor, tree *cgroup.Tree) {
+	for _, d := range held {
+		o := l.find(d.object.Kind, d.object.ID)
+		if o == nil {
+			continue
+		}
+		i := slices.IndexFunc(o.Holders, func(h Holder) bool { return h.PID == d.pid })
+		if i < 0 {
+			i = len(o.Holders)
+			o.Holders = append(o.Holders, Holder{PID: d.pid, Comm: comm(d.pid), Cgroup: cgroupOf(tree, d.pid)})
+		}
+		o.Holders[i].FDs++
+	}
+}
+
+func comm(pid int) string {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		return "" // it ended
+	}
+	return strings.TrimSuffix(string(raw), "\n")
+}
+
+func cgroupOf(tree *cgroup.Tree, pid int) string {
+	if tree == nil {
+		return ""
+	}
+	m, err := tree.Process(pid)
+	if err != nil {
+		return ""
+	}
+	return m.Path()
+}

@@ -1,0 +1,116 @@
+package snapshot
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/host"
+)
+
+// Facts are what besides the limits decides over a process's perf events and BPF
+// objects, as far as /proc and /sys tell.
+type Facts struct {
+	// CapEffective, CapPermitted and CapBounding are sets of capabilities.
+	CapEffective, CapPermitted, CapBounding uint64
+	CapsKnown                               bool
+	// InitialUserNS says that the process is in the initial user namespace,
+	// where alone capabilities count for perf. It means something if UserNSKnown.
+	InitialUserNS, UserNSKnown bool
+	NoNewPrivs                 bool
+	Seccomp                    int    // SeccompOff and so on
+	HardLimit                  uint64 // of RLIMIT_MEMLOCK in bytes; 0 where not known
+	LSMs                       []string
+	LSMsKnown                  bool
+	Lockdown                   string // "none", "integrity", "confidentiality", or "" where not known
+	BPFRegime                  string // BPFByRlimit, BPFByMemcg, or "" where not known
+}
+
+// The modes of seccomp, as the kernel numbers them.
+const (
+	SeccompUnknown = iota - 1
+	SeccompOff
+	SeccompStrict
+	SeccompFilter
+)
+
+// What BPF objects are charged to.
+const (
+	BPFByRlimit = "rlimit" // the user's locked_vm, against RLIMIT_MEMLOCK (before 5.11)
+	BPFByMemcg  = "memcg"  // the memory cgroup
+)
+
+// Has says whether a capability is in a set.
+func Has(set uint64, capability int) bool { return set>>capability&1 != 0 }
+
+// Inspect reads the facts of a process, or with pid 0 those of the host alone. What
+// cannot be read is left unknown.
+func Inspect(opts Options, pid uint32) *Facts {
+	p := newProc(opts)
+	f := &Facts{Seccomp: SeccompUnknown, BPFRegime: bpfRegime()}
+	if raw, err := os.ReadFile(p.path(pid, "status")); err == nil {
+		f.fromStatus(fields(raw))
+	}
+	if name, err := os.Readlink(p.path(pid, "ns/user")); err == nil {
+		f.UserNSKnown, f.InitialUserNS = true, name == initialUserNamespace
+	}
+	var limit unix.Rlimit
+	if pid != 0 && unix.Prlimit(int(pid), unix.RLIMIT_MEMLOCK, nil, &limit) == nil {
+		f.HardLimit = limit.Max
+	}
+	if raw, err := os.ReadFile(filepath.Join(p.sys, "kernel/security/lsm")); err == nil {
+		f.LSMsKnown = true
+		f.LSMs = strings.Split(strings.TrimSpace(string(raw)), ",")
+	}
+	f.Lockdown = host.Lockdown(p.sys)
+	return f
+}
+
+func (f *Facts) fromStatus(status map[string]string) {
+	f.CapsKnown = true
+	for name, set := range map[string]*uint64{"CapEff": &f.CapEffective, "CapPrm": &f.CapPermitted, "CapBnd": &f.CapBounding} {
+		value, err := strconv.ParseUint(status[name], 16, 64)
+		f.CapsKnown = f.CapsKnown && err == nil
+		*set = value
+	}
+	f.NoNewPrivs = status["NoNewPrivs"] == "1"
+	if mode, err := strconv.Atoi(status["Seccomp"]); err == nil {
+		f.Seccomp = mode
+	}
+}
+
+// bpfRegime finds out what BPF objects are charged to: with an RLIMIT_MEMLOCK of
+// nothing, the kernels before 5.11 refuse every map, and later ones do not care.
+// The limit is put back at once.
+func bpfRegime() string {
+	if !canMakeMap() {
+		return ""
+	}
+	var old unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &old) != nil {
+		return ""
+	}
+	none := unix.Rlimit{Cur: 0, Max: old.Max}
+	if unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &none, nil) != nil {
+		return ""
+	}
+	defer unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &old, nil)
+	if canMakeMap() {
+		return BPFByMemcg
+	}
+	return BPFByRlimit
+}
+
+// canMakeMap makes the smallest map.
+func canMakeMap() bool {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return false
+	}
+	m.Close()
+	return true
+}

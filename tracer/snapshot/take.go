@@ -1,0 +1,157 @@
+package snapshot
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/bits"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// Source takes snapshots again and again. What is dear, loading the BPF programs,
+// is done once. Close it. It is not safe for use by several goroutines at once.
+type Source struct {
+	proc      proc
+	iterators iterators
+	foreign   bool              // the iterators' pids are not those of /proc
+	paths     map[uint64]string // of cgroups, by id
+	before    sizes
+	degraded  []string // what holds for all snapshots
+}
+
+// Open readies a source: the kernel's iterators where they are to be had, else
+// /proc, and the snapshots say why.
+func Open(opts Options) (*Source, error) {
+	s := &Source{proc: newProc(opts)}
+	if opts.NoIterators {
+		s.degraded = []string{"BPF iterators: not used, as told"}
+		return s, nil
+	}
+	var err error
+	if s.iterators, s.degraded, err = openIterators(opts); err != nil {
+		s.iterators.close()
+		s.iterators = iterators{}
+		s.degraded = []string{fmt.Sprintf("BPF iterators: not to be had, /proc is used instead (needs Linux 5.8, and CAP_BPF and CAP_PERFMON or CAP_SYS_ADMIN): %v", err)}
+		return s, nil
+	}
+	if ns, err := os.Readlink(filepath.Join(s.proc.proc, "self/ns/pid")); err == nil && ns != initialPIDNamespace {
+		s.foreign = true
+		s.degraded = append(s.degraded, "cgroups and io_uring: not known, for this is a pid namespace of its own, and pids are given as of the initial one: run pinwatch there (docker run --pid=host)")
+	}
+	return s, nil
+}
+
+// Close frees the source.
+func (s *Source) Close() error {
+	s.iterators.close()
+	return nil
+}
+
+// Take takes a snapshot with a source of its own.
+func Take(ctx context.Context, opts Options) (*Snapshot, error) {
+	source, err := Open(opts)
+	if err != nil {
+		return nil, err
+	}
+	defer source.Close()
+	return source.Take(ctx)
+}
+
+// Take takes a snapshot.
+func (s *Source) Take(ctx context.Context) (*Snapshot, error) {
+	snap := &Snapshot{TimeNS: uint64(time.Now().UnixNano()), Degraded: slices.Clone(s.degraded)}
+	if err := s.proc.settings(snap); err != nil {
+		return nil, err
+	}
+	take := s.fromKernel
+	if s.iterators.tasks == nil {
+		take = s.proc.processes
+	}
+	if err := take(ctx, snap); err != nil {
+		return nil, err
+	}
+	snap.countUsers()
+	snap.BPF = s.proc.bpfObjects(snap)
+	snap.sort()
+	return snap, nil
+}
+
+// Allowance is how many pages of perf buffers a user may have at no process's
+// expense.
+func (s *Snapshot) Allowance() int64 {
+	return int64(s.MlockKiB>>(bits.TrailingZeros32(s.PageSize)-10)) * int64(s.OnlineCPUs)
+}
+
+// Process finds a process.
+func (s *Snapshot) Process(pid uint32) (*Process, bool) {
+	i, found := slices.BinarySearchFunc(s.Processes, pid, func(p Process, pid uint32) int { return cmp.Compare(p.PID, pid) })
+	if !found {
+		return nil, false
+	}
+	return &s.Processes[i], true
+}
+
+// User finds a user.
+func (s *Snapshot) User(uid uint32) (*User, bool) {
+	i, found := slices.BinarySearchFunc(s.Users, uid, func(u User, uid uint32) int { return cmp.Compare(u.UID, uid) })
+	if !found {
+		return nil, false
+	}
+	return &s.Users[i], true
+}
+
+func (s *Snapshot) degrade(format string, args ...any) {
+	s.Degraded = append(s.Degraded, fmt.Sprintf(format, args...))
+}
+
+// countUsers adds up processes and buffers by user. The counters of users that
+// could not be read are estimated.
+func (s *Snapshot) countUsers() {
+	users := map[uint32]*User{}
+	for _, u := range s.Users {
+		users[u.UID] = &u
+	}
+	at := func(uid uint32) *User {
+		if users[uid] == nil {
+			users[uid] = &User{UID: uid}
+		}
+		return users[uid]
+	}
+	for i := range s.Buffers {
+		if b := &s.Buffers[i]; b.PayerKnown && b.ExtraKnown && !b.again {
+			at(b.PayerUID).BufferPages += b.Pages - b.Extra
+		}
+	}
+	for _, p := range s.Processes {
+		u := at(p.UID)
+		u.Processes++
+		if !u.Known {
+			// What is not charged to the process is charged to its user.
+			u.PerfLocked += max(0, p.BufferPages-max(0, p.PinnedVM))
+			u.LockedVM = u.PerfLocked
+		}
+	}
+	s.Users = s.Users[:0]
+	for _, u := range users {
+		s.Users = append(s.Users, *u)
+	}
+}
+
+func (s *Snapshot) sort() {
+	slices.SortFunc(s.Processes, func(a, b Process) int { return cmp.Compare(a.PID, b.PID) })
+	slices.SortFunc(s.Users, func(a, b User) int { return cmp.Compare(a.UID, b.UID) })
+	slices.SortFunc(s.Buffers, func(a, b Buffer) int {
+		return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Area, b.Area))
+	})
+	slices.SortFunc(s.IOUring, func(a, b IOUring) int { return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.FD, b.FD)) })
+}
+
+// pagesOf is a limit in bytes as pages.
+func pagesOf(limit uint64, pageSize uint32) int64 {
+	return int64(min(limit/uint64(pageSize), uint64(ledger.Unlimited)))
+}

@@ -1,0 +1,126 @@
+//go:build guest
+
+package tracer_test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+)
+
+// soakTime is PINWATCH_SOAK, or what suits `make test`.
+func soakTime(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("PINWATCH_SOAK")
+	if text == "" {
+		return 8 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("PINWATCH_SOAK: %v", err)
+	}
+	return d
+}
+
+// Many processes and threads of two users map, unmap, exit and are killed at
+// random while sysctls and limits change. No verdict may be false, and at the
+// end the ledger must explain the kernel's counters to the page.
+func TestSoak(t *testing.T) {
+	duration := soakTime(t)
+	verdict := regexp.MustCompile(`\b(overcharge|double-charge|misdirected-refund|leak|underflow|wrong-refusal) \d+`)
+	balance := regexp.MustCompile(`(?m)^uid (2001|2002): .*\b0 for live buffers.*\b0 unexplained$`)
+	for _, k := range guesttest.Ends(t) {
+		soak := func(t *testing.T, share bool, transport string) {
+			t.Parallel()
+			out := guesttest.Run(t, k, func(c *guest.Config) { c.Timeout = duration + 5*time.Minute },
+				"trace", "--pid", "1", "--transport", transport, "--", "pinwatch", "workload", "soak", "--duration", duration.String(), "--sysctls",
+				fmt.Sprintf("--share=%v", share))
+			if out.Code != 0 || !strings.Contains(out.Stderr, "soak: seed 1") {
+				t.Fatalf("exit %d\n%s", out.Code, out.Stderr)
+			}
+			t.Log(out.Stdout)
+			// What follows from a double charge: the allowance seems gone sooner.
+			var allowed []string
+			for _, f := range findings(t) {
+				if f.Name == "double-charge-of-further-mappings" && (slices.Contains(f.Series, k.Series) || !examined(findings(t), k.Series)) {
+					allowed = []string{"double-charge", "wrong-refusal"}
+				}
+			}
+			// And what follows from a refund to the wrong process: its pinned_vm
+			// is too low, and the payer's too high.
+			if share {
+				allowed = append(allowed, "misdirected-refund", "wrong-refusal")
+			}
+			certain, _, _ := strings.Cut(out.Stdout[strings.Index(out.Stdout, "verdict:"):], "entries uncertain")
+			for _, m := range verdict.FindAllStringSubmatch(certain, -1) {
+				if !slices.Contains(allowed, m[1]) {
+					t.Errorf("verdict %s on a kernel that is not known for it", m[0])
+				}
+			}
+			if strings.Contains(out.Stdout, "incomplete") {
+				t.Errorf("events were lost: %s", out.Stderr)
+			}
+			if n := len(balance.FindAllString(out.Stdout, -1)); n != 2 {
+				t.Errorf("%d of 2 users are explained to the page", n)
+			}
+		}
+		t.Run(k.Series+"/alone", func(t *testing.T) { soak(t, false, "auto") })
+		t.Run(k.Series+"/share", func(t *testing.T) { soak(t, true, "auto") })
+		if os.Getenv("PINWATCH_SERIES") != "" && os.Getenv("PINWATCH_SOAK") == "" {
+			t.Run(k.Series+"/share-perf", func(t *testing.T) { soak(t, true, "perf") })
+		}
+	}
+}
+
+// A probe that attaches and never fires is found out before anything is traced.
+func TestSilentProbes(t *testing.T) {
+	k := guesttest.Kernels(t)[0]
+	const script = `
+echo 0 > /sys/kernel/debug/kprobes/enabled
+pinwatch trace --attach kprobe --duration 1s
+echo "exit $?"
+echo 1 > /sys/kernel/debug/kprobes/enabled
+pinwatch trace --attach kprobe --duration 1s
+echo "exit $?"
+`
+	out := guesttest.Run(t, k, guesttest.Shell(t), "workload", "run-as", "--", "sh", "-c", script)
+	if !strings.Contains(out.Stdout, "exit 1") || !strings.Contains(out.Stderr, "attached, but silent: the probes on [the return of perf_mmap perf_mmap the return of perf_mmap_close perf_mmap_close]") {
+		t.Errorf("kprobes disarmed: %s%s", out.Stdout, out.Stderr)
+	}
+	if !strings.Contains(out.Stdout, "exit 0") {
+		t.Errorf("kprobes armed again: %s%s", out.Stdout, out.Stderr)
+	}
+}
+
+// The doctor tells the known accountings apart.
+func TestDoctor(t *testing.T) {
+	for _, k := range guesttest.Kernels(t) {
+		t.Run(k.Series, func(t *testing.T) {
+			t.Parallel()
+			out := guesttest.Run(t, k, nil, "doctor")
+			want := `accounting\s+ok\s+split`
+			if slices.ContainsFunc(findings(t), func(f finding) bool {
+				return f.Verdict == "double-charge" && slices.Contains(f.Series, k.Series)
+			}) {
+				want = "double-charge"
+			}
+			if !examined(findings(t), k.Series) {
+				want = "accounting "
+			}
+			probes := 4
+			if k.Series == "5.10" {
+				probes = 5 // rb_alloc as well
+			}
+			if out.Code != 0 || !regexp.MustCompile(want).MatchString(out.Stdout) || strings.Count(out.Stdout, "fired in the self-test") != probes {
+				t.Errorf("exit %d, want %q\n%s%s", out.Code, want, out.Stdout, out.Stderr)
+			}
+		})
+	}
+}

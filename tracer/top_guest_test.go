@@ -1,0 +1,45 @@
+//go:build guest
+
+package tracer_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+)
+
+// The terminal view of a live kernel, as plain tables: while a process maps
+// buffers until it is refused, and when nobody may trace.
+func TestTop(t *testing.T) {
+	k := guesttest.Kernels(t)[0]
+	const script = `
+(busybox sleep 3; pinwatch workload perf-buffers --quiet --uid 2001 --pages 64 --hold 60s) &
+pinwatch top -b -n 5 -d 2s --view processes,users,events > /top
+echo "exit $?"
+busybox cat /top
+echo "untraced:"
+pinwatch workload run-as --uid 1000 -- pinwatch top -b -n 1 2>&1
+`
+	out := guesttest.Run(t, k, guesttest.Shell(t), "workload", "run-as", "--", "sh", "-c", script)
+	live, untraced, _ := strings.Cut(out.Stdout, "untraced:")
+	if !strings.Contains(live, "exit 0") || strings.Count(live, "pinwatch top  Linux "+k.Release) != 5 {
+		t.Errorf("exit and 5 screens: %s%s", live, out.Stderr)
+	}
+	last := live[max(0, strings.LastIndex(live, "pinwatch top")):]
+	for _, want := range []string{
+		`(?m)^allowance: perf_event_mlock_kb 516 = 129 pages × 4 CPUs = 516 `,
+		`refused 1`,
+		`(?m)^ *\d+ pinwatch +2001 +69 +128 +54% +516 +9 +· +0 +1 .*refused`, // PINNED_VM, LOCK_LIMIT, USED, USER_SHARE, BUFS, OVERCHARGED, FITS, REFUSED
+		`(?m)^ *2001 .*516 +516 +100%`,
+		`(?m)refusal .* EPERM +EPERM: pinned_vm 69 \+ extra 65 = 134 pages`,
+	} {
+		if !regexp.MustCompile(want).MatchString(last) {
+			t.Errorf("no %q in:\n%s", want, last)
+		}
+	}
+	if !strings.Contains(untraced, "lacks CAP_BPF") {
+		t.Errorf("nobody says why uid 1000 sees no events: %s", untraced)
+	}
+}

@@ -1,0 +1,473 @@
+// Package tracer opens the kernel side: it loads the BPF programs, attaches
+// them, and yields what they report as ledger events.
+package tracer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/host"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// Options say how to trace.
+type Options struct {
+	// BTF is a file with the kernel's types, for kernels that carry none.
+	BTF string
+	// Attach is AttachFentry, AttachKprobe, or AttachAuto, the default: the best
+	// that the kernel has.
+	Attach string
+	// Transport is TransportRingbuf, TransportPerf, or TransportAuto, the
+	// default: the ring buffer where the kernel has it.
+	Transport string
+	// BufferBytes is the size of the ring buffer between the kernel and
+	// pinwatch, or of each CPU's with the perf event array: a power of two and a
+	// multiple of the page size. 0: the default.
+	BufferBytes uint32
+	// BPF says whether BPF objects are watched too, and Memcg whether the charges
+	// to memory cgroups are.
+	BPF, Memcg bool
+	// Others says whether the other chargers of locked_vm and pinned_vm are watched:
+	// io_uring, AF_XDP and more.
+	Others bool
+	// CommandParent is the process whose descendants' events are marked; 0: none.
+	CommandParent int
+}
+
+// Tracer is an open trace. Close it.
+type Tracer struct {
+	objects  *ebpf.Collection
+	links    []link.Link
+	reader   reader
+	decoder  decoder
+	names    *names
+	bpf      *probeSet // of BPF objects; nil where they are not watched
+	others   *probeSet // of the other chargers
+	way      way
+	via      transport
+	degraded []string
+	states   []ProbeState // what the self-test found of them
+	early    []ledger.Event
+	// missedBefore keeps what the links that were detached had missed.
+	missedBefore uint64
+	// refresh is set where the programs cannot read the settings themselves.
+	refresh func() error
+}
+
+// Open loads and attaches. An error says what is needed, what this machine has
+// and what to do.
+func Open(opts Options) (*Tracer, error) {
+	candidates, err := chosen(opts.Attach)
+	if err != nil {
+		return nil, err
+	}
+	defer host.LiftMemlock()()
+	via, degraded, err := chosenTransport(opts.Transport)
+	if err != nil {
+		return nil, err
+	}
+	types, err := kernelTypes(opts.BTF)
+	if err != nil {
+		return nil, err
+	}
+	degraded = append(degraded, types.note...)
+	var failures []error
+	for len(candidates) > 0 {
+		w := candidates[0]
+		t, err := open(opts, w, via, types)
+		if err == nil {
+			t.degraded = append(degraded, t.degraded...)
+			t.degraded = append(t.degraded, t.ownCharge(types)...)
+			if len(failures) > 0 {
+				t.degraded = append(t.degraded, w.because(failures[0]))
+			}
+			return t, nil
+		}
+		failures = append(failures, err)
+		// The ways want different privileges: what one lacks, another one may not
+		// need.
+		candidates = candidates[1:]
+		if isVerifier(err) {
+			break
+		} else if errors.Is(err, os.ErrPermission) {
+			candidates = slices.DeleteFunc(candidates, func(other way) bool { return other.name == w.name })
+		} else if !unsupported(err) {
+			break
+		}
+	}
+	return nil, explainOpen(failures)
+}
+
+// open opens a trace in one way. Silent probes are attached once more: emulated
+// machines lose some.
+func open(opts Options, w way, via transport, types types) (_ *Tracer, err error) {
+	t := &Tracer{way: w, via: via, names: newNames()}
+	defer func() {
+		if err != nil {
+			t.Close()
+		}
+	}()
+	if err := t.load(opts, types); err != nil {
+		return nil, err
+	}
+	if err := t.configure(opts); err != nil {
+		return nil, err
+	}
+	if t.reader, err = via.open(t.objects.Maps); err != nil {
+		t.reader = nil
+		return nil, fmt.Errorf("open the %s: %w", via.what, err)
+	}
+	if t.decoder, err = newDecoder(); err != nil {
+		return nil, err
+	}
+	if err := t.attach(); err != nil {
+		return nil, err
+	}
+	if opts.Others {
+		if t.others, err = openChargers(t.via, t.objects.Maps, types); err != nil {
+			t.degraded = append(t.degraded, fmt.Sprintf("io_uring, AF_XDP and others that share locked_vm are not watched: %v", err))
+			err = nil
+		}
+	}
+	if opts.BPF {
+		if err := t.watchObjects(opts, types); err != nil {
+			return nil, err
+		}
+	}
+	if err := via.enlarge(t.reader, opts.BufferBytes); err != nil {
+		return nil, fmt.Errorf("open the %s: %w", via.what, err)
+	}
+	return t, nil
+}
+
+// watchObjects attaches to BPF objects as well. They want kprobes, and kernel
+// symbols: where this user may not have these, perf buffers are still watched.
+func (t *Tracer) watchObjects(opts Options, types types) (err error) {
+	var memcg bool
+	t.bpf, memcg, err = openObjects(t.via, t.objects.Maps, opts, types)
+	switch {
+	case err == nil:
+		t.decoder.memcg = memcg
+		t.degraded = append(t.degraded, t.bpf.degraded...)
+		return t.testObjects()
+	case opts.Memcg:
+		return fmt.Errorf("watch BPF objects: %w", err)
+	default:
+		t.degraded = append(t.degraded, fmt.Sprintf("BPF objects are not watched: %v", err))
+	}
+	return nil
+}
+
+// ownCharge says what pinwatch's BPF objects are charged to its user, where the
+// kernel does so. They are charged before the trace begins, and so are part of
+// what the user's counter held before it.
+func (t *Tracer) ownCharge(types types) []string {
+	if kernel, err := types.kernel(); err != nil || !chargedToUsers(kernel) {
+		return nil
+	}
+	var bytes uint64
+	for _, m := range t.objects.Maps {
+		if info, err := m.Info(); err == nil {
+			n, _ := info.Memlock()
+			bytes += n
+		}
+	}
+	for _, p := range t.objects.Programs {
+		if info, err := p.Info(); err == nil {
+			n, _ := info.Memlock()
+			bytes += n
+		}
+	}
+	return []string{fmt.Sprintf("this kernel charges BPF objects to their user: pinwatch's own are %d pages of uid %d's locked_vm, charged before the trace begins", bytes/uint64(os.Getpagesize()), os.Getuid())}
+}
+
+// attach attaches the probes and has each show that it works.
+func (t *Tracer) attach() (err error) {
+	for attempt := 1; ; attempt++ {
+		var degraded []string
+		if t.links, degraded, err = t.way.attachAll(t.objects); err != nil {
+			return err
+		}
+		t.states, err = t.selfTest()
+		switch {
+		case err == nil:
+			t.degraded = append(t.degraded, degraded...)
+			return nil
+		case errors.Is(err, errNoSelfTest):
+			t.degraded = append(t.degraded, degraded...)
+			t.degraded = append(t.degraded, "the probes were not tested: "+err.Error())
+			return nil
+		case !errors.Is(err, errSilent) || attempt == 2:
+			return fmt.Errorf("self-test on Linux %s: %w", release(), err)
+		}
+		t.detachWay()
+	}
+}
+
+// load loads the way's programs and the maps.
+func (t *Tracer) load(opts Options, types types) error {
+	spec, err := t.via.load()
+	if err != nil {
+		return fmt.Errorf("read the built-in BPF programs: %w", err)
+	}
+	t.way.programs(spec)
+	if err := t.via.resize(spec.Maps, opts.BufferBytes); err != nil {
+		return err
+	}
+	collection := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types.spec}, Cache: types.cache}
+	t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
+	if errors.Is(err, ebpf.ErrRestrictedKernel) {
+		hideSymbols(spec)
+		t.refresh = func() error { return t.configure(opts) }
+		t.degraded = append(t.degraded, "kernel symbols are hidden (no CAP_SYSLOG, or kernel.kptr_restrict is 2): sysctls and CPUs are read every "+refreshInterval.String()+", not at every call")
+		t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
+	}
+	return err
+}
+
+// dataSymbols are what the programs read settings from.
+func dataSymbols() []string {
+	return []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus"}
+}
+
+// hideSymbols makes the programs take every kernel symbol as absent. They then
+// use the settings that user space read.
+func hideSymbols(spec *ebpf.CollectionSpec) {
+	symbols := append(dataSymbols(), "__cpu_online_mask", "nr_cpu_ids")
+	for _, program := range spec.Programs {
+		for i, ins := range program.Instructions {
+			if ins.OpCode.IsDWordLoad() && slices.Contains(symbols, ins.Reference()) {
+				program.Instructions[i] = asm.LoadImm(ins.Dst, 0, asm.DWord).
+					WithSymbol(ins.Symbol()).WithSource(ins.Source())
+			}
+		}
+	}
+}
+
+// refreshInterval is how old a setting can be where it is not read live.
+const refreshInterval = 100 * time.Millisecond
+
+func (t *Tracer) configure(opts Options) error {
+	s, err := readSettings()
+	if err != nil {
+		return err
+	}
+	possible, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	config := bpf.PerfConfig{
+		PageShift:         uint32(s.pageShift),
+		PerfEventMlockKb:  int32(s.mlockKiB),
+		PerfEventParanoid: int32(s.paranoid),
+		OnlineCpus:        uint32(s.onlineCPUs),
+		CommandParent:     uint32(opts.CommandParent),
+		WatchMemcg:        boolInt(opts.Memcg),
+		PossibleCpus:      uint32(possible),
+	}
+	if err := t.objects.Maps[bpf.PerfMapConfigMap].Put(uint32(0), config); err != nil {
+		return fmt.Errorf("configure the BPF programs: %w", err)
+	}
+	return nil
+}
+
+// Attached says what is watched, and how.
+func (t *Tracer) Attached() string {
+	return "perf buffers mapped and unmapped: " + t.way.String() + ", " + t.via.what
+}
+
+// Attach is the way that is in use: AttachFentry or AttachKprobe.
+func (t *Tracer) Attach() string { return t.way.name }
+
+// Transport is how events come from the kernel.
+func (t *Tracer) Transport() string { return t.via.what }
+
+// Degraded says what this kernel or this user does not allow, and what that
+// means.
+func (t *Tracer) Degraded() []string { return t.degraded }
+
+// keepFresh hands the settings to the programs again and again.
+func (t *Tracer) keepFresh(ctx context.Context) {
+	tick := time.NewTicker(refreshInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			t.refresh() // an error leaves the last settings in force
+		}
+	}
+}
+
+// Events yields events until ctx ends, then what is still in the ring buffer.
+// It can be ranged over once.
+func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
+	return func(yield func(ledger.Event, error) bool) {
+		stop := context.AfterFunc(ctx, func() {
+			t.detach()
+			t.reader.Flush()
+		})
+		defer stop()
+
+		if t.refresh != nil {
+			fresh, cancel := context.WithCancel(ctx)
+			defer cancel()
+			go t.keepFresh(fresh)
+		}
+		if !t.replayEarly(yield) {
+			return
+		}
+		var record []byte
+		var missed uint64
+		checked := time.Now()
+		for {
+			if err := t.reader.ReadInto(&record); err != nil {
+				if !errors.Is(err, ringbuf.ErrFlushed) && !errors.Is(err, ringbuf.ErrClosed) {
+					yield(ledger.Event{}, fmt.Errorf("read the %s: %w", t.via.what, err))
+				}
+				return
+			}
+			if now := time.Now(); now.Sub(checked) > missedInterval {
+				missed, checked = t.missedProbes(), now
+			}
+			event, err := t.decoder.decode(record)
+			event.Lost += missed + t.reader.Lost()
+			t.names.add(&event)
+			if !yield(event, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// missedInterval is how often the kernel's own count of missed probes is read
+// while there are events.
+const missedInterval = 100 * time.Millisecond
+
+// Losses are the calls that the trace does not hold.
+type Losses struct {
+	RingFull     uint64 // records that found the ring buffer full
+	InFlightFull uint64 // calls not followed: too many under way at once
+	MissedReturn uint64 // calls whose return was not seen
+	MissedEntry  uint64 // calls whose entry was not seen
+	MissedProbe  uint64 // hits that the kernel's kprobes did not pass on, by its own count (6.7+)
+}
+
+// Total is the sum of all losses.
+func (l Losses) Total() uint64 {
+	return l.RingFull + l.InFlightFull + l.MissedReturn + l.MissedEntry + l.MissedProbe
+}
+
+// String says what was lost and what helps.
+func (l Losses) String() string {
+	return fmt.Sprintf("%d found the buffer full or without one on their CPU (a larger one: --buffer-kib), %d calls were too many at once, %d returns and %d entries were not seen, %d hits were missed by the kernel's kprobes",
+		l.RingFull, l.InFlightFull, l.MissedReturn, l.MissedEntry, l.MissedProbe)
+}
+
+// Losses reads the loss counters. They only grow.
+func (t *Tracer) Losses() Losses {
+	var counted bpf.PerfLosses
+	t.objects.Maps[bpf.PerfMapLossesMap].Lookup(uint32(0), &counted) // cannot fail: an array, and its only key
+	return Losses{
+		MissedProbe:  t.missedProbes(),
+		RingFull:     counted.RingFull + t.lostInTransit(),
+		InFlightFull: counted.InFlightFull,
+		MissedReturn: counted.MissedReturn,
+		MissedEntry:  counted.MissedEntry,
+	}
+}
+
+// lostInTransit is how many records were sent and did not come. Once detached it
+// is exact: before, the programs' own count must not be looked up.
+func (t *Tracer) lostInTransit() uint64 {
+	r, ok := t.reader.(*perfReader)
+	if !ok || t.links != nil {
+		return t.reader.Lost()
+	}
+	var sent uint64
+	t.objects.Maps[bpf.LegacyMapOrderMap].Lookup(uint32(0), &sent) // cannot fail: an array, and its only key
+	return sent - r.queue.came
+}
+
+// missedProbes asks the kernel how often a probe was hit and its program not run,
+// because another one was under way on the CPU.
+func (t *Tracer) missedProbes() (sum uint64) {
+	for _, program := range t.objects.Programs {
+		if stats, err := program.Stats(); err == nil {
+			sum += stats.RecursionMisses
+		}
+	}
+	return sum + t.bpf.missed() + t.others.missed() + missedByLinks(t.links) + t.missedBefore
+}
+
+func missedByLinks(links []link.Link) (sum uint64) {
+	for _, l := range links {
+		info, err := l.Info()
+		if err != nil {
+			continue // not known before 6.7
+		}
+		if event := info.PerfEvent(); event != nil && event.Kprobe() != nil {
+			sum += event.Kprobe().Missed
+		}
+	}
+	return sum
+}
+
+// detach stops the flow of events.
+func (t *Tracer) detach() {
+	t.detachWay()
+	t.bpf.detach()
+	t.others.detach()
+}
+
+// detachWay takes the probes on perf buffers off, the entries first.
+func (t *Tracer) detachWay() {
+	t.missedBefore += missedByLinks(t.links)
+	for _, l := range slices.Backward(t.links) {
+		l.Close()
+	}
+	t.links = nil
+}
+
+// Close detaches and frees everything.
+func (t *Tracer) Close() error {
+	t.detach()
+	t.bpf.close()
+	t.others.close()
+	if t.reader != nil {
+		t.reader.Close()
+	}
+	if t.objects != nil {
+		t.objects.Close()
+	}
+	return nil
+}
+
+// bootTime is the Unix time in nanoseconds at which CLOCK_MONOTONIC was zero.
+func bootTime() (uint64, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, fmt.Errorf("read CLOCK_MONOTONIC: %w", err)
+	}
+	return uint64(time.Now().UnixNano() - now.Nano()), nil
+}
+
+func boolInt(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}

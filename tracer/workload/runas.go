@@ -1,0 +1,76 @@
+package workload
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+)
+
+// RunAs replaces this process by a command with another uid and just the named
+// capabilities. It returns only on failure.
+type RunAs struct {
+	UID  int      // to become; -1: stay
+	Caps []string // such as cap_bpf; nil with UID -1: all that there are
+}
+
+// Exec runs the command.
+func (r *RunAs) Exec(command []string) error {
+	path, err := exec.LookPath(command[0])
+	if err != nil {
+		return err
+	}
+	if err := r.become(); err != nil {
+		return err
+	}
+	return unix.Exec(path, command, os.Environ())
+}
+
+// become makes all threads of this process the user's, with just the capabilities.
+func (r *RunAs) become() error {
+	if r.UID >= 0 {
+		if err := cap.SetGroups(r.UID); err != nil {
+			return fmt.Errorf("become gid %d: %w", r.UID, err)
+		}
+		if err := cap.SetUID(r.UID); err != nil {
+			return fmt.Errorf("become uid %d: %w", r.UID, err)
+		}
+	}
+	if r.UID < 0 && r.Caps == nil {
+		return nil
+	}
+	return r.limit()
+}
+
+// limit leaves the named capabilities, as ambient ones: they survive the exec.
+func (r *RunAs) limit() error {
+	set := cap.NewIAB()
+	only := cap.NewSet()
+	for _, name := range r.Caps {
+		value, err := cap.FromName(name)
+		if err != nil {
+			return fmt.Errorf("capability %q: %w", name, err)
+		}
+		if err := set.SetVector(cap.Amb, true, value); err != nil {
+			return err
+		}
+		if err := only.SetFlag(cap.Permitted, true, value); err != nil {
+			return err
+		}
+		if err := only.SetFlag(cap.Effective, true, value); err != nil {
+			return err
+		}
+		if err := only.SetFlag(cap.Inheritable, true, value); err != nil {
+			return err
+		}
+	}
+	if err := set.SetProc(); err != nil {
+		return fmt.Errorf("set ambient capabilities %v: %w", r.Caps, err)
+	}
+	if err := only.SetProc(); err != nil {
+		return fmt.Errorf("set capabilities %v: %w", r.Caps, err)
+	}
+	return nil
+}
