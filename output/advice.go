@@ -1,0 +1,272 @@
+package output
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+
+	"github.com/olekukonko/tablewriter/tw"
+
+	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/snapshot"
+)
+
+// Advice writes an explanation, as text or as one JSON object.
+func Advice(w io.Writer, x *advice.Explanation, asJSON bool) error {
+	if asJSON {
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(x)
+	}
+	_, err := io.WriteString(w, AdviceText(x))
+	return err
+}
+
+// ExplainRefusals explains every refusal among events of the traced command. The
+// same one again, of the same process, is only counted. facts are those of a
+// process.
+func ExplainRefusals(w io.Writer, events iter.Seq2[ledger.Event, error], take func() (*snapshot.Snapshot, error),
+	facts func(pid uint32) *snapshot.Facts, asJSON bool) (refusals int, err error) {
+	type key struct {
+		pid   uint32
+		errno int32
+		pages int64
+	}
+	seen := map[key]bool{}
+	l := ledger.New()
+	mapped := 0
+	for event, err := range events {
+		if err != nil {
+			return refusals, err
+		}
+		entry := l.Apply(event)
+		switch {
+		case !event.Command || event.Op != ledger.Map:
+			continue
+		case entry.Kind != ledger.Refusal:
+			mapped++
+			continue
+		}
+		refusals++
+		this := key{event.PID, event.Errno, event.UserExtra}
+		if seen[this] {
+			continue
+		}
+		seen[this] = true
+		x := advice.OfEntry(&entry, l.Counts().Era == "cumulative")
+		if s, err := take(); err == nil {
+			x.AddHolders(s, facts(event.PID))
+		}
+		if err := Advice(w, x, asJSON); err != nil {
+			return refusals, err
+		}
+	}
+	if asJSON {
+		return refusals, nil
+	}
+	_, err = fmt.Fprintf(w, "\n%d mappings of perf buffers succeeded, %d were refused.%s\n", mapped, refusals, elsewhere(refusals))
+	return refusals, err
+}
+
+func elsewhere(refusals int) string {
+	if refusals > 0 {
+		return ""
+	}
+	return " If the command failed, it was not for want of locked memory: see `pinwatch explain --uid UID` for what refuses perf_event_open() and bpf()."
+}
+
+// AdviceText is an explanation in words.
+func AdviceText(x *advice.Explanation) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n\n%s\n", adviceTitle(x), adviceVerdict(x))
+	if x.Verdict.Limit != advice.LimitGeometry && x.Verdict.Limit != advice.LimitOther {
+		adviceRule(&b, x)
+	}
+	adviceHolders(&b, x)
+	adviceRemedies(&b, x)
+	adviceChecks(&b, x)
+	for i, what := range x.Unknown {
+		if i == 0 {
+			b.WriteString("\nNot known, or less exact:\n")
+		}
+		fmt.Fprintf(&b, "  %s\n", Printable(what))
+	}
+	return b.String()
+}
+
+func adviceTitle(x *advice.Explanation) string {
+	kind := "buffer"
+	if x.Area == "aux" {
+		kind = "AUX area"
+	}
+	if x.Buffers > 1 {
+		kind += "s"
+	}
+	what := fmt.Sprintf("%d %s of %s", x.Buffers, kind, amount(x.Pages, x.Numbers.PageBytes))
+	s := &x.Subject
+	who := fmt.Sprintf("a new process of uid %d", s.UID)
+	if s.PID != 0 {
+		who = fmt.Sprintf("process %d (%s) of uid %d", s.PID, Printable(s.Comm), s.UID)
+	}
+	if s.Container != "" {
+		who += ", container " + Printable(s.Container)
+	} else if s.Cgroup != "" && s.Cgroup != "/" {
+		who += ", cgroup " + Printable(s.Cgroup)
+	}
+	return what + ", mapped by " + who
+}
+
+func adviceVerdict(x *advice.Explanation) string {
+	v := &x.Verdict
+	done := ""
+	if x.Buffers > 1 && !v.Allowed {
+		done = fmt.Sprintf(" after %d of %d buffers", v.Mapped, x.Buffers)
+	}
+	switch {
+	case v.Allowed && v.Exempt != "":
+		return fmt.Sprintf("ALLOWED: %s past RLIMIT_MEMLOCK, which %s lifts. %s", amount(v.Over, x.Numbers.PageBytes), v.Exempt, adviceFits(x))
+	case v.Allowed:
+		return "ALLOWED: " + adviceFits(x)
+	case v.Limit == advice.LimitMemlock:
+		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s", done, amount(v.Over, x.Numbers.PageBytes), adviceFits(x))
+	case v.Limit == advice.LimitNegative:
+		return fmt.Sprintf("REFUSED with EPERM%s: pinned_vm of the process is negative (%d pages), which the kernel takes for more than any limit: this kernel refunded to this process what another one had paid.", done, x.Numbers.PinnedVM)
+	case v.Limit == advice.LimitGeometry:
+		return fmt.Sprintf("REFUSED with EINVAL: %d pages are no size of a perf buffer, and no limit has a part in it. Data pages are a power of two, plus one control page, mapped shared and from offset 0; an AUX area is a power of two of pages, behind them; a buffer that exists can be mapped again in its own size only.", x.Pages)
+	}
+	return fmt.Sprintf("REFUSED with %s: not by the limits of locked memory, which would allow it. Look at what else can refuse.", v.Errno)
+}
+
+func adviceFits(x *advice.Explanation) string {
+	switch x.Fits {
+	case -1:
+		return "No limit holds: any number of such buffers fits."
+	case 0:
+		return "No such buffer fits."
+	case 1:
+		return "1 such buffer fits."
+	}
+	return fmt.Sprintf("%d such buffers fit.", x.Fits)
+}
+
+// adviceRule is the rule of perf_mmap() with the numbers filled in.
+func adviceRule(b *strings.Builder, x *advice.Explanation) {
+	n := &x.Numbers
+	which := "for this mapping"
+	if x.Buffers > 1 {
+		which = fmt.Sprintf("for buffer %d of %d", min(x.Verdict.Mapped+1, x.Buffers), x.Buffers)
+	}
+	fmt.Fprintf(b, "\nThe rule of perf_mmap() %s, in pages of %s:\n", which, Bytes(int64(n.PageBytes)))
+	line := func(name string, value int64, how string) {
+		fmt.Fprintf(b, "  %-15s = %8d   %s\n", name, value, how)
+	}
+	perCPU := int64(n.MlockKiB) * 1024 / int64(max(1, n.PageBytes))
+	line("user_lock_limit", n.UserLockLimit, fmt.Sprintf("perf_event_mlock_kb %d KiB = %d × %d CPUs online", n.MlockKiB, perCPU, n.OnlineCPUs))
+	estimated := ""
+	if n.Estimated {
+		estimated = " (estimated)"
+	}
+	line("user_locked", n.UserLocked+x.Pages, fmt.Sprintf("%d charged to uid %d%s + %d of this mapping", n.UserLocked, x.Subject.UID, estimated, x.Pages))
+	line("extra", n.Extra, "the part of it beyond user_lock_limit, for the process")
+	line("locked", n.Locked, fmt.Sprintf("pinned_vm %d of the process + extra", n.PinnedVM))
+	if n.LockLimit >= ledger.Unlimited {
+		fmt.Fprintf(b, "  %-15s = %8s   RLIMIT_MEMLOCK\n", "lock_limit", "none")
+	} else {
+		line("lock_limit", n.LockLimit, fmt.Sprintf("RLIMIT_MEMLOCK %s", Bytes(n.LockLimit*int64(n.PageBytes))))
+	}
+	capability := "no CAP_IPC_LOCK"
+	if n.CapIPCLock {
+		capability = "CAP_IPC_LOCK"
+	}
+	fmt.Fprintf(b, "  EPERM when locked > lock_limit, perf_event_paranoid > -1 (it is %d), and no CAP_IPC_LOCK (here: %s)\n", n.Paranoid, capability)
+}
+
+// mostHolders is how many are listed in text.
+const mostHolders = 10
+
+func adviceHolders(b *strings.Builder, x *advice.Explanation) {
+	h := &x.Held
+	fmt.Fprintf(b, "\nThe allowance of uid %d: %d of %d pages are used (%.1f %%)", x.Subject.UID, h.UserLocked, x.Numbers.UserLockLimit, h.Share)
+	if len(x.Holders) == 0 {
+		b.WriteString(".\n")
+	} else {
+		fmt.Fprintf(b, ", %d of them for buffers of:\n", h.Buffers)
+		b.WriteString(holderTable(x.Holders))
+	}
+	switch {
+	case h.UserLocked < 0:
+		b.WriteString("  The counter is negative: the kernel has given back more than it charged, and takes the allowance for used up.\n")
+	case h.Unowned > 0 && h.Split:
+		fmt.Fprintf(b, "  %s are charged and no buffer was found for them: buffers of a process that is not visible from here, or a leak.\n", amount(h.Unowned, x.Numbers.PageBytes))
+	case h.Unowned > 0:
+		fmt.Fprintf(b, "  %s are charged and no buffer was found for them: io_uring (registered by this user: %d pages), AF_XDP, MSG_ZEROCOPY, BPF objects before Linux 5.11, buffers of a process that is not visible from here, or a leak.\n",
+			amount(h.Unowned, x.Numbers.PageBytes), h.IOUring)
+	}
+	if h.Split {
+		fmt.Fprintf(b, "  locked_vm, a counter apart from perf's on this kernel: %d pages.\n", h.LockedVM)
+	}
+}
+
+func holderTable(holders []advice.Holder) string {
+	var b strings.Builder
+	left, right := tw.AlignLeft, tw.AlignRight
+	table := PlainTable(&b, 2, []tw.Align{right, left, right, right, right, right, right, left},
+		"PID", "COMM", "UID", "BUFFERS", "PAGES", "OF_USER", "SHARE", "CGROUP")
+	for _, h := range holders[:min(len(holders), mostHolders)] {
+		where := h.Cgroup
+		if h.Container != "" {
+			where = h.Container
+		}
+		table.Append(fmt.Sprint(h.PID), Printable(h.Comm), fmt.Sprint(h.UID), fmt.Sprint(h.Buffers), fmt.Sprint(h.Pages),
+			fmt.Sprint(h.UserPart), fmt.Sprintf("%.1f %%", h.Share), Printable(where))
+	}
+	table.Render() // into memory: it cannot fail
+	text := indent(b.String(), "  ")
+	b.Reset()
+	b.WriteString(text)
+	if more := len(holders) - mostHolders; more > 0 {
+		fmt.Fprintf(&b, "  and %d more\n", more)
+	}
+	return b.String()
+}
+
+// indent moves lines to the right, and takes the blanks at their ends away.
+func indent(text, by string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString(by + strings.TrimRight(line, " \n") + "\n")
+	}
+	return b.String()
+}
+
+func adviceRemedies(b *strings.Builder, x *advice.Explanation) {
+	for i, r := range x.Remedies {
+		if i == 0 {
+			b.WriteString("\nWhat would help, the smallest change first:\n")
+		}
+		fmt.Fprintf(b, "  %d. %s\n", i+1, r.Change)
+		for _, s := range []struct{ where, setting string }{
+			{"price", r.Price}, {"shell", r.Shell}, {"systemd", r.Systemd}, {"Docker", r.Docker}, {"Kubernetes", r.Kubernetes},
+		} {
+			if s.setting != "" {
+				fmt.Fprintf(b, "     %-12s%s\n", s.where+":", s.setting)
+			}
+		}
+	}
+}
+
+func adviceChecks(b *strings.Builder, x *advice.Explanation) {
+	for i, c := range x.Checks {
+		if i == 0 {
+			b.WriteString("\nWhat else refuses, and by which error:\n")
+		}
+		fmt.Fprintf(b, "  %s (%s): %s: %s", c.Name, c.Errno, c.State, c.Detail)
+		if c.Remedy != "" {
+			fmt.Fprintf(b, ". Remedy: %s", c.Remedy)
+		}
+		b.WriteString("\n")
+	}
+}

@@ -1,0 +1,172 @@
+package output
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/snapshot"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares a text with a file of testdata/golden.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("..", "testdata", "golden", name)
+	if *update {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (go test ./output -update writes it anew):\n%s", name, diff)
+	}
+}
+
+// explained is a refusal on a host where a container holds the allowance, under a
+// hostile name.
+func explained(t *testing.T, change func(*snapshot.Snapshot, *advice.Ask)) *advice.Explanation {
+	t.Helper()
+	s := &snapshot.Snapshot{
+		Source: snapshot.SourceIterators, PageSize: 4096, OnlineCPUs: 4, MlockKiB: 516, Paranoid: 2,
+		Processes: []snapshot.Process{
+			{PID: 10, Comm: "evil\x1b[2J", UID: 1000, CgroupPath: "/docker/" + strings.Repeat("0123456789abcdef", 4), PinnedVM: 4, LockLimit: 128, Known: true},
+			{PID: 11, Comm: "agent", UID: 1000, CgroupPath: "/system.slice/agent\x1b]0;.service", LockLimit: 16, Known: true},
+		},
+		Users:   []snapshot.User{{UID: 1000, Processes: 2, PerfLocked: 516, LockedVM: 516, Known: true}},
+		Buffers: []snapshot.Buffer{{PID: 10, ID: 1, Pages: 513, Extra: 4, ExtraKnown: true, PayerUID: 1000, PayerKnown: true, Mappings: 1}},
+	}
+	ask := advice.Ask{Pages: 65, PID: 11, Buffers: 4}
+	if change != nil {
+		change(s, &ask)
+	}
+	facts := &snapshot.Facts{CapsKnown: true, UserNSKnown: true, InitialUserNS: true, LSMsKnown: true, LSMs: []string{"capability"},
+		Lockdown: "none", BPFRegime: snapshot.BPFByMemcg}
+	x, err := advice.Explain(s, facts, ask)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func TestAdviceText(t *testing.T) {
+	for name, change := range map[string]func(*snapshot.Snapshot, *advice.Ask){
+		"refused": nil,
+		"allowed": func(s *snapshot.Snapshot, a *advice.Ask) { s.Processes[1].LockLimit = 1000 },
+		"exempt":  func(s *snapshot.Snapshot, a *advice.Ask) { s.Processes[1].CapIPCLock = true },
+		"invalid": func(s *snapshot.Snapshot, a *advice.Ask) { a.Pages = 101 },
+		"negative": func(s *snapshot.Snapshot, a *advice.Ask) {
+			s.Processes[1].PinnedVM, s.Users[0].PerfLocked, s.SplitCounter = -100, -9, true
+		},
+		"proc": func(s *snapshot.Snapshot, a *advice.Ask) {
+			a.PID, a.UID = 0, 1000
+			s.Source, s.Users[0].Known, s.Users[0].PerfLocked = snapshot.SourceProc, false, 509
+			s.Buffers[0].PayerKnown, s.Buffers[0].ExtraKnown, s.Buffers[0].Extra = false, false, 0
+			s.Degraded = []string{"BPF iterators: not used, as told"}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := AdviceText(explained(t, change))
+			if strings.ContainsRune(text, '\x1b') {
+				t.Error("an escape sequence reaches the terminal")
+			}
+			golden(t, "explain-"+name+".txt", text)
+		})
+	}
+}
+
+// JSON has every field, whatever the verdict, and says the version.
+func TestAdviceJSON(t *testing.T) {
+	keys := func(x *advice.Explanation) (top []string) {
+		var b bytes.Buffer
+		if err := Advice(&b, x, true); err != nil {
+			t.Fatal(err)
+		}
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(b.Bytes(), &fields); err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range fields {
+			if string(value) == "null" {
+				t.Errorf("%s is null", name)
+			}
+			top = append(top, name)
+		}
+		if string(fields["v"]) != "1" {
+			t.Errorf("version %s", fields["v"])
+		}
+		return top
+	}
+	refused := keys(explained(t, nil))
+	invalid := keys(explained(t, func(s *snapshot.Snapshot, a *advice.Ask) { a.Pages, s.Users, s.Buffers = 101, nil, nil }))
+	if len(refused) != len(invalid) || len(refused) != 14 {
+		t.Errorf("%d fields when refused, %d when invalid; want 14", len(refused), len(invalid))
+	}
+}
+
+// Every refusal of the command is explained once, and those of others are not.
+func TestExplainRefusals(t *testing.T) {
+	refusal := ledger.Event{Command: true, PID: 11, UID: 1000, Comm: "agent", PageSize: 4096, OnlineCPUs: 4, Paranoid: 2, Errno: ledger.EPERM,
+		UserExtra: 65, UserLocked: 581, UserLockLimit: 516, Extra: 65, Locked: 65, LockLimit: 16, UserAfter: 516}
+	others := refusal
+	others.Command = false
+	odd := refusal
+	odd.Errno, odd.UserExtra = 22, 64
+	events := func(yield func(ledger.Event, error) bool) {
+		for _, e := range []ledger.Event{refusal, others, refusal, odd} {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+	var b strings.Builder
+	n, err := ExplainRefusals(&b, events,
+		func() (*snapshot.Snapshot, error) { return &snapshot.Snapshot{Source: snapshot.SourceProc}, nil },
+		func(uint32) *snapshot.Facts { return &snapshot.Facts{} }, false)
+	if err != nil || n != 3 {
+		t.Errorf("%d, %v", n, err)
+	}
+	text := b.String()
+	if strings.Count(text, "REFUSED with EPERM") != 1 || strings.Count(text, "REFUSED with EINVAL") != 1 || !strings.Contains(text, "0 mappings of perf buffers succeeded, 3 were refused.\n") {
+		t.Error(text)
+	}
+	b.Reset()
+	if n, _ := ExplainRefusals(&b, func(func(ledger.Event, error) bool) {}, nil, nil, false); n != 0 || !strings.Contains(b.String(), "not for want of locked memory") {
+		t.Error(b.String())
+	}
+}
+
+func TestDoctorText(t *testing.T) {
+	checks := []tracer.Check{
+		{Name: "kernel", State: tracer.StateOK, Detail: "6.1"},
+		{Name: "CAP_SYSLOG", State: tracer.StateDegraded, Detail: "not effective: see kernel symbols", Remedy: "run as root"},
+		{Name: "a long name", State: tracer.StateMissing, Remedy: "do something"},
+	}
+	var b strings.Builder
+	if err := Doctor(&b, checks, false); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "doctor.txt", b.String())
+	b.Reset()
+	if err := Doctor(&b, checks, true); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "doctor.json", b.String())
+}

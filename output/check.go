@@ -1,0 +1,352 @@
+package output
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/pinwatch/pinwatch/tracer/check"
+)
+
+// The formats of a check's report.
+const (
+	FormatTable = "table"
+	FormatJSON  = "json"
+	FormatKTAP  = "ktap"
+	FormatJUnit = "junit"
+)
+
+// ReportWriter finds the writer of a format.
+func ReportWriter(format string) (func(io.Writer, *check.Report) error, error) {
+	write := map[string]func(io.Writer, *check.Report) error{
+		FormatTable: checkTable, FormatJSON: checkJSON, FormatKTAP: ktap, FormatJUnit: junit,
+	}[format]
+	if write == nil {
+		return nil, fmt.Errorf("--format %s: want %s, %s, %s or %s", format, FormatTable, FormatJSON, FormatKTAP, FormatJUnit)
+	}
+	return write, nil
+}
+
+func checkJSON(w io.Writer, r *check.Report) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", " ")
+	return encoder.Encode(r)
+}
+
+// CheckList writes what scenarios there are.
+func CheckList(w io.Writer, exercises []check.Exercise) error {
+	table := PlainTable(w, 2, nil, "SCENARIO", "INVASIVE", "ABOUT")
+	for _, e := range exercises {
+		invasive := ""
+		if e.Invasive {
+			invasive = "yes"
+		}
+		if err := table.Append(e.Name, invasive, e.About); err != nil {
+			return err
+		}
+	}
+	return table.Render()
+}
+
+// checkTable writes scenarios down and kernels across, and below that what there
+// is to say.
+func checkTable(w io.Writer, r *check.Report) error {
+	names := kernelNames(r)
+	if len(scenarioNames(r)) == 0 {
+		_, err := io.WriteString(w, conclude(r, names))
+		return err
+	}
+	table := PlainTable(w, 2, nil, append([]string{"SCENARIO"}, names...)...)
+	for _, name := range scenarioNames(r) {
+		cells := []string{name}
+		for i := range r.Kernels {
+			cells = append(cells, cell(&r.Kernels[i], name))
+		}
+		if err := table.Append(cells); err != nil {
+			return err
+		}
+	}
+	if err := table.Render(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "\n"+conclude(r, names))
+	return err
+}
+
+// cell is how a scenario fared on a kernel, in a word.
+func cell(k *check.Kernel, name string) string {
+	sc := find(k, name)
+	switch {
+	case sc == nil || sc.CouldNotRun:
+		return "?"
+	case sc.Result == check.Fail:
+		return "FAIL"
+	}
+	return sc.Result
+}
+
+func find(k *check.Kernel, name string) *check.Scenario {
+	for i := range k.Scenarios {
+		if k.Scenarios[i].Name == name {
+			return &k.Scenarios[i]
+		}
+	}
+	return nil
+}
+
+// scenarioNames are those of all kernels, in their order.
+func scenarioNames(r *check.Report) (names []string) {
+	for _, k := range r.Kernels {
+		for _, sc := range k.Scenarios {
+			if !slices.Contains(names, sc.Name) {
+				names = append(names, sc.Name)
+			}
+		}
+	}
+	return names
+}
+
+// kernelNames are short names that tell the kernels apart: the version, the
+// architecture where there are several, and the page size where it is not 4 KiB.
+func kernelNames(r *check.Report) []string {
+	names := make([]string, len(r.Kernels))
+	for i, k := range r.Kernels {
+		version, _, _ := strings.Cut(k.Release, "+")
+		version, _, _ = strings.Cut(version, "-cloud")
+		name := Printable(version)
+		if k.Arch != r.Kernels[0].Arch {
+			name += " " + k.Arch
+		}
+		if k.PageBytes > 4096 {
+			name += fmt.Sprintf(" %dK", k.PageBytes>>10)
+		}
+		names[i] = name
+	}
+	for i := range names { // the same kernel with other parameters
+		if n := slices.Index(names, names[i]); n < i {
+			names[i] += fmt.Sprintf(" (%d)", i+1)
+		}
+	}
+	return names
+}
+
+// conclude says in sentences what broke, what could not run, and where behaviour
+// changed.
+func conclude(r *check.Report, names []string) string {
+	var b strings.Builder
+	writeFails(&b, r, names)
+	writeSkips(&b, r, names)
+	for i := range r.Kernels {
+		k := &r.Kernels[i]
+		if k.Error != "" {
+			fmt.Fprintf(&b, "%s could not be checked: %s\n", names[i], printableLines(k.Error))
+		}
+		if k.Log != "" {
+			fmt.Fprintf(&b, "%s: the kernel's messages are in %s\n", names[i], Printable(k.Log))
+		}
+		if k.TracerError != "" {
+			fmt.Fprintf(&b, "%s: no tracer, the witnesses alone decided: %s\n", names[i], Printable(k.TracerError))
+		}
+	}
+	for _, sentence := range changes(r, names) {
+		b.WriteString(sentence + "\n")
+	}
+	b.WriteString(totals(r, names))
+	return b.String()
+}
+
+// printableLines is a text of several lines without what is not for terminals.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = Printable(lines[i])
+	}
+	return strings.Join(lines, "\n")
+}
+
+// grouped collects values under keys, in the order in which the keys came.
+type grouped struct {
+	keys   []string
+	values map[string][]string
+}
+
+func (g *grouped) add(key, value string) {
+	if g.values == nil {
+		g.values = map[string][]string{}
+	}
+	if g.values[key] == nil {
+		g.keys = append(g.keys, key)
+	}
+	if !slices.Contains(g.values[key], value) {
+		g.values[key] = append(g.values[key], value)
+	}
+}
+
+// writeFails says of each scenario that fails on which kernels, what was expected
+// and seen, and how to see it again; and then whom the broken invariants hurt.
+func writeFails(b *strings.Builder, r *check.Report, names []string) {
+	var hurt grouped
+	for _, scenario := range scenarioNames(r) {
+		var kernels grouped
+		first := map[string]*check.Scenario{}
+		for i := range r.Kernels {
+			sc := find(&r.Kernels[i], scenario)
+			if sc == nil || sc.Result != check.Fail {
+				continue
+			}
+			what := strings.Join(sc.Verdicts, ", ")
+			if !sc.Evidence.Agree {
+				what += " (tracer and witness do not agree)"
+			}
+			if first[what] == nil {
+				first[what] = sc
+			}
+			kernels.add(what, names[i])
+			for _, v := range sc.Verdicts {
+				hurt.add(v+" hurts "+check.Hurts(v), "")
+			}
+		}
+		for _, what := range kernels.keys {
+			fmt.Fprintf(b, "%s: %s on %s\n", scenario, what, strings.Join(kernels.values[what], ", "))
+			writeEvidence(b, first[what])
+		}
+	}
+	for _, whom := range hurt.keys {
+		b.WriteString(whom + "\n")
+	}
+}
+
+// writeEvidence says what was expected and seen on the first of the kernels.
+func writeEvidence(b *strings.Builder, sc *check.Scenario) {
+	e := &sc.Evidence
+	switch {
+	case len(e.Broken) > 0:
+		fmt.Fprintf(b, "    witness: %s\n", Printable(e.Broken[0].String()))
+	case len(e.Tracer.Broken) > 0:
+		fmt.Fprintf(b, "    witness: ok\n    tracer: %s\n", e.Tracer.Broken[0].String())
+	}
+	if !e.Agree && len(e.Tracer.Broken) == 0 {
+		b.WriteString("    tracer: ok\n")
+	}
+	if len(e.Reproduce) == 2 {
+		fmt.Fprintf(b, "    calls: %s\n    again: %s\n", Printable(e.Reproduce[0]), Printable(e.Reproduce[1]))
+	}
+}
+
+// writeSkips says what was not run and why, scenarios and kernels of one reason
+// together.
+func writeSkips(b *strings.Builder, r *check.Report, names []string) {
+	var reasons grouped
+	on := map[string]*grouped{}
+	for i := range r.Kernels {
+		for _, sc := range r.Kernels[i].Scenarios {
+			if sc.Result != check.Skip {
+				continue
+			}
+			if on[sc.Reason] == nil {
+				on[sc.Reason] = &grouped{}
+			}
+			reasons.add(sc.Reason, sc.Name)
+			on[sc.Reason].add("", names[i])
+		}
+	}
+	for _, reason := range reasons.keys {
+		where := ""
+		if len(r.Kernels) > 1 {
+			where = " on " + strings.Join(on[reason].values[""], ", ")
+		}
+		fmt.Fprintf(b, "skipped%s: %s: %s\n", where, strings.Join(reasons.values[reason], ", "), Printable(reason))
+	}
+}
+
+// changes says where behaviour changed from one kernel to the next, in the order
+// given, each architecture for itself. Scenarios that changed alike share a
+// sentence.
+func changes(r *check.Report, names []string) (sentences []string) {
+	var alike grouped
+	for _, name := range scenarioNames(r) {
+		for _, arch := range architectures(r) {
+			if h := history(r, names, name, arch); h != "" {
+				alike.add(h, name)
+			}
+		}
+	}
+	for _, h := range alike.keys {
+		sentences = append(sentences, "behaviour changed in "+strings.Join(alike.values[h], ", ")+": "+h+".")
+	}
+	return sentences
+}
+
+func architectures(r *check.Report) (list []string) {
+	for _, k := range r.Kernels {
+		if !slices.Contains(list, k.Arch) {
+			list = append(list, k.Arch)
+		}
+	}
+	return list
+}
+
+// history tells how a scenario fared from kernel to kernel; "": always alike.
+func history(r *check.Report, names []string, scenario, arch string) string {
+	type span struct{ first, last, outcome string }
+	var spans []span
+	for i := range r.Kernels {
+		k := &r.Kernels[i]
+		sc := find(k, scenario)
+		if k.Arch != arch || sc == nil || sc.Result == check.Skip {
+			continue
+		}
+		outcome := sc.Result
+		if sc.Result == check.Fail {
+			outcome = strings.Join(sc.Verdicts, " and ")
+		}
+		if n := len(spans); n > 0 && spans[n-1].outcome == outcome {
+			spans[n-1].last = names[i]
+			continue
+		}
+		spans = append(spans, span{names[i], names[i], outcome})
+	}
+	if len(spans) < 2 {
+		return ""
+	}
+	var parts []string
+	for _, s := range spans {
+		on := " on " + s.first
+		if s.first != s.last {
+			on = " from " + s.first + " to " + s.last
+		}
+		parts = append(parts, s.outcome+on)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// totals counts, and says what the counts mean.
+func totals(r *check.Report, names []string) string {
+	var b strings.Builder
+	for i := range r.Kernels {
+		k := &r.Kernels[i]
+		n := map[string]int{}
+		for _, sc := range k.Scenarios {
+			if sc.CouldNotRun {
+				n["?"]++
+				continue
+			}
+			n[sc.Result]++
+		}
+		fmt.Fprintf(&b, "%s: %d pass, %d fail, %d skip", names[i], n[check.Pass], n[check.Fail], n[check.Skip])
+		if n["?"] > 0 {
+			fmt.Fprintf(&b, ", %d could not run", n["?"])
+		}
+		switch {
+		case n[check.Fail] > 0:
+			b.WriteString(": this kernel accounts locked memory wrong")
+		case n[check.Pass] > 0 && k.Error == "" && n["?"] == 0:
+			b.WriteString(": what was checked holds")
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}

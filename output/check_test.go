@@ -1,0 +1,268 @@
+package output
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinwatch/pinwatch/tracer/check"
+)
+
+// aReport has every kind of outcome, and text that wants care.
+func aReport() *check.Report {
+	none := check.Evidence{Broken: []check.Witness{}, Agree: true, Reproduce: []string{}, Notes: []string{}, Tracer: check.Watched{Era: "split", Broken: []check.Broken{}}}
+	pass := func(name string) check.Scenario {
+		return check.Scenario{Name: name, Result: check.Pass, Verdicts: []string{}, Evidence: none}
+	}
+	skip := func(name, why string, broken bool) check.Scenario {
+		return check.Scenario{Name: name, Result: check.Skip, CouldNotRun: broken, Verdicts: []string{}, Evidence: none, Reason: why}
+	}
+	fail := check.Scenario{Name: "map-twice", Result: check.Fail, Verdicts: []string{"double-charge"}, Reason: "witness: <9> pages", Evidence: check.Evidence{
+		AllowancePages: 516, WitnessesRead: 7, Agree: true, Hurts: "all processes of the user",
+		Broken:    []check.Witness{{Witness: "pages of the allowance that fit before EPERM", When: "mapper maps 9 pages", ExpectedPages: 507, SeenPages: 498}},
+		Reproduce: []string{"mapper maps 9 pages; mapper maps 9 pages", "pinwatch check --kernel x --scenario map-twice"}, Notes: []string{},
+		Tracer: check.Watched{Watched: true, Events: 40, Era: "split", Broken: []check.Broken{{Verdict: "double-charge", Count: 1, Kind: "refund", UserExtraPages: 9, ExpectedUserPages: -9, ChargedUserPages: -9, ExcessPages: 9}}},
+	}}
+	kernel := func(release, arch string, scenarios ...check.Scenario) check.Kernel {
+		return check.Kernel{Image: "vmlinuz-" + release, Release: release, Arch: arch, PageBytes: 4096, Tracer: "kprobe", Scenarios: scenarios}
+	}
+	dead := kernel("7.4.0-rc1", "amd64")
+	dead.Error, dead.Log, dead.Scenarios = "guest kernel panicked: Kernel panic - not syncing: \x1b[31m<#1>\n--- more", "/tmp/pinwatch-7.4.log", []check.Scenario{}
+	arm := kernel("6.12.107+deb13-arm64-16k", "arm64", pass("map-once"), pass("map-twice"), skip("cpu-offline", "could not run: mapper: mmap: no answer in time (20s)", true))
+	arm.PageBytes, arm.TracerError, arm.Tracer = 16384, "requires BTF", ""
+	return &check.Report{Version: check.Version, Kernels: []check.Kernel{
+		kernel("6.12.107+deb13-cloud-amd64", "amd64", pass("map-once"), pass("map-twice"), skip("cpu-offline", "requires a second CPU # that can go offline", false)),
+		kernel("6.16.12+deb13-cloud-amd64", "amd64", pass("map-once"), fail, pass("cpu-offline")),
+		kernel("7.3.4+deb13-cloud-amd64", "amd64", pass("map-once"), fail, pass("cpu-offline")),
+		dead, arm,
+	}}
+}
+
+func render(t *testing.T, format string, r *check.Report) string {
+	t.Helper()
+	write, err := ReportWriter(format)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := write(&b, r); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// What the formats look like stands in testdata/check. UPDATE_GOLDEN=1 writes it
+// anew.
+func TestReportFormats(t *testing.T) {
+	for _, format := range []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit} {
+		t.Run(format, func(t *testing.T) {
+			got := render(t, format, aReport())
+			path := filepath.Join("..", "testdata", "check", "report."+format)
+			if os.Getenv("UPDATE_GOLDEN") != "" {
+				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Error(diff)
+			}
+			if strings.ContainsRune(got, 0x1b) {
+				t.Error("an escape sequence of the kernel's came through")
+			}
+		})
+	}
+	if _, err := ReportWriter("yaml"); err == nil {
+		t.Error("an unknown format is an error")
+	}
+}
+
+// Every field is there, whatever the outcome, with one type.
+func TestReportJSON(t *testing.T) {
+	var report struct {
+		V       int              `json:"v"`
+		Kernels []map[string]any `json:"kernels"`
+	}
+	if err := json.Unmarshal([]byte(render(t, FormatJSON, aReport())), &report); err != nil {
+		t.Fatal(err)
+	}
+	if report.V != 1 || len(report.Kernels) != 5 {
+		t.Fatalf("v %d, %d kernels", report.V, len(report.Kernels))
+	}
+	results := map[string]bool{"pass": true, "fail": true, "skip": true}
+	for _, k := range report.Kernels {
+		for _, field := range []string{"release", "arch"} {
+			if _, ok := k[field].(string); !ok {
+				t.Errorf("kernel field %s: %v", field, k[field])
+			}
+		}
+		for _, sc := range k["scenarios"].([]any) {
+			sc := sc.(map[string]any)
+			if !results[sc["result"].(string)] {
+				t.Errorf("result %v", sc["result"])
+			}
+			if _, ok := sc["verdicts"].([]any); !ok {
+				t.Errorf("verdicts %v", sc["verdicts"])
+			}
+			if e, ok := sc["evidence"].(map[string]any); !ok || e["witnesses"] == nil || e["tracer"] == nil {
+				t.Errorf("evidence %v", sc["evidence"])
+			}
+			if _, ok := sc["reason"].(string); !ok {
+				t.Errorf("reason %v", sc["reason"])
+			}
+		}
+	}
+}
+
+func TestReportJUnit(t *testing.T) {
+	text := render(t, FormatJUnit, aReport())
+	decoder := xml.NewDecoder(strings.NewReader(text))
+	counts := map[string]int{}
+	var suite, cases int
+	for {
+		token, err := decoder.Token()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		start, ok := token.(xml.StartElement)
+		if !ok {
+			continue
+		}
+		counts[start.Name.Local]++
+		if start.Name.Local == "testcase" {
+			cases++
+		}
+		for _, a := range start.Attr {
+			if start.Name.Local == "testsuite" && a.Name.Local == "tests" {
+				n, err := strconv.Atoi(a.Value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				suite += n
+			}
+		}
+	}
+	want := map[string]int{"testsuites": 1, "testsuite": 5, "failure": 2, "error": 2, "skipped": 1, "testcase": 13}
+	for name, n := range want {
+		if counts[name] != n {
+			t.Errorf("%d elements %s; want %d", counts[name], name, n)
+		}
+	}
+	if suite != cases {
+		t.Errorf("the suites announce %d tests, and there are %d", suite, cases)
+	}
+}
+
+// ktapTests reads KTAP version 1 strictly, as the kernel's documentation has it
+// (Documentation/dev-tools/ktap.rst): version line, plan, then numbered results
+// with diagnostics and nested tests before them. It returns what is left.
+func ktapTests(lines []string, indent string) (results []string, rest []string, err error) {
+	next := func() (string, bool) {
+		if len(lines) == 0 || !strings.HasPrefix(lines[0], indent) {
+			return "", false
+		}
+		return strings.TrimPrefix(lines[0], indent), true
+	}
+	line, _ := next()
+	if line != "KTAP version 1" {
+		return nil, nil, fmt.Errorf("%q: want a version line", line)
+	}
+	lines = lines[1:]
+	line, _ = next()
+	plan := regexp.MustCompile(`^1\.\.(\d+)$`).FindStringSubmatch(line)
+	if plan == nil {
+		return nil, nil, fmt.Errorf("%q: want a plan", line)
+	}
+	lines = lines[1:]
+	result := regexp.MustCompile(`^(ok|not ok) (\d+)(?: (?:- )?([^#]*?))?(?: # (SKIP|TODO|XFAIL|TIMEOUT|ERROR)?(.*))?$`)
+	for {
+		line, ok := next()
+		switch {
+		case !ok || line == "":
+			if want := plan[1]; want != fmt.Sprint(len(results)) {
+				return nil, nil, fmt.Errorf("plan of %s, %d results", want, len(results))
+			}
+			return results, lines, nil
+		case strings.HasPrefix(line, "# "):
+			lines = lines[1:]
+		case line == "  KTAP version 1":
+			_, left, err := ktapTests(lines, indent+"  ")
+			if err != nil {
+				return nil, nil, err
+			}
+			lines = left
+		default:
+			m := result.FindStringSubmatch(line)
+			if m == nil {
+				return nil, nil, fmt.Errorf("%q: no result", line)
+			}
+			if m[2] != fmt.Sprint(len(results)+1) {
+				return nil, nil, fmt.Errorf("%q: out of order", line)
+			}
+			results = append(results, m[1]+" "+m[3]+" "+m[4])
+			lines = lines[1:]
+		}
+	}
+}
+
+func TestReportKTAP(t *testing.T) {
+	read := func(r *check.Report) []string {
+		t.Helper()
+		text := render(t, FormatKTAP, r)
+		results, rest, err := ktapTests(strings.Split(strings.TrimSuffix(text, "\n"), "\n"), "")
+		if err != nil || len(rest) > 0 {
+			t.Fatalf("%v, left over: %q\n%s", err, rest, text)
+		}
+		return results
+	}
+	several := aReport()
+	want := []string{"ok 6.12.107 ", "not ok 6.16.12 ", "not ok 7.3.4 ", "not ok 7.4.0-rc1 ERROR", "not ok 6.12.107-arm64-16K ERROR"}
+	if diff := cmp.Diff(want, read(several)); diff != "" {
+		t.Error(diff)
+	}
+	one := &check.Report{Version: 1, Kernels: several.Kernels[:1]}
+	if diff := cmp.Diff([]string{"ok map-once ", "ok map-twice ", "ok cpu-offline SKIP"}, read(one)); diff != "" {
+		t.Error(diff)
+	}
+	one.Kernels = several.Kernels[4:]
+	if diff := cmp.Diff([]string{"ok map-once ", "ok map-twice ", "not ok cpu-offline ERROR"}, read(one)); diff != "" {
+		t.Error(diff)
+	}
+	for _, wrong := range []string{"1..1\nok 1 x", "KTAP version 1\n1..2\nok 1 x", "KTAP version 1\n1..1\nok 2 x", "KTAP version 1\n1..1\nfine 1 x"} {
+		if _, _, err := ktapTests(strings.Split(wrong, "\n"), ""); err == nil {
+			t.Errorf("the parser takes %q", wrong)
+		}
+	}
+}
+
+// Progress is plain lines where there is no terminal.
+func TestProgress(t *testing.T) {
+	f, err := os.Create(filepath.Join(t.TempDir(), "err"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := NewProgress(f, 2)
+	p.Say("6.1", "booting")
+	p.Done("6.1", "47 pass")
+	p.Clear()
+	raw, _ := os.ReadFile(f.Name())
+	if string(raw) != "pinwatch: 6.1: 47 pass\n" {
+		t.Errorf("got %q", raw)
+	}
+}

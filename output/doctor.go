@@ -1,0 +1,55 @@
+package output
+
+import (
+	"encoding/json"
+	"io"
+	"strings"
+
+	"github.com/olekukonko/tablewriter/tw"
+
+	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// Accounting says how a kernel was seen to account.
+func Accounting(s ledger.Summary, err error) tracer.Check {
+	c := tracer.Check{Name: "accounting", State: tracer.StateDegraded}
+	switch {
+	case err != nil:
+		c.Detail = "not known: " + err.Error()
+	case s.Broken():
+		c.Detail = era(s.Era) + "; " + conclusion(&s)
+	default:
+		c.State, c.Detail = tracer.StateOK, era(s.Era)+"; "+conclusion(&s)
+	}
+	return c
+}
+
+// Doctor writes what an examination found, as a table or as one JSON object.
+func Doctor(w io.Writer, checks []tracer.Check, asJSON bool) error {
+	if asJSON {
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(struct {
+			Version int            `json:"v"`
+			Checks  []tracer.Check `json:"checks"`
+		}{Version, checks})
+	}
+	var b strings.Builder
+	left := tw.AlignLeft
+	table := PlainTable(&b, 2, []tw.Align{left, left, left}, "CHECK", "STATE", "DETAIL")
+	for _, c := range checks {
+		detail := c.Detail
+		if c.Remedy != "" {
+			detail = strings.TrimPrefix(detail+" — "+c.Remedy, " — ")
+		}
+		if err := table.Append(c.Name, c.State, detail); err != nil {
+			return err
+		}
+	}
+	if err := table.Render(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, indent(b.String(), ""))
+	return err
+}

@@ -1,0 +1,181 @@
+package output
+
+import (
+	"fmt"
+	"math/bits"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+func errnoName(errno int32) string {
+	if name := unix.ErrnoName(unix.Errno(errno)); name != "" {
+		return name
+	}
+	return fmt.Sprintf("errno %d", errno)
+}
+
+// Bytes writes a number of bytes in the largest binary unit that fits.
+func Bytes(n int64) string {
+	value, unit := float64(n), 0
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+	for (value >= 1024 || value <= -1024) && unit < len(units)-1 {
+		value /= 1024
+		unit++
+	}
+	if value == float64(int64(value)) {
+		return fmt.Sprintf("%d %s", int64(value), units[unit])
+	}
+	return fmt.Sprintf("%.1f %s", value, units[unit])
+}
+
+// amount is a number of pages, in pages and bytes where the page size is known.
+func amount(pages int64, pageSize uint32) string {
+	word := "pages"
+	if pages == 1 {
+		word = "page"
+	}
+	if pageSize == 0 {
+		return fmt.Sprintf("%d %s", pages, word)
+	}
+	return fmt.Sprintf("%d %s (%s)", pages, word, Bytes(pages*int64(pageSize)))
+}
+
+// Explain says in words what a row's numbers mean, or nothing where they need
+// no words.
+func Explain(r *Row) string {
+	switch {
+	case r.Object != nil:
+		return explainObject(r)
+	case r.Charger != ledger.NoCharger:
+		return explainAccount(r)
+	}
+	var parts []string
+	if r.Kind == ledger.Refusal {
+		parts = append(parts, explainRefusal(r))
+	}
+	if r.Verdict != ledger.OK {
+		parts = append(parts, explainVerdict(r))
+	}
+	return strings.Join(parts, " ")
+}
+
+func explainVerdict(r *Row) string {
+	var s string
+	switch r.Verdict {
+	case ledger.Overcharge:
+		s = fmt.Sprintf("overcharge: the right extra is %d, charged were %d to the process, and %d to the user instead of %d: %s too many for a mapping of %d. Process %d so far: %s; %s.",
+			r.ExpectedPinned, r.ChargedPinned, r.ChargedUser, r.ExpectedUser, amount(r.Excess, r.PageSize), r.UserExtra,
+			r.PID, amount(r.ProcessOvercharge, r.PageSize), fits(r))
+	case ledger.DoubleCharge:
+		s = fmt.Sprintf("double-charge: a further mapping of buffer %d charged %d to the user and %d to the process; right is nothing.",
+			r.BufferID, r.ChargedUser, r.ChargedPinned)
+		if r.Kind == ledger.Refund {
+			s = fmt.Sprintf("double-charge: buffer %d is gone, and %s that its further mappings charged did not come back.",
+				r.BufferID, amount(r.Excess, r.PageSize))
+		} else if r.Uncertain && !r.OverlapUser && !r.OverlapMM {
+			return s + " It may come back when the buffer is unmapped: that is not known yet of this kernel."
+		}
+	case ledger.MisdirectedRefund:
+		s = fmt.Sprintf("misdirected-refund: %s that pid %d of uid %d paid for were given back to pid %d and uid %d: pinned_vm of pid %d is %d now, and that of the payer stays too high.",
+			amount(r.Excess, r.PageSize), r.PaidPID, r.PaidUID, r.PID, r.Payer, r.PID, r.PinnedAfter)
+	case ledger.Leak:
+		s = fmt.Sprintf("leak: charged %d to the user and %d to the process, given back %d and %d: %s stay charged.",
+			-r.ExpectedUser, -r.ExpectedPinned, -r.ChargedUser, -r.ChargedPinned, amount(r.Excess, r.PageSize))
+	case ledger.Underflow:
+		s = fmt.Sprintf("underflow: charged %d to the user and %d to the process, given back %d and %d: the counters are at %d and %d, %s too low.",
+			-r.ExpectedUser, -r.ExpectedPinned, -r.ChargedUser, -r.ChargedPinned, r.UserAfter, r.PinnedAfter, amount(r.Excess, r.PageSize))
+	case ledger.WrongRefusal:
+		s = explainWrongRefusal(r)
+	}
+	if r.Uncertain {
+		s += " Uncertain: another call moved the same counters meanwhile."
+	}
+	return s
+}
+
+func explainWrongRefusal(r *Row) string {
+	switch {
+	case r.ChargedUser != 0 || r.ChargedPinned != 0:
+		return fmt.Sprintf("wrong-refusal: the refused call left %d pages charged to the user and %d to the process; right is nothing.",
+			r.ChargedUser, r.ChargedPinned)
+	case r.CapIPCLock:
+		return "wrong-refusal: the caller has CAP_IPC_LOCK and may exceed the limit."
+	case r.Paranoid <= -1:
+		return fmt.Sprintf("wrong-refusal: perf_event_paranoid is %d, which lifts the limit.", r.Paranoid)
+	}
+	return fmt.Sprintf("wrong-refusal: the right extra is %d (this kernel asks for %d too many), and %d of pinned_vm are earlier overcharges: without them the call fits.",
+		r.Extra-r.Excess, r.Excess, r.PinnedOver)
+}
+
+func fits(r *Row) string {
+	switch {
+	case r.Fits < 0:
+		return "no limit holds for this caller"
+	case r.Fits == 1:
+		return "1 more such call fits before EPERM"
+	}
+	return fmt.Sprintf("%d more such calls fit before EPERM", r.Fits)
+}
+
+// explainRefusal says which limit refused, by how much, and what helps.
+func explainRefusal(r *Row) string {
+	if r.Errno != ledger.EPERM {
+		return explainError(r)
+	}
+	over := r.Locked - r.LockLimit
+	if over <= 0 {
+		return "EPERM:"
+	}
+	s := fmt.Sprintf("EPERM: pinned_vm %d + extra %d = %s > RLIMIT_MEMLOCK %s: %s over; uid %d uses %d of its allowance of %d pages.",
+		r.PinnedVM, r.Extra, amount(r.Locked, r.PageSize), amount(r.LockLimit, r.PageSize), amount(over, r.PageSize),
+		r.UID, min(r.UserLocked-r.UserExtra, r.UserLockLimit), r.UserLockLimit)
+	return s + " Remedies: " + strings.Join(remedies(r, over), ", or ") + "."
+}
+
+// remedies are the smallest changes that let the refused call succeed.
+func remedies(r *Row, over int64) []string {
+	var list []string
+	if page := int64(r.PageSize); page != 0 {
+		list = append(list, fmt.Sprintf("ulimit -l %d (KiB)", r.Locked*page/1024))
+		if cpus := int64(r.OnlineCPUs); cpus != 0 {
+			perCPU := (r.UserLockLimit + r.Extra - max(0, r.LockLimit-r.PinnedVM) + cpus - 1) / cpus
+			list = append(list, fmt.Sprintf("sysctl kernel.perf_event_mlock_kb=%d", perCPU*page/1024))
+		}
+	}
+	list = append(list, "CAP_IPC_LOCK (effective, initial user namespace)")
+	if fits := largestBuffer(r.UserExtra-over, r.Area); fits > 0 {
+		list = append(list, fmt.Sprintf("a buffer of %d pages", fits))
+	}
+	return list
+}
+
+// largestBuffer is the largest size that perf accepts, up to a number of pages:
+// a power of two, and in the data area one more for the control page. 0: none.
+func largestBuffer(pages int64, area ledger.Area) int64 {
+	var control int64
+	if area == ledger.Data {
+		control = 1
+	}
+	if pages <= control {
+		return 0
+	}
+	return 1<<(bits.Len64(uint64(pages-control))-1) + control
+}
+
+// explainError is about the errors that locked memory has no part in.
+func explainError(r *Row) string {
+	cause := map[unix.Errno]string{
+		unix.EINVAL: "the geometry: data pages are a power of two plus one control page, mapped shared and from the start; an AUX area lies behind them",
+		unix.EBUSY:  "the event's buffer belongs to another event (redirected output)",
+		unix.ENOMEM: "the kernel found no memory for the buffer",
+		unix.EACCES: "a security module or perf_event_paranoid refuses",
+		unix.ENODEV: "the event was revoked",
+	}[unix.Errno(r.Errno)]
+	if cause == "" {
+		cause = "no limit of locked memory causes it"
+	}
+	return fmt.Sprintf("%s: not about locked memory: %s.", errnoName(r.Errno), cause)
+}

@@ -1,0 +1,168 @@
+package output
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// The fields that every line promises, with their JSON types. Programs rely on
+// them: this list only grows.
+func TestJSONFields(t *testing.T) {
+	types := map[string]any{
+		"v": 0.0, "time_ns": 0.0, "subsystem": "", "kind": "", "pid": 0.0, "tid": 0.0, "uid": 0.0, "comm": "", "cgroup_id": 0.0,
+		"cpu": 0.0, "buffer": 0.0, "pages": 0.0, "user_locked_pages": 0.0, "user_extra_pages": 0.0, "user_lock_limit_pages": 0.0,
+		"extra_pages": 0.0, "pinned_vm_pages": 0.0, "locked_pages": 0.0, "lock_limit_pages": 0.0, "charged_user_pages": 0.0,
+		"charged_pinned_pages": 0.0, "cap_ipc_lock": false, "paranoid": 0.0, "errno": 0.0, "verdict": "", "certainty": "",
+		"overcharge_pages": 0.0, "overcharge_total_pages": 0.0, "lost": 0.0,
+	}
+	for _, row := range []*Row{{}, {Summary: true}, {Entry: ledger.Entry{Event: ledger.Event{Comm: "\x1b[2J\xff\"\\é"}}}} {
+		var line bytes.Buffer
+		if err := NewJSON(&line).Write(row); err != nil {
+			t.Fatal(err)
+		}
+		var got map[string]any
+		if err := json.Unmarshal(line.Bytes(), &got); err != nil {
+			t.Fatalf("%s: %v", line.String(), err)
+		}
+		for name, zero := range types {
+			value, ok := got[name]
+			if !ok {
+				t.Errorf("no field %q", name)
+				continue
+			}
+			switch zero.(type) {
+			case float64:
+				_, ok = value.(float64)
+			case string:
+				_, ok = value.(string)
+			case bool:
+				_, ok = value.(bool)
+			}
+			if !ok {
+				t.Errorf("field %q is %T; want %T", name, value, zero)
+			}
+		}
+		if len(got) != len(Columns()) {
+			t.Errorf("%d fields for %d columns: a name twice?", len(got), len(Columns()))
+		}
+	}
+}
+
+func TestFit(t *testing.T) {
+	for _, c := range []struct {
+		text  string
+		width int
+		want  string
+	}{
+		{"123", 3, "123"},
+		{"-4611686018427387904", 9, "-4.61e+18"},
+		{"18446744073709551615", 9, "18446744…"}, // not an int64: text
+		{"a-very-long-comm", 8, "a-very-…"},
+	} {
+		if got := Fit(c.text, c.width); got != c.want || utf8.RuneCountInString(got) > c.width {
+			t.Errorf("Fit(%q, %d) = %q; want %q", c.text, c.width, got, c.want)
+		}
+	}
+}
+
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"perf":           "perf",
+		"jalapeño":       "jalapeño",
+		"\x1b[2Jroot":    `\x1b[2Jroot`,
+		"a\xffb":         `a\xffb`,
+		"tab\tnewline\n": `tab\tnewline\n`,
+	} {
+		if got := Printable(in); got != want {
+			t.Errorf("Printable(%q) = %q; want %q", in, got, want)
+		}
+	}
+}
+
+// No table line is wider than the 120 columns that were promised, whatever the
+// numbers.
+func TestTableWidth(t *testing.T) {
+	var out bytes.Buffer
+	table, err := NewTable(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	huge := int64(-1 << 62)
+	row := &Row{Entry: ledger.Entry{Event: ledger.Event{PID: 1<<32 - 1, UID: 1<<32 - 2, Comm: "\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b",
+		UserExtra: huge, UserLocked: huge, Extra: huge, PinnedVM: huge, LockLimit: huge}, Verdict: ledger.MisdirectedRefund, Uncertain: true, BufferID: 1 << 60}}
+	if err := table.Write(row); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(out.String()) {
+		if n := utf8.RuneCountInString(strings.TrimRight(line, " \n")); n > 120 {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+	if !strings.Contains(out.String(), "misdirected-refund?") {
+		t.Errorf("no verdict in %s", out.String())
+	}
+}
+
+func TestBytes(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1536: "1.5 KiB", 4 << 20: "4 MiB", -3 << 30: "-3 GiB"} {
+		if got := Bytes(n); got != want {
+			t.Errorf("Bytes(%d) = %q; want %q", n, got, want)
+		}
+	}
+}
+
+func TestLargestBuffer(t *testing.T) {
+	for _, c := range []struct {
+		pages int64
+		area  ledger.Area
+		want  int64
+	}{{59, ledger.Data, 33}, {65, ledger.Data, 65}, {64, ledger.Data, 33}, {2, ledger.Data, 2}, {1, ledger.Data, 0}, {-5, ledger.Data, 0}, {59, ledger.AUX, 32}} {
+		if got := largestBuffer(c.pages, c.area); got != c.want {
+			t.Errorf("largestBuffer(%d, %v) = %d; want %d", c.pages, c.area, got, c.want)
+		}
+	}
+}
+
+func TestExplainRefusal(t *testing.T) {
+	row := &Row{Entry: ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{Errno: ledger.EPERM, UID: 1000, PageSize: 4096, OnlineCPUs: 4,
+		UserExtra: 65, UserLocked: 581, UserLockLimit: 516, Extra: 65, PinnedVM: 69, Locked: 134, LockLimit: 128}}}
+	want := "EPERM: pinned_vm 69 + extra 65 = 134 pages (536 KiB) > RLIMIT_MEMLOCK 128 pages (512 KiB): 6 pages (24 KiB) over; " +
+		"uid 1000 uses 516 of its allowance of 516 pages. Remedies: ulimit -l 536 (KiB), or sysctl kernel.perf_event_mlock_kb=524, " +
+		"or CAP_IPC_LOCK (effective, initial user namespace), or a buffer of 33 pages."
+	if diff := cmp.Diff(want, Explain(row)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A recording that is read back says the same as what was written.
+func FuzzRecording(f *testing.F) {
+	f.Add(`{"v":1,"kind":"charge","user_extra_pages":3,"user_locked_pages":3,"user_lock_limit_pages":4,"pinned_vm_pages":0,"lock_limit_pages":9,"buffer":1,"process":1}`)
+	f.Add(`{"v":1,"kind":"summary"}`)
+	f.Add("{}\n[]\n")
+	f.Fuzz(func(t *testing.T, in string) {
+		replay := func(in string) (string, bool) {
+			var out bytes.Buffer
+			rec := NewRecording(strings.NewReader(in))
+			_, err := Stream(rec.Events(), rec.Lost, &Filter{}, NewJSON(&out))
+			return out.String(), err == nil
+		}
+		first, ok := replay(in)
+		if !ok {
+			return
+		}
+		second, ok := replay(first)
+		if !ok {
+			t.Fatalf("cannot read back:\n%s", first)
+		}
+		if diff := cmp.Diff(first, second); diff != "" {
+			t.Error(diff)
+		}
+	})
+}

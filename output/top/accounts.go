@@ -1,0 +1,403 @@
+package top
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/snapshot"
+)
+
+// How much history is kept.
+const (
+	maxRows    = 4096 // ledger entries, for the live events
+	maxNotable = 8    // refusals and broken rules of each process
+	maxGone    = 512  // processes that are gone and had either
+)
+
+// accounts are what is known of every process and user, by snapshots and by
+// ledger entries since. A value is never changed once it is shown: whatever
+// brings news makes a new one, and copies what it changes. Amounts are pages.
+type accounts struct {
+	processes map[uint32]*process // by pid
+	users     map[uint32]*user    // by uid
+	buffers   map[bufferKey]held  // charged during the trace and still mapped
+	paths     map[uint64]string   // of cgroups, by id, as far as they were seen
+	rows      []*output.Row       // the last ledger entries, the oldest first
+	counts    ledger.Summary
+	lost      uint64
+	rate      rate // of all events
+	nowNS     uint64
+
+	snapshot   *snapshot.Snapshot // nil: none yet
+	names      map[uint32]string  // of users, by uid
+	containers map[string]string  // by cgroup path
+	objects    []Object
+	limits     limits
+}
+
+// limits are the settings that the accounting depends on.
+type limits struct {
+	pageSize  int64 // bytes; 0: not known yet
+	cpus      int64
+	allowance int64 // of a user, pages
+	paranoid  int32
+}
+
+// mlockKiB is perf_event_mlock_kb, as far as the allowance tells: whole pages.
+func (l limits) mlockKiB() int64 {
+	if l.cpus == 0 {
+		return 0
+	}
+	return l.allowance / l.cpus * l.pageSize / 1024
+}
+
+type bufferKey struct {
+	id   uint64
+	area ledger.Area
+}
+
+// held is one area of a buffer that was charged during the trace.
+type held struct {
+	pid, uid    uint32
+	pages       int64
+	user, extra int64 // charged to the user and to the process
+}
+
+// process is what is known of one.
+type process struct {
+	pid, uid uint32
+	comm     string
+	cgroup   string // path; "": not known
+	cgroupID uint64
+
+	pinned      int64
+	limit       int64
+	limitKnown  bool
+	capIPCLock  bool
+	buffers     int64
+	bufferPages int64
+	share       int64 // of its user's allowance: charged to the user for its buffers
+	size        int64 // of the last buffer that it mapped or has
+
+	overcharged int64 // charged beyond the right charge, ever
+	over        int64 // of that, what pinned_vm still holds
+	refusals    uint64
+	events      uint64
+	rate        rate
+	lastNS      uint64
+	last        *output.Row // its last ledger entry
+	notable     []*output.Row
+	broken      *output.Row // its last entry that breaks a rule
+	gone        bool        // a snapshot no longer has it
+}
+
+// user is what is known of one. locked is the counter that perf buffers are
+// charged to.
+type user struct {
+	uid         uint32
+	locked      int64
+	lockedKnown bool
+	lockedVM    int64 // user_struct.locked_vm, by the snapshot
+	otherKnown  bool
+	size        int64
+	overcharged int64
+	refusals    uint64
+	events      uint64
+	rate        rate
+	notable     []*output.Row
+	broken      *output.Row
+}
+
+// idle says that there is nothing to tell of a process.
+func (p *process) idle() bool {
+	return p.pinned == 0 && p.buffers == 0 && p.share == 0 && p.events == 0
+}
+
+// unlimited says that the rule lets the process exceed its limit.
+func (p *process) unlimited(l limits) bool {
+	return p.capIPCLock || l.paranoid <= -1 || p.limitKnown && p.limit >= ledger.Unlimited
+}
+
+// clone is a copy to change: maps of pointers are new, what they point to is
+// not.
+func (a *accounts) clone() *accounts {
+	b := *a
+	b.processes, b.users, b.buffers, b.paths = maps.Clone(a.processes), maps.Clone(a.users), maps.Clone(a.buffers), maps.Clone(a.paths)
+	if b.processes == nil {
+		b.processes, b.users = map[uint32]*process{}, map[uint32]*user{}
+		b.buffers, b.paths = map[bufferKey]held{}, map[uint64]string{}
+	}
+	return &b
+}
+
+// change returns a process to change: a copy, or a new one.
+func (a *accounts) change(pid uint32) *process {
+	p := &process{pid: pid}
+	if old := a.processes[pid]; old != nil {
+		*p = *old
+	}
+	a.processes[pid] = p
+	return p
+}
+
+func (a *accounts) changeUser(uid uint32) *user {
+	u := &user{uid: uid}
+	if old := a.users[uid]; old != nil {
+		*u = *old
+	}
+	a.users[uid] = u
+	return u
+}
+
+// withEntries is a after some ledger entries, in their order.
+func (a *accounts) withEntries(m Entries) *accounts {
+	if len(m.Rows) == 0 && m.Lost <= a.lost {
+		return a
+	}
+	b := a.clone()
+	for _, row := range m.Rows {
+		b.enter(row)
+	}
+	b.rows = lastOf(a.rows, m.Rows, maxRows)
+	if len(m.Rows) > 0 {
+		b.counts = m.Counts
+	}
+	b.lost = max(a.lost, m.Lost, m.Counts.Lost)
+	return b
+}
+
+// lastOf is the end of two lists, in a new one.
+func lastOf(old, more []*output.Row, most int) []*output.Row {
+	all := slices.Concat(old, more)
+	return slices.Clone(all[max(0, len(all)-most):])
+}
+
+// enter adds one ledger entry.
+func (a *accounts) enter(row *output.Row) {
+	e := &row.Entry
+	if e.UserLockLimit > 0 || e.Op == ledger.Map {
+		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(e.OnlineCPUs), allowance: e.UserLockLimit, paranoid: e.Paranoid}
+	}
+	p, u := a.change(e.PID), a.changeUser(e.Payer)
+	p.comm, p.uid, p.gone, p.last, p.lastNS = e.Comm, e.UID, false, row, e.TimeNS
+	if p.cgroupID = e.CgroupID; a.paths[e.CgroupID] != "" {
+		p.cgroup = a.paths[e.CgroupID]
+	} else if p.cgroup != "" && e.CgroupID != 0 {
+		a.paths[e.CgroupID] = p.cgroup
+	}
+	p.events++
+	u.events++
+	if e.Kind == ledger.Refusal && e.Errno == ledger.EPERM {
+		p.refusals++
+		u.refusals++
+	}
+	p.broken, u.broken = worse(p.broken, row), worse(u.broken, row)
+	if e.Verdict != ledger.OK || e.Kind == ledger.Refusal {
+		p.notable = lastOf(p.notable, []*output.Row{row}, maxNotable)
+		u.notable = lastOf(u.notable, []*output.Row{row}, maxNotable)
+	}
+	p.overcharged, p.over, u.overcharged = e.ProcessOvercharge, e.PinnedOver, e.UserOvercharge
+	if e.Op == ledger.Map {
+		p.limit, p.limitKnown, p.capIPCLock = e.LockLimit, true, e.CapIPCLock
+		p.size, u.size = e.UserExtra, e.UserExtra
+	}
+	if a.snapshot != nil && e.TimeNS <= a.snapshot.TimeNS {
+		return // the snapshot has the counters of later
+	}
+	p.pinned = e.PinnedAfter
+	u.locked, u.lockedKnown = e.UserAfter, true
+	if e.UserGone {
+		u.locked = 0 // the counter went with the user's last process
+	}
+	a.move(e)
+}
+
+// worse is the row to show of two: the later one that breaks a rule, but none
+// that is uncertain after one that is not.
+func worse(old, row *output.Row) *output.Row {
+	if row.Verdict == ledger.OK || old != nil && row.Uncertain && !old.Uncertain {
+		return old
+	}
+	return row
+}
+
+// move adds a charge to the process that pays it, or takes it off.
+func (a *accounts) move(e *ledger.Entry) {
+	switch e.Kind {
+	case ledger.Charge:
+		h := held{pid: e.PID, uid: e.Payer, pages: e.UserExtra, user: e.ChargedUser, extra: e.ChargedPinned}
+		if e.BufferID != 0 {
+			a.buffers[bufferKey{e.BufferID, e.Area}] = h
+		}
+		a.processes[e.PID].hold(h, 1) // a copy of this call's own
+	case ledger.Refund:
+		areas := []ledger.Area{ledger.AUX}
+		if e.MappingsAfter == 0 {
+			areas = []ledger.Area{ledger.Data, ledger.AUX}
+		}
+		for _, area := range areas {
+			key := bufferKey{e.BufferID, area}
+			h, ok := a.buffers[key]
+			switch {
+			case ok:
+				delete(a.buffers, key)
+			case area == e.Area: // older than the trace
+				h = held{pid: e.PID, uid: e.Payer, pages: e.DataPages, user: -e.ChargedUser, extra: -e.ChargedPinned}
+			default:
+				continue
+			}
+			if a.processes[h.pid] != nil {
+				a.change(h.pid).hold(h, -1)
+			}
+		}
+	}
+}
+
+// hold adds a buffer (sign 1) or takes it away (sign -1).
+func (p *process) hold(h held, sign int64) {
+	p.buffers = max(0, p.buffers+sign)
+	p.bufferPages = max(0, p.bufferPages+sign*h.pages)
+	p.share = max(0, p.share+sign*h.user)
+}
+
+// withSnapshot is a with what a snapshot says of the counters. History stays.
+func (a *accounts) withSnapshot(m Snapshot) *accounts {
+	b, s := a.clone(), m.Snapshot
+	b.snapshot, b.names, b.containers = s, m.Names, m.Containers
+	b.limits = limits{pageSize: int64(s.PageSize), cpus: int64(s.OnlineCPUs), paranoid: int32(s.Paranoid)}
+	if s.PageSize > 0 {
+		b.limits.allowance = int64(s.MlockKiB) * 1024 / int64(s.PageSize) * int64(s.OnlineCPUs)
+	}
+	seen := make(map[uint32]bool, len(s.Processes))
+	for i := range s.Processes {
+		seen[s.Processes[i].PID] = true
+		b.change(s.Processes[i].PID).read(&s.Processes[i])
+	}
+	for i := range s.Buffers {
+		// The copies are this function's own by now.
+		if buffer := &s.Buffers[i]; seen[buffer.PID] {
+			p := b.processes[buffer.PID]
+			p.share += buffer.Pages - buffer.Extra
+			if p.size == 0 {
+				p.size = buffer.Pages
+			}
+		}
+	}
+	for _, p := range b.processes {
+		if p.cgroup != "" && p.cgroupID != 0 {
+			b.paths[p.cgroupID] = p.cgroup
+		}
+	}
+	b.bury(seen)
+	b.readUsers(s.Users)
+	return b
+}
+
+// read takes a snapshot's values over.
+func (p *process) read(s *snapshot.Process) {
+	p.comm, p.uid, p.cgroup, p.gone = s.Comm, s.UID, s.CgroupPath, false
+	p.pinned, p.limit, p.limitKnown, p.capIPCLock = s.PinnedVM, s.LockLimit, true, s.CapIPCLock
+	p.buffers, p.bufferPages, p.share = int64(s.Buffers), s.BufferPages, 0
+}
+
+func (a *accounts) readUsers(users []snapshot.User) {
+	for i := range users {
+		s := &users[i]
+		u := a.changeUser(s.UID)
+		u.otherKnown = s.Known
+		if s.Known {
+			u.locked, u.lockedKnown, u.lockedVM = s.PerfLocked, true, s.LockedVM
+		}
+	}
+}
+
+// bury takes out the processes that a snapshot does not have. Those of which
+// there is something to tell stay for a while, without what they held.
+func (a *accounts) bury(seen map[uint32]bool) {
+	var gone []*process
+	for pid, p := range a.processes {
+		switch {
+		case seen[pid] || p.lastNS > a.snapshot.TimeNS:
+		case len(p.notable) == 0:
+			delete(a.processes, pid)
+		default:
+			p := a.change(pid)
+			p.gone, p.pinned, p.buffers, p.bufferPages, p.share = true, 0, 0, 0, 0
+			gone = append(gone, p)
+		}
+	}
+	if len(gone) <= maxGone {
+		return
+	}
+	slices.SortFunc(gone, func(x, y *process) int { return cmp.Compare(y.lastNS, x.lastNS) })
+	for _, p := range gone[maxGone:] {
+		delete(a.processes, p.pid)
+	}
+}
+
+// at is a with the rates up to a moment.
+func (a *accounts) at(nowNS uint64) *accounts {
+	b := *a
+	b.nowNS = nowNS
+	b.rate = a.roll(a.rate, a.counts.Events, nowNS)
+	b.processes, b.users = maps.Clone(a.processes), maps.Clone(a.users)
+	for pid, p := range a.processes {
+		if p.events > 0 {
+			b.change(pid).rate = a.roll(p.rate, p.events, nowNS)
+		}
+	}
+	for uid, u := range a.users {
+		if u.events > 0 {
+			b.changeUser(uid).rate = a.roll(u.rate, u.events, nowNS)
+		}
+	}
+	return &b
+}
+
+// roll is the rate up to a moment. What was not there at the moment before had
+// no events then.
+func (a *accounts) roll(r rate, count, nowNS uint64) rate {
+	if r.atNS == 0 {
+		r.atNS = a.nowNS
+	}
+	return r.next(count, nowNS)
+}
+
+// lockedOf is what a user's counter holds, or at least holds: where the kernel
+// does not tell, what its buffers are known to be charged.
+func (a *accounts) lockedOf(uid uint32, held int64) (pages int64, known bool) {
+	if u := a.users[uid]; u != nil && u.lockedKnown {
+		return u.locked, true
+	}
+	return held, false
+}
+
+// fits is how many more buffers of its size a process can map; -1: no limit.
+// What the ledger said with its last entry is better than the rule, as long as
+// nothing has moved since: it knows how this kernel accounts.
+func (a *accounts) fits(p *process, userLocked int64) int64 {
+	if e := p.last; e != nil && e.Op == ledger.Map && p.pinned == e.PinnedAfter && userLocked == e.UserAfter {
+		return e.Fits
+	}
+	return headroom(a.sizeOf(p), a.limits.allowance, userLocked, p.limit, p.pinned, p.unlimited(a.limits))
+}
+
+// sizeOf is the size of buffer that headroom is counted in: the process's own,
+// else what perf maps on its own account.
+func (a *accounts) sizeOf(p *process) int64 {
+	if p.size > 0 {
+		return p.size
+	}
+	return a.usualSize()
+}
+
+// usualSize is 512 KiB and the control page.
+func (a *accounts) usualSize() int64 {
+	if a.limits.pageSize == 0 {
+		return 129
+	}
+	return 512*1024/a.limits.pageSize + 1
+}

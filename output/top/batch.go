@@ -1,0 +1,72 @@
+package top
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/charmbracelet/x/ansi"
+	"github.com/olekukonko/tablewriter/tw"
+
+	"github.com/pinwatch/pinwatch/output"
+)
+
+// Batch writes the screen as plain text: the header and the named views in
+// full, with all columns and without escapes. Views are of ViewNames.
+func (m Model) Batch(w io.Writer, views []string) error {
+	m.shown = m.news
+	m.width = 1 << 12
+	troubles := m.troubles
+	m.troubles = nil // the screen has room for one, this for all
+	var lines []string
+	for _, line := range m.header() {
+		lines = append(lines, strings.TrimSpace(ansi.Strip(line.text)))
+	}
+	for _, t := range troubles {
+		lines = append(lines, "! "+t.String())
+	}
+	if _, err := fmt.Fprintln(w, strings.Join(lines, "\n")); err != nil {
+		return err
+	}
+	for _, name := range views {
+		v, err := indexOf(name, ViewNames(), "view")
+		if err != nil {
+			return err
+		}
+		m.view = v
+		m.refresh()
+		if err := m.batchTable(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Model) batchTable(w io.Writer) error {
+	headings := m.list.headings()
+	align := make([]tw.Align, len(headings))
+	names := make([]string, len(headings))
+	for i, h := range headings {
+		names[i], align[i] = h.name, tw.AlignRight
+		if h.left {
+			align[i] = tw.AlignLeft
+		}
+	}
+	if _, err := fmt.Fprintf(w, "\n%s: %d\n", m.tables[m.view].name(), m.list.len()); err != nil || m.list.len() == 0 {
+		return err
+	}
+	table := output.PlainTable(w, 1, align, names...)
+	u := units{pageSize: m.shown.limits.pageSize, bytes: m.opts.Bytes}
+	cells := make([]string, len(headings))
+	for row := range m.list.len() {
+		for i := range headings {
+			text, _ := m.list.text(row, i, u)
+			cells[i] = output.Printable(text)
+		}
+		if err := table.Append(slices.Clone(cells)); err != nil {
+			return err
+		}
+	}
+	return table.Render()
+}

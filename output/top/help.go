@@ -1,0 +1,50 @@
+package top
+
+import (
+	"strings"
+
+	"charm.land/lipgloss/v2"
+)
+
+// Keys teaches the keys: the help page and the command's --help show it.
+const Keys = `q, Ctrl-C        quit
+?                this help
+Tab, 1 to 5      next view, or: processes, users, cgroups, BPF, live events
+↑ ↓ j k          select a row; PgUp PgDn Home End (g G) go further
+Enter            its page: what it holds, its ledger entries, and what they
+                 mean; Esc goes back
+/                filter by a part of a name, a pid or a verdict; Enter keeps
+                 it, Esc drops it
+s, S             sort by the next column; turn the order round
+a                show idle processes and users too, or not
+b                amounts in bytes, or in pages
+p, Space         pause, and go on
++, -             longer or shorter interval
+Ctrl-Z           suspend to the shell
+n, .             recording: pause, and enter the next event
+[, ]             recording: slower, faster`
+
+// help is the help page: the keys, this view's columns, and all troubles.
+func (m *Model) help() []string {
+	var lines []string
+	if len(m.troubles) > 0 {
+		lines = append(lines, m.section("What is degraded here"))
+		for _, t := range m.troubles {
+			lines = append(lines, m.wrapped("  ", t.String(), m.styles.warning)...)
+		}
+		lines = append(lines, "")
+	}
+	lines = append(lines, m.section("Keys"))
+	for line := range strings.SplitSeq(Keys, "\n") {
+		lines = append(lines, "  "+line)
+	}
+	lines = append(lines, "", m.section("Columns of "+m.tables[m.view].name()+", in pages unless they say otherwise"))
+	for _, h := range m.list.headings() {
+		if h.help != "" {
+			lines = append(lines, m.wrapped("  ", pad(h.name, 13, true)+h.help, lipgloss.NewStyle())...)
+		}
+	}
+	return append(append(lines, "", m.section("What is watched")), m.wrapped("  ",
+		"The kernel charges a perf buffer to its user, up to the allowance, and the rest to the process's pinned_vm, up to RLIMIT_MEMLOCK. "+
+			"A line with ✗ is something that the kernel accounted wrong; a ? marks what is uncertain.", lipgloss.NewStyle())...)
+}
