@@ -968,9 +968,8 @@ it opens the events first and then becomes --uid.`,
 	f.DurationVar(&p.Pause, "pause", 0, "time between two steps")
 	f.BoolVar(&p.JSON, "json", false, "write JSON lines")
 	f.BoolVar(&p.Quiet, "quiet", false, "write nothing")
-	cmd.AddCommand(perf, twoProcessesCommand(), sharerCommand(), edgesCommand(), auxCommand(), soakCommand(), soakWorkerCommand(), runAsCommand(), bpfMapsCommand(), chargersCommand())
-	cmd.AddCommand(perf, twoProcessesCommand(), sharerCommand(), auxCommand(), soakCommand(), soakWorkerCommand(), runAsCommand())
-	cmd.AddCommand(trialsCommand(), mapperCommand())
+	cmd.AddCommand(perf, twoProcessesCommand(), sharerCommand(), edgesCommand(), auxCommand(), soakCommand(), soakWorkerCommand(), runAsCommand(),
+		bpfMapsCommand(), chargersCommand(), trialsCommand(), mapperCommand())
 	return cmd
 }
 
@@ -1185,6 +1184,7 @@ Exit status: 0 if all predictions came true, 1 if not.`,
 	f.Uint64Var(&t.Seed, "seed", 1, "of all randomness")
 	f.IntVar(&t.Count, "count", 200, "how many")
 	f.BoolVar(&t.NoCPUs, "no-cpus", false, "leave the CPUs online")
+	f.StringVar(&t.PMU, "pmu", "", "PMU with an AUX area, to map these as well")
 	addSource(cmd, &source)
 	return cmd
 }

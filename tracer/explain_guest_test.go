@@ -128,6 +128,22 @@ func predictionsHold(t *testing.T, s *workload.TrialSummary, source string, tria
 	}
 }
 
+// AUX areas are predicted as well. No emulated CPU has a PMU with one, so the
+// known-bad kernel, whose accounting is right unless it is told otherwise, brings
+// its own.
+func TestExplainAUX(t *testing.T) {
+	const trials = 200
+	out := guesttest.Run(t, guesttest.KnownBad(t), nil, "workload", "trials", "--pmu", "aux_test", "--count", fmt.Sprint(trials))
+	var tried workload.TrialSummary
+	if err := json.Unmarshal([]byte(out.Stdout), &tried); err != nil || out.Code != 0 {
+		t.Errorf("exit %d: %v\n%s\n%s", out.Code, err, out.Stdout, out.Stderr)
+	}
+	predictionsHold(t, &tried, snapshot.SourceIterators, trials)
+	if tried.AUX < trials/4 {
+		t.Errorf("%d of %d trials were of AUX areas", tried.AUX, trials)
+	}
+}
+
 // A command's refusals are explained from their own numbers, with the holders.
 func TestExplainCommand(t *testing.T) {
 	k := guesttest.Kernels(t)[0]

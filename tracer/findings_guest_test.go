@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,19 +17,6 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 )
-
-// knownBad builds the kernel whose accounting can be chosen at boot.
-func knownBad(t *testing.T) guesttest.Kernel {
-	t.Helper()
-	build := exec.Command("../testdata/known-bad/build.sh")
-	build.Stderr = os.Stderr
-	out, err := build.Output()
-	if err != nil {
-		t.Fatalf("build the known-bad kernel: %v", err)
-	}
-	fields := strings.Split(strings.TrimSpace(string(out)), "\t")
-	return guesttest.Kernel{Series: fields[0], Release: fields[1], Image: fields[2]}
-}
 
 // broken are the verdicts of a trace that are certain, each once, and its era.
 func broken(t *testing.T, out guesttest.Result) (verdicts []string, era string) {
@@ -83,7 +69,7 @@ pinwatch workload aux --pmu aux_test --data-first
 	if os.Getenv("PINWATCH_SERIES") == "" {
 		variants = variants[:2] // the others with make test-kernels
 	}
-	k := knownBad(t)
+	k := guesttest.KnownBad(t)
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()

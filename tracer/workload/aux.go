@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,19 +22,11 @@ type AUX struct {
 
 // Run runs the workload; the steps are those of ShareStep.
 func (a *AUX) Run(out io.Writer) error {
-	raw, err := os.ReadFile("/sys/bus/event_source/devices/" + a.PMU + "/type")
-	if err != nil {
-		return fmt.Errorf("AUX area: requires a PMU that has one: %w", err)
-	}
-	kind, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 32)
+	events, err := openEvents(a.PMU, 1)
 	if err != nil {
 		return err
 	}
-	attr := unix.PerfEventAttr{Type: uint32(kind), Size: uint32(unix.PERF_ATTR_SIZE_VER1), Bits: unix.PerfBitDisabled}
-	fd, err := unix.PerfEventOpen(&attr, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("perf_event_open of %s: %w", a.PMU, err)
-	}
+	fd := events[0]
 	defer unix.Close(fd)
 	p := PerfBuffers{UID: a.UID, Memlock: a.Memlock}
 	if err := p.drop(); err != nil {
@@ -47,10 +37,7 @@ func (a *AUX) Run(out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("map the data area: %w", err)
 	}
-	control := (*unix.PerfEventMmapPage)(unsafe.Pointer(&data[0]))
-	control.Aux_offset = uint64(len(data))
-	control.Aux_size = uint64(a.AUXPages * page)
-	aux, err := unix.Mmap(fd, int64(len(data)), a.AUXPages*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	aux, err := mapAUX(fd, data, a.AUXPages)
 	if err != nil {
 		return fmt.Errorf("map the AUX area: %w", err)
 	}
@@ -67,4 +54,12 @@ func (a *AUX) Run(out io.Writer) error {
 		}
 	}
 	return shareReport(out, "unmap", "aux")
+}
+
+// mapAUX maps an AUX area of so many pages behind an event's data area.
+func mapAUX(fd int, data []byte, pages int) ([]byte, error) {
+	size := pages * os.Getpagesize()
+	control := (*unix.PerfEventMmapPage)(unsafe.Pointer(&data[0]))
+	control.Aux_offset, control.Aux_size = uint64(len(data)), uint64(size)
+	return unix.Mmap(fd, int64(len(data)), size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 }

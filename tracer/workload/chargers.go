@@ -199,7 +199,7 @@ func bpfArray(pages int) (func(), error) {
 }
 
 func perfBuffer(pages int) (func(), error) {
-	fds, err := openEvents(1)
+	fds, err := openEvents("", 1)
 	if err != nil {
 		return nil, err
 	}

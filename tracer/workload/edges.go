@@ -23,7 +23,7 @@ type Edges struct {
 
 // Run runs the workload; the steps are those of ShareStep.
 func (e *Edges) Run(out io.Writer) error {
-	events, err := openEvents(2)
+	events, err := openEvents("", 2)
 	if err != nil {
 		return err
 	}

@@ -30,7 +30,7 @@ type ShareStep struct {
 
 // Run is the payer; the sharer is a child.
 func (t *TwoProcesses) Run(out io.Writer) error {
-	events, err := openEvents(1)
+	events, err := openEvents("", 1)
 	if err != nil {
 		return err
 	}

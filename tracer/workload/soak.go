@@ -316,7 +316,7 @@ func (p *player) step() error {
 func (p *player) pages() int { return 1<<p.random.IntN(5) + 1 }
 
 func (p *player) open() error {
-	fds, err := openEvents(1)
+	fds, err := openEvents("", 1)
 	if err != nil {
 		if errors.Is(err, unix.EMFILE) {
 			return nil
@@ -375,7 +375,7 @@ func (p *player) redirect() {
 	if m == nil {
 		return
 	}
-	fds, err := openEvents(1)
+	fds, err := openEvents("", 1)
 	if err != nil {
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,6 +34,8 @@ type Trials struct {
 	Source *snapshot.Source
 	// NoCPUs leaves the CPUs online: taking one down is slow.
 	NoCPUs bool
+	// PMU is one with an AUX area, which is mapped as well; "": data areas only.
+	PMU string
 }
 
 // TrialSummary counts what the trials met.
@@ -41,6 +44,7 @@ type TrialSummary struct {
 	Source     string         `json:"source"`
 	Trials     int            `json:"trials"`
 	Outcomes   map[string]int `json:"outcomes"` // by errno's name, "ok" for none
+	AUX        int            `json:"aux"`      // trials of an AUX area
 	Exempt     int            `json:"exempt"`   // past the limit and yet allowed
 	Boundary   int            `json:"boundary"` // within one page of the limit
 	Mismatches []Mismatch     `json:"mismatches"`
@@ -76,7 +80,7 @@ func (t *Trials) Run(ctx context.Context, out io.Writer) error {
 		}
 	}()
 	for _, kind := range mapperKinds() {
-		m, err := startMapper(ctx, kind)
+		m, err := startMapper(ctx, kind, t.PMU)
 		if err != nil {
 			return fmt.Errorf("start %s: %w", kind.name, err)
 		}
@@ -167,11 +171,15 @@ func (t *Trials) trial(ctx context.Context, random *rand.Rand, m *mapper, sum *T
 			return err
 		}
 	}
-	pages := int64(1)<<random.IntN(8) + 1
+	area, event, pages := ledger.Data, m.free[0], int64(1)<<random.IntN(8)+1
+	if bare := m.withoutAUX(); t.PMU != "" && len(bare) > 0 && random.IntN(2) == 0 {
+		area, event, pages = ledger.AUX, pick(random, bare...), pages-1
+		sum.AUX++
+	}
 	if random.IntN(16) == 0 {
 		pages += int64(pick(random, -1, 1, 2))
 	}
-	if err := t.limit(ctx, random, m, pages); err != nil {
+	if err := t.limit(ctx, random, m, area, pages); err != nil {
 		return err
 	}
 	snap, err := t.Source.Take(ctx)
@@ -184,8 +192,8 @@ func (t *Trials) trial(ctx context.Context, random *rand.Rand, m *mapper, sum *T
 	if err != nil {
 		return err
 	}
-	predicted := settings.Map(caller, ledger.Data, pages)
-	errno, pinned, err := m.mapNew(pages)
+	predicted := settings.Map(caller, area, pages)
+	errno, pinned, err := m.mapNew(area, event, pages)
 	if err != nil {
 		return err
 	}
@@ -195,7 +203,7 @@ func (t *Trials) trial(ctx context.Context, random *rand.Rand, m *mapper, sum *T
 		want += predicted.Extra
 	}
 	if errno != predicted.Errno || pinned != want {
-		sum.Mismatches = append(sum.Mismatches, Mismatch{sum.Trials, settings, caller, ledger.Data, pages, predicted, int(errno), pinned, want})
+		sum.Mismatches = append(sum.Mismatches, Mismatch{sum.Trials, settings, caller, area, pages, predicted, int(errno), pinned, want})
 	}
 	return nil
 }
@@ -216,7 +224,7 @@ func (s *TrialSummary) count(settings rule.Settings, caller rule.Caller, predict
 
 // limit sets the process's limit: often to what the mapping will need, or a page
 // more or less.
-func (t *Trials) limit(ctx context.Context, random *rand.Rand, m *mapper, pages int64) error {
+func (t *Trials) limit(ctx context.Context, random *rand.Rand, m *mapper, area ledger.Area, pages int64) error {
 	limit := uint64(random.IntN(300))
 	if random.IntN(2) == 0 {
 		snap, err := t.Source.Take(ctx)
@@ -227,7 +235,7 @@ func (t *Trials) limit(ctx context.Context, random *rand.Rand, m *mapper, pages 
 		if err != nil {
 			return err
 		}
-		limit = uint64(max(0, advice.Settings(snap).Map(caller, ledger.Data, pages).Locked+int64(pick(random, -1, 0, 1))))
+		limit = uint64(max(0, advice.Settings(snap).Map(caller, area, pages).Locked+int64(pick(random, -1, 0, 1))))
 	}
 	bytes := limit*uint64(os.Getpagesize()) + uint64(random.IntN(os.Getpagesize()))
 	if random.IntN(16) == 0 {
@@ -265,20 +273,21 @@ type mapper struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	out    *bufio.Reader
-	mapped []int // events that have a buffer
+	mapped []int        // events that have a buffer
+	aux    map[int]bool // those that have an AUX area, too
 	free   []int
 }
 
-func startMapper(ctx context.Context, kind mapperKind) (*mapper, error) {
+func startMapper(ctx context.Context, kind mapperKind, pmu string) (*mapper, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	events, err := openEvents(eventsPerMapper)
+	events, err := openEvents(pmu, eventsPerMapper)
 	if err != nil {
 		return nil, err
 	}
-	m := &mapper{kind: kind, cmd: exec.CommandContext(ctx, self, "workload", "mapper")}
+	m := &mapper{kind: kind, aux: map[int]bool{}, cmd: exec.CommandContext(ctx, self, "workload", "mapper")}
 	for i, fd := range events {
 		file := os.NewFile(uintptr(fd), "event")
 		defer file.Close()
@@ -335,18 +344,37 @@ func (m *mapper) order(format string, args ...any) (string, error) {
 	return strings.TrimSpace(answer), nil
 }
 
-// mapNew maps a new buffer, and returns pinned_vm after it as /proc shows it.
-func (m *mapper) mapNew(pages int64) (errno unix.Errno, pinned int64, err error) {
-	answer, err := m.order("map %d %d", m.free[0], pages)
+// withoutAUX are the events that have a buffer and no AUX area.
+func (m *mapper) withoutAUX() (events []int) {
+	for _, event := range m.mapped {
+		if !m.aux[event] {
+			events = append(events, event)
+		}
+	}
+	return events
+}
+
+// mapNew maps an area of an event, and returns pinned_vm after it as /proc shows
+// it.
+func (m *mapper) mapNew(area ledger.Area, event int, pages int64) (errno unix.Errno, pinned int64, err error) {
+	verb := "map"
+	if area == ledger.AUX {
+		verb = "aux"
+	}
+	answer, err := m.order("%s %d %d", verb, event, pages)
 	if err != nil {
 		return 0, 0, err
 	}
 	if _, err := fmt.Sscanf(answer, "%d %d", &errno, &pinned); err != nil {
 		return 0, 0, fmt.Errorf("%s answers %q: %w", m.kind.name, answer, err)
 	}
-	if errno == 0 {
-		m.mapped = append(m.mapped, m.free[0])
-		m.free = m.free[1:]
+	switch {
+	case errno != 0:
+	case area == ledger.AUX:
+		m.aux[event] = true
+	default:
+		m.mapped = append(m.mapped, event)
+		m.free = slices.DeleteFunc(m.free, func(free int) bool { return free == event })
 	}
 	return errno, pinned, nil
 }
@@ -356,6 +384,7 @@ func (m *mapper) unmap(random *rand.Rand) error {
 	if answer, err := m.order("unmap %d", m.mapped[i]); err != nil || answer != "0" {
 		return fmt.Errorf("%s: unmap: %q %w", m.kind.name, answer, err)
 	}
+	delete(m.aux, m.mapped[i])
 	m.free = append(m.free, m.mapped[i])
 	m.mapped = append(m.mapped[:i], m.mapped[i+1:]...)
 	return nil
@@ -365,10 +394,10 @@ func (m *mapper) unmap(random *rand.Rand) error {
 // and gives up and takes CAP_IPC_LOCK.
 func Mapper(in io.Reader, out io.Writer) error {
 	runtime.LockOSThread()
-	mapped := map[int][]byte{}
+	areas := map[int][][]byte{}
 	orders := bufio.NewScanner(in)
 	for orders.Scan() {
-		answer, err := obey(orders.Text(), mapped)
+		answer, err := obey(orders.Text(), areas)
 		if err != nil {
 			return fmt.Errorf("%s: %w", orders.Text(), err)
 		}
@@ -379,22 +408,32 @@ func Mapper(in io.Reader, out io.Writer) error {
 	return orders.Err()
 }
 
-func obey(order string, mapped map[int][]byte) (answer string, err error) {
+// obey does as it is told. areas are those of each event that are mapped, the data
+// area first.
+func obey(order string, areas map[int][][]byte) (answer string, err error) {
 	var verb string
 	var fd, pages int
 	fmt.Sscan(order, &verb, &fd, &pages)
+	var area []byte
 	switch verb {
 	case "cap":
 		return "0", raise(cap.IPC_LOCK, fd == 1)
 	case "unmap":
-		err := unix.Munmap(mapped[fd])
-		delete(mapped, fd)
-		return "0", err
+		for _, area := range areas[fd] {
+			if err := unix.Munmap(area); err != nil {
+				return "", err
+			}
+		}
+		delete(areas, fd)
+		return "0", nil
+	case "aux":
+		area, err = mapAUX(fd, areas[fd][0], pages)
+	default:
+		area, err = unix.Mmap(fd, 0, pages*os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	}
-	data, err := unix.Mmap(fd, 0, pages*os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	var errno unix.Errno
 	if err == nil {
-		mapped[fd] = data
+		areas[fd] = append(areas[fd], area)
 	} else if !errors.As(err, &errno) {
 		return "", err
 	}

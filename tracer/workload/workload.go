@@ -51,7 +51,7 @@ func (p *PerfBuffers) Run(out io.Writer) error {
 	// The events are opened while the privileges are still there: Debian's
 	// perf_event_paranoid of 3 refuses ordinary users. Mapping is what counts
 	// here, and is left to the uid.
-	events, err := openEvents(count)
+	events, err := openEvents("", count)
 	if err != nil {
 		return err
 	}
@@ -99,12 +99,32 @@ func (p *PerfBuffers) enough() (int, error) {
 	return int(need), nil
 }
 
-func openEvents(count int) ([]int, error) {
+// eventOf is an event that counts nothing worth knowing, of a PMU: "" is the
+// kernel's own dummy.
+func eventOf(pmu string) (unix.PerfEventAttr, error) {
 	attr := unix.PerfEventAttr{
 		Type:   unix.PERF_TYPE_SOFTWARE,
 		Config: unix.PERF_COUNT_SW_DUMMY,
 		Size:   uint32(unix.PERF_ATTR_SIZE_VER1),
 		Bits:   unix.PerfBitDisabled | unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv,
+	}
+	if pmu == "" {
+		return attr, nil
+	}
+	raw, err := os.ReadFile("/sys/bus/event_source/devices/" + pmu + "/type")
+	if err != nil {
+		return attr, fmt.Errorf("AUX area: requires a PMU that has one: %w", err)
+	}
+	kind, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 32)
+	attr.Type, attr.Config = uint32(kind), 0
+	return attr, err
+}
+
+// openEvents opens so many events of this process, of a PMU.
+func openEvents(pmu string, count int) ([]int, error) {
+	attr, err := eventOf(pmu)
+	if err != nil {
+		return nil, err
 	}
 	fds := make([]int, 0, count)
 	for range count {
