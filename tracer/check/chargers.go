@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -174,7 +175,7 @@ func (s *Scene) sub(name string) string {
 	if s.run.cgroup == "" {
 		return ""
 	}
-	dir := s.cgroup + "-" + name
+	dir := filepath.Join(s.run.cgroup, strconv.Itoa(s.uids[0])+"-"+name)
 	s.check(os.Mkdir(dir, 0o755))
 	s.subs = append(s.subs, dir)
 	return dir

@@ -37,10 +37,16 @@ type Kernel struct {
 	Log string `json:"log"`
 	// Tracer is how the tracer watched; "": it could not be opened, TracerError
 	// says why, and the witnesses alone decided.
-	Tracer      string     `json:"tracer"`
-	TracerError string     `json:"tracer_error"`
-	PageBytes   int64      `json:"page_bytes"`
-	Scenarios   []Scenario `json:"scenarios"`
+	Tracer      string `json:"tracer"`
+	TracerError string `json:"tracer_error"`
+	PageBytes   int64  `json:"page_bytes"`
+	// BootMS is how long the kernel was up before the check began, TracerMS how
+	// long the tracer took to open, and DurationMS how long all took. Milliseconds
+	// of the kernel's own clock.
+	BootMS     int64      `json:"boot_ms"`
+	TracerMS   int64      `json:"tracer_ms"`
+	DurationMS int64      `json:"duration_ms"`
+	Scenarios  []Scenario `json:"scenarios"`
 }
 
 // Scenario is what came of one scenario.
@@ -54,6 +60,8 @@ type Scenario struct {
 	Verdicts []string `json:"verdicts"`
 	Evidence Evidence `json:"evidence"`
 	Reason   string   `json:"reason"` // of a fail or a skip; "" of a pass
+	// DurationMS is how long it took, in milliseconds of the kernel's own clock.
+	DurationMS int64 `json:"duration_ms"`
 }
 
 // Evidence is what a result rests on. Amounts are pages.

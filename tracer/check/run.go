@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -38,6 +39,8 @@ type run struct {
 	uid    int    // the next throwaway uid
 	model  model
 	regime func() regime // of BPF objects; found out once
+	actors string        // their cgroup, where they have none of their own; ""
+	idle   []*process    // actors that wait for the next scenario
 }
 
 // Run exercises the running kernel. An error says why that could not be done at
@@ -47,6 +50,8 @@ func Run(ctx context.Context, opts Options) (k Kernel, err error) {
 	if err := able(); err != nil {
 		return k, err
 	}
+	began := time.Now()
+	defer func() { k.DurationMS = time.Since(began).Milliseconds() }()
 	r := &run{ctx: ctx, opts: opts, uid: 0x7fc00000 + os.Getpid()%0x1000*0x200, aux: auxPMU()}
 	if r.model, err = readModel(); err != nil {
 		return k, fmt.Errorf("%w: requires a kernel with CONFIG_PERF_EVENTS", err)
@@ -57,7 +62,18 @@ func Run(ctx context.Context, opts Options) (k Kernel, err error) {
 	defer func() { err = errors.Join(err, r.host.close()) }()
 	if r.cgroup, r.memory, err = r.host.newCgroup(); err != nil {
 		r.noCG = err.Error()
+	} else {
+		// A cgroup whose children have controllers can hold no processes itself.
+		r.actors = filepath.Join(r.cgroup, "actors")
+		if err := os.Mkdir(r.actors, 0o755); err != nil {
+			return k, err
+		}
 	}
+	defer func() {
+		for _, p := range r.idle {
+			p.end()
+		}
+	}()
 	r.regime = sync.OnceValue(r.findRegime)
 	k.Scenarios, err = r.all(ctx, &k)
 	return k, err
@@ -169,7 +185,9 @@ func (r *run) one(ctx context.Context, e Exercise) (sc Scenario, s *Scene) {
 		s.uids = append(s.uids, r.uid)
 		r.uid++
 	}
+	began := time.Now()
 	err := s.play(e.Do)
+	sc.DurationMS = time.Since(began).Milliseconds()
 	sc.Evidence = s.Evidence
 	sc.Evidence.Notes = s.calls
 	switch {
@@ -183,13 +201,29 @@ func (r *run) one(ctx context.Context, e Exercise) (sc Scenario, s *Scene) {
 	return sc, s
 }
 
-// play runs a body in a cgroup of its own, and leaves nothing behind.
+// process finds a process that has nothing to do, or starts one.
+func (r *run) process(w Who, uid int) (*process, error) {
+	if last := len(r.idle) - 1; last >= 0 && w.Cgroup == "" && !w.UserNS {
+		p := r.idle[last]
+		r.idle = r.idle[:last]
+		return p, nil
+	}
+	cgroup := r.actors
+	if w.Cgroup != "" {
+		cgroup = w.Cgroup
+	}
+	p, err := start(r.ctx, cgroup, w.UserNS, uid)
+	if err == nil {
+		p.single = w.Cgroup != "" || w.UserNS
+	}
+	return p, err
+}
+
+// play runs a body, and leaves nothing behind.
 func (s *Scene) play(do func(*Scene)) (err error) {
 	defer func() {
-		for _, dir := range append(s.subs, s.cgroup) {
-			if dir != "" {
-				removeCgroup(dir)
-			}
+		for _, dir := range s.subs {
+			removeCgroup(dir)
 		}
 	}()
 	defer s.end()
@@ -202,10 +236,6 @@ func (s *Scene) play(do func(*Scene)) (err error) {
 			panic(caught)
 		}
 	}()
-	if s.run.cgroup != "" {
-		s.cgroup = filepath.Join(s.run.cgroup, strconv.Itoa(s.uids[0]))
-		s.check(os.Mkdir(s.cgroup, 0o755))
-	}
 	s.refresh()
 	before := s.model
 	s.newUser()
@@ -233,7 +263,9 @@ func (s *Scene) own(events []ledger.Event) (list []ledger.Event) {
 
 // watch opens the trace that stays open over all scenarios.
 func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
+	began := time.Now()
 	t, err := tracer.Open(r.opts.Tracer)
+	k.TracerMS += time.Since(began).Milliseconds()
 	if err != nil {
 		return nil, err
 	}

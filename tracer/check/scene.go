@@ -19,8 +19,7 @@ type Scene struct {
 	run    *run
 	host   *host
 	uids   []int
-	cgroup string   // directory; "": none
-	subs   []string // more of them
+	subs   []string // directories of its own cgroups
 
 	model   model
 	users   []*payer
@@ -61,11 +60,7 @@ func (s *Scene) actor(w Who) *process {
 		s.newUser()
 	}
 	uid := s.uids[w.User]
-	cgroup := s.cgroup
-	if w.Cgroup != "" {
-		cgroup = w.Cgroup
-	}
-	p, err := start(s.ctx, cgroup, w.UserNS, uid)
+	p, err := s.run.process(w, uid)
 	s.check(err)
 	p.s, p.name = s, w.Name
 	p.by = caller{user: s.users[w.User], mm: &payer{}, limit: w.Limit, ipcLock: w.ipcLock()}
@@ -183,10 +178,24 @@ func (s *Scene) Measure() {
 func (s *Scene) finish() {
 	for _, p := range s.actors {
 		if p.alive {
-			p.Kill()
+			s.leave(p)
 		}
 	}
 	s.Measure()
+	for _, p := range s.keepers {
+		s.leave(p)
+	}
+}
+
+// leave lets a process go: to the next scenario, or by SIGKILL where it has
+// anything left.
+func (s *Scene) leave(p *process) {
+	if !p.retire() {
+		p.Kill()
+		return
+	}
+	s.run.idle = append(s.run.idle, &process{cmd: p.cmd, conn: p.conn, pid: p.pid, alive: true})
+	p.alive = false
 }
 
 // end leaves no process behind.
@@ -509,6 +518,7 @@ func (p *process) Exec() {
 	p.s.say("%s calls exec", p.name)
 	_, err := p.ask(request{Op: "exec"}, -1) // the new program says when it is ready
 	p.s.check(err)
+	p.single = true
 	p.unmapped()
 	p.by.mm = &payer{}
 	delete(p.s.off, p)
