@@ -115,6 +115,9 @@ func (r *run) all(ctx context.Context, k *Kernel) ([]Scenario, error) {
 	return results, nil
 }
 
+// users is how many a scenario may have.
+const users = 4
+
 // pass runs some of the scenarios, and returns those to run again.
 func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []int) (again []int, err error) {
 	w, err := r.watch(ctx, k)
@@ -147,14 +150,13 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 			}
 			continue
 		}
-		traced := w != nil && err == nil && !r.opts.Exercises[i].Alone
+		traced := w != nil && err == nil && w.watches(r.opts.Exercises[i].Charges)
 		if traced {
-			var s ledger.Summary
-			sc.Evidence.Tracer, s = judge(scene.own(events), lost)
-			made := int64(s.Kinds[ledger.Charge] + s.Kinds[ledger.Mapping])
-			if lost > 0 || made != scene.mappings {
+			own := scene.own(events)
+			sc.Evidence.Tracer = judge(own, lost)
+			if missed := scene.missed(own); lost > 0 || missed != "" {
 				sc.Result, sc.CouldNotRun = Skip, true
-				sc.Reason = fmt.Sprintf("could not run: the tracer saw %d mappings of %d, and lost %d events", made, scene.mappings, lost)
+				sc.Reason = fmt.Sprintf("could not run: the tracer lost %d events%s", lost, missed)
 				again = append(again, i)
 				continue
 			}
@@ -179,7 +181,6 @@ func (r *run) one(ctx context.Context, e Exercise) (sc Scenario, s *Scene) {
 			return sc, nil
 		}
 	}
-	const users = 4
 	s = &Scene{ctx: ctx, run: r, host: r.host, model: r.model, Evidence: sc.Evidence, off: map[*process]int64{}}
 	for range users {
 		s.uids = append(s.uids, r.uid)
@@ -251,9 +252,9 @@ func (s *Scene) play(do func(*Scene)) (err error) {
 
 // own are a scene's events: those of its users.
 func (s *Scene) own(events []ledger.Event) (list []ledger.Event) {
-	first, last := uint32(s.uids[0]), uint32(s.uids[len(s.uids)-1])
+	users := ownership{first: uint32(s.uids[0]), last: uint32(s.uids[len(s.uids)-1])}
 	for _, e := range events {
-		if first <= e.UID && e.UID <= last || first <= e.Payer && e.Payer <= last {
+		if users.of(&e) {
 			e.Lost = 0
 			list = append(list, e)
 		}
@@ -261,16 +262,67 @@ func (s *Scene) own(events []ledger.Event) (list []ledger.Event) {
 	return list
 }
 
+// ownership tells the events of a range of users.
+type ownership struct {
+	first, last uint32
+	objects     map[uint64]bool // theirs, by Object.Key
+}
+
+// of says whether an event is theirs. The kernel frees BPF objects in workers of
+// its own, as nobody's.
+func (o *ownership) of(e *ledger.Event) bool {
+	in := func(uid uint32) bool { return o.first <= uid && uid <= o.last }
+	theirs := in(e.UID) || in(e.Payer)
+	switch {
+	case e.Object == nil:
+	case e.Op == ledger.Create && e.Errno == 0:
+		if o.objects == nil {
+			o.objects = map[uint64]bool{}
+		}
+		o.objects[e.Object.Key] = theirs // the address may have been somebody else's
+	case e.Op != ledger.Create:
+		theirs = theirs || o.objects[e.Object.Key]
+	}
+	return theirs
+}
+
+// missed says what the scene did and the tracer did not see; "": nothing.
+func (s *Scene) missed(own []ledger.Event) string {
+	var mapped, charged int64
+	for i := range own {
+		switch e := &own[i]; {
+		case e.Errno != 0:
+		case e.Op == ledger.Map:
+			mapped++
+		case e.Op == ledger.Create, e.Op == ledger.Account:
+			charged++
+		}
+	}
+	switch {
+	case mapped != s.mappings:
+		return fmt.Sprintf(", and saw %d mappings of %d", mapped, s.mappings)
+	case charged < s.charged:
+		return fmt.Sprintf(", and saw %d other charges of %d", charged, s.charged)
+	}
+	return ""
+}
+
 // watch opens the trace that stays open over all scenarios.
 func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 	began := time.Now()
-	t, err := tracer.Open(r.opts.Tracer)
+	opts := r.opts.Tracer
+	for _, e := range r.opts.Exercises {
+		opts.BPF = opts.BPF || e.Charges == ChargesObjects
+		opts.Others = opts.Others || e.Charges == ChargesOthers
+	}
+	opts.Memcg = opts.BPF && r.regime().memcg
+	t, err := tracer.Open(opts)
 	k.TracerMS += time.Since(began).Milliseconds()
 	if err != nil {
 		return nil, err
 	}
 	k.Tracer, k.TracerError = t.Attached(), ""
-	w := &watch{tracer: t}
+	w := &watch{tracer: t, mine: ownership{first: uint32(r.uid), last: uint32(r.uid + users*len(r.opts.Exercises))}, rest: ledger.New()}
 	ctx, w.cancel = context.WithCancel(ctx)
 	w.wait.Go(func() {
 		for e, err := range t.Events(ctx) {
@@ -278,7 +330,7 @@ func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 				w.err = err
 				return
 			}
-			w.events = append(w.events, e)
+			w.add(e)
 		}
 	})
 	return w, nil
@@ -289,8 +341,41 @@ type watch struct {
 	tracer *tracer.Tracer
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
-	events []ledger.Event
+	mine   ownership // of all scenarios
 	err    error
+
+	mu     sync.Mutex
+	events []ledger.Event
+	rest   *ledger.Ledger // what is still charged
+}
+
+// watches says whether a scenario's charges are watched.
+func (w *watch) watches(c Charges) bool {
+	objects, others := w.tracer.Watched()
+	return c == ChargesNothing || c == ChargesObjects && objects || c == ChargesOthers && others
+}
+
+// add takes an event, if it is one of a scenario's.
+func (w *watch) add(e ledger.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mine.of(&e) {
+		w.events = append(w.events, e)
+		w.rest.Apply(e)
+	}
+}
+
+// settle waits, not for long, until nothing is charged any more that the kernel
+// gives back in a worker of its own.
+func (w *watch) settle() {
+	for end := time.Now().Add(settleTime); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		w.mu.Lock()
+		s := w.rest.Summary()
+		w.mu.Unlock()
+		if len(atRest(&s)) == 0 {
+			return
+		}
+	}
 }
 
 // stop ends the trace, and returns what it saw. It does nothing without one.
@@ -298,6 +383,7 @@ func (w *watch) stop() (events []ledger.Event, lost uint64, err error) {
 	if w == nil {
 		return nil, 0, nil
 	}
+	w.settle()
 	w.cancel()
 	w.wait.Wait()
 	lost = w.tracer.Losses().Total()

@@ -15,11 +15,11 @@ import (
 // and what the witnesses said instead. Every step that maps or unmaps compares
 // VmPin of every process with the model.
 type Scene struct {
-	ctx    context.Context
-	run    *run
-	host   *host
-	uids   []int
-	subs   []string // directories of its own cgroups
+	ctx  context.Context
+	run  *run
+	host *host
+	uids []int
+	subs []string // directories of its own cgroups
 
 	model   model
 	users   []*payer
@@ -28,6 +28,7 @@ type Scene struct {
 
 	calls    []string // the calls made, in words
 	mappings int64    // made in the kernel, by whatever call
+	charged  int64    // times that something else was charged, at the least
 	skip     string   // what is missing, once that was found
 	Evidence Evidence
 
@@ -158,12 +159,17 @@ func (s *Scene) measure(user int) {
 	if most > maxRoom {
 		s.Skip("a user's allowance is %d pages here: too much memory to map for this; lower perf_event_mlock_kb", s.model.allowance)
 	}
-	m, err := s.keepers[user].ask(request{Op: "room", Pages: most}, -1)
+	s.Expect("pages of the allowance that fit before EPERM", s.model.room(s.users[user]), s.roomOf(user))
+}
+
+// roomOf maps what a user may have at no process's expense, and unmaps it.
+func (s *Scene) roomOf(user int) int64 {
+	m, err := s.keepers[user].ask(request{Op: "room", Pages: s.model.allowance + beyond}, -1)
 	s.check(err)
 	made, err := strconv.ParseInt(m.Notes[0], 10, 64)
 	s.check(err)
 	s.mappings += made
-	s.Expect("pages of the allowance that fit before EPERM", s.model.room(s.users[user]), m.Value)
+	return m.Value
 }
 
 // Measure measures the counters of all users.
