@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf/asm"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
@@ -213,5 +214,20 @@ func TestWatchdog(t *testing.T) {
 	}
 	if err := Watchdog(strings.NewReader(`{"path":"` + dir + `/none/at-all","value":"1"}`)); err == nil {
 		t.Error("what cannot be put back is an error")
+	}
+}
+
+// Programs are what the kernel takes: whole instructions, of six pages in all but
+// the one that the kernel makes grow.
+func TestPrograms(t *testing.T) {
+	list := programs()
+	for i, p := range list {
+		want := 3000
+		if i == len(list)-1 {
+			want = 600
+		}
+		if got := len(p.code) / asm.InstructionSize; got != want || len(p.code)%asm.InstructionSize != 0 {
+			t.Errorf("%s: %d instructions in %d bytes; want %d", p.kind, got, len(p.code), want)
+		}
 	}
 }

@@ -153,7 +153,7 @@ func (p *program) load() (int, unix.Errno) {
 // encode makes the kernel's form of instructions, which are ours and complete.
 func encode(instructions asm.Instructions) []byte {
 	var b bytes.Buffer
-	if err := instructions.Marshal(&b, binary.NativeEndian); err != nil {
+	if err := instructions.Marshal(&b, binary.LittleEndian); err != nil { // amd64 and arm64
 		panic(err)
 	}
 	return b.Bytes()

@@ -40,10 +40,8 @@ type Kernel struct {
 	Tracer      string `json:"tracer"`
 	TracerError string `json:"tracer_error"`
 	PageBytes   int64  `json:"page_bytes"`
-	// BootMS is how long the kernel was up before the check began, TracerMS how
-	// long the tracer took to open, and DurationMS how long all took. Milliseconds
-	// of the kernel's own clock.
-	BootMS     int64      `json:"boot_ms"`
+	// TracerMS is how long the tracer took to open, and DurationMS how long all
+	// took, in milliseconds of the kernel's own clock.
 	TracerMS   int64      `json:"tracer_ms"`
 	DurationMS int64      `json:"duration_ms"`
 	Scenarios  []Scenario `json:"scenarios"`
