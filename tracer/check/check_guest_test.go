@@ -64,6 +64,9 @@ func failed(t *testing.T, k check.Kernel) map[string][]string {
 		if sc.CouldNotRun {
 			t.Errorf("%s: %s: %s", k.Release, sc.Name, sc.Reason)
 		}
+		if sc.Result != check.Skip && k.Tracer != "" && !sc.Evidence.Tracer.Watched {
+			t.Errorf("%s: %s: the tracer did not watch", k.Release, sc.Name)
+		}
 		if sc.Result == check.Fail {
 			fails[sc.Name] = sc.Verdicts
 			if k.Tracer != "" && !sc.Evidence.Agree {

@@ -24,7 +24,7 @@ type Options struct {
 	Tracer    tracer.Options
 	Exercises []Exercise
 	Invasive  bool
-	Progress  func(name string, n, of int) // called before each scenario; may be nil
+	Progress  func(what string, n, of int) // called before each scenario; may be nil
 }
 
 // run is a check of the running kernel.
@@ -120,6 +120,7 @@ const users = 4
 
 // pass runs some of the scenarios, and returns those to run again.
 func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []int) (again []int, err error) {
+	r.say("the tracer's start", 0, len(todo))
 	w, err := r.watch(ctx, k)
 	if err != nil {
 		k.TracerError = err.Error()
@@ -127,9 +128,7 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 	scenes := make([]*Scene, len(results))
 	for n, i := range todo {
 		e := r.opts.Exercises[i]
-		if r.opts.Progress != nil {
-			r.opts.Progress(e.Name, n+1, len(todo))
-		}
+		r.say(e.Name, n+1, len(todo))
 		results[i], scenes[i] = r.one(ctx, e)
 		if ctx.Err() != nil {
 			break
@@ -164,6 +163,12 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 		sc.conclude(traced)
 	}
 	return again, nil
+}
+
+func (r *run) say(what string, n, of int) {
+	if r.opts.Progress != nil {
+		r.opts.Progress(what, n, of)
+	}
 }
 
 // one runs a scenario's body. The result is open until the tracer's events were
