@@ -77,7 +77,7 @@ struct {
 
 static __always_inline __u64 charge_key(__u32 slot)
 {
-	return bpf_get_current_pid_tgid() | (__u64)slot << 60;
+	return call_id() | (__u64)slot << 60;
 }
 
 /* A second slot of a charger, for what may come inside of its others: called by

@@ -214,11 +214,11 @@ static __always_inline struct object_call *call_around(void)
 		if (call)
 			return call;
 	}
-	key = KEY_ALLOC | bpf_get_current_pid_tgid();
+	key = KEY_ALLOC | call_id();
 	call = bpf_map_lookup_elem(&object_calls, &key);
 	if (call)
 		return call;
-	key = bpf_get_current_pid_tgid();
+	key = call_id();
 	call = bpf_map_lookup_elem(&object_calls, &key);
 	return call && !call->closed ? call : 0;
 }
@@ -569,7 +569,7 @@ static __always_inline void call_is_growth(struct object_call *call, struct bpf_
 static __always_inline void bpf_begin(struct pt_regs *regs)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
-	__u64 key = bpf_get_current_pid_tgid();
+	__u64 key = call_id();
 	const struct config *config = config_get();
 	__u64 cmd = syscall_arg0(regs);
 	struct object_call *call;
@@ -600,7 +600,7 @@ static __always_inline void bpf_begin(struct pt_regs *regs)
 /* The file descriptor is made last: the object is complete. */
 static __always_inline void fd_begin(const void *fops, void *object)
 {
-	__u64 key = bpf_get_current_pid_tgid();
+	__u64 key = call_id();
 	struct object_call *call = bpf_map_lookup_elem(&object_calls, &key);
 
 	if (!call || call->closed || call->event.op != OBJECT_CREATE)
@@ -657,7 +657,7 @@ static __always_inline void growth_end(void *ctx, __u64 key, struct object_call 
 
 static __always_inline void bpf_end(void *ctx, int ret)
 {
-	__u64 key = bpf_get_current_pid_tgid();
+	__u64 key = call_id();
 	struct object_call *call = bpf_map_lookup_elem(&object_calls, &key);
 
 	if (!call)
@@ -679,7 +679,7 @@ static __always_inline bool watches_memcg(void)
 static __always_inline void map_free_begin(void *ctx, struct work_struct *work)
 {
 	struct bpf_map *map = (void *)work - bpf_core_field_offset(struct bpf_map, work);
-	__u64 key = bpf_get_current_pid_tgid();
+	__u64 key = call_id();
 	struct object_call *call = bracket_begin(key, OBJECT_FREE, map_user(map));
 	struct object_event *e;
 
@@ -718,7 +718,7 @@ static __always_inline void prog_free_begin(void *ctx, void *rcu)
 {
 	struct bpf_prog_aux *aux = rcu - bpf_core_field_offset(struct bpf_prog_aux, rcu);
 	struct bpf_prog *prog = BPF_CORE_READ(aux, prog);
-	__u64 key = KEY_PROG | bpf_get_current_pid_tgid();
+	__u64 key = KEY_PROG | call_id();
 	struct object_call *call = bracket_begin(key, OBJECT_FREE, map_has_user() ? prog_user(aux) : 0);
 
 	if (!call)
@@ -742,7 +742,7 @@ static __always_inline __s64 object_bytes(const struct object_event *e)
  * made to the cgroup that the map names, and it names none yet: nobody pays. */
 static __always_inline void percpu_begin(__u64 bytes)
 {
-	__u64 key = bpf_get_current_pid_tgid();
+	__u64 key = call_id();
 	struct object_call *call = bpf_map_lookup_elem(&object_calls, &key);
 	const struct config *config = config_get();
 
@@ -754,7 +754,7 @@ static __always_inline void percpu_begin(__u64 bytes)
 
 static __always_inline void percpu_end(void *memory)
 {
-	__u64 key = bpf_get_current_pid_tgid();
+	__u64 key = call_id();
 	struct object_call *call = bpf_map_lookup_elem(&object_calls, &key);
 
 	if (!call || !call->percpu_bytes)
@@ -767,7 +767,7 @@ static __always_inline void percpu_end(void *memory)
 /* A map takes memory for an element, on behalf of whoever. */
 static __always_inline void alloc_begin(struct bpf_map *map)
 {
-	__u64 outer = bpf_get_current_pid_tgid(), key = KEY_ALLOC | outer;
+	__u64 outer = call_id(), key = KEY_ALLOC | outer;
 	struct object_call *call = bpf_map_lookup_elem(&object_calls, &outer);
 
 	if (call && call->event.op == OBJECT_CREATE && !call->closed)
@@ -779,7 +779,7 @@ static __always_inline void alloc_begin(struct bpf_map *map)
 
 static __always_inline void alloc_end(void *ctx)
 {
-	__u64 key = KEY_ALLOC | bpf_get_current_pid_tgid();
+	__u64 key = KEY_ALLOC | call_id();
 	struct object_call *call = bpf_map_lookup_elem(&object_calls, &key);
 
 	if (call)
@@ -846,7 +846,7 @@ int BPF_KPROBE(kprobe_bpf_map_free_deferred, struct work_struct *work)
 SEC("kretprobe/bpf_map_free_deferred")
 int BPF_KRETPROBE(kretprobe_bpf_map_free_deferred)
 {
-	free_end(ctx, bpf_get_current_pid_tgid());
+	free_end(ctx, call_id());
 	return 0;
 }
 
@@ -860,7 +860,7 @@ int BPF_KPROBE(kprobe_bpf_prog_put_rcu, void *rcu)
 SEC("kretprobe/__bpf_prog_put_rcu")
 int BPF_KRETPROBE(kretprobe_bpf_prog_put_rcu)
 {
-	free_end(ctx, KEY_PROG | bpf_get_current_pid_tgid());
+	free_end(ctx, KEY_PROG | call_id());
 	return 0;
 }
 
@@ -868,7 +868,7 @@ int BPF_KRETPROBE(kretprobe_bpf_prog_put_rcu)
 SEC("kprobe/bpf_map_charge_init")
 int BPF_KPROBE(kprobe_bpf_map_charge_init, void *memory, __u64 bytes)
 {
-	__u64 key = bpf_get_current_pid_tgid();
+	__u64 key = call_id();
 	struct object_call *call = bpf_map_lookup_elem(&object_calls, &key);
 	const struct config *config = config_get();
 
@@ -880,7 +880,7 @@ int BPF_KPROBE(kprobe_bpf_map_charge_init, void *memory, __u64 bytes)
 SEC("kprobe/bpf_map_precharge_memlock")
 int BPF_KPROBE(kprobe_bpf_map_precharge_memlock, __u32 pages)
 {
-	__u64 key = bpf_get_current_pid_tgid();
+	__u64 key = call_id();
 	struct object_call *call = bpf_map_lookup_elem(&object_calls, &key);
 
 	if (call)
@@ -891,7 +891,7 @@ int BPF_KPROBE(kprobe_bpf_map_precharge_memlock, __u32 pages)
 SEC("kprobe/__bpf_prog_charge")
 int BPF_KPROBE(kprobe_bpf_prog_charge, struct user_struct *user, __u32 pages)
 {
-	__u64 key = bpf_get_current_pid_tgid();
+	__u64 key = call_id();
 	struct object_call *call = bpf_map_lookup_elem(&object_calls, &key);
 
 	if (call)

@@ -51,6 +51,16 @@ static __always_inline const struct config *config_get(void)
 	return bpf_map_lookup_elem(&config_map, &zero);
 }
 
+/* What a call is found by from its entry to its return, in 60 bits: pid and thread.
+ * The idle tasks share the pid 0, and RCU runs in interrupts on them: what they
+ * do is found by the CPU. */
+static __always_inline __u64 call_id(void)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+
+	return id ? id : (__u64)bpf_get_smp_processor_id() << 32;
+}
+
 /* Losses are counted, never hidden. Every record carries their sum, so that user
  * space has no need to look them up while it traces: a lookup by syscall
  * forbids tracing programs on its CPU until it is done, and on a preemptible

@@ -34,8 +34,9 @@ func aReport() *check.Report {
 		Tracer: check.Watched{Watched: true, Events: 40, Era: "split", Broken: []check.Broken{{Verdict: "double-charge", Count: 1, Kind: "refund", UserExtraPages: 9, ExpectedUserPages: -9, ChargedUserPages: -9, ExcessPages: 9}}},
 	}}
 	kernel := func(release, arch string, scenarios ...check.Scenario) check.Kernel {
-		return check.Kernel{Image: "vmlinuz-" + release, Release: release, Arch: arch, PageBytes: 4096, Tracer: "kprobe", Scenarios: scenarios}
+		return check.Kernel{Image: "vmlinuz-" + release, Release: release, Arch: arch, PageBytes: 4096, Tracer: "kprobe", DurationMS: 12005, Scenarios: scenarios}
 	}
+	fail.DurationMS = 1034
 	dead := kernel("7.4.0-rc1", "amd64")
 	dead.Error, dead.Log, dead.Scenarios = "guest kernel panicked: Kernel panic - not syncing: \x1b[31m<#1>\n--- more", "/tmp/pinwatch-7.4.log", []check.Scenario{}
 	arm := kernel("6.12.107+deb13-arm64-16k", "arm64", pass("map-once"), pass("map-twice"), skip("cpu-offline", "could not run: mapper: mmap: no answer in time (20s)", true))

@@ -17,6 +17,7 @@ type junitSuites struct {
 	Failures int          `xml:"failures,attr"`
 	Errors   int          `xml:"errors,attr"`
 	Skipped  int          `xml:"skipped,attr"`
+	Time     seconds      `xml:"time,attr"`
 	Suites   []junitSuite `xml:"testsuite"`
 }
 
@@ -26,6 +27,7 @@ type junitSuite struct {
 	Failures   int             `xml:"failures,attr"`
 	Errors     int             `xml:"errors,attr"`
 	Skipped    int             `xml:"skipped,attr"`
+	Time       seconds         `xml:"time,attr"`
 	Properties []junitProperty `xml:"properties>property"`
 	Cases      []junitCase     `xml:"testcase"`
 }
@@ -38,9 +40,17 @@ type junitProperty struct {
 type junitCase struct {
 	ClassName string        `xml:"classname,attr"`
 	Name      string        `xml:"name,attr"`
+	Time      seconds       `xml:"time,attr"`
 	Failure   *junitOutcome `xml:"failure"`
 	Error     *junitOutcome `xml:"error"`
 	Skipped   *junitOutcome `xml:"skipped"`
+}
+
+// seconds are shown with three places, from milliseconds.
+type seconds int64
+
+func (s seconds) MarshalText() ([]byte, error) {
+	return fmt.Appendf(nil, "%d.%03d", s/1000, s%1000), nil
 }
 
 type junitOutcome struct {
@@ -58,6 +68,7 @@ func junit(w io.Writer, r *check.Report) error {
 		all.Failures += s.Failures
 		all.Errors += s.Errors
 		all.Skipped += s.Skipped
+		all.Time += s.Time
 		all.Suites = append(all.Suites, s)
 	}
 	if _, err := io.WriteString(w, xml.Header); err != nil {
@@ -73,13 +84,13 @@ func junit(w io.Writer, r *check.Report) error {
 }
 
 func suite(k *check.Kernel, name string) junitSuite {
-	s := junitSuite{Name: name, Properties: []junitProperty{
+	s := junitSuite{Name: name, Time: seconds(k.DurationMS), Properties: []junitProperty{
 		{"release", k.Release}, {"arch", k.Arch}, {"page_bytes", fmt.Sprint(k.PageBytes)}, {"tracer", k.Tracer}, {"tracer_error", k.TracerError},
 	}}
 	class := "pinwatch." + strings.ReplaceAll(name, ".", "_") // a point would start a package
 	for i := range k.Scenarios {
 		sc := &k.Scenarios[i]
-		c := junitCase{ClassName: class, Name: sc.Name}
+		c := junitCase{ClassName: class, Name: sc.Name, Time: seconds(sc.DurationMS)}
 		switch {
 		case sc.Result == check.Fail:
 			c.Failure = &junitOutcome{Message: sc.Reason, Type: strings.Join(sc.Verdicts, ","), Text: evidence(sc)}

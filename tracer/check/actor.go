@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -16,8 +17,12 @@ import (
 
 // An actor is a process of a scenario: this program once more, which does one
 // system call after the other as it is told to over a socket. What a scenario
-// does stands in the checker; what the kernel charges for it, it charges to a
-// throwaway process of a throwaway user. An actor ends when its socket does.
+// does stands in the checker; what the kernel charges for it, it charges to this
+// process and to a throwaway user. An actor ends when its socket does.
+//
+// A user is what a thread is, and starting a process is most of what a scenario
+// costs in an emulated guest. So each life of an actor is a thread of its own, which
+// becomes the user, and the next scenario may have the process for another one.
 
 // controlFD is the actor's end of the socket.
 const controlFD = 3
@@ -54,15 +59,49 @@ type actor struct {
 	rights  int   // descriptor that came with the request; -1: none
 	send    int   // descriptor to go with the reply; -1: none
 	events  []int // opened while there were the privileges, and free to use
+	opened  []int // all descriptors of this life
+	user    *user // that the threads of this life are; nil: root
 	objects objects
 }
 
+// user is who an actor becomes.
+type user struct {
+	uid  int
+	caps []string
+}
+
 // Actor serves requests until the socket ends.
-func Actor() error {
-	a := &actor{sock: controlFD}
-	unix.CloseOnExec(a.sock)
+func Actor() (err error) {
+	unix.CloseOnExec(controlFD)
+	for again := true; again && err == nil; {
+		a := &actor{sock: controlFD}
+		onThread(func() { again, err = a.live() })
+	}
+	return err
+}
+
+// onThread runs something on a thread that ends with it, and with it who the
+// thread has become.
+func onThread(do func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the runtime ends such a thread
+		if unix.Gettid() == unix.Getpid() {
+			// But not the main one. While this waits on it, others run elsewhere.
+			onThread(do)
+			runtime.UnlockOSThread()
+			return
+		}
+		do()
+	}()
+	<-done
+}
+
+// live serves requests for one life. It says whether there may be another one.
+func (a *actor) live() (again bool, err error) {
 	if err := a.reply(reply{}); err != nil { // ready
-		return err
+		return false, err
 	}
 	buffer, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4))
 	for {
@@ -71,15 +110,24 @@ func Actor() error {
 			continue
 		}
 		if err != nil || n == 0 {
-			return nil // the checker is gone
+			return false, nil // the checker is gone
 		}
 		a.rights, a.send = received(oob[:oobn]), -1
+		if a.rights >= 0 {
+			a.opened = append(a.opened, a.rights)
+		}
 		var r request
 		if err := json.Unmarshal(buffer[:n], &r); err != nil {
-			return err
+			return false, err
+		}
+		if r.Op == "retire" {
+			for _, fd := range a.opened {
+				unix.Close(fd)
+			}
+			return true, nil
 		}
 		if err := a.reply(a.do(&r)); err != nil {
-			return err
+			return false, err
 		}
 	}
 }
@@ -131,11 +179,12 @@ func failed(err error) reply {
 func (a *actor) do(r *request) reply {
 	switch r.Op {
 	case "become":
-		return failed(become(r.UID, r.Caps))
+		a.user = &user{r.UID, r.Caps}
+		return failed(a.user.become())
 	case "reserve":
 		return a.reserve(r.N)
 	case "open":
-		return openEvent(r.Type)
+		return a.openEvent(r.Type)
 	case "take":
 		return a.take()
 	case "redirect":
@@ -155,6 +204,7 @@ func (a *actor) do(r *request) reply {
 		page.Aux_offset, page.Aux_size = uint64(r.Offset), uint64(r.Bytes)
 		return reply{}
 	case "close":
+		a.opened = slices.DeleteFunc(a.opened, func(fd int) bool { return fd == r.FD })
 		return failed(unix.Close(r.FD))
 	case "send":
 		a.send = r.FD
@@ -178,33 +228,42 @@ func (a *actor) do(r *request) reply {
 	return reply{Errno: -1, Error: "no such op: " + r.Op}
 }
 
-// become leaves root for a uid with just the named capabilities.
-func become(uid int, names []string) error {
-	set := cap.NewSet()
-	for _, name := range names {
+// become makes this thread, which is root's, the user with just its capabilities.
+// The calls are made for this thread alone: Go's own, and libcap's, stop all threads
+// of the process for each.
+func (u *user) become() error {
+	if u == nil {
+		return nil
+	}
+	var caps [2]unix.CapUserData
+	for _, name := range u.caps {
 		value, err := cap.FromName(name)
 		if err != nil {
 			return fmt.Errorf("capability %q: %w", name, err)
 		}
-		for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
-			if err := set.SetFlag(flag, true, value); err != nil {
-				return err
-			}
-		}
+		caps[value/32].Permitted |= 1 << (value % 32)
+		caps[value/32].Effective |= 1 << (value % 32)
 	}
-	if err := cap.SetGroups(uid); err != nil {
-		return fmt.Errorf("become gid %d: %w", uid, err)
+	id := uintptr(u.uid)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("leave all groups: %w", errno)
 	}
-	if err := cap.SetUID(uid); err != nil {
-		return fmt.Errorf("become uid %d: %w", uid, err)
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, id, id, id); errno != 0 {
+		return fmt.Errorf("become gid %d: %w", u.uid, errno)
 	}
-	if err := set.SetProc(); err != nil {
-		return fmt.Errorf("keep capabilities %v: %w", names, err)
+	if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("keep capabilities: %w", err)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, id, id, id); errno != 0 {
+		return fmt.Errorf("become uid %d: %w", u.uid, errno)
+	}
+	if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0]); err != nil {
+		return fmt.Errorf("keep capabilities %v: %w", u.caps, err)
 	}
 	return nil
 }
 
-func openEvent(kind uint32) reply {
+func (a *actor) openEvent(kind uint32) reply {
 	attr := unix.PerfEventAttr{
 		Type: kind,
 		Size: uint32(unix.PERF_ATTR_SIZE_VER1),
@@ -219,6 +278,7 @@ func openEvent(kind uint32) reply {
 	if err != nil {
 		return failed(fmt.Errorf("perf_event_open: %w", err))
 	}
+	a.opened = append(a.opened, fd)
 	return reply{Value: int64(fd)}
 }
 
@@ -226,7 +286,7 @@ func openEvent(kind uint32) reply {
 // the actor becomes. Mapping is what counts here.
 func (a *actor) reserve(n int) reply {
 	for range n {
-		opened := openEvent(unix.PERF_TYPE_SOFTWARE)
+		opened := a.openEvent(unix.PERF_TYPE_SOFTWARE)
 		if opened.Errno != 0 {
 			return opened
 		}
@@ -336,29 +396,17 @@ func (a *actor) storm(r *request) reply {
 			fd = int(taken.Value)
 		}
 		wait.Go(func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			for round := range r.N {
-				addr, errno := mmap(fd, bytes, 0, readWrite, unix.MAP_SHARED)
-				if errno == 0 {
-					made.Add(1)
-				}
-				if round == 0 { // once, all threads have it mapped
+			onThread(func() {
+				err := a.user.become()
+				if err == nil {
+					err = mapAndUnmap(fd, bytes, r.N, &made, &ready)
+				} else {
 					ready.Done()
-					ready.Wait()
 				}
-				if errno != 0 {
-					// A new mapping that meets the end of the old one may be
-					// told to try again, or that there is none.
-					if errno != unix.EAGAIN && errno != unix.EINVAL && errno != unix.EBUSY {
-						failures <- errno
-						return
-					}
-					continue
+				if err != nil {
+					failures <- err
 				}
-				runtime.Gosched()
-				unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0)
-			}
+			})
 		})
 	}
 	wait.Wait()
@@ -367,6 +415,31 @@ func (a *actor) storm(r *request) reply {
 		return failed(err)
 	}
 	return reply{Value: made.Load()}
+}
+
+// mapAndUnmap is what one thread of a storm does.
+func mapAndUnmap(fd int, bytes uintptr, rounds int, made *atomic.Int64, ready *sync.WaitGroup) error {
+	for round := range rounds {
+		addr, errno := mmap(fd, bytes, 0, readWrite, unix.MAP_SHARED)
+		if errno == 0 {
+			made.Add(1)
+		}
+		if round == 0 { // once, all threads have it mapped
+			ready.Done()
+			ready.Wait()
+		}
+		switch errno {
+		case 0:
+			runtime.Gosched()
+			unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0)
+		case unix.EAGAIN, unix.EINVAL, unix.EBUSY:
+			// A new mapping that meets the end of the old one may be told to try
+			// again, or that there is none.
+		default:
+			return errno
+		}
+	}
+	return nil
 }
 
 // forkAndExit makes a child by fork(2), with a copy of this mm, that ends at

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,17 +16,17 @@ import (
 // are the witnesses: what the limits still let them have.
 func chargerExercises() []Exercise {
 	return []Exercise{
-		{Name: "bpf-maps", Alone: true, About: "a BPF map of every type, created and released: to the last page before 5.11, within 256 pages of the cgroup since", Needs: needBPF, Do: func(s *Scene) {
+		{Name: "bpf-maps", Charges: ChargesObjects, About: "a BPF map of every type, created and released: to the last page before 5.11, within 256 pages of the cgroup since", Needs: needBPF, Do: func(s *Scene) {
 			bpfRounds(s, "bpf-maps")
 		}},
-		{Name: "bpf-programs", Alone: true, About: "a BPF program of every type, one that the kernel rewrites to a larger one among them, loaded and released", Needs: needBPF, Do: func(s *Scene) {
+		{Name: "bpf-programs", Charges: ChargesObjects, About: "a BPF program of every type, one that the kernel rewrites to a larger one among them, loaded and released", Needs: needBPF, Do: func(s *Scene) {
 			bpfRounds(s, "bpf-programs")
 		}},
-		{Name: "bpf-killed", Alone: true, About: "a process is killed while it creates BPF maps and programs", Needs: needBPF, Do: bpfKilled},
-		{Name: "bpf-rlimit", Alone: true, About: "before 5.11: a BPF map past RLIMIT_MEMLOCK is refused with EPERM and charges nothing", Needs: needBPFByRlimit, Do: bpfRlimit},
-		{Name: "memcg-limit", Alone: true, About: "since 5.11: a BPF map past the cgroup's memory.max is refused with ENOMEM and charges nothing", Needs: needBPFByMemcg, Do: memcgLimit},
-		{Name: "io-uring-buffers", Alone: true, About: "io_uring buffers registered, unregistered, refused halfway, and killed with", Needs: needUring, Do: ioUring},
-		{Name: "af-xdp-umem", Alone: true, About: "an AF_XDP umem registered up to the limit, released, refused, and killed with", Needs: needXDP, Do: afXDP},
+		{Name: "bpf-killed", Charges: ChargesObjects, About: "a process is killed while it creates BPF maps and programs", Needs: needBPF, Do: bpfKilled},
+		{Name: "bpf-rlimit", Charges: ChargesObjects, About: "before 5.11: a BPF map past RLIMIT_MEMLOCK is refused with EPERM and charges nothing", Needs: needBPFByRlimit, Do: bpfRlimit},
+		{Name: "memcg-limit", Charges: ChargesObjects, About: "since 5.11: a BPF map past the cgroup's memory.max is refused with ENOMEM and charges nothing", Needs: needBPFByMemcg, Do: memcgLimit},
+		{Name: "io-uring-buffers", Charges: ChargesOthers, About: "io_uring buffers registered, unregistered, refused halfway, and killed with", Needs: needUring, Do: ioUring},
+		{Name: "af-xdp-umem", Charges: ChargesOthers, About: "an AF_XDP umem registered up to the limit, released, refused, and killed with", Needs: needXDP, Do: afXDP},
 	}
 }
 
@@ -156,9 +157,7 @@ func (s *Scene) atRest(cgroup string, before int64) {
 // later, so that what is measured at the end stays.
 func (s *Scene) settleRoom() {
 	s.settle(func(v int64) bool { return v == s.model.room(s.users[0]) }, func() int64 {
-		m, err := s.keepers[0].ask(request{Op: "room", Pages: s.model.allowance + beyond}, -1)
-		s.check(err)
-		return m.Value
+		return s.roomOf(0)
 	})
 }
 
@@ -174,7 +173,7 @@ func (s *Scene) sub(name string) string {
 	if s.run.cgroup == "" {
 		return ""
 	}
-	dir := s.cgroup + "-" + name
+	dir := filepath.Join(s.run.cgroup, strconv.Itoa(s.uids[0])+"-"+name)
 	s.check(os.Mkdir(dir, 0o755))
 	s.subs = append(s.subs, dir)
 	return dir
@@ -190,6 +189,7 @@ func (p *process) fit() int64 {
 		if m.Errno != 0 {
 			break
 		}
+		p.s.charged++
 	}
 	_, err := p.ask(request{Op: "bpf-release"}, -1)
 	p.s.check(err)
@@ -199,10 +199,10 @@ func (p *process) fit() int64 {
 const fitWitness = "BPF maps of 64 pages that fit before EPERM, times 64"
 
 // bpfRounds creates and releases, and lets the process go with what it holds:
-// once to see what the kernel keeps for later, and then three times.
+// once to see what the kernel keeps for later, and then each way once.
 func bpfRounds(s *Scene, op string) {
 	s.bpf(func(p *process, first bool) {
-		for round := range 3 {
+		for round := range 2 {
 			m, err := p.ask(request{Op: op}, -1)
 			s.check(err)
 			if first && len(m.Notes) > 0 {
@@ -211,8 +211,9 @@ func bpfRounds(s *Scene, op string) {
 			if m.Value == 0 {
 				s.Skip("this kernel refuses all: %s", strings.Join(m.Notes, ", "))
 			}
+			s.charged += m.Value
 			s.say("%s: %d created", op, m.Value)
-			if first || round == 2 {
+			if first || round == 1 {
 				break
 			}
 			_, err = p.ask(request{Op: "bpf-release"}, -1)
@@ -272,6 +273,9 @@ func bpfRlimit(s *Scene) {
 func memcgLimit(s *Scene) {
 	cgroup := s.sub("bpf")
 	p := s.Process(Who{Name: "creator", Caps: bpfCaps(), Cgroup: cgroup})
+	// While a map takes all that the cgroup may have, nothing is left for the
+	// process itself: one of its page faults would have it killed.
+	s.check(os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.pid), []byte("-1000"), 0))
 	s.check(os.WriteFile(filepath.Join(cgroup, "memory.max"), fmt.Append(nil, s.current(cgroup)*page()+8<<20), 0))
 	s.say("memory.max becomes 8 MiB more than what is used")
 	for range 3 {
@@ -285,6 +289,7 @@ func memcgLimit(s *Scene) {
 	}
 	m, err := p.ask(request{Op: "bpf-map", Pages: 2 << 20 / page()}, -1)
 	s.check(err)
+	s.charged++
 	s.say("creator creates a map of 2 MiB")
 	s.Evidence.WitnessesRead++
 	if m.Errno != 0 {
@@ -337,6 +342,7 @@ func (p *process) uringFits(ring int64, most int64) int64 {
 		switch unix.Errno(m.Errno) {
 		case 0:
 			low = middle
+			p.s.charged++
 			_, err := p.ask(request{Op: "unregister", FD: int(ring)}, -1)
 			p.s.check(err)
 		case unix.ENOMEM:
@@ -364,6 +370,7 @@ func (p *process) register(ring, pages int64) {
 	p.s.check(err)
 	p.s.check(errnoError("register io_uring buffers", m))
 	p.s.say("%s registers a buffer of %d pages", p.name, pages)
+	p.s.charged++
 	p.by.mm.pages += pages
 	p.s.look()
 }
@@ -415,6 +422,7 @@ func afXDP(s *Scene) {
 		m, err := p.ask(request{Op: "umem", Pages: pages}, -1)
 		s.check(err)
 		if m.Errno == 0 {
+			s.charged++
 			return pages, int(m.Value)
 		}
 		if unix.Errno(m.Errno) != unix.ENOBUFS {

@@ -23,8 +23,13 @@ import (
 // all says that the whole matrix is to run, and not the few of `make test`.
 func all() bool { return os.Getenv("PINWATCH_SERIES") != "" }
 
-// few are the scenarios of `make test`.
-var few = []string{"map-once", "past-allowance", "map-twice", "two-processes-payer-first", "sysctl-lowered", "aux-straddle-allowance", "memcg-limit", "io-uring-buffers"}
+// few are the scenarios of `make test` on every kernel, and stock those on a stock
+// one, where the tracer starts with all of its probes.
+func few() []string {
+	return []string{"map-once", "past-allowance", "map-twice", "two-processes-payer-first", "sysctl-lowered", "aux-straddle-allowance"}
+}
+
+func stock() []string { return append(few(), "memcg-limit", "io-uring-buffers") }
 
 // runCheck runs pinwatch check on the host, with guests, and returns its report
 // and its exit code.
@@ -63,6 +68,9 @@ func failed(t *testing.T, k check.Kernel) map[string][]string {
 	for _, sc := range k.Scenarios {
 		if sc.CouldNotRun {
 			t.Errorf("%s: %s: %s", k.Release, sc.Name, sc.Reason)
+		}
+		if sc.Result != check.Skip && k.Tracer != "" && !sc.Evidence.Tracer.Watched {
+			t.Errorf("%s: %s: the tracer did not watch", k.Release, sc.Name)
 		}
 		if sc.Result == check.Fail {
 			fails[sc.Name] = sc.Verdicts
@@ -118,7 +126,7 @@ func known(t *testing.T, series string, chosen []string) map[string][]string {
 // others.
 func TestStockKernels(t *testing.T) {
 	kernels := guesttest.Fetch(t, "6.12")
-	chosen := few
+	chosen := stock()
 	if all() {
 		kernels, chosen = append(guesttest.Kernels(t), guesttest.Arm64(t)...), nil
 	}
@@ -164,7 +172,7 @@ func TestKnownBadKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	names := []string{"cumulative"}
-	chosen := few
+	chosen := few()
 	if all() {
 		names, chosen = []string{"right", "cumulative", "twice", "unclamped", "aux-full", "aux-either"}, nil
 	}

@@ -8,8 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf/asm"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // The model says what the accounting is meant to be: the numbers are worked out
@@ -213,5 +216,62 @@ func TestWatchdog(t *testing.T) {
 	}
 	if err := Watchdog(strings.NewReader(`{"path":"` + dir + `/none/at-all","value":"1"}`)); err == nil {
 		t.Error("what cannot be put back is an error")
+	}
+}
+
+// Programs are what the kernel takes: whole instructions, of six pages in all but
+// the one that the kernel makes grow.
+func TestPrograms(t *testing.T) {
+	list := programs()
+	for i, p := range list {
+		want := 3000
+		if i == len(list)-1 {
+			want = 600
+		}
+		if got := len(p.code) / asm.InstructionSize; got != want || len(p.code)%asm.InstructionSize != 0 {
+			t.Errorf("%s: %d instructions in %d bytes; want %d", p.kind, got, len(p.code), want)
+		}
+	}
+}
+
+// The kernel frees BPF objects, and ends rings, in workers that are nobody's: the
+// events are the scenario's all the same, and what does not come is a leak.
+func TestAtRest(t *testing.T) {
+	const uid = 0x7fc00001
+	s := &Scene{uids: []int{uid, uid + 1}, charged: 2}
+	object := func(key uint64) *ledger.Object { return &ledger.Object{Key: key} }
+	create := func(uid uint32, key uint64) ledger.Event {
+		return ledger.Event{Op: ledger.Create, UID: uid, Object: object(key), PageSize: 4096}
+	}
+	free := func(key uint64) ledger.Event {
+		return ledger.Event{Op: ledger.Free, Object: object(key), PageSize: 4096}
+	}
+	ring := func(worker, before, after int64) ledger.Event {
+		return ledger.Event{Op: ledger.Account, Charger: ledger.IOUring, UID: uint32(worker), Payer: uid, UserLocked: before, UserAfter: after}
+	}
+	for _, c := range []struct {
+		name    string
+		events  []ledger.Event
+		verdict []string
+		missed  bool
+	}{
+		{"all freed", []ledger.Event{create(uid, 1), create(uid, 2), free(1), free(2)}, nil, false},
+		{"one is left", []ledger.Event{create(uid, 1), create(uid, 2), free(2)}, []string{"leak"}, false},
+		{"another's of the same address", []ledger.Event{create(uid, 1), free(1), create(uid, 2), free(2), create(77, 1)}, nil, false},
+		{"one was not seen", []ledger.Event{create(uid, 1), free(1)}, nil, true},
+		{"a ring's end by a worker", []ledger.Event{ring(uid, 0, 8), ring(uid, 8, 16), ring(0, 16, 0)}, nil, false},
+		{"a ring's end that leaves something", []ledger.Event{ring(uid, 0, 8), ring(uid, 8, 16), ring(0, 16, 8)}, []string{"leak"}, false},
+		{"a ring's end that gives too much", []ledger.Event{ring(uid, 0, 8), ring(uid, 8, 16), ring(0, 16, -8)}, []string{"underflow"}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			own := s.own(c.events)
+			w := judge(own, 0)
+			if diff := cmp.Diff(c.verdict, w.verdicts(certain)); diff != "" {
+				t.Error(diff)
+			}
+			if missed := s.missed(own); (missed != "") != c.missed {
+				t.Errorf("missed: %q", missed)
+			}
+		})
 	}
 }

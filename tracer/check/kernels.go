@@ -75,10 +75,14 @@ func (g *Guests) one(ctx context.Context, image string) Kernel {
 		g.Progress(releaseOf(image), "booting")
 		log.Reset()
 		err = g.boot(ctx, &k, &log)
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
 			break
 		}
 		k.Error = err.Error()
+		if ctx.Err() != nil {
+			k.Error = "interrupted"
+			break
+		}
 		var died *guest.Error
 		if !errors.As(err, &died) || died.Booting || errors.Is(err, guest.ErrTimeout) {
 			break
@@ -119,7 +123,7 @@ func (g *Guests) boot(ctx context.Context, k *Kernel, log *bytes.Buffer) error {
 	c.Stderr = said
 	if _, err := guest.Run(ctx, c); err != nil {
 		if said.last != "" {
-			return fmt.Errorf("in scenario %s: %w", said.last, err)
+			return fmt.Errorf("at %s: %w", said.last, err)
 		}
 		return err
 	}

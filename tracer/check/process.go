@@ -33,6 +33,7 @@ type process struct {
 	pid    int
 	by     caller // in the model
 	alive  bool
+	single bool       // for one scenario: it became what it cannot leave
 	maps   []*Mapping // live ones
 	filled []*Mapping // those that fill the allowance
 	aux    int        // descriptor of an event with an AUX area
@@ -113,6 +114,22 @@ func (p *process) end() {
 	p.cmd.Process.Kill()
 	p.conn.Close()
 	p.cmd.Wait()
+}
+
+// retire ends the process's life in this scenario, if nothing of it stays: it is
+// ready for another one then.
+func (p *process) retire() bool {
+	if p.single || !p.alive || len(p.maps) > 0 {
+		return false
+	}
+	if pin, err := p.vmPin(); err != nil || pin != 0 {
+		return false
+	}
+	if p.send(request{Op: "retire"}, -1) != nil {
+		return false
+	}
+	_, err := p.answer(stepTime) // of the next life
+	return err == nil
 }
 
 // send hands a request over, with a descriptor or -1.

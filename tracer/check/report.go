@@ -37,10 +37,14 @@ type Kernel struct {
 	Log string `json:"log"`
 	// Tracer is how the tracer watched; "": it could not be opened, TracerError
 	// says why, and the witnesses alone decided.
-	Tracer      string     `json:"tracer"`
-	TracerError string     `json:"tracer_error"`
-	PageBytes   int64      `json:"page_bytes"`
-	Scenarios   []Scenario `json:"scenarios"`
+	Tracer      string `json:"tracer"`
+	TracerError string `json:"tracer_error"`
+	PageBytes   int64  `json:"page_bytes"`
+	// TracerMS is how long the tracer took to open, and DurationMS how long all
+	// took, in milliseconds of the kernel's own clock.
+	TracerMS   int64      `json:"tracer_ms"`
+	DurationMS int64      `json:"duration_ms"`
+	Scenarios  []Scenario `json:"scenarios"`
 }
 
 // Scenario is what came of one scenario.
@@ -54,6 +58,8 @@ type Scenario struct {
 	Verdicts []string `json:"verdicts"`
 	Evidence Evidence `json:"evidence"`
 	Reason   string   `json:"reason"` // of a fail or a skip; "" of a pass
+	// DurationMS is how long it took, in milliseconds of the kernel's own clock.
+	DurationMS int64 `json:"duration_ms"`
 }
 
 // Evidence is what a result rests on. Amounts are pages.
@@ -112,7 +118,7 @@ const (
 // verdicts names those of one certainty.
 func (w *Watched) verdicts(certainty string) (names []string) {
 	for _, b := range w.Broken {
-		if b.Certainty == certainty {
+		if b.Certainty == certainty && !slices.Contains(names, b.Verdict) {
 			names = append(names, b.Verdict)
 		}
 	}
@@ -120,7 +126,7 @@ func (w *Watched) verdicts(certainty string) (names []string) {
 }
 
 // judge runs a scenario's events through a ledger of their own.
-func judge(events []ledger.Event, lost uint64) (Watched, ledger.Summary) {
+func judge(events []ledger.Event, lost uint64) Watched {
 	w := Watched{Watched: true, Lost: lost, Broken: []Broken{}}
 	l := ledger.New()
 	first := map[ledger.Verdict]ledger.Entry{}
@@ -148,7 +154,27 @@ func judge(events []ledger.Event, lost uint64) (Watched, ledger.Summary) {
 			ExpectedPinnedPages: e.ExpectedPinned, ChargedPinnedPages: e.ChargedPinned, ExcessPages: e.Excess,
 		})
 	}
-	return w, s
+	w.Broken = append(w.Broken, atRest(&s)...)
+	return w
+}
+
+// atRest says what is left at the end of a scenario of what BPF objects, io_uring
+// and others were charged. Perf buffers have their verdicts at each refund.
+func atRest(s *ledger.Summary) (left []Broken) {
+	if s.Objects > 0 {
+		left = append(left, Broken{Verdict: ledger.Leak.String(), Certainty: certain, Count: uint64(s.Objects), Kind: "charge of a BPF object that is not freed", ChargedUserPages: s.LiveUser, ExcessPages: s.LiveUser + s.ObjectBytes/page()})
+	}
+	for _, u := range s.Users {
+		if u.Others == 0 {
+			continue
+		}
+		verdict := ledger.Leak
+		if u.Others < 0 {
+			verdict = ledger.Underflow
+		}
+		left = append(left, Broken{Verdict: verdict.String(), Certainty: certain, Count: 1, Kind: "charge that does not come back", UID: u.UID, ChargedUserPages: u.Others, ExcessPages: max(u.Others, -u.Others)})
+	}
+	return left
 }
 
 // conclude makes a result of what witnesses and tracer say. What the tracer is

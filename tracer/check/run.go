@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -23,7 +24,7 @@ type Options struct {
 	Tracer    tracer.Options
 	Exercises []Exercise
 	Invasive  bool
-	Progress  func(name string, n, of int) // called before each scenario; may be nil
+	Progress  func(what string, n, of int) // called before each scenario; may be nil
 }
 
 // run is a check of the running kernel.
@@ -38,6 +39,8 @@ type run struct {
 	uid    int    // the next throwaway uid
 	model  model
 	regime func() regime // of BPF objects; found out once
+	actors string        // their cgroup, where they have none of their own; ""
+	idle   []*process    // actors that wait for the next scenario
 }
 
 // Run exercises the running kernel. An error says why that could not be done at
@@ -47,6 +50,8 @@ func Run(ctx context.Context, opts Options) (k Kernel, err error) {
 	if err := able(); err != nil {
 		return k, err
 	}
+	began := time.Now()
+	defer func() { k.DurationMS = time.Since(began).Milliseconds() }()
 	r := &run{ctx: ctx, opts: opts, uid: 0x7fc00000 + os.Getpid()%0x1000*0x200, aux: auxPMU()}
 	if r.model, err = readModel(); err != nil {
 		return k, fmt.Errorf("%w: requires a kernel with CONFIG_PERF_EVENTS", err)
@@ -57,7 +62,18 @@ func Run(ctx context.Context, opts Options) (k Kernel, err error) {
 	defer func() { err = errors.Join(err, r.host.close()) }()
 	if r.cgroup, r.memory, err = r.host.newCgroup(); err != nil {
 		r.noCG = err.Error()
+	} else {
+		// A cgroup whose children have controllers can hold no processes itself.
+		r.actors = filepath.Join(r.cgroup, "actors")
+		if err := os.Mkdir(r.actors, 0o755); err != nil {
+			return k, err
+		}
 	}
+	defer func() {
+		for _, p := range r.idle {
+			p.end()
+		}
+	}()
 	r.regime = sync.OnceValue(r.findRegime)
 	k.Scenarios, err = r.all(ctx, &k)
 	return k, err
@@ -99,8 +115,12 @@ func (r *run) all(ctx context.Context, k *Kernel) ([]Scenario, error) {
 	return results, nil
 }
 
+// users is how many a scenario may have.
+const users = 4
+
 // pass runs some of the scenarios, and returns those to run again.
 func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []int) (again []int, err error) {
+	r.say("the tracer's start", 0, len(todo))
 	w, err := r.watch(ctx, k)
 	if err != nil {
 		k.TracerError = err.Error()
@@ -108,9 +128,7 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 	scenes := make([]*Scene, len(results))
 	for n, i := range todo {
 		e := r.opts.Exercises[i]
-		if r.opts.Progress != nil {
-			r.opts.Progress(e.Name, n+1, len(todo))
-		}
+		r.say(e.Name, n+1, len(todo))
 		results[i], scenes[i] = r.one(ctx, e)
 		if ctx.Err() != nil {
 			break
@@ -131,14 +149,13 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 			}
 			continue
 		}
-		traced := w != nil && err == nil && !r.opts.Exercises[i].Alone
+		traced := w != nil && err == nil && w.watches(r.opts.Exercises[i].Charges)
 		if traced {
-			var s ledger.Summary
-			sc.Evidence.Tracer, s = judge(scene.own(events), lost)
-			made := int64(s.Kinds[ledger.Charge] + s.Kinds[ledger.Mapping])
-			if lost > 0 || made != scene.mappings {
+			own := scene.own(events)
+			sc.Evidence.Tracer = judge(own, lost)
+			if missed := scene.missed(own); lost > 0 || missed != "" {
 				sc.Result, sc.CouldNotRun = Skip, true
-				sc.Reason = fmt.Sprintf("could not run: the tracer saw %d mappings of %d, and lost %d events", made, scene.mappings, lost)
+				sc.Reason = fmt.Sprintf("could not run: the tracer lost %d events%s", lost, missed)
 				again = append(again, i)
 				continue
 			}
@@ -146,6 +163,12 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 		sc.conclude(traced)
 	}
 	return again, nil
+}
+
+func (r *run) say(what string, n, of int) {
+	if r.opts.Progress != nil {
+		r.opts.Progress(what, n, of)
+	}
 }
 
 // one runs a scenario's body. The result is open until the tracer's events were
@@ -163,13 +186,14 @@ func (r *run) one(ctx context.Context, e Exercise) (sc Scenario, s *Scene) {
 			return sc, nil
 		}
 	}
-	const users = 4
 	s = &Scene{ctx: ctx, run: r, host: r.host, model: r.model, Evidence: sc.Evidence, off: map[*process]int64{}}
 	for range users {
 		s.uids = append(s.uids, r.uid)
 		r.uid++
 	}
+	began := time.Now()
 	err := s.play(e.Do)
+	sc.DurationMS = time.Since(began).Milliseconds()
 	sc.Evidence = s.Evidence
 	sc.Evidence.Notes = s.calls
 	switch {
@@ -183,13 +207,29 @@ func (r *run) one(ctx context.Context, e Exercise) (sc Scenario, s *Scene) {
 	return sc, s
 }
 
-// play runs a body in a cgroup of its own, and leaves nothing behind.
+// process finds a process that has nothing to do, or starts one.
+func (r *run) process(w Who, uid int) (*process, error) {
+	if last := len(r.idle) - 1; last >= 0 && w.Cgroup == "" && !w.UserNS {
+		p := r.idle[last]
+		r.idle = r.idle[:last]
+		return p, nil
+	}
+	cgroup := r.actors
+	if w.Cgroup != "" {
+		cgroup = w.Cgroup
+	}
+	p, err := start(r.ctx, cgroup, w.UserNS, uid)
+	if err == nil {
+		p.single = w.Cgroup != "" || w.UserNS
+	}
+	return p, err
+}
+
+// play runs a body, and leaves nothing behind.
 func (s *Scene) play(do func(*Scene)) (err error) {
 	defer func() {
-		for _, dir := range append(s.subs, s.cgroup) {
-			if dir != "" {
-				removeCgroup(dir)
-			}
+		for _, dir := range s.subs {
+			removeCgroup(dir)
 		}
 	}()
 	defer s.end()
@@ -202,10 +242,6 @@ func (s *Scene) play(do func(*Scene)) (err error) {
 			panic(caught)
 		}
 	}()
-	if s.run.cgroup != "" {
-		s.cgroup = filepath.Join(s.run.cgroup, strconv.Itoa(s.uids[0]))
-		s.check(os.Mkdir(s.cgroup, 0o755))
-	}
 	s.refresh()
 	before := s.model
 	s.newUser()
@@ -221,9 +257,9 @@ func (s *Scene) play(do func(*Scene)) (err error) {
 
 // own are a scene's events: those of its users.
 func (s *Scene) own(events []ledger.Event) (list []ledger.Event) {
-	first, last := uint32(s.uids[0]), uint32(s.uids[len(s.uids)-1])
+	users := ownership{first: uint32(s.uids[0]), last: uint32(s.uids[len(s.uids)-1])}
 	for _, e := range events {
-		if first <= e.UID && e.UID <= last || first <= e.Payer && e.Payer <= last {
+		if users.of(&e) {
 			e.Lost = 0
 			list = append(list, e)
 		}
@@ -231,14 +267,67 @@ func (s *Scene) own(events []ledger.Event) (list []ledger.Event) {
 	return list
 }
 
+// ownership tells the events of a range of users.
+type ownership struct {
+	first, last uint32
+	objects     map[uint64]bool // theirs, by Object.Key
+}
+
+// of says whether an event is theirs. The kernel frees BPF objects in workers of
+// its own, as nobody's.
+func (o *ownership) of(e *ledger.Event) bool {
+	in := func(uid uint32) bool { return o.first <= uid && uid <= o.last }
+	theirs := in(e.UID) || in(e.Payer)
+	switch {
+	case e.Object == nil:
+	case e.Op == ledger.Create && e.Errno == 0:
+		if o.objects == nil {
+			o.objects = map[uint64]bool{}
+		}
+		o.objects[e.Object.Key] = theirs // the address may have been somebody else's
+	case e.Op != ledger.Create:
+		theirs = theirs || o.objects[e.Object.Key]
+	}
+	return theirs
+}
+
+// missed says what the scene did and the tracer did not see; "": nothing.
+func (s *Scene) missed(own []ledger.Event) string {
+	var mapped, charged int64
+	for i := range own {
+		switch e := &own[i]; {
+		case e.Errno != 0:
+		case e.Op == ledger.Map:
+			mapped++
+		case e.Op == ledger.Create, e.Op == ledger.Account:
+			charged++
+		}
+	}
+	switch {
+	case mapped != s.mappings:
+		return fmt.Sprintf(", and saw %d mappings of %d", mapped, s.mappings)
+	case charged < s.charged:
+		return fmt.Sprintf(", and saw %d other charges of %d", charged, s.charged)
+	}
+	return ""
+}
+
 // watch opens the trace that stays open over all scenarios.
 func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
-	t, err := tracer.Open(r.opts.Tracer)
+	began := time.Now()
+	opts := r.opts.Tracer
+	for _, e := range r.opts.Exercises {
+		opts.BPF = opts.BPF || e.Charges == ChargesObjects
+		opts.Others = opts.Others || e.Charges == ChargesOthers
+	}
+	opts.Memcg = opts.BPF && r.regime().memcg
+	t, err := tracer.Open(opts)
+	k.TracerMS += time.Since(began).Milliseconds()
 	if err != nil {
 		return nil, err
 	}
 	k.Tracer, k.TracerError = t.Attached(), ""
-	w := &watch{tracer: t}
+	w := &watch{tracer: t, mine: ownership{first: uint32(r.uid), last: uint32(r.uid + users*len(r.opts.Exercises))}, rest: ledger.New()}
 	ctx, w.cancel = context.WithCancel(ctx)
 	w.wait.Go(func() {
 		for e, err := range t.Events(ctx) {
@@ -246,7 +335,7 @@ func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 				w.err = err
 				return
 			}
-			w.events = append(w.events, e)
+			w.add(e)
 		}
 	})
 	return w, nil
@@ -257,8 +346,41 @@ type watch struct {
 	tracer *tracer.Tracer
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
-	events []ledger.Event
+	mine   ownership // of all scenarios
 	err    error
+
+	mu     sync.Mutex
+	events []ledger.Event
+	rest   *ledger.Ledger // what is still charged
+}
+
+// watches says whether a scenario's charges are watched.
+func (w *watch) watches(c Charges) bool {
+	objects, others := w.tracer.Watched()
+	return c == ChargesNothing || c == ChargesObjects && objects || c == ChargesOthers && others
+}
+
+// add takes an event, if it is one of a scenario's.
+func (w *watch) add(e ledger.Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.mine.of(&e) {
+		w.events = append(w.events, e)
+		w.rest.Apply(e)
+	}
+}
+
+// settle waits, not for long, until nothing is charged any more that the kernel
+// gives back in a worker of its own.
+func (w *watch) settle() {
+	for end := time.Now().Add(settleTime); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		w.mu.Lock()
+		s := w.rest.Summary()
+		w.mu.Unlock()
+		if len(atRest(&s)) == 0 {
+			return
+		}
+	}
 }
 
 // stop ends the trace, and returns what it saw. It does nothing without one.
@@ -266,6 +388,7 @@ func (w *watch) stop() (events []ledger.Event, lost uint64, err error) {
 	if w == nil {
 		return nil, 0, nil
 	}
+	w.settle()
 	w.cancel()
 	w.wait.Wait()
 	lost = w.tracer.Losses().Total()

@@ -17,10 +17,19 @@ type Exercise struct {
 	// Needs says what is missing for it here; "": nothing.
 	Needs func(*run) string
 	Do    func(*Scene)
-	// Alone says that the tracer does not know what it charges, and that
-	// witnesses alone decide.
-	Alone bool
+	// Charges is what it has charged besides perf buffers.
+	Charges Charges
 }
+
+// Charges are what a scenario has charged besides perf buffers, and the tracer
+// watches by probes of their own.
+type Charges string
+
+const (
+	ChargesNothing Charges = ""
+	ChargesObjects Charges = "BPF objects"
+	ChargesOthers  Charges = "other chargers"
+)
 
 // Exercises are all scenarios, in the order in which they run.
 func Exercises() []Exercise {

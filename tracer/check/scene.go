@@ -15,12 +15,11 @@ import (
 // and what the witnesses said instead. Every step that maps or unmaps compares
 // VmPin of every process with the model.
 type Scene struct {
-	ctx    context.Context
-	run    *run
-	host   *host
-	uids   []int
-	cgroup string   // directory; "": none
-	subs   []string // more of them
+	ctx  context.Context
+	run  *run
+	host *host
+	uids []int
+	subs []string // directories of its own cgroups
 
 	model   model
 	users   []*payer
@@ -29,6 +28,7 @@ type Scene struct {
 
 	calls    []string // the calls made, in words
 	mappings int64    // made in the kernel, by whatever call
+	charged  int64    // times that something else was charged, at the least
 	skip     string   // what is missing, once that was found
 	Evidence Evidence
 
@@ -61,11 +61,7 @@ func (s *Scene) actor(w Who) *process {
 		s.newUser()
 	}
 	uid := s.uids[w.User]
-	cgroup := s.cgroup
-	if w.Cgroup != "" {
-		cgroup = w.Cgroup
-	}
-	p, err := start(s.ctx, cgroup, w.UserNS, uid)
+	p, err := s.run.process(w, uid)
 	s.check(err)
 	p.s, p.name = s, w.Name
 	p.by = caller{user: s.users[w.User], mm: &payer{}, limit: w.Limit, ipcLock: w.ipcLock()}
@@ -163,12 +159,17 @@ func (s *Scene) measure(user int) {
 	if most > maxRoom {
 		s.Skip("a user's allowance is %d pages here: too much memory to map for this; lower perf_event_mlock_kb", s.model.allowance)
 	}
-	m, err := s.keepers[user].ask(request{Op: "room", Pages: most}, -1)
+	s.Expect("pages of the allowance that fit before EPERM", s.model.room(s.users[user]), s.roomOf(user))
+}
+
+// roomOf maps what a user may have at no process's expense, and unmaps it.
+func (s *Scene) roomOf(user int) int64 {
+	m, err := s.keepers[user].ask(request{Op: "room", Pages: s.model.allowance + beyond}, -1)
 	s.check(err)
 	made, err := strconv.ParseInt(m.Notes[0], 10, 64)
 	s.check(err)
 	s.mappings += made
-	s.Expect("pages of the allowance that fit before EPERM", s.model.room(s.users[user]), m.Value)
+	return m.Value
 }
 
 // Measure measures the counters of all users.
@@ -183,10 +184,24 @@ func (s *Scene) Measure() {
 func (s *Scene) finish() {
 	for _, p := range s.actors {
 		if p.alive {
-			p.Kill()
+			s.leave(p)
 		}
 	}
 	s.Measure()
+	for _, p := range s.keepers {
+		s.leave(p)
+	}
+}
+
+// leave lets a process go: to the next scenario, or by SIGKILL where it has
+// anything left.
+func (s *Scene) leave(p *process) {
+	if !p.retire() {
+		p.Kill()
+		return
+	}
+	s.run.idle = append(s.run.idle, &process{cmd: p.cmd, conn: p.conn, pid: p.pid, alive: true})
+	p.alive = false
 }
 
 // end leaves no process behind.
@@ -509,6 +524,7 @@ func (p *process) Exec() {
 	p.s.say("%s calls exec", p.name)
 	_, err := p.ask(request{Op: "exec"}, -1) // the new program says when it is ready
 	p.s.check(err)
+	p.single = true
 	p.unmapped()
 	p.by.mm = &payer{}
 	delete(p.s.off, p)

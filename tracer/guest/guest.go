@@ -98,8 +98,12 @@ func Run(ctx context.Context, c Config) (code int, err error) {
 		ctx, cancel = context.WithTimeout(ctx, c.Timeout)
 		defer cancel()
 	}
+	var before error // how the last attempt ended
 	for attempt := 1; ; attempt++ {
 		code, err := c.boot(ctx, machine, accel, dir, initramfs)
+		if before != nil && errors.Is(err, ErrTimeout) {
+			return code, before // the time was up for one more attempt: that says less
+		}
 		// An emulated CPU sometimes dies while the kernel patches its own text
 		// or initializes. Nothing of the command has run then.
 		var failure *Error
@@ -107,6 +111,7 @@ func Run(ctx context.Context, c Config) (code int, err error) {
 		if !died || accel == "kvm" || attempt == bootAttempts || ctx.Err() != nil {
 			return code, err
 		}
+		before = err
 		fmt.Fprintf(c.Stderr, "pinwatch: the emulated guest died while booting; trying again\n")
 	}
 }
