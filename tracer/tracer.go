@@ -345,6 +345,7 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 			}
 			event, err := t.decoder.decode(record)
 			event.Lost += missed + t.reader.Lost()
+			event.Followed = t.reader.More()
 			t.names.add(&event)
 			if !yield(event, err) || err != nil {
 				return
