@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -226,10 +227,15 @@ func (t *Tracer) load(opts Options, types types) error {
 	if err := t.via.resize(spec.Maps, opts.BufferBytes); err != nil {
 		return err
 	}
+	if types.spec != nil || !jit() {
+		// The verifier takes the numbers of types for the kernel's own, and calls
+		// of kernel functions want the JIT.
+		hide(spec, typedReads)
+	}
 	collection := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types.spec}, Cache: types.cache}
 	t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
 	if errors.Is(err, ebpf.ErrRestrictedKernel) {
-		hideSymbols(spec)
+		hide(spec, append(dataSymbols(), "__cpu_online_mask", "nr_cpu_ids")...)
 		t.refresh = func() error { return t.configure(opts) }
 		t.degraded = append(t.degraded, "kernel symbols are hidden (no CAP_SYSLOG, or kernel.kptr_restrict is 2): sysctls and CPUs are read every "+refreshInterval.String()+", not at every call")
 		t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
@@ -242,16 +248,29 @@ func dataSymbols() []string {
 	return []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus"}
 }
 
-// hideSymbols makes the programs take every kernel symbol as absent. They then
-// use the settings that user space read.
-func hideSymbols(spec *ebpf.CollectionSpec) {
-	symbols := append(dataSymbols(), "__cpu_online_mask", "nr_cpu_ids")
+// typedReads is the kernel function without which the programs read the kernel's
+// structures by a helper: see kernel_read() in bpf/kernel.h.
+const typedReads = "bpf_rdonly_cast"
+
+// jit says whether the kernel compiles BPF programs, as far as this user may know.
+func jit() bool {
+	enabled, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
+	return err != nil || strings.TrimSpace(string(enabled)) != "0"
+}
+
+// hide makes the programs take kernel symbols as absent. They then use the settings
+// that user space read, and do without the functions.
+func hide(spec *ebpf.CollectionSpec, symbols ...string) {
 	for _, program := range spec.Programs {
 		for i, ins := range program.Instructions {
-			if ins.OpCode.IsDWordLoad() && slices.Contains(symbols, ins.Reference()) {
-				program.Instructions[i] = asm.LoadImm(ins.Dst, 0, asm.DWord).
-					WithSymbol(ins.Symbol()).WithSource(ins.Source())
+			if !slices.Contains(symbols, ins.Reference()) {
+				continue
 			}
+			absent := asm.LoadImm(ins.Dst, 0, asm.DWord)
+			if ins.IsKfuncCall() { // not come to any more
+				absent = asm.Mov.Imm(asm.R0, 0)
+			}
+			program.Instructions[i] = absent.WithSymbol(ins.Symbol()).WithSource(ins.Source())
 		}
 	}
 }
