@@ -35,7 +35,7 @@ const (
 
 const (
 	callRounds      = 3
-	callPairs       = 500
+	callPairs       = 2000
 	bystanderRounds = 4
 )
 
