@@ -227,9 +227,7 @@ func (t *Tracer) load(opts Options, types types) error {
 	if err := t.via.resize(spec.Maps, opts.BufferBytes); err != nil {
 		return err
 	}
-	if types.spec != nil || !jit() {
-		// The verifier takes the numbers of types for the kernel's own, and calls
-		// of kernel functions want the JIT.
+	if !types.typedReads() {
 		hide(spec, typedReads)
 	}
 	collection := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types.spec}, Cache: types.cache}
@@ -252,10 +250,19 @@ func dataSymbols() []string {
 // structures by a helper: see kernel_read() in bpf/kernel.h.
 const typedReads = "bpf_rdonly_cast"
 
-// jit says whether the kernel compiles BPF programs, as far as this user may know.
-func jit() bool {
-	enabled, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
-	return err != nil || strings.TrimSpace(string(enabled)) != "0"
+// typedReads says whether the function is there, and can be called: that wants the
+// JIT, and the kernel's own numbers of types. The library would look for a missing
+// one in the types of every module, for every call.
+func (t types) typedReads() bool {
+	if t.spec != nil {
+		return false
+	}
+	kernel, err := t.cache.Kernel()
+	if err != nil || parameters(kernel, typedReads) == 0 {
+		return false
+	}
+	jit, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
+	return err != nil || strings.TrimSpace(string(jit)) != "0" // not all may read it
 }
 
 // hide makes the programs take kernel symbols as absent. They then use the settings
