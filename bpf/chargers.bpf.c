@@ -103,9 +103,9 @@ static __always_inline void charge_begin_slot(__u32 slot, struct user_struct *us
 	if (call) {
 		count_loss(missed_return);
 		if (call->user_flow)
-			flow_end(call->user_flow);
+			flow_end(FLOW_USER, &call->user_flow);
 		if (call->event.mm)
-			flow_end(call->event.mm);
+			flow_end(FLOW_MM, &call->event.mm);
 	}
 	call = bpf_map_lookup_elem(&charge_blank, &zero);
 	if (!call || !config || !user)
@@ -119,11 +119,11 @@ static __always_inline void charge_begin_slot(__u32 slot, struct user_struct *us
 		return;
 	call->user = (__u64)user;
 	call->user_flow = user_flow(user);
-	call->user_begun = flow_begin(call->user_flow);
+	call->user_begun = flow_begin(FLOW_USER, &call->user_flow);
 	e = &call->event;
 	e->mm = (__u64)mm;
 	if (mm)
-		call->mm_begun = flow_begin(e->mm);
+		call->mm_begun = flow_begin(FLOW_MM, &e->mm);
 	e->header.record = RECORD_CHARGE;
 	e->charger = slot & 7;
 	e->pid = bpf_get_current_pid_tgid() >> 32;
@@ -187,16 +187,16 @@ static __always_inline void charge_end(void *ctx, __u32 slot, int ret)
 		e->ret = ret;
 		if (BPF_CORE_READ(user, __count.refs.counter) <= 0 || BPF_CORE_READ(user, uid.val) != e->payer_uid)
 			e->flags |= CHARGE_USER_GONE;
-		if (!flow_alone(call->user_flow, call->user_begun))
+		if (!flow_alone(FLOW_USER, &call->user_flow, call->user_begun))
 			e->flags |= CHARGE_OVERLAP_USER;
-		if (e->mm && !flow_alone(e->mm, call->mm_begun))
+		if (e->mm && !flow_alone(FLOW_MM, &e->mm, call->mm_begun))
 			e->flags |= CHARGE_OVERLAP_MM;
 		place_send(ctx, place, e);
 	}
 	if (call->user_flow)
-		flow_end(call->user_flow);
+		flow_end(FLOW_USER, &call->user_flow);
 	if (e->mm)
-		flow_end(e->mm);
+		flow_end(FLOW_MM, &e->mm);
 	bpf_map_delete_elem(&charge_calls, &key);
 }
 
@@ -273,11 +273,11 @@ int BPF_KPROBE(kprobe_io_ring_exit_work, void *work)
 		return 0;
 	/* It waits long before it gives back: other calls shall not count as
 	 * overlapping it. What it did itself the next reading tells. */
-	flow_end(call->user_flow);
+	flow_end(FLOW_USER, &call->user_flow);
 	call->user_begun = 0;
 	call->user_flow = 0;
 	if (call->event.mm)
-		flow_end(call->event.mm);
+		flow_end(FLOW_MM, &call->event.mm);
 	call->mm_begun = 0;
 	call->event.mm = 0;
 	return 0;

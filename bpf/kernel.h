@@ -90,6 +90,7 @@ struct cred {
 	struct user_struct *user;
 	struct user_namespace *user_ns;
 	kernel_cap_t cap_effective;
+	kuid_t uid;
 };
 struct cred___words {
 	kernel_cap_t___words cap_effective;
@@ -105,7 +106,7 @@ struct task_struct {
 	int tgid;
 	struct mm_struct *mm;
 	struct task_struct *real_parent;
-	const struct cred *cred;
+	struct cred *cred;
 	struct signal_struct *signal;
 };
 
@@ -189,15 +190,37 @@ extern void __num_online_cpus __ksym __weak;
 extern void __cpu_online_mask __ksym __weak;
 extern void nr_cpu_ids __ksym __weak;
 
+/* 6.2 (a35b9af4ec2c): gives an address a type of the kernel's, and then what is
+ * there is read by mere loads, in a tenth of the instructions of a call to
+ * bpf_probe_read_kernel(). A load that faults yields 0, too. User space hides it
+ * where it must not be called. */
+#ifdef PINWATCH_TYPED_READS
+extern void *bpf_rdonly_cast(const void *address, __u32 type_id) __ksym __weak;
+#define typed_reads() (&bpf_rdonly_cast != 0)
+#else
+#define typed_reads() false
+#define bpf_rdonly_cast(address, type_id) (address)
+#endif
+#define kernel_typed(p) \
+	((typeof(p))bpf_rdonly_cast(p, bpf_core_type_id_kernel(typeof(*(p)))))
+
+/* Like BPF_CORE_READ(p, field, field of what that points to, ...). */
+#define kernel_read(p, field, ...)                                             \
+	(typed_reads() ? ___arrow(kernel_typed(p), field, ##__VA_ARGS__) :     \
+			 BPF_CORE_READ(p, field, ##__VA_ARGS__))
+
 /* An int behind a symbol, or what user space read from /proc and /sys where
- * the kernel does not give the symbol away. */
+ * the kernel does not give the symbol away. Only structs can be typed reads: the
+ * one taken here is an int. */
 static __always_inline int kernel_int(const void *symbol, int otherwise)
 {
 	int value;
 
-	if (!symbol || bpf_probe_read_kernel(&value, sizeof(value), symbol))
+	if (!symbol)
 		return otherwise;
-	return value;
+	if (typed_reads())
+		return kernel_typed((struct refcount_struct *)symbol)->refs.counter;
+	return bpf_probe_read_kernel(&value, sizeof(value), symbol) ? otherwise : value;
 }
 
 /* How many CPUs are online, up to 1024 of them where they have to be counted. */
@@ -240,8 +263,8 @@ static __always_inline __s64 user_perf_locked(struct user_struct *user)
 	struct user_struct___perf_mlock *split = (void *)user;
 
 	if (bpf_core_field_exists(split->perf_mlock))
-		return BPF_CORE_READ(split, perf_mlock.counter);
-	return BPF_CORE_READ(user, locked_vm.counter);
+		return kernel_read(split, perf_mlock.counter);
+	return kernel_read(user, locked_vm.counter);
 }
 
 /* References to a user; 0 once it is freed. */
@@ -250,8 +273,8 @@ static __always_inline int user_count(struct user_struct *user)
 	struct user_struct___atomic *older = (void *)user;
 
 	if (bpf_core_field_exists(user->__count.refs.counter))
-		return BPF_CORE_READ(user, __count.refs.counter);
-	return BPF_CORE_READ(older, __count.counter);
+		return kernel_read(user, __count.refs.counter);
+	return kernel_read(older, __count.counter);
 }
 
 /* Pages of a process that are pinned. */
@@ -260,35 +283,35 @@ static __always_inline __s64 mm_pinned(struct mm_struct *mm)
 	struct mm_struct___plain *plain = (void *)mm;
 
 	if (bpf_core_field_exists(mm->pinned_vm.counter))
-		return BPF_CORE_READ(mm, pinned_vm.counter);
-	return (__s64)BPF_CORE_READ(plain, pinned_vm);
+		return kernel_read(mm, pinned_vm.counter);
+	return (__s64)kernel_read(plain, pinned_vm);
 }
 
 /* capable(CAP_IPC_LOCK): effective, and in the initial user namespace. A
  * capability in a child namespace does not count. */
-static __always_inline bool cred_cap_ipc_lock(const struct cred *cred)
+static __always_inline bool cred_cap_ipc_lock(struct cred *cred)
 {
-	const struct cred___words *words = (const void *)cred;
+	struct cred___words *words = (void *)cred;
 	__u64 effective;
 
-	if (BPF_CORE_READ(cred, user_ns, level) != 0)
+	if (kernel_read(cred, user_ns, level) != 0)
 		return false;
 	if (bpf_core_field_exists(cred->cap_effective.val))
-		effective = BPF_CORE_READ(cred, cap_effective.val);
+		effective = kernel_read(cred, cap_effective.val);
 	else
-		effective = BPF_CORE_READ(words, cap_effective.cap[0]);
+		effective = kernel_read(words, cap_effective.cap[0]);
 	return effective >> CAP_IPC_LOCK & 1;
 }
 
 #define rb_read(rb, field)                                                     \
 	(bpf_core_type_exists(struct perf_buffer) ?                            \
-		 BPF_CORE_READ((struct perf_buffer *)(rb), field) :            \
-		 BPF_CORE_READ((struct ring_buffer *)(rb), field))
+		 kernel_read((struct perf_buffer *)(rb), field) :            \
+		 kernel_read((struct ring_buffer *)(rb), field))
 
 #define rb_count(rb, field)                                                    \
 	(bpf_core_field_exists(                                                \
 		 ((struct perf_buffer___refcount *)0)->field.refs.counter) ?   \
-		 BPF_CORE_READ((struct perf_buffer___refcount *)(rb),          \
+		 kernel_read((struct perf_buffer___refcount *)(rb),          \
 			       field.refs.counter) :                           \
 		 rb_read(rb, field.counter))
 

@@ -286,7 +286,7 @@ func linux419(t *testing.T) *btf.Spec {
 	user := define("user_struct", member("__count", refcount), member("uid", kuid), member("locked_vm", atomicLong))
 	namespace := define("user_namespace", member("level", signed))
 	caps := &btf.Typedef{Name: "kernel_cap_t", Type: define("kernel_cap_struct", member("cap", &btf.Array{Index: word, Type: word, Nelems: 2}))}
-	cred := define("cred", member("cap_effective", caps), member("user", pointer(user)), member("user_ns", pointer(namespace)))
+	cred := define("cred", member("uid", kuid), member("cap_effective", caps), member("user", pointer(user)), member("user_ns", pointer(namespace)))
 	rlimit := define("rlimit", member("rlim_cur", number), member("rlim_max", number))
 	signal := define("signal_struct", member("rlim", &btf.Array{Index: word, Type: rlimit, Nelems: 16}))
 	mm := define("mm_struct", member("pinned_vm", number))

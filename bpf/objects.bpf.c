@@ -172,7 +172,7 @@ static __always_inline struct object_call *call_open(__u64 key)
 	if (call) {
 		count_loss(missed_return);
 		if (call->user)
-			flow_end(call->user);
+			flow_end(FLOW_USER, &call->user);
 	} else if (open) {
 		__sync_fetch_and_add(&open->all, 1);
 		if (key & KEY_REFILL)
@@ -417,7 +417,7 @@ static __always_inline struct object_call *bracket_begin(__u64 key, enum object_
 	e->lock_limit = BPF_CORE_READ(task, signal, rlim[RLIMIT_MEMLOCK].rlim_cur) >> config->page_shift;
 	if (user) {
 		call->user = (__u64)user;
-		call->user_begun = flow_begin((__u64)user);
+		call->user_begun = flow_begin(FLOW_USER, &call->user);
 		e->payer_uid = BPF_CORE_READ(user, uid.val);
 		e->user_before = BPF_CORE_READ(user, locked_vm.counter);
 	}
@@ -492,14 +492,14 @@ static __always_inline void bracket_end(void *ctx, __u64 key, struct object_call
 		e->user_after = BPF_CORE_READ(user, locked_vm.counter);
 		if (BPF_CORE_READ(user, __count.refs.counter) <= 0 || BPF_CORE_READ(user, uid.val) != e->payer_uid)
 			e->flags |= OBJECT_USER_GONE;
-		if (!flow_alone(call->user, call->user_begun))
+		if (!flow_alone(FLOW_USER, &call->user, call->user_begun))
 			e->flags |= OBJECT_OVERLAP_USER;
 	}
 	if (memcg && config && !call->refused)
 		read_usage(e, memcg, config->page_shift);
 	place_send(ctx, place, e);
 	if (user)
-		flow_end(call->user);
+		flow_end(FLOW_USER, &call->user);
 	call_close(key);
 }
 

@@ -16,6 +16,9 @@
  * lock_limit are those of the local variables of perf_mmap()
  * (kernel/events/core.c; perf_mmap_calc_limits() since 6.18).
  */
+#ifndef PINWATCH_LEGACY
+#define PINWATCH_TYPED_READS
+#endif
 #include "kernel.h"
 #include "transport.h"
 #include "flow.h"
@@ -119,9 +122,9 @@ static __always_inline void call_flows_end(struct call *call)
 {
 	if (call->suspended)
 		return;
-	flow_end(call->user);
-	flow_end(call->event.mm);
-	flow_end(call->buffer_key);
+	flow_end(FLOW_USER, &call->user);
+	flow_end(FLOW_MM, &call->event.mm);
+	flow_end(FLOW_BUFFER, &call->buffer_key);
 }
 
 /* What the rule holds a call against. */
@@ -140,7 +143,7 @@ static __always_inline void read_limits(const struct config *config, struct limi
 
 	limits->online_cpus = kernel_online_cpus(config->online_cpus);
 	limits->user_lock_limit = per_cpu * limits->online_cpus;
-	limits->lock_limit = BPF_CORE_READ(task, signal, rlim[RLIMIT_MEMLOCK].rlim_cur) >>
+	limits->lock_limit = kernel_read(task, signal, rlim[RLIMIT_MEMLOCK].rlim_cur) >>
 			     config->page_shift;
 	limits->paranoid = kernel_int(&sysctl_perf_event_paranoid, config->perf_event_paranoid);
 }
@@ -172,19 +175,20 @@ static __always_inline struct call *call_make(__u32 op)
 {
 	__u64 key = call_key(op);
 	__u32 zero = 0;
-	struct call *call = bpf_map_lookup_elem(&calls, &key);
+	struct call *none = bpf_map_lookup_elem(&blank, &zero), *missed;
 
-	if (call) {
+	if (!none)
+		return 0;
+	if (bpf_map_update_elem(&calls, &key, none, BPF_NOEXIST)) {
+		missed = bpf_map_lookup_elem(&calls, &key);
+		if (!missed) {
+			count_loss(in_flight_full);
+			return 0;
+		}
 		count_loss(missed_return);
-		if (call->user)
-			call_flows_end(call);
-	}
-	call = bpf_map_lookup_elem(&blank, &zero);
-	if (!call)
-		return 0;
-	if (bpf_map_update_elem(&calls, &key, call, BPF_ANY)) {
-		count_loss(in_flight_full);
-		return 0;
+		if (missed->user)
+			call_flows_end(missed);
+		bpf_map_update_elem(&calls, &key, none, BPF_EXIST);
 	}
 	return bpf_map_lookup_elem(&calls, &key);
 }
@@ -205,9 +209,9 @@ static __always_inline void read_charge(struct event *e, void *rb, enum area are
  * is there to be read. It has lost it after the last unmapping, and after the
  * last one of this event alone: then the buffer may be freed, and only a count
  * that makes sense is taken. */
-static __always_inline __s32 mappings_left(struct perf_event *event, void *rb, __s32 before, __s32 now)
+static __always_inline __s32 mappings_left(bool there, __s32 before, __s32 now)
 {
-	if ((void *)BPF_CORE_READ(event, rb) == rb)
+	if (there)
 		return now;
 	return before > 1 && now > 0 && now < before ? now : 0;
 }
@@ -218,6 +222,7 @@ static __always_inline void call_identify(const struct config *config, struct ca
 					  struct user_struct *user)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
+	struct cred *cred = kernel_read(task, cred);
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct event *e = &call->event;
 
@@ -228,10 +233,10 @@ static __always_inline void call_identify(const struct config *config, struct ca
 	e->mm = (__u64)mm;
 	e->pid = pid_tgid >> 32;
 	e->tid = (__u32)pid_tgid;
-	e->uid = (__u32)bpf_get_current_uid_gid();
+	e->uid = kernel_read(cred, uid.val);
 	e->cgroup_id = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(&e->comm, sizeof(e->comm));
-	if (cred_cap_ipc_lock(BPF_CORE_READ(task, cred)))
+	if (cred_cap_ipc_lock(cred))
 		e->flags |= FLAG_CAP_IPC_LOCK;
 	if (config->command_parent && is_command(task, config->command_parent))
 		e->flags |= FLAG_COMMAND;
@@ -245,10 +250,10 @@ static __always_inline void call_read(const struct config *config, struct call *
 	struct limits limits;
 
 	call->suspended = 0;
-	call->user_begun = flow_begin(call->user);
-	call->mm_begun = flow_begin(e->mm);
+	call->user_begun = flow_begin(FLOW_USER, &call->user);
+	call->mm_begun = flow_begin(FLOW_MM, &e->mm);
 	call->buffer_key = rb ? (__u64)rb : call->perf_event;
-	call->buffer_begun = flow_begin(call->buffer_key);
+	call->buffer_begun = flow_begin(FLOW_BUFFER, &call->buffer_key);
 
 	e->buffer = (__u64)rb;
 	e->cpu = bpf_get_smp_processor_id();
@@ -266,7 +271,7 @@ static __always_inline void call_read(const struct config *config, struct call *
 	e->paranoid = limits.paranoid;
 	e->online_cpus = limits.online_cpus;
 
-	e->payer_uid = BPF_CORE_READ(user, uid.val);
+	e->payer_uid = kernel_read(user, uid.val);
 	e->user_locked = user_perf_locked(user);
 	e->pinned_vm = mm_pinned((void *)e->mm);
 }
@@ -278,7 +283,7 @@ static __always_inline void map_read(const struct config *config, struct call *c
 	struct event *e = &call->event;
 	__s64 before;
 
-	call_read(config, call, BPF_CORE_READ(perf_event, rb));
+	call_read(config, call, kernel_read(perf_event, rb));
 	/* The accounting's intent: what no longer fits the allowance goes to the
 	 * process. */
 	before = e->user_locked;
@@ -344,11 +349,11 @@ static __always_inline void call_end(void *ctx, int ret, __u32 op, bool outside)
 	/* The last buffer may hold the last reference to its user, and a freed
 	 * struct's counter means nothing. */
 	if (user_count(user) <= 0 ||
-	    BPF_CORE_READ(user, uid.val) != e->payer_uid)
+	    kernel_read(user, uid.val) != e->payer_uid)
 		e->flags |= FLAG_USER_GONE;
-	if (!flow_alone(call->user, call->user_begun))
+	if (!flow_alone(FLOW_USER, &call->user, call->user_begun))
 		e->flags |= FLAG_OVERLAP_USER;
-	if (!flow_alone(e->mm, call->mm_begun))
+	if (!flow_alone(FLOW_MM, &e->mm, call->mm_begun))
 		e->flags |= FLAG_OVERLAP_MM;
 
 	if (op == OP_MAP && limits_moved(e))
@@ -356,7 +361,7 @@ static __always_inline void call_end(void *ctx, int ret, __u32 op, bool outside)
 
 	e->ret = ret;
 	if (op == OP_MAP && ret == 0) {
-		rb = BPF_CORE_READ(perf_event, rb);
+		rb = kernel_read(perf_event, rb);
 		/* The buffer that was there at entry may have gone before
 		 * perf_mmap() had its lock: then it made a new one. */
 		if (e->area == AREA_DATA && (__u64)rb != e->buffer)
@@ -365,16 +370,19 @@ static __always_inline void call_end(void *ctx, int ret, __u32 op, bool outside)
 	}
 	rb = (void *)e->buffer;
 	if (rb) {
-		e->mappings_after = mappings_left(perf_event, rb, e->mappings, rb_count(rb, mmap_count));
-		e->aux_mappings_after =
-			mappings_left(perf_event, rb, e->aux_mappings, rb_count(rb, aux_mmap_count));
+		__s32 mappings = rb_count(rb, mmap_count);
+		__s32 aux_mappings = rb_count(rb, aux_mmap_count);
+		bool there = kernel_read(perf_event, rb) == rb;
+
+		e->mappings_after = mappings_left(there, e->mappings, mappings);
+		e->aux_mappings_after = mappings_left(there, e->aux_mappings, aux_mappings);
 		if (op == OP_MAP && ret == 0 && !(e->flags & FLAG_EXISTING)) {
 			read_charge(e, rb, e->area);
 			e->extra = e->area == AREA_AUX ? e->aux_extra : e->data_extra;
 			e->locked = e->pinned_vm + e->extra;
 		}
 	}
-	if (!flow_alone(call->buffer_key, call->buffer_begun))
+	if (!flow_alone(FLOW_BUFFER, &call->buffer_key, call->buffer_begun))
 		e->flags |= FLAG_OVERLAP_BUFFER;
 	place_send(ctx, place, e);
 	call_flows_end(call);
@@ -393,8 +401,8 @@ static __always_inline void map_begin(struct file *file, struct mm_struct *mm, _
 	call = call_make(OP_MAP);
 	if (!call)
 		return;
-	call_identify(config, call, OP_MAP, mm, BPF_CORE_READ(file, private_data),
-		      BPF_CORE_READ(task, cred, user));
+	call_identify(config, call, OP_MAP, mm, kernel_read(file, private_data),
+		      kernel_read(task, cred, user));
 	call->event.area = pgoff ? AREA_AUX : AREA_DATA;
 	call->event.user_extra = bytes >> config->page_shift;
 	map_read(config, call);
@@ -402,8 +410,8 @@ static __always_inline void map_begin(struct file *file, struct mm_struct *mm, _
 
 static __always_inline void unmap_begin(struct vm_area_struct *vma)
 {
-	struct perf_event *perf_event = BPF_CORE_READ(vma, vm_file, private_data);
-	void *rb = BPF_CORE_READ(perf_event, rb);
+	struct perf_event *perf_event = kernel_read(vma, vm_file, private_data);
+	void *rb = kernel_read(perf_event, rb);
 	const struct config *config = config_get();
 	struct call *call;
 	struct event *e;
@@ -419,14 +427,14 @@ static __always_inline void unmap_begin(struct vm_area_struct *vma)
 	call = call_make(OP_UNMAP);
 	if (!call)
 		return;
-	call_identify(config, call, OP_UNMAP, BPF_CORE_READ(vma, vm_mm), perf_event,
+	call_identify(config, call, OP_UNMAP, kernel_read(vma, vm_mm), perf_event,
 		      rb_read(rb, mmap_user));
 	e = &call->event;
 	/* As perf_mmap_close() tells them apart: a part of a data area that was
 	 * unmapped piecemeal has an offset too. */
-	e->area = rb_read(rb, aux_nr_pages) && BPF_CORE_READ(vma, vm_pgoff) == rb_read(rb, aux_pgoff) ?
+	e->area = rb_read(rb, aux_nr_pages) && kernel_read(vma, vm_pgoff) == rb_read(rb, aux_pgoff) ?
 			  AREA_AUX : AREA_DATA;
-	e->user_extra = (BPF_CORE_READ(vma, vm_end) - BPF_CORE_READ(vma, vm_start)) >>
+	e->user_extra = (kernel_read(vma, vm_end) - kernel_read(vma, vm_start)) >>
 			config->page_shift;
 	call_read(config, call, rb);
 	read_charge(e, rb, AREA_DATA);
@@ -437,8 +445,8 @@ static __always_inline void unmap_begin(struct vm_area_struct *vma)
 
 static __always_inline void map_begin_vma(struct file *file, struct vm_area_struct *vma)
 {
-	map_begin(file, BPF_CORE_READ(vma, vm_mm), BPF_CORE_READ(vma, vm_pgoff),
-		  BPF_CORE_READ(vma, vm_end) - BPF_CORE_READ(vma, vm_start));
+	map_begin(file, kernel_read(vma, vm_mm), kernel_read(vma, vm_pgoff),
+		  kernel_read(vma, vm_end) - kernel_read(vma, vm_start));
 }
 
 /* A mapping over an old one (MAP_FIXED) unmaps that first. For so long it has not
@@ -514,7 +522,7 @@ int BPF_KPROBE(kprobe_mmap_region, struct file *file, unsigned long addr, unsign
 	struct task_struct *task = (void *)bpf_get_current_task();
 
 	if (file_is_perf(file))
-		map_begin(file, BPF_CORE_READ(task, mm), pgoff, len);
+		map_begin(file, kernel_read(task, mm), pgoff, len);
 	return 0;
 }
 
@@ -542,7 +550,7 @@ int BPF_KPROBE(kprobe_rb_alloc_aux)
 SEC("kprobe/remove_vma")
 int BPF_KPROBE(kprobe_remove_vma, struct vm_area_struct *vma)
 {
-	if (file_is_perf(BPF_CORE_READ(vma, vm_file))) {
+	if (file_is_perf(kernel_read(vma, vm_file))) {
 		outer_map_suspend();
 		unmap_begin(vma);
 	}

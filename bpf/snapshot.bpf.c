@@ -29,7 +29,7 @@ struct task_struct___process {
 	struct mm_struct *mm;
 	unsigned int flags;
 	char comm[16];
-	const struct cred *cred;
+	struct cred *cred;
 	struct css_set *cgroups;
 	struct signal_struct *signal;
 	void *io_uring; /* 5.10 (0f2122045b94) */

@@ -47,14 +47,19 @@ type Column struct {
 }
 
 // Cell is the column's text in a table, never wider than its width.
-func (c *Column) Cell(r *Row) string {
-	var s string
+func (c *Column) Cell(r *Row) string { return string(c.appendCell(nil, r)) }
+
+func (c *Column) appendCell(dst []byte, r *Row) []byte {
+	start := len(dst)
 	if c.text != nil {
-		s = c.text(r)
+		dst = append(dst, c.text(r)...)
 	} else {
-		s = string(c.append(nil, r))
+		dst = c.append(dst, r)
 	}
-	return Fit(s, c.Width)
+	if len(dst)-start > c.Width {
+		dst = append(dst[:start], Fit(string(dst[start:]), c.Width)...)
+	}
+	return dst
 }
 
 // JSON is the column's value as JSON lines have it.

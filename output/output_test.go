@@ -3,6 +3,7 @@ package output
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -24,7 +25,8 @@ func TestJSONFields(t *testing.T) {
 	}
 	for _, row := range []*Row{{}, {Summary: true}, {Entry: ledger.Entry{Event: ledger.Event{Comm: "\x1b[2J\xff\"\\é"}}}} {
 		var line bytes.Buffer
-		if err := NewJSON(&line).Write(row); err != nil {
+		w := NewJSON(&line)
+		if err := errors.Join(w.Write(row), w.Flush()); err != nil {
 			t.Fatal(err)
 		}
 		var got map[string]any
@@ -97,7 +99,7 @@ func TestTableWidth(t *testing.T) {
 	huge := int64(-1 << 62)
 	row := &Row{Entry: ledger.Entry{Event: ledger.Event{PID: 1<<32 - 1, UID: 1<<32 - 2, Comm: "\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b",
 		UserExtra: huge, UserLocked: huge, Extra: huge, PinnedVM: huge, LockLimit: huge}, Verdict: ledger.MisdirectedRefund, Uncertain: true, BufferID: 1 << 60}}
-	if err := table.Write(row); err != nil {
+	if err := errors.Join(table.Write(row), table.Flush()); err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(out.String()) {
@@ -107,6 +109,68 @@ func TestTableWidth(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "misdirected-refund?") {
 		t.Errorf("no verdict in %s", out.String())
+	}
+}
+
+// Rows that are padded here look as the library makes them.
+func TestTableRowIsTheLibrarys(t *testing.T) {
+	simply := 0
+	for _, comm := range []string{"", "sh", "two words", " before", "after ", "a  b", "\t", "ünïcödé", "漢字", "more than eleven", "\x1b[31m", "|+-"} {
+		for _, value := range []int64{0, 7, -7, 12345, 1 << 40, -1 << 62} {
+			row := &Row{Entry: ledger.Entry{Event: ledger.Event{TimeNS: 1, PID: 4711, Comm: comm, UserExtra: value, UserLocked: value, Extra: value}, BufferID: uint64(value) % 3}}
+			var rows [2]string
+			for i, write := range []func(*Table, *Row) error{(*Table).row, (*Table).libraryRow} {
+				var out strings.Builder
+				table, err := NewTable(&out)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(write(table, row), table.Flush()); err != nil {
+					t.Fatal(err)
+				}
+				rows[i] = out.String()
+				if i == 0 && table.cells[0] == "" {
+					simply++
+				}
+			}
+			if rows[0] != rows[1] {
+				t.Errorf("%q, %d:\n%swant\n%s", comm, value, rows[0], rows[1])
+			}
+		}
+	}
+	if simply == 0 {
+		t.Error("all rows were left to the library")
+	}
+}
+
+// What nothing follows is out at once, what more follows with that.
+func TestStreamIsLive(t *testing.T) {
+	var out bytes.Buffer
+	w := NewJSON(&out)
+	events := func(yield func(ledger.Event, error) bool) {
+		for n, followed := range []bool{true, true, false, true} {
+			yield(ledger.Event{Followed: followed}, nil)
+			if got, want := bytes.Count(out.Bytes(), []byte("\n")), []int{0, 0, 3, 3}[n]; got != want {
+				t.Errorf("after event %d %d lines are out; want %d", n, got, want)
+			}
+		}
+	}
+	if _, err := Stream(events, func() uint64 { return 0 }, &Filter{}, w); err != nil {
+		t.Fatal(err)
+	}
+	if got := bytes.Count(out.Bytes(), []byte("\n")); got != 5 {
+		t.Errorf("%d lines with the summary; want 5", got)
+	}
+	// What was seen before an error is not lost for it.
+	out.Reset()
+	failed := errors.New("failed")
+	broken := func(yield func(ledger.Event, error) bool) {
+		if yield(ledger.Event{Followed: true}, nil) {
+			yield(ledger.Event{}, failed)
+		}
+	}
+	if _, err := Stream(broken, func() uint64 { return 0 }, &Filter{}, NewJSON(&out)); !errors.Is(err, failed) || bytes.Count(out.Bytes(), []byte("\n")) != 1 {
+		t.Errorf("%v, with %q", err, out.String())
 	}
 }
 

@@ -72,17 +72,22 @@ func Stream(events iter.Seq2[ledger.Event, error], lost func() uint64, filter *F
 	var last Row // what the summary says of the last one
 	for event, err := range events {
 		if err != nil {
-			return l.Summary(), err
+			return l.Summary(), errors.Join(err, w.Flush())
 		}
 		enter(&row, l, event)
-		row.Note = Explain(&row)
-		if !filter.Shows(&row.Entry) {
-			continue
+		if filter.Shows(&row.Entry) {
+			row.Note = Explain(&row)
+			if err := w.Write(&row); err != nil {
+				return l.Summary(), err
+			}
+			last.TimeNS, last.PageSize, last.OnlineCPUs = row.TimeNS, row.PageSize, row.OnlineCPUs
 		}
-		if err := w.Write(&row); err != nil {
+		if event.Followed {
+			continue // the output is live, but no faster than it is read
+		}
+		if err := w.Flush(); err != nil {
 			return l.Summary(), err
 		}
-		last.TimeNS, last.PageSize, last.OnlineCPUs = row.TimeNS, row.PageSize, row.OnlineCPUs
 	}
 	s := l.Summary()
 	return s, w.Close(summaryRow(&last, s, lost()), s)

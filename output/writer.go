@@ -1,6 +1,8 @@
 package output
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 
@@ -11,15 +13,20 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
-// Writer writes rows. Close ends the output; it does not close what is below.
+// Writer writes rows. They are out when Flush returns, or when there are many. Close
+// ends the output; it does not close what is below.
 type Writer interface {
 	Write(r *Row) error
+	Flush() error
 	Close(summary *Row, s ledger.Summary) error
 }
 
+// outputBytes is how much is written at once when rows come faster than that.
+const outputBytes = 64 << 10
+
 // JSON writes one object per line.
 type JSON struct {
-	w       io.Writer
+	*bufio.Writer
 	columns []Column
 	before  []string // what stands before a column's value
 	// noObject is the end of every row that is not about a BPF object: all columns
@@ -31,7 +38,7 @@ type JSON struct {
 
 // NewJSON returns a writer of JSON lines.
 func NewJSON(w io.Writer) *JSON {
-	j := &JSON{w: w, columns: Columns()}
+	j := &JSON{Writer: bufio.NewWriterSize(w, outputBytes), columns: Columns()}
 	j.firstObject = len(j.columns)
 	for i, c := range j.columns {
 		separator := ","
@@ -56,7 +63,7 @@ func (j *JSON) Write(r *Row) error {
 		line = j.values(line, r, j.firstObject, len(j.columns))
 	}
 	j.line = append(line, '}', '\n')
-	_, err := j.w.Write(j.line)
+	_, err := j.Writer.Write(j.line)
 	return err
 }
 
@@ -70,19 +77,26 @@ func (j *JSON) values(line []byte, r *Row, from, to int) []byte {
 }
 
 // Close writes the summary row.
-func (j *JSON) Close(summary *Row, _ ledger.Summary) error { return j.Write(summary) }
+func (j *JSON) Close(summary *Row, _ ledger.Summary) error {
+	if err := j.Write(summary); err != nil {
+		return err
+	}
+	return j.Flush()
+}
 
 // Table writes a live table: a header, then every row as it comes.
 type Table struct {
-	w       io.Writer
+	*bufio.Writer
 	columns []Column
 	table   *tablewriter.Table
 	cells   []string
+	line    []byte
+	cell    []byte
 }
 
 // NewTable returns a writer of a table of at most 120 columns.
 func NewTable(w io.Writer) (*Table, error) {
-	t := &Table{w: w}
+	t := &Table{Writer: bufio.NewWriterSize(w, outputBytes)}
 	widths := tw.NewMapper[int, int]()
 	var align []tw.Align
 	var headers []string
@@ -100,7 +114,7 @@ func NewTable(w io.Writer) (*Table, error) {
 		headers = append(headers, c.Header)
 	}
 	t.cells = make([]string, len(t.columns))
-	t.table = tablewriter.NewTable(w,
+	t.table = tablewriter.NewTable(t.Writer,
 		tablewriter.WithStreaming(tw.StreamConfig{Enable: true}),
 		tablewriter.WithColumnWidths(widths),
 		tablewriter.WithRenderer(renderer.NewBlueprint(tw.Rendition{
@@ -118,22 +132,62 @@ func NewTable(w io.Writer) (*Table, error) {
 		return nil, fmt.Errorf("start the table: %w", err)
 	}
 	t.table.Header(headers)
-	return t, nil
+	return t, t.Flush()
 }
 
 // Write writes a row, and below it what there is to say about it.
 func (t *Table) Write(r *Row) error {
-	for i := range t.columns {
-		t.cells[i] = t.columns[i].Cell(r)
-	}
-	if err := t.table.Append(t.cells); err != nil {
+	if err := t.row(r); err != nil {
 		return err
 	}
 	if r.Note == "" {
 		return nil
 	}
-	_, err := fmt.Fprintf(t.w, "  └ %s\n", r.Note)
+	_, err := fmt.Fprintf(t.Writer, "  └ %s\n", r.Note)
 	return err
+}
+
+// row writes a row as the library would, a hundred times faster where all cells are
+// simple. What is not, the library measures.
+func (t *Table) row(r *Row) error {
+	t.line = t.line[:0]
+	for i := range t.columns {
+		c := &t.columns[i]
+		t.cell = c.appendCell(t.cell[:0], r)
+		if !simple(t.cell) {
+			return t.libraryRow(r)
+		}
+		if c.Left {
+			t.line = append(t.line, t.cell...)
+		}
+		for range c.Width - len(t.cell) {
+			t.line = append(t.line, ' ')
+		}
+		if !c.Left {
+			t.line = append(t.line, t.cell...)
+		}
+		t.line = append(t.line, ' ')
+	}
+	t.line = append(t.line, '\n')
+	_, err := t.Writer.Write(t.line)
+	return err
+}
+
+// simple says whether a cell is as wide as it is long, and nothing of it is trimmed.
+func simple(cell []byte) bool {
+	for _, b := range cell {
+		if b < ' ' || b > '~' {
+			return false
+		}
+	}
+	return len(cell) == len(bytes.TrimSpace(cell))
+}
+
+func (t *Table) libraryRow(r *Row) error {
+	for i := range t.columns {
+		t.cells[i] = t.columns[i].Cell(r)
+	}
+	return t.table.Append(t.cells)
 }
 
 // Close ends the table and writes the summary below it.
@@ -141,6 +195,8 @@ func (t *Table) Close(summary *Row, s ledger.Summary) error {
 	if err := t.table.Close(); err != nil {
 		return err
 	}
-	_, err := io.WriteString(t.w, "\n"+Summarize(summary, s))
-	return err
+	if _, err := t.WriteString("\n" + Summarize(summary, s)); err != nil {
+		return err
+	}
+	return t.Flush()
 }

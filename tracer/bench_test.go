@@ -105,6 +105,8 @@ type discard struct{}
 
 func (discard) Write(*output.Row) error { return nil }
 
+func (discard) Flush() error { return nil }
+
 func (discard) Close(*output.Row, ledger.Summary) error { return nil }
 
 // BenchmarkEvents takes records all the way: decoded, through the ledger, to a

@@ -32,16 +32,18 @@ func (c combination) String() string {
 }
 
 // hideBTF makes a kernel look as one that was built without types.
-const hideBTF = "busybox cp /sys/kernel/btf/vmlinux /tmp/types && busybox mount -t tmpfs none /sys/kernel/btf"
+const hideBTF = "[ -e /tmp/types ] || { busybox cp /sys/kernel/btf/vmlinux /tmp/types && busybox mount -t tmpfs none /sys/kernel/btf; }"
 
-// combinations are all there are, the one that changes the guest last. Together
-// the last is the path of a kernel from before 5.2.
+// combinations are all there are, those that change the guest last: without types of
+// its own the kernel is not read by typed loads, and together the last is the path of
+// a kernel from before 5.2.
 var combinations = []combination{
 	{"kprobe", "ringbuf", ""},
 	{"kprobe", "perf", ""},
 	{"fentry", "ringbuf", ""},
 	{"fentry", "perf", ""},
 	{"auto", "auto", ""},
+	{"kprobe", "ringbuf", hideBTF},
 	{"kprobe", "perf", hideBTF},
 }
 

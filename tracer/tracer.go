@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -226,10 +227,13 @@ func (t *Tracer) load(opts Options, types types) error {
 	if err := t.via.resize(spec.Maps, opts.BufferBytes); err != nil {
 		return err
 	}
+	if !types.typedReads() {
+		hide(spec, typedReads)
+	}
 	collection := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types.spec}, Cache: types.cache}
 	t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
 	if errors.Is(err, ebpf.ErrRestrictedKernel) {
-		hideSymbols(spec)
+		hide(spec, append(dataSymbols(), "__cpu_online_mask", "nr_cpu_ids")...)
 		t.refresh = func() error { return t.configure(opts) }
 		t.degraded = append(t.degraded, "kernel symbols are hidden (no CAP_SYSLOG, or kernel.kptr_restrict is 2): sysctls and CPUs are read every "+refreshInterval.String()+", not at every call")
 		t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
@@ -242,16 +246,38 @@ func dataSymbols() []string {
 	return []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus"}
 }
 
-// hideSymbols makes the programs take every kernel symbol as absent. They then
-// use the settings that user space read.
-func hideSymbols(spec *ebpf.CollectionSpec) {
-	symbols := append(dataSymbols(), "__cpu_online_mask", "nr_cpu_ids")
+// typedReads is the kernel function without which the programs read the kernel's
+// structures by a helper: see kernel_read() in bpf/kernel.h.
+const typedReads = "bpf_rdonly_cast"
+
+// typedReads says whether the function is there, and can be called: that wants the
+// JIT, and the kernel's own numbers of types. The library would look for a missing
+// one in the types of every module, for every call.
+func (t types) typedReads() bool {
+	if t.spec != nil {
+		return false
+	}
+	kernel, err := t.cache.Kernel()
+	if err != nil || parameters(kernel, typedReads) == 0 {
+		return false
+	}
+	jit, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
+	return err != nil || strings.TrimSpace(string(jit)) != "0" // not all may read it
+}
+
+// hide makes the programs take kernel symbols as absent. They then use the settings
+// that user space read, and do without the functions.
+func hide(spec *ebpf.CollectionSpec, symbols ...string) {
 	for _, program := range spec.Programs {
 		for i, ins := range program.Instructions {
-			if ins.OpCode.IsDWordLoad() && slices.Contains(symbols, ins.Reference()) {
-				program.Instructions[i] = asm.LoadImm(ins.Dst, 0, asm.DWord).
-					WithSymbol(ins.Symbol()).WithSource(ins.Source())
+			if !slices.Contains(symbols, ins.Reference()) {
+				continue
 			}
+			absent := asm.LoadImm(ins.Dst, 0, asm.DWord)
+			if ins.IsKfuncCall() { // not come to any more
+				absent = asm.Mov.Imm(asm.R0, 0)
+			}
+			program.Instructions[i] = absent.WithSymbol(ins.Symbol()).WithSource(ins.Source())
 		}
 	}
 }
@@ -345,6 +371,7 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 			}
 			event, err := t.decoder.decode(record)
 			event.Lost += missed + t.reader.Lost()
+			event.Followed = t.reader.More()
 			t.names.add(&event)
 			if !yield(event, err) || err != nil {
 				return

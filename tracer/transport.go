@@ -49,6 +49,8 @@ type reader interface {
 	// Flush makes ReadInto yield what is there, and then ErrFlushed.
 	Flush() error
 	Close() error
+	// More says that the next record is there already, as far as the reader can tell.
+	More() bool
 	// Lost is how many records did not come, as far as the reader can tell.
 	Lost() uint64
 }
@@ -67,7 +69,7 @@ var ringbufTransport = transport{
 	},
 	open: func(maps map[string]*ebpf.Map) (reader, error) {
 		r, err := ringbuf.NewReader(maps[bpf.PerfMapEvents])
-		return &ringReader{Reader: r}, err
+		return &ringReader{Reader: r, flushed: make(chan struct{})}, err
 	},
 	enlarge: func(reader, uint32) error { return nil },
 }
@@ -125,14 +127,39 @@ func chosenTransport(name string) (t transport, degraded []string, err error) {
 // programs count what does not fit.
 type ringReader struct {
 	*ringbuf.Reader
-	record ringbuf.Record
+	record  ringbuf.Record
+	batch   int           // bytes read since the ring was empty
+	flushed chan struct{} // closed by Flush
 }
 
+// batchInterval is how long the reader stays away from a ring that it has emptied.
+// To be woken for every record costs the traced call, which does the waking, and
+// the reader more than the record itself.
+const batchInterval = 5 * time.Millisecond
+
 func (r *ringReader) ReadInto(raw *[]byte) error {
+	if r.batch > 0 && r.AvailableBytes() == 0 {
+		// Not in a flood: the ring must not fill up meanwhile.
+		if r.batch < r.BufferSize()/16 {
+			select {
+			case <-time.After(batchInterval):
+			case <-r.flushed:
+			}
+		}
+		r.batch = 0
+	}
 	err := r.Reader.ReadInto(&r.record)
 	*raw = r.record.RawSample
+	r.batch += len(*raw)
 	return err
 }
+
+func (r *ringReader) Flush() error {
+	close(r.flushed)
+	return r.Reader.Flush()
+}
+
+func (r *ringReader) More() bool { return r.record.Remaining > 0 }
 
 func (r *ringReader) Lost() uint64 { return 0 }
 
@@ -247,5 +274,8 @@ func (r *perfReader) SetDeadline(t time.Time) { r.deadline = t }
 func (r *perfReader) Flush() error { return r.rings.Flush() }
 
 func (r *perfReader) Close() error { return r.rings.Close() }
+
+// More does not look ahead: what waits in the queue may have to wait long.
+func (r *perfReader) More() bool { return false }
 
 func (r *perfReader) Lost() uint64 { return r.queue.lost }

@@ -198,7 +198,11 @@ func (c Config) boot(ctx context.Context, m machine, accel, dir, initramfs strin
 	kernel := &console{more: c.Console}
 	boot, cancel := context.WithCancel(ctx)
 	defer cancel()
-	tooLong := time.AfterFunc(bootTime, cancel)
+	limit := bootTime
+	if c.ICount != "" {
+		limit *= 5 // counting instructions is that much slower
+	}
+	tooLong := time.AfterFunc(limit, cancel)
 	defer tooLong.Stop()
 	init := &control{ready: func() { tooLong.Stop() }}
 	sinks := []io.Writer{kernel, c.Stdout, c.Stderr, init}

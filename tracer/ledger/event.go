@@ -75,6 +75,7 @@ type Event struct {
 	Cgroup   string // its path, where it is known
 	Command  bool   // the caller descends from the command that is traced
 	Own      bool   // the caller is the tracer itself, which maps perf buffers to read events from
+	Followed bool   // the next event is there already
 
 	PageSize   uint32 // bytes
 	OnlineCPUs uint32
