@@ -264,11 +264,10 @@ func trace(ctx context.Context, opts tracer.Options, out *outputFlags, command [
 	return err
 }
 
-// openLean opens a trace with less garbage at a time, and gives the memory for the
-// kernel's types back: reading them takes many times more than tracing.
+// openLean opens a trace, and gives the memory back that this took: loading
+// programs takes several times more than tracing.
 func openLean(opts tracer.Options) (*tracer.Tracer, error) {
 	defer debug.FreeOSMemory()
-	defer debug.SetGCPercent(debug.SetGCPercent(25))
 	return tracer.Open(opts)
 }
 

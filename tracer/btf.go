@@ -12,9 +12,10 @@ import (
 
 // types are the running kernel's types.
 type types struct {
-	spec  *btf.Spec  // nil: the kernel's own
-	note  []string   // what there is to say about where they come from
-	cache *btf.Cache // of the kernel's own, which take long to read
+	spec  *btf.Spec           // those that are needed; nil: all of the kernel's own
+	found map[string]function // of the functions that were asked about; nil: look in the types
+	note  []string            // what there is to say about where they come from
+	cache *btf.Cache          // of the kernel's own, which take long to read
 }
 
 // kernel are the types themselves.
@@ -24,6 +25,28 @@ func (t types) kernel() (*btf.Spec, error) {
 	}
 	return t.cache.Kernel()
 }
+
+// function is one of the kernel's; an empty one where it is not known.
+func (t types) function(name string) (f function) {
+	if t.found != nil {
+		return t.found[name]
+	}
+	kernel, err := t.kernel()
+	var known *btf.Func
+	if err != nil || kernel.TypeByName(name, &known) != nil {
+		return f
+	}
+	if id, err := kernel.TypeID(known); err == nil {
+		f.id = uint32(id)
+	}
+	for _, p := range known.Type.(*btf.FuncProto).Params {
+		f.parameters = append(f.parameters, p.Name)
+	}
+	return f
+}
+
+// parameters are the names of a kernel function's; none where it is not known.
+func (t types) parameters(name string) []string { return t.function(name).parameters }
 
 const kernelBTF = "/sys/kernel/btf/vmlinux"
 
@@ -44,8 +67,8 @@ var detachedBTF = []string{
 }
 
 // kernelTypes are those of --btf FILE, else of the kernel, else of a file beside
-// the kernel's image.
-func kernelTypes(file string) (types, error) {
+// the kernel's image. Of the kernel's own, only what is needed is read.
+func kernelTypes(file string, need needs) (types, error) {
 	if file != "" {
 		spec, err := btf.LoadSpec(file)
 		if err != nil {
@@ -55,13 +78,18 @@ func kernelTypes(file string) (types, error) {
 	}
 	_, err := os.Stat(kernelBTF)
 	if err == nil {
-		return types{cache: btf.NewCache()}, nil
+		// What is not understood is left to the library, which reads all.
+		spec, found, err := need.read(filepath.Dir(kernelBTF))
+		if err != nil {
+			spec, found = nil, nil
+		}
+		return types{spec: spec, found: found, cache: btf.NewCache()}, nil
 	}
 	path, spec, err := findBTF("/", release())
 	if err != nil {
 		return types{}, fmt.Errorf("kernel types: requires BTF (running %s without %s): boot a kernel with CONFIG_DEBUG_INFO_BTF, or name its types with --btf FILE: %w", release(), kernelBTF, err)
 	}
-	return types{spec, []string{"kernel types: no " + kernelBTF + "; using " + path}, btf.NewCache()}, nil
+	return types{spec: spec, note: []string{"kernel types: no " + kernelBTF + "; using " + path}, cache: btf.NewCache()}, nil
 }
 
 // findBTF looks for the types of a release below root. A file without types, such

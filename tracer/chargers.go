@@ -3,10 +3,10 @@ package tracer
 import (
 	"bufio"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 
 	"github.com/pinwatch/pinwatch/bpf"
 )
@@ -14,7 +14,7 @@ import (
 // chargerProbes are for the other ones that charge locked_vm and pinned_vm. All are
 // optional: most are in modules, or of some versions only. A return comes before
 // its entry.
-func chargerProbes(kernel *btf.Spec) (list []setProbe) {
+func chargerProbes(kernel types) (list []setProbe) {
 	bracket := func(symbol, entry, ret string) {
 		list = append(list, setProbe{symbol: symbol, kprobe: ret, ret: true}, setProbe{symbol: symbol, kprobe: entry})
 	}
@@ -22,9 +22,9 @@ func chargerProbes(kernel *btf.Spec) (list []setProbe) {
 	bracket("sys_io_uring_register", bpf.ChargersProgKprobeSysIoUringRegister, bpf.ChargersProgKretprobeSysIoUringRegister)
 	// The end of a ring calls the first of these that there is.
 	switch {
-	case parameters(kernel, "__io_sqe_buffers_unregister") > 0:
+	case len(kernel.parameters("__io_sqe_buffers_unregister")) > 0:
 		bracket("__io_sqe_buffers_unregister", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
-	case parameters(kernel, "io_sqe_buffers_unregister") > 0:
+	case len(kernel.parameters("io_sqe_buffers_unregister")) > 0:
 		bracket("io_sqe_buffers_unregister", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
 	case hasSymbol("io_buffer_unmap"): // 5.10, whose types have no static functions
 		bracket("io_buffer_unmap", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
@@ -32,7 +32,7 @@ func chargerProbes(kernel *btf.Spec) (list []setProbe) {
 		bracket("io_ring_exit_work", bpf.ChargersProgKprobeIoRingExitWork, bpf.ChargersProgKretprobeIoRingExitWork)
 	}
 	region := bpf.ChargersProgKprobeIoFreeRegion
-	if firstParameter(kernel, "io_free_region") == "user" {
+	if slices.Index(kernel.parameters("io_free_region"), "user") == 0 {
 		region = bpf.ChargersProgKprobeIoFreeRegionUser
 	}
 	bracket("io_free_region", region, bpf.ChargersProgKretprobeIoFreeRegion)
@@ -58,6 +58,11 @@ func chargerProbes(kernel *btf.Spec) (list []setProbe) {
 	return list
 }
 
+// chargerFunctions are those whose parameters matter.
+func chargerFunctions() []string {
+	return []string{"__io_sqe_buffers_unregister", "io_sqe_buffers_unregister", "io_free_region"}
+}
+
 // hasSymbol says whether the kernel has a function of this name. Names are there
 // for everyone, if not addresses.
 func hasSymbol(name string) bool {
@@ -74,13 +79,9 @@ func hasSymbol(name string) bool {
 	return false
 }
 
-func openChargers(via transport, shared map[string]*ebpf.Map, types types) (*probeSet, error) {
-	kernel, err := types.kernel()
-	if err != nil {
-		return nil, err
-	}
+func openChargers(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, types types) (*probeSet, error) {
 	s := &probeSet{}
-	if err := s.open(via.chargers, shared, types, chargerProbes(kernel)); err != nil {
+	if err := s.open(source, shared, types, chargerProbes(types)); err != nil {
 		s.close()
 		return nil, err
 	}

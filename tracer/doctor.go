@@ -65,13 +65,13 @@ func checkSettings() Check {
 }
 
 func checkBTF(opts Options) Check {
-	found, err := kernelTypes(opts.BTF)
+	found, err := kernelTypes(opts.BTF, needs{})
 	switch {
 	case err != nil:
 		return Check{"kernel types", StateMissing, err.Error(), "boot a kernel with CONFIG_DEBUG_INFO_BTF, or use --btf FILE"}
 	case opts.BTF != "":
 		return Check{"kernel types", StateOK, opts.BTF, ""}
-	case found.spec != nil:
+	case len(found.note) > 0:
 		return Check{"kernel types", StateOK, strings.Join(found.note, "; "), ""}
 	}
 	return Check{"kernel types", StateOK, "BTF of the running kernel", ""}

@@ -59,7 +59,7 @@ func growthProbes() (list []setProbe) {
 // chargeProbes are on the hot functions that charge memory cgroups. They are
 // complete and do not overlap: every byte that is charged in a bracket passes
 // through one of them.
-func chargeProbes(kernel *btf.Spec) []setProbe {
+func chargeProbes(types types, kernel *btf.Spec) []setProbe {
 	list := []setProbe{
 		{symbol: "__memcg_kmem_uncharge_page", fentry: bpf.ObjectsProgFentryUnchargePage, kprobe: bpf.ObjectsProgKprobeUnchargePage, required: true, hot: true},
 		{symbol: "obj_cgroup_uncharge", fentry: bpf.ObjectsProgFentryObjUncharge, kprobe: bpf.ObjectsProgKprobeObjUncharge, required: true, hot: true},
@@ -76,11 +76,14 @@ func chargeProbes(kernel *btf.Spec) []setProbe {
 		return list
 	}
 	hook := setProbe{symbol: "__memcg_slab_post_alloc_hook", fentry: bpf.ObjectsProgFentrySlabHook, kprobe: bpf.ObjectsProgKprobeSlabHook, required: true, hot: true}
-	if parameters(kernel, hook.symbol) == 6 {
+	if len(types.parameters(hook.symbol)) == 6 {
 		hook.fentry, hook.kprobe = bpf.ObjectsProgFentrySlabHookFlags, bpf.ObjectsProgKprobeSlabHookFlags
 	}
 	return append(list, hook)
 }
+
+// objectTypes are those that tell how this kernel charges BPF objects.
+func objectTypes() []string { return []string{"bpf_map", "obj_cgroup"} }
 
 // chargedToUsers says whether this kernel charges BPF objects to users: then
 // their structs have a place for it.
@@ -91,7 +94,7 @@ func chargedToUsers(kernel *btf.Spec) bool {
 
 // openObjects attaches what is needed for BPF objects. It says whether the charges
 // to memory cgroups are watched.
-func openObjects(via transport, shared map[string]*ebpf.Map, opts Options, types types) (s *probeSet, memcg bool, err error) {
+func openObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, opts Options, types types) (s *probeSet, memcg bool, err error) {
 	kernel, err := types.kernel()
 	if err != nil {
 		return nil, false, err
@@ -105,10 +108,10 @@ func openObjects(via transport, shared map[string]*ebpf.Map, opts Options, types
 	probes := objectProbes(rlimit, memcg)
 	if memcg {
 		// What is charged in a bracket must be seen from the first bracket on.
-		probes = slices.Concat(chargeProbes(kernel), growthProbes(), probes)
+		probes = slices.Concat(chargeProbes(types, kernel), growthProbes(), probes)
 	}
-	trampolines := byTrampoline(probes, kernel)
-	if err = s.open(via.objects, shared, types, trampolines); err == nil {
+	trampolines := byTrampoline(probes, types)
+	if err = s.open(source, shared, types, trampolines); err == nil {
 		return s, memcg, nil
 	}
 	s.close()
@@ -116,7 +119,7 @@ func openObjects(via transport, shared map[string]*ebpf.Map, opts Options, types
 		return nil, false, err
 	}
 	s.degraded = append(s.degraded, fmt.Sprintf("memory that maps take later is not seen from inside of bpf(2) and of BPF programs: kprobes are skipped there, and there are no trampolines: %v", err))
-	if err := s.open(via.objects, shared, types, byKprobe(probes)); err != nil {
+	if err := s.open(source, shared, types, byKprobe(probes)); err != nil {
 		s.close()
 		return nil, false, err
 	}

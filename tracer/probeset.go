@@ -26,10 +26,10 @@ type setProbe struct {
 // byTrampoline says which probes go by trampolines: those with a program for it
 // on functions that the kernel's types know. A charge path's second kprobe is not
 // needed then.
-func byTrampoline(probes []setProbe, kernel *btf.Spec) (list []setProbe) {
+func byTrampoline(probes []setProbe, kernel types) (list []setProbe) {
 	taken := map[string]bool{}
 	for _, p := range probes {
-		if p.fentry != "" && parameters(kernel, p.symbol) == 0 {
+		if p.fentry != "" && len(kernel.parameters(p.symbol)) == 0 {
 			p.fentry = ""
 		}
 		if p.fentry == "" && taken[p.symbol] {
@@ -73,27 +73,6 @@ func hasField(s *btf.Struct, name string) bool {
 	return slices.ContainsFunc(s.Members, func(m btf.Member) bool { return m.Name == name })
 }
 
-// firstParameter names that of a kernel function; "" where it is not known.
-func firstParameter(kernel *btf.Spec, function string) string {
-	var f *btf.Func
-	if kernel.TypeByName(function, &f) != nil {
-		return ""
-	}
-	if p := f.Type.(*btf.FuncProto).Params; len(p) > 0 {
-		return p[0].Name
-	}
-	return ""
-}
-
-// parameters counts those of a kernel function; 0 where it is not known.
-func parameters(kernel *btf.Spec, function string) int {
-	var f *btf.Func
-	if kernel.TypeByName(function, &f) != nil {
-		return 0
-	}
-	return len(f.Type.(*btf.FuncProto).Params)
-}
-
 // probeSet is the programs of one C source, attached. A nil one is empty.
 type probeSet struct {
 	collection *ebpf.Collection
@@ -104,11 +83,8 @@ type probeSet struct {
 
 // open loads and attaches probes. The maps that the programs for perf buffers have
 // too are shared.
-func (s *probeSet) open(source func() (*ebpf.CollectionSpec, error), shared map[string]*ebpf.Map, types types, probes []setProbe) error {
-	spec, err := source()
-	if err != nil {
-		return fmt.Errorf("read the built-in BPF programs: %w", err)
-	}
+func (s *probeSet) open(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, types types, probes []setProbe) (err error) {
+	spec := source.Copy()
 	wanted := map[string]*ebpf.ProgramSpec{}
 	for _, p := range probes {
 		wanted[p.program()] = p.spec(spec.Programs)

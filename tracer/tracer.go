@@ -9,11 +9,9 @@ import (
 	"iter"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
@@ -54,8 +52,9 @@ type Tracer struct {
 	reader   reader
 	decoder  decoder
 	names    *names
-	bpf      *probeSet // of BPF objects; nil where they are not watched
-	others   *probeSet // of the other chargers
+	asked    *ebpf.Program // for kernel symbols; nil where that was not to be had
+	bpf      *probeSet     // of BPF objects; nil where they are not watched
+	others   *probeSet     // of the other chargers
 	way      way
 	via      transport
 	degraded []string
@@ -69,7 +68,7 @@ type Tracer struct {
 
 // Open loads and attaches. An error says what is needed, what this machine has
 // and what to do.
-func Open(opts Options) (*Tracer, error) {
+func Open(opts Options) (_ *Tracer, err error) {
 	candidates, err := chosen(opts.Attach)
 	if err != nil {
 		return nil, err
@@ -79,7 +78,21 @@ func Open(opts Options) (*Tracer, error) {
 	if err != nil {
 		return nil, err
 	}
-	types, err := kernelTypes(opts.BTF)
+	sources, err := readSources(opts, via)
+	if err != nil {
+		return nil, err
+	}
+	asked := sources.resolve()
+	defer func() {
+		if err != nil {
+			asked.Close()
+		}
+	}()
+	need, err := sources.needs(opts)
+	if err != nil {
+		return nil, err
+	}
+	types, err := kernelTypes(opts.BTF, need)
 	if err != nil {
 		return nil, err
 	}
@@ -87,8 +100,9 @@ func Open(opts Options) (*Tracer, error) {
 	var failures []error
 	for len(candidates) > 0 {
 		w := candidates[0]
-		t, err := open(opts, w, via, types)
+		t, err := open(opts, w, via, sources, types)
 		if err == nil {
+			t.asked = asked
 			t.degraded = append(degraded, t.degraded...)
 			t.degraded = append(t.degraded, t.ownCharge(types)...)
 			if len(failures) > 0 {
@@ -113,14 +127,14 @@ func Open(opts Options) (*Tracer, error) {
 
 // open opens a trace in one way. Silent probes are attached once more: emulated
 // machines lose some.
-func open(opts Options, w way, via transport, types types) (_ *Tracer, err error) {
+func open(opts Options, w way, via transport, sources sources, types types) (_ *Tracer, err error) {
 	t := &Tracer{way: w, via: via, names: newNames()}
 	defer func() {
 		if err != nil {
 			t.Close()
 		}
 	}()
-	if err := t.load(opts, types); err != nil {
+	if err := t.load(opts, sources, types); err != nil {
 		return nil, err
 	}
 	if err := t.configure(opts); err != nil {
@@ -137,13 +151,13 @@ func open(opts Options, w way, via transport, types types) (_ *Tracer, err error
 		return nil, err
 	}
 	if opts.Others {
-		if t.others, err = openChargers(t.via, t.objects.Maps, types); err != nil {
+		if t.others, err = openChargers(sources.chargers, t.objects.Maps, types); err != nil {
 			t.degraded = append(t.degraded, fmt.Sprintf("io_uring, AF_XDP and others that share locked_vm are not watched: %v", err))
 			err = nil
 		}
 	}
 	if opts.BPF {
-		if err := t.watchObjects(opts, types); err != nil {
+		if err := t.watchObjects(opts, sources, types); err != nil {
 			return nil, err
 		}
 	}
@@ -155,9 +169,9 @@ func open(opts Options, w way, via transport, types types) (_ *Tracer, err error
 
 // watchObjects attaches to BPF objects as well. They want kprobes, and kernel
 // symbols: where this user may not have these, perf buffers are still watched.
-func (t *Tracer) watchObjects(opts Options, types types) (err error) {
+func (t *Tracer) watchObjects(opts Options, sources sources, types types) (err error) {
 	var memcg bool
-	t.bpf, memcg, err = openObjects(t.via, t.objects.Maps, opts, types)
+	t.bpf, memcg, err = openObjects(sources.objects, t.objects.Maps, opts, types)
 	switch {
 	case err == nil:
 		t.decoder.memcg = memcg
@@ -218,22 +232,17 @@ func (t *Tracer) attach() (err error) {
 }
 
 // load loads the way's programs and the maps.
-func (t *Tracer) load(opts Options, types types) error {
-	spec, err := t.via.load()
-	if err != nil {
-		return fmt.Errorf("read the built-in BPF programs: %w", err)
-	}
+func (t *Tracer) load(opts Options, sources sources, types types) (err error) {
+	spec := sources.perf.Copy()
 	t.way.programs(spec)
 	if err := t.via.resize(spec.Maps, opts.BufferBytes); err != nil {
 		return err
 	}
-	if !types.typedReads() {
-		hide(spec, typedReads)
-	}
+	bindTypedReads(spec.Programs, types.typedReads())
 	collection := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types.spec}, Cache: types.cache}
 	t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
 	if errors.Is(err, ebpf.ErrRestrictedKernel) {
-		hide(spec, append(dataSymbols(), "__cpu_online_mask", "nr_cpu_ids")...)
+		setSymbols(spec.Programs, nil)
 		t.refresh = func() error { return t.configure(opts) }
 		t.degraded = append(t.degraded, "kernel symbols are hidden (no CAP_SYSLOG, or kernel.kptr_restrict is 2): sysctls and CPUs are read every "+refreshInterval.String()+", not at every call")
 		t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
@@ -244,42 +253,6 @@ func (t *Tracer) load(opts Options, types types) error {
 // dataSymbols are what the programs read settings from.
 func dataSymbols() []string {
 	return []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus"}
-}
-
-// typedReads is the kernel function without which the programs read the kernel's
-// structures by a helper: see kernel_read() in bpf/kernel.h.
-const typedReads = "bpf_rdonly_cast"
-
-// typedReads says whether the function is there, and can be called: that wants the
-// JIT, and the kernel's own numbers of types. The library would look for a missing
-// one in the types of every module, for every call.
-func (t types) typedReads() bool {
-	if t.spec != nil {
-		return false
-	}
-	kernel, err := t.cache.Kernel()
-	if err != nil || parameters(kernel, typedReads) == 0 {
-		return false
-	}
-	jit, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
-	return err != nil || strings.TrimSpace(string(jit)) != "0" // not all may read it
-}
-
-// hide makes the programs take kernel symbols as absent. They then use the settings
-// that user space read, and do without the functions.
-func hide(spec *ebpf.CollectionSpec, symbols ...string) {
-	for _, program := range spec.Programs {
-		for i, ins := range program.Instructions {
-			if !slices.Contains(symbols, ins.Reference()) {
-				continue
-			}
-			absent := asm.LoadImm(ins.Dst, 0, asm.DWord)
-			if ins.IsKfuncCall() { // not come to any more
-				absent = asm.Mov.Imm(asm.R0, 0)
-			}
-			program.Instructions[i] = absent.WithSymbol(ins.Symbol()).WithSource(ins.Source())
-		}
-	}
 }
 
 // refreshInterval is how old a setting can be where it is not read live.
@@ -480,6 +453,7 @@ func (t *Tracer) Close() error {
 	if t.objects != nil {
 		t.objects.Close()
 	}
+	t.asked.Close()
 	return nil
 }
 

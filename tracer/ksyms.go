@@ -1,0 +1,112 @@
+package tracer
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+)
+
+// The programs read some kernel variables by address. /proc/kallsyms, where the
+// library looks them up, is rendered line by line for every symbol there is: most
+// of what a start would cost. Since 5.16 a program can ask for a symbol instead,
+// with the same privileges.
+
+// isSymbol says whether an instruction loads the address of a kernel variable.
+func isSymbol(ins asm.Instruction) bool {
+	if !ins.OpCode.IsDWordLoad() {
+		return false
+	}
+	switch ins.Reference() {
+	case "sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus", "__cpu_online_mask", "nr_cpu_ids",
+		"bpf_map_fops", "bpf_prog_fops", "__per_cpu_offset":
+		return true
+	}
+	return false
+}
+
+// resolveSymbols puts the addresses of kernel variables into programs. Where the
+// kernel cannot be asked, or does not tell, that is left to the library. Close what
+// comes back after the trace, which would show its end.
+func resolveSymbols(programs ...map[string]*ebpf.ProgramSpec) (asked *ebpf.Program) {
+	var names []string
+	for _, some := range programs {
+		for _, program := range some {
+			for _, ins := range program.Instructions {
+				if isSymbol(ins) && !slices.Contains(names, ins.Reference()) {
+					names = append(names, ins.Reference())
+				}
+			}
+		}
+	}
+	asked, addresses, err := symbolAddresses(names)
+	if err == nil {
+		for _, some := range programs {
+			setSymbols(some, addresses)
+		}
+	}
+	return asked
+}
+
+// setSymbols makes programs take kernel variables to be at these addresses, or to
+// be absent.
+func setSymbols(programs map[string]*ebpf.ProgramSpec, addresses map[string]uint64) {
+	for _, program := range programs {
+		for i, ins := range program.Instructions {
+			if isSymbol(ins) {
+				program.Instructions[i] = asm.LoadImm(ins.Dst, int64(addresses[ins.Reference()]), asm.DWord).
+					WithSymbol(ins.Symbol()).WithSource(ins.Source())
+			}
+		}
+	}
+}
+
+// symbolAddresses asks the kernel for symbols, with a program that writes their
+// addresses into its context. Those that it lacks are 0.
+func symbolAddresses(names []string) (program *ebpf.Program, addresses map[string]uint64, err error) {
+	const address, name = -8, -8 - 64 // on the stack
+	code := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
+	for i, symbol := range names {
+		text := make([]byte, 64)
+		if copy(text, symbol) == len(text) {
+			return nil, nil, fmt.Errorf("look up %s: the name is too long", symbol)
+		}
+		for at := 0; at <= len(symbol); at += 4 {
+			word := int32(text[at]) | int32(text[at+1])<<8 | int32(text[at+2])<<16 | int32(text[at+3])<<24
+			code = append(code, asm.StoreImm(asm.R10, int16(name+at), int64(word), asm.Word))
+		}
+		next := fmt.Sprintf("found%d", i)
+		code = append(code,
+			asm.Mov.Reg(asm.R1, asm.R10), asm.Add.Imm(asm.R1, name),
+			asm.Mov.Imm(asm.R2, int32(len(symbol)+1)),
+			asm.Mov.Imm(asm.R3, 0),
+			asm.StoreMem(asm.R10, address, asm.R3, asm.DWord),
+			asm.Mov.Reg(asm.R4, asm.R10), asm.Add.Imm(asm.R4, address),
+			asm.FnKallsymsLookupName.Call(),
+			asm.JEq.Imm(asm.R0, 0, next),
+			asm.JEq.Imm(asm.R0, -int32(unix.ENOENT), next),
+			asm.Return(),
+			asm.LoadMem(asm.R1, asm.R10, address, asm.DWord).WithSymbol(next),
+			asm.StoreMem(asm.R6, int16(8*i), asm.R1, asm.DWord))
+	}
+	code = append(code, asm.Mov.Imm(asm.R0, 0), asm.Return())
+	program, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.Syscall, License: "GPL", Flags: unix.BPF_F_SLEEPABLE, Instructions: code})
+	if err != nil {
+		return nil, nil, fmt.Errorf("look up kernel symbols: %w", err)
+	}
+	found := make([]uint64, len(names))
+	result, err := program.Run(&ebpf.RunOptions{Context: found, ContextOut: found})
+	if err == nil && result != 0 {
+		err = unix.Errno(-int32(result))
+	}
+	if err != nil {
+		return program, nil, fmt.Errorf("look up kernel symbols: %w", err)
+	}
+	addresses = map[string]uint64{}
+	for i, symbol := range names {
+		addresses[symbol] = found[i]
+	}
+	return program, addresses, nil
+}
