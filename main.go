@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/cilium/ebpf/btf"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -27,6 +29,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/objects"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 	"github.com/pinwatch/pinwatch/tracer/workload"
@@ -147,6 +150,7 @@ func (o *outputFlags) writer() (output.Writer, error) {
 		o.file = file
 	}
 	if o.json {
+		o.filter.Older = true
 		return output.NewJSON(o.file), nil
 	}
 	return output.NewTable(o.file)
@@ -227,49 +231,86 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 }
 
 func trace(ctx context.Context, opts tracer.Options, out *outputFlags, command []string) error {
-	if len(command) > 0 {
-		// Orphans of the command stay below this process, and so its own.
-		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return fmt.Errorf("become the command's subreaper: %w", err)
-		}
-		opts.CommandParent = os.Getpid()
-		out.filter.Command = true
-	}
-	t, err := openLean(opts)
+	out.filter.Command = len(command) > 0
+	s, err := open(ctx, opts, snapshot.Options{BTF: opts.BTF}, command)
 	if err != nil {
 		return err
 	}
-	defer t.Close()
+	defer s.Close()
 	w, err := out.writer()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "pinwatch: watching %s\n", t.Attached())
-	for _, what := range t.Degraded() {
+	fmt.Fprintf(os.Stderr, "pinwatch: watching %s\n", s.Attached())
+	for _, what := range s.Degraded() {
 		fmt.Fprintf(os.Stderr, "pinwatch: %s\n", what)
 	}
+	return s.run(ctx, func(events iter.Seq2[ledger.Event, error]) error {
+		_, err := output.Stream(events, func() uint64 { return s.Losses().Total() }, &out.filter, w)
+		return err
+	})
+}
+
+// session is an open trace, what it knows of the time before it, and the command
+// that it is about, if any.
+type session struct {
+	*tracer.Tracer
+	state   *snapshot.Source
+	command []string
+}
+
+// open opens a session. It makes less garbage at a time, and gives the memory for
+// the kernel's types back: reading them takes many times more than tracing.
+func open(ctx context.Context, opts tracer.Options, before snapshot.Options, command []string) (*session, error) {
+	defer debug.FreeOSMemory()
+	defer debug.SetGCPercent(debug.SetGCPercent(25))
+	if len(command) > 0 {
+		// Orphans of the command stay below this process, and so its own.
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return nil, fmt.Errorf("become the command's subreaper: %w", err)
+		}
+		opts.CommandParent = os.Getpid()
+	}
+	opts.Cache = btf.NewCache()
+	before.Cache = opts.Cache
+	// The iterators' programs are loaded before there is a trace, and freed after it:
+	// it would see them.
+	state, err := snapshot.Open(before)
+	if err != nil {
+		return nil, err
+	}
+	t, err := tracer.Open(opts)
+	if err != nil {
+		state.Close()
+		return nil, err
+	}
+	t.StartFrom(ctx, state)
+	return &session{t, state, command}, nil
+}
+
+// Close ends a session.
+func (s *session) Close() {
+	s.Tracer.Close()
+	s.state.Close()
+}
+
+// run runs the command and has the events used until it ends, or ctx does, and says
+// what was lost.
+func (s *session) run(ctx context.Context, use func(iter.Seq2[ledger.Event, error]) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if len(command) > 0 {
-		wait, err := start(ctx, command)
+	if len(s.command) > 0 {
+		wait, err := start(ctx, s.command)
 		if err != nil {
 			return err
 		}
 		go func() { wait(); cancel() }()
 	}
-	_, err = output.Stream(t.Events(ctx), func() uint64 { return t.Losses().Total() }, &out.filter, w)
-	if losses := t.Losses(); losses.Total() > 0 {
+	err := use(s.Events(ctx))
+	if losses := s.Losses(); losses.Total() > 0 {
 		fmt.Fprintf(os.Stderr, "pinwatch: lost events: %s\n", losses)
 	}
 	return err
-}
-
-// openLean opens a trace with less garbage at a time, and gives the memory for the
-// kernel's types back: reading them takes many times more than tracing.
-func openLean(opts tracer.Options) (*tracer.Tracer, error) {
-	defer debug.FreeOSMemory()
-	defer debug.SetGCPercent(debug.SetGCPercent(25))
-	return tracer.Open(opts)
 }
 
 // start runs a command; the returned function waits for it and says how it
@@ -493,33 +534,18 @@ func explain(ctx context.Context, e *explainFlags) error {
 }
 
 func explainTraced(ctx context.Context, e *explainFlags, command []string) error {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("become the command's subreaper: %w", err)
-	}
-	e.trace.CommandParent = os.Getpid()
-	t, err := tracer.Open(e.trace)
+	s, err := open(ctx, e.trace, e.snapshotOpts, command)
 	if err != nil {
 		return err
 	}
-	defer t.Close()
-	source, err := snapshot.Open(e.snapshotOpts)
-	if err != nil {
+	defer s.Close()
+	refused := 0
+	err = s.run(ctx, func(events iter.Seq2[ledger.Event, error]) (err error) {
+		refused, err = output.ExplainRefusals(os.Stdout, events,
+			func() (*snapshot.Snapshot, error) { return s.state.Take(context.Background()) },
+			func(pid uint32) *snapshot.Facts { return snapshot.Inspect(e.snapshotOpts, pid) }, e.json)
 		return err
-	}
-	defer source.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	wait, err := start(ctx, command)
-	if err != nil {
-		return err
-	}
-	go func() { wait(); cancel() }()
-	refused, err := output.ExplainRefusals(os.Stdout, t.Events(ctx),
-		func() (*snapshot.Snapshot, error) { return source.Take(context.Background()) },
-		func(pid uint32) *snapshot.Facts { return snapshot.Inspect(e.snapshotOpts, pid) }, e.json)
-	if losses := t.Losses(); losses.Total() > 0 {
-		fmt.Fprintf(os.Stderr, "pinwatch: lost events: %s\n", losses)
-	}
+	})
 	if err == nil && refused > 0 {
 		return exitCode(exitFailure)
 	}
@@ -584,7 +610,7 @@ the recording.`,
 
 // record is a trace to a file.
 func record(ctx context.Context, opts tracer.Options, path string, command []string) error {
-	out := outputFlags{json: true, path: path}
+	out := outputFlags{json: true, path: path, filter: output.Filter{Own: true}}
 	if err := trace(ctx, opts, &out, command); err != nil {
 		return err
 	}
@@ -696,18 +722,22 @@ func (t *topFlags) runReplay(ctx context.Context) error {
 }
 
 func (t *topFlags) runLive(ctx context.Context) error {
-	// Programs are loaded once, and not at every look.
-	state, err := snapshot.Open(snapshot.Options{})
-	if err != nil {
-		return err
-	}
-	defer state.Close()
-	source := &terminal.Live{Interval: t.view.Interval, Snapshot: state.Take, Objects: terminal.Objects(objects.List),
-		Container: func(path string) string { return cgroup.Identify(path).ContainerID }}
 	t.trace.BufferBytes = t.bufferKiB << 10
-	if source.Tracer, source.Untraced = tracer.Open(t.trace); source.Tracer != nil {
-		defer source.Tracer.Close()
-		t.view.Attach = source.Tracer.Attach() + ", " + source.Tracer.Transport()
+	source := &terminal.Live{Interval: t.view.Interval, Objects: terminal.Objects(objects.List),
+		Container: func(path string) string { return cgroup.Identify(path).ContainerID }}
+	s, err := open(ctx, t.trace, snapshot.Options{BTF: t.trace.BTF}, nil)
+	if err == nil {
+		defer s.Close()
+		source.Tracer, source.Snapshot = s.Tracer, s.state.Take
+		t.view.Attach = s.Attach() + ", " + s.Transport()
+	} else {
+		source.Untraced = err
+		state, err := snapshot.Open(snapshot.Options{BTF: t.trace.BTF})
+		if err != nil {
+			return err
+		}
+		defer state.Close()
+		source.Snapshot = state.Take
 	}
 	t.view.Title = "Linux " + tracer.Release()
 	return t.show(ctx, source)

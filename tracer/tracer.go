@@ -13,6 +13,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
@@ -26,6 +27,9 @@ import (
 type Options struct {
 	// BTF is a file with the kernel's types, for kernels that carry none.
 	BTF string
+	// Cache keeps what was read of the kernel's own types, for others that want them;
+	// nil: there are none.
+	Cache *btf.Cache
 	// Attach is AttachFentry, AttachKprobe, or AttachAuto, the default: the best
 	// that the kernel has.
 	Attach string
@@ -60,6 +64,7 @@ type Tracer struct {
 	degraded []string
 	states   []ProbeState // what the self-test found of them
 	early    []ledger.Event
+	older    []ledger.Event // what was mapped before
 	// missedBefore keeps what the links that were detached had missed.
 	missedBefore uint64
 	// refresh is set where the programs cannot read the settings themselves.
@@ -81,6 +86,9 @@ func Open(opts Options) (*Tracer, error) {
 	types, err := kernelTypes(opts.BTF)
 	if err != nil {
 		return nil, err
+	}
+	if opts.Cache != nil {
+		types.cache = opts.Cache
 	}
 	degraded = append(degraded, types.note...)
 	var failures []error
@@ -327,7 +335,7 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 			defer cancel()
 			go t.keepFresh(fresh)
 		}
-		if !t.replayEarly(yield) {
+		if !t.replayOlder(yield) || !t.replayEarly(yield) {
 			return
 		}
 		var record []byte
