@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -20,15 +21,16 @@ func (t *Tracer) StartFrom(ctx context.Context, source *snapshot.Source) {
 		t.degraded = append(t.degraded, fmt.Sprintf("what was mapped before is not known: %v", err))
 		return
 	}
-	t.older = s.Older()
-	if len(t.older) == 0 && len(s.Buffers) > 0 {
-		t.degraded = append(t.degraded, fmt.Sprintf("%d mappings that are older than the trace are not known well enough for a verdict (the kernel's iterators: Linux 5.8)", len(s.Buffers)))
+	// The tracer's own buffers were mapped before the trace, too, but it has seen that.
+	self := uint32(os.Getpid())
+	t.older = slices.DeleteFunc(s.Older(), func(e ledger.Event) bool { return e.PID == self })
+	if len(t.older) == 0 && slices.ContainsFunc(s.Buffers, func(b snapshot.Buffer) bool { return b.PID != self }) {
+		t.degraded = append(t.degraded, fmt.Sprintf("%d mappings that are older than the trace are not known well enough for a verdict (that takes BPF iterators: Linux 5.8)", len(s.Buffers)))
 	}
 	// By the clock of the events.
 	now := t.decoder.bootNS + monotonic()
-	self := uint32(os.Getpid())
 	for i := range t.older {
-		t.older[i].TimeNS, t.older[i].Own = now, t.older[i].PID == self
+		t.older[i].TimeNS = now
 	}
 }
 

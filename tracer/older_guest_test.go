@@ -1,0 +1,164 @@
+//go:build guest
+
+package tracer_test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+)
+
+// A process has mapped buffers up to the limit before the trace, and is killed
+// during it; another one keeps its own. The trace judges what is refunded, says
+// whose the rest is, and its recording tells all of that again.
+//
+// Then traces start again and again while processes map, unmap and die: none of
+// them may say of the kernel what is not so, or leave pages unexplained.
+func TestOlder(t *testing.T) {
+	const script = `
+pinwatch workload perf-buffers --quiet --uid 2100 --pages 64 --max 3 --hold 1000s & keeper=$!
+busybox sleep 1
+pinwatch workload perf-buffers --quiet --uid 2100 --pages 64 --hold 1000s & holder=$!
+until busybox grep -q 'VmPin:.* 276 kB' /proc/$holder/status; do busybox sleep 0.1; done
+pinwatch record /tmp/recording --only perf 2> /tmp/words & trace=$!
+until busybox grep -q watching /tmp/words; do busybox sleep 0.1; done
+kill -9 $holder
+wait $holder
+busybox sleep 1
+kill -INT $trace
+wait $trace
+echo "processes $keeper $holder"
+busybox cat /tmp/words
+pinwatch replay /tmp/recording
+pinwatch replay --json --own /tmp/recording > /tmp/again
+busybox cmp /tmp/recording /tmp/again && echo "replayed the same"
+echo "recording:"
+busybox cat /tmp/recording
+echo "top:"
+pinwatch top --replay /tmp/recording --all -b --view processes,users
+kill -9 $keeper
+wait $keeper
+echo "soak:"
+pinwatch workload soak --processes 1 --duration 1000s & soak=$!
+for start in 1 2 3 4; do
+	pinwatch trace --only perf --duration 500ms --buffer-kib 16384 2>&1 | busybox grep -v ' ok$'
+	echo "== ended"
+done
+kill -TERM $soak
+wait $soak
+`
+	kernels := guesttest.Kernels(t)
+	if os.Getenv("PINWATCH_SERIES") == "" {
+		kernels = guesttest.Fetch(t, "5.10 6.1 6.12 newest")
+	}
+	shell := guesttest.Shell(t)
+	for _, k := range kernels {
+		t.Run(k.Series, func(t *testing.T) {
+			t.Parallel()
+			out := guesttest.Run(t, k, func(c *guest.Config) {
+				shell(c)
+				c.Timeout = 6 * time.Minute
+			}, "workload", "run-as", "--", "sh", "-c", script)
+			before, soaked, ok := strings.Cut(out.Stdout, "soak:\n")
+			if !ok || !strings.Contains(out.Stderr, "soak: seed 1") {
+				t.Fatalf("exit %d\n%s\n%s", out.Code, out.Stdout, out.Stderr)
+			}
+			judgesOlder(t, before)
+			t.Log(soaked)
+			startsClean(t, k, soaked)
+		})
+	}
+}
+
+func judgesOlder(t *testing.T, text string) {
+	t.Helper()
+	said, recording, _ := strings.Cut(text, "recording:\n")
+	recording, top, _ := strings.Cut(recording, "top:\n")
+	var keeper, holder uint32
+	if _, err := fmt.Sscanf(said, "processes %d %d", &keeper, &holder); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	rows, _, _ := split(t, recording)
+	older, refunds := map[uint32]int64{}, map[uint32]int64{}
+	for _, r := range rows {
+		pages := map[string]map[uint32]int64{"older": older, "refund": refunds}[r.Kind]
+		if pages == nil {
+			continue
+		}
+		pages[r.PID] += r.ChargedUser + r.ChargedPinned
+		if r.Verdict != "ok" || r.Certainty != "exact" || r.Buffer == 0 || r.Process == 0 {
+			t.Errorf("%+v", r)
+		}
+	}
+	// 3 buffers of the keeper, and 6 of the holder up to the limit of 128 pages.
+	if older[keeper] != 195 || older[holder] != 390 || refunds[holder] != -390 || len(refunds) != 1 {
+		t.Errorf("older %v, refunds %v: want 195 of %d and 390 of %d, and the latter back", older, refunds, keeper, holder)
+	}
+	for _, want := range []string{
+		`6 events: 0 charges, 6 refunds, `,
+		`uid 2100: 195 pages charged: 0 for live buffers, 0 that should not be, 195 older or not traced, 0 unexplained`,
+		fmt.Sprintf(`  older: 195 pages for 3 buffers that process %d (pinwatch) has mapped`, keeper),
+		"verdict: ok\n",
+		"replayed the same",
+	} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q in\n%s", want, said)
+		}
+	}
+	// The holders as the recording ends: the one that is gone holds nothing.
+	for _, want := range []string{
+		fmt.Sprintf(`(?m)^ *%d pinwatch +2100 +0 +128 .* 195 +3 `, keeper), // PINNED_VM, LOCK_LIMIT, ..., USER_SHARE, BUFS
+		`(?m)^ *2100 .* 195 +516 `,
+	} {
+		if !regexp.MustCompile(want).MatchString(top) {
+			t.Errorf("no %q in\n%s", want, top)
+		}
+	}
+}
+
+// startsClean looks at the summaries of traces that were started while much was
+// going on.
+func startsClean(t *testing.T, k guesttest.Kernel, text string) {
+	t.Helper()
+	verdict := regexp.MustCompile(`\b(overcharge|double-charge|misdirected-refund|leak|underflow|wrong-refusal) \d+`)
+	var allowed []string
+	for _, f := range findings(t) {
+		if f.Name == "double-charge-of-further-mappings" && (slices.Contains(f.Series, k.Series) || !examined(findings(t), k.Series)) {
+			allowed = []string{"double-charge", "wrong-refusal"}
+		}
+	}
+	traces := strings.Split(text, "== ended")
+	traced, older := 0, 0
+	for _, trace := range traces[:len(traces)-1] {
+		_, said, ok := strings.Cut(trace, "verdict: ")
+		if !ok {
+			t.Errorf("no verdict:\n%s", trace)
+			continue
+		}
+		if strings.Contains(trace, "uid 2001: ") {
+			traced++
+		}
+		if strings.Contains(trace, "  older: ") {
+			older++
+		}
+		certain, _, _ := strings.Cut(said, "entries uncertain")
+		for _, m := range verdict.FindAllStringSubmatch(certain, -1) {
+			if !slices.Contains(allowed, m[1]) {
+				t.Errorf("verdict %s on a kernel that is not known for it", m[0])
+			}
+		}
+		if u := regexp.MustCompile(`(?m)^uid .*, (-?[1-9]\d* unexplained)$`).FindStringSubmatch(trace); u != nil {
+			t.Errorf("%s:\n%s", u[1], trace)
+		}
+	}
+	if len(traces) != 5 || traced < 3 || older == 0 {
+		t.Errorf("%d traces saw the users, %d knew what was older: too few to tell anything", traced, older)
+	}
+}
