@@ -192,7 +192,8 @@ func traceCommand() *cobra.Command {
 		Long: `Shows one row per charge, refund or refusal of a perf buffer, with the values that
 perf_mmap() decides on, and a verdict; and what BPF objects, io_uring, AF_XDP and
 others charge. Ends with Ctrl-C, after --duration, or with COMMAND, and then
-prints a summary.
+prints a summary. What was mapped before is known from a snapshot: it gets its
+verdict when it is unmapped, and the summary says whose the rest is.
 
   USER_LOCKED  pages charged to the user, and this mapping's
   EXTRA        the part beyond the user's allowance, charged to the process
@@ -572,8 +573,8 @@ func recordCommand() *cobra.Command {
 		Use:   "record [flags] FILE [-- COMMAND [ARG...]]",
 		Short: "Keep a trace in a file, for replay and top --replay",
 		Long: `Writes what "pinwatch trace --json" writes to FILE, until Ctrl-C, for --duration,
-or until COMMAND ends. FILE is only written once tracing has begun; one that is
-there is replaced.
+or until COMMAND ends, and what pinwatch itself maps. FILE is only written once
+tracing has begun; one that is there is replaced.
 
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Nobody needs anything to read
 the recording.`,

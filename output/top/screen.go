@@ -160,7 +160,7 @@ func (m *Model) replayState() string {
 	case m.ended:
 		return at + between + m.styles.notice.Render(" END ")
 	case m.opts.Paused:
-		return at + between + m.styles.notice.Render(" PAUSED" + m.hint(" (n: next, p: go on)") + " ")
+		return at + between + m.styles.notice.Render(" PAUSED"+m.hint(" (n: next, p: go on)")+" ")
 	}
 	return at + between + "speed ×" + strconv.FormatFloat(m.opts.Speed, 'g', 4, 64)
 }

@@ -36,6 +36,9 @@ func (l *Ledger) found(ev Event) Entry {
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
 	e.Uncertain = ev.MM == 0 && extra != 0
 	b := l.buffers[ev.Buffer]
+	if ev.Buffer == 0 {
+		return e // nothing would know it again
+	}
 	if b == nil {
 		b = l.newBuffer(&e)
 		b.older = true
