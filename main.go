@@ -724,7 +724,7 @@ func (t *topFlags) runReplay(ctx context.Context) error {
 
 func (t *topFlags) runLive(ctx context.Context) error {
 	t.trace.BufferBytes = t.bufferKiB << 10
-	source := &terminal.Live{Interval: t.view.Interval, Objects: terminal.Objects(objects.List),
+	source := &terminal.Live{Interval: t.view.Interval, Objects: terminal.Objects(objects.ListHeld),
 		Container: func(path string) string { return cgroup.Identify(path).ContainerID }}
 	s, err := open(ctx, t.trace, snapshot.Options{BTF: t.trace.BTF}, nil)
 	if err == nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,14 +44,14 @@ echo "top:"
 pinwatch top --replay /tmp/recording --all -b --view processes,users
 kill -9 $keeper
 wait $keeper
-echo "soak:"
-pinwatch workload soak --processes 1 --duration 1000s & soak=$!
-for start in 1 2 3 4; do
-	pinwatch trace --only perf --duration 500ms --buffer-kib 16384 2>&1 | busybox grep -v ' ok$'
+echo "starts:"
+for uid in 2001 2002; do
+	while :; do pinwatch workload perf-buffers --quiet --uid $uid --pages 8 --max 30 --memlock-kib 4096 --pause 10ms; done &
+done
+for start in 1 2 3; do
+	pinwatch trace --only perf --duration 1s 2>&1 | busybox grep -v ' ok$'
 	echo "== ended"
 done
-kill -TERM $soak
-wait $soak
 `
 	kernels := guesttest.Kernels(t)
 	if os.Getenv("PINWATCH_SERIES") == "" {
@@ -66,13 +65,13 @@ wait $soak
 				shell(c)
 				c.Timeout = 6 * time.Minute
 			}, "workload", "run-as", "--", "sh", "-c", script)
-			before, soaked, ok := strings.Cut(out.Stdout, "soak:\n")
-			if !ok || !strings.Contains(out.Stderr, "soak: seed 1") {
+			before, starts, ok := strings.Cut(out.Stdout, "starts:\n")
+			if !ok {
 				t.Fatalf("exit %d\n%s\n%s", out.Code, out.Stdout, out.Stderr)
 			}
 			judgesOlder(t, before)
-			t.Log(soaked)
-			startsClean(t, k, soaked)
+			t.Log(starts)
+			startsClean(t, starts)
 		})
 	}
 }
@@ -125,15 +124,8 @@ func judgesOlder(t *testing.T, text string) {
 
 // startsClean looks at the summaries of traces that were started while much was
 // going on.
-func startsClean(t *testing.T, k guesttest.Kernel, text string) {
+func startsClean(t *testing.T, text string) {
 	t.Helper()
-	verdict := regexp.MustCompile(`\b(overcharge|double-charge|misdirected-refund|leak|underflow|wrong-refusal) \d+`)
-	var allowed []string
-	for _, f := range findings(t) {
-		if f.Name == "double-charge-of-further-mappings" && (slices.Contains(f.Series, k.Series) || !examined(findings(t), k.Series)) {
-			allowed = []string{"double-charge", "wrong-refusal"}
-		}
-	}
 	traces := strings.Split(text, "== ended")
 	traced, older := 0, 0
 	for _, trace := range traces[:len(traces)-1] {
@@ -142,23 +134,20 @@ func startsClean(t *testing.T, k guesttest.Kernel, text string) {
 			t.Errorf("no verdict:\n%s", trace)
 			continue
 		}
-		if strings.Contains(trace, "uid 2001: ") {
+		if strings.Contains(trace, "uid 2001: ") || strings.Contains(trace, "uid 2002: ") {
 			traced++
 		}
 		if strings.Contains(trace, "  older: ") {
 			older++
 		}
-		certain, _, _ := strings.Cut(said, "entries uncertain")
-		for _, m := range verdict.FindAllStringSubmatch(certain, -1) {
-			if !slices.Contains(allowed, m[1]) {
-				t.Errorf("verdict %s on a kernel that is not known for it", m[0])
-			}
+		if !strings.HasPrefix(said, "ok") {
+			t.Errorf("verdict %s", said)
 		}
 		if u := regexp.MustCompile(`(?m)^uid .*, (-?[1-9]\d* unexplained)$`).FindStringSubmatch(trace); u != nil {
 			t.Errorf("%s:\n%s", u[1], trace)
 		}
 	}
-	if len(traces) != 5 || traced < 3 || older == 0 {
+	if len(traces) != 4 || traced < 2 || older == 0 {
 		t.Errorf("%d traces saw the users, %d knew what was older: too few to tell anything", traced, older)
 	}
 }
