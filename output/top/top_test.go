@@ -497,6 +497,20 @@ func TestFound(t *testing.T) {
 	}
 }
 
+// Whoever sorts by an amount wants the largest first, a bar's too, and words from a
+// to z.
+func TestSortDirection(t *testing.T) {
+	m := replayed(t, "several-users-cumulative.jsonl", 56, 200, 24)
+	for range m.list.headings() {
+		m = press(t, m, "s")
+		p := m.places[m.view]
+		name := m.list.headings()[p.sort].name
+		if want := name != "COMM" && name != "VERDICT" && name != "CGROUP"; p.descending != want {
+			t.Errorf("%s: the largest first: %v", name, p.descending)
+		}
+	}
+}
+
 func pids(a *accounts) func(func(uint32) bool) {
 	return func(yield func(uint32) bool) {
 		for pid := range a.processes {
