@@ -213,13 +213,7 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 			if err := watchOnly(&opts, out.filter.Only); err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			if duration > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, duration)
-				defer cancel()
-			}
-			return trace(ctx, opts, &out, command)
+			return trace(cmd.Context(), opts, &out, duration, command)
 		},
 	}
 	out.add(cmd)
@@ -231,7 +225,9 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 	return cmd
 }
 
-func trace(ctx context.Context, opts tracer.Options, out *outputFlags, command []string) error {
+// trace shows what happens from when the trace is open, for a time; 0: until it is
+// told to stop.
+func trace(ctx context.Context, opts tracer.Options, out *outputFlags, duration time.Duration, command []string) error {
 	out.filter.Command = len(command) > 0
 	s, err := open(ctx, opts, snapshot.Options{BTF: opts.BTF}, command)
 	if err != nil {
@@ -245,6 +241,11 @@ func trace(ctx context.Context, opts tracer.Options, out *outputFlags, command [
 	fmt.Fprintf(os.Stderr, "pinwatch: watching %s\n", s.Attached())
 	for _, what := range s.Degraded() {
 		fmt.Fprintf(os.Stderr, "pinwatch: %s\n", what)
+	}
+	if duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, duration)
+		defer cancel()
 	}
 	return s.run(ctx, func(events iter.Seq2[ledger.Event, error]) error {
 		_, err := output.Stream(events, func() uint64 { return s.Losses().Total() }, &out.filter, w)
@@ -593,12 +594,7 @@ the recording.`,
 			if err := watchOnly(&opts, only); err != nil {
 				return err
 			}
-			ctx, cancel := context.WithCancel(cmd.Context())
-			if duration > 0 {
-				ctx, cancel = context.WithTimeout(cmd.Context(), duration)
-			}
-			defer cancel()
-			return record(ctx, opts, args[0], args[1:])
+			return record(cmd.Context(), opts, args[0], duration, args[1:])
 		},
 	}
 	f := cmd.Flags()
@@ -610,9 +606,9 @@ the recording.`,
 }
 
 // record is a trace to a file.
-func record(ctx context.Context, opts tracer.Options, path string, command []string) error {
+func record(ctx context.Context, opts tracer.Options, path string, duration time.Duration, command []string) error {
 	out := outputFlags{json: true, path: path, filter: output.Filter{Own: true}}
-	if err := trace(ctx, opts, &out, command); err != nil {
+	if err := trace(ctx, opts, &out, duration, command); err != nil {
 		return err
 	}
 	if err := out.file.Close(); err != nil {
