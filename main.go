@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/cilium/ebpf/btf"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -27,6 +29,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/objects"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 	"github.com/pinwatch/pinwatch/tracer/workload"
@@ -147,6 +150,7 @@ func (o *outputFlags) writer() (output.Writer, error) {
 		o.file = file
 	}
 	if o.json {
+		o.filter.Older = true
 		return output.NewJSON(o.file), nil
 	}
 	return output.NewTable(o.file)
@@ -188,7 +192,8 @@ func traceCommand() *cobra.Command {
 		Long: `Shows one row per charge, refund or refusal of a perf buffer, with the values that
 perf_mmap() decides on, and a verdict; and what BPF objects, io_uring, AF_XDP and
 others charge. Ends with Ctrl-C, after --duration, or with COMMAND, and then
-prints a summary.
+prints a summary. What was mapped before is known from a snapshot: it gets its
+verdict when it is unmapped, and the summary says whose the rest is.
 
   USER_LOCKED  pages charged to the user, and this mapping's
   EXTRA        the part beyond the user's allowance, charged to the process
@@ -208,13 +213,7 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 			if err := watchOnly(&opts, out.filter.Only); err != nil {
 				return err
 			}
-			ctx := cmd.Context()
-			if duration > 0 {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, duration)
-				defer cancel()
-			}
-			return trace(ctx, opts, &out, command)
+			return trace(cmd.Context(), opts, &out, duration, command)
 		},
 	}
 	out.add(cmd)
@@ -226,49 +225,94 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 	return cmd
 }
 
-func trace(ctx context.Context, opts tracer.Options, out *outputFlags, command []string) error {
-	if len(command) > 0 {
-		// Orphans of the command stay below this process, and so its own.
-		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return fmt.Errorf("become the command's subreaper: %w", err)
-		}
-		opts.CommandParent = os.Getpid()
-		out.filter.Command = true
-	}
-	t, err := openLean(opts)
+// trace shows what happens from when the trace is open, for a time; 0: until it is
+// told to stop.
+func trace(ctx context.Context, opts tracer.Options, out *outputFlags, duration time.Duration, command []string) error {
+	out.filter.Command = len(command) > 0
+	s, err := open(ctx, opts, snapshot.Options{BTF: opts.BTF}, command)
 	if err != nil {
 		return err
 	}
-	defer t.Close()
+	defer s.Close()
 	w, err := out.writer()
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "pinwatch: watching %s\n", t.Attached())
-	for _, what := range t.Degraded() {
+	fmt.Fprintf(os.Stderr, "pinwatch: watching %s\n", s.Attached())
+	for _, what := range s.Degraded() {
 		fmt.Fprintf(os.Stderr, "pinwatch: %s\n", what)
 	}
+	if duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, duration)
+		defer cancel()
+	}
+	return s.run(ctx, func(events iter.Seq2[ledger.Event, error]) error {
+		_, err := output.Stream(events, func() uint64 { return s.Losses().Total() }, &out.filter, w)
+		return err
+	})
+}
+
+// session is an open trace, what it knows of the time before it, and the command
+// that it is about, if any.
+type session struct {
+	*tracer.Tracer
+	state   *snapshot.Source
+	command []string
+}
+
+// open opens a session. It makes less garbage at a time, and gives the memory for
+// the kernel's types back: reading them takes many times more than tracing.
+func open(ctx context.Context, opts tracer.Options, before snapshot.Options, command []string) (*session, error) {
+	defer debug.FreeOSMemory()
+	defer debug.SetGCPercent(debug.SetGCPercent(25))
+	if len(command) > 0 {
+		// Orphans of the command stay below this process, and so its own.
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return nil, fmt.Errorf("become the command's subreaper: %w", err)
+		}
+		opts.CommandParent = os.Getpid()
+	}
+	opts.Cache = btf.NewCache()
+	before.Cache = opts.Cache
+	// The iterators' programs are loaded before there is a trace, and freed after it:
+	// it would see them.
+	state, err := snapshot.Open(before)
+	if err != nil {
+		return nil, err
+	}
+	t, err := tracer.Open(opts)
+	if err != nil {
+		state.Close()
+		return nil, err
+	}
+	t.StartFrom(ctx, state)
+	return &session{t, state, command}, nil
+}
+
+// Close ends a session.
+func (s *session) Close() {
+	s.Tracer.Close()
+	s.state.Close()
+}
+
+// run runs the command and has the events used until it ends, or ctx does, and says
+// what was lost.
+func (s *session) run(ctx context.Context, use func(iter.Seq2[ledger.Event, error]) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if len(command) > 0 {
-		wait, err := start(ctx, command)
+	if len(s.command) > 0 {
+		wait, err := start(ctx, s.command)
 		if err != nil {
 			return err
 		}
 		go func() { wait(); cancel() }()
 	}
-	_, err = output.Stream(t.Events(ctx), func() uint64 { return t.Losses().Total() }, &out.filter, w)
-	if losses := t.Losses(); losses.Total() > 0 {
+	err := use(s.Events(ctx))
+	if losses := s.Losses(); losses.Total() > 0 {
 		fmt.Fprintf(os.Stderr, "pinwatch: lost events: %s\n", losses)
 	}
 	return err
-}
-
-// openLean opens a trace, and gives the memory back that this took: loading
-// programs takes several times more than tracing.
-func openLean(opts tracer.Options) (*tracer.Tracer, error) {
-	defer debug.FreeOSMemory()
-	return tracer.Open(opts)
 }
 
 // start runs a command; the returned function waits for it and says how it
@@ -492,33 +536,18 @@ func explain(ctx context.Context, e *explainFlags) error {
 }
 
 func explainTraced(ctx context.Context, e *explainFlags, command []string) error {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("become the command's subreaper: %w", err)
-	}
-	e.trace.CommandParent = os.Getpid()
-	t, err := tracer.Open(e.trace)
+	s, err := open(ctx, e.trace, e.snapshotOpts, command)
 	if err != nil {
 		return err
 	}
-	defer t.Close()
-	source, err := snapshot.Open(e.snapshotOpts)
-	if err != nil {
+	defer s.Close()
+	refused := 0
+	err = s.run(ctx, func(events iter.Seq2[ledger.Event, error]) (err error) {
+		refused, err = output.ExplainRefusals(os.Stdout, events,
+			func() (*snapshot.Snapshot, error) { return s.state.Take(context.Background()) },
+			func(pid uint32) *snapshot.Facts { return snapshot.Inspect(e.snapshotOpts, pid) }, e.json)
 		return err
-	}
-	defer source.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	wait, err := start(ctx, command)
-	if err != nil {
-		return err
-	}
-	go func() { wait(); cancel() }()
-	refused, err := output.ExplainRefusals(os.Stdout, t.Events(ctx),
-		func() (*snapshot.Snapshot, error) { return source.Take(context.Background()) },
-		func(pid uint32) *snapshot.Facts { return snapshot.Inspect(e.snapshotOpts, pid) }, e.json)
-	if losses := t.Losses(); losses.Total() > 0 {
-		fmt.Fprintf(os.Stderr, "pinwatch: lost events: %s\n", losses)
-	}
+	})
 	if err == nil && refused > 0 {
 		return exitCode(exitFailure)
 	}
@@ -545,8 +574,8 @@ func recordCommand() *cobra.Command {
 		Use:   "record [flags] FILE [-- COMMAND [ARG...]]",
 		Short: "Keep a trace in a file, for replay and top --replay",
 		Long: `Writes what "pinwatch trace --json" writes to FILE, until Ctrl-C, for --duration,
-or until COMMAND ends. FILE is only written once tracing has begun; one that is
-there is replaced.
+or until COMMAND ends, and what pinwatch itself maps. FILE is only written once
+tracing has begun; one that is there is replaced.
 
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Nobody needs anything to read
 the recording.`,
@@ -565,12 +594,7 @@ the recording.`,
 			if err := watchOnly(&opts, only); err != nil {
 				return err
 			}
-			ctx, cancel := context.WithCancel(cmd.Context())
-			if duration > 0 {
-				ctx, cancel = context.WithTimeout(cmd.Context(), duration)
-			}
-			defer cancel()
-			return record(ctx, opts, args[0], args[1:])
+			return record(cmd.Context(), opts, args[0], duration, args[1:])
 		},
 	}
 	f := cmd.Flags()
@@ -582,9 +606,9 @@ the recording.`,
 }
 
 // record is a trace to a file.
-func record(ctx context.Context, opts tracer.Options, path string, command []string) error {
-	out := outputFlags{json: true, path: path}
-	if err := trace(ctx, opts, &out, command); err != nil {
+func record(ctx context.Context, opts tracer.Options, path string, duration time.Duration, command []string) error {
+	out := outputFlags{json: true, path: path, filter: output.Filter{Own: true}}
+	if err := trace(ctx, opts, &out, duration, command); err != nil {
 		return err
 	}
 	if err := out.file.Close(); err != nil {
@@ -695,18 +719,22 @@ func (t *topFlags) runReplay(ctx context.Context) error {
 }
 
 func (t *topFlags) runLive(ctx context.Context) error {
-	// Programs are loaded once, and not at every look.
-	state, err := snapshot.Open(snapshot.Options{})
-	if err != nil {
-		return err
-	}
-	defer state.Close()
-	source := &terminal.Live{Interval: t.view.Interval, Snapshot: state.Take, Objects: terminal.Objects(objects.List),
-		Container: func(path string) string { return cgroup.Identify(path).ContainerID }}
 	t.trace.BufferBytes = t.bufferKiB << 10
-	if source.Tracer, source.Untraced = tracer.Open(t.trace); source.Tracer != nil {
-		defer source.Tracer.Close()
-		t.view.Attach = source.Tracer.Attach() + ", " + source.Tracer.Transport()
+	source := &terminal.Live{Interval: t.view.Interval, Objects: terminal.Objects(objects.ListHeld),
+		Container: func(path string) string { return cgroup.Identify(path).ContainerID }}
+	s, err := open(ctx, t.trace, snapshot.Options{BTF: t.trace.BTF}, nil)
+	if err == nil {
+		defer s.Close()
+		source.Tracer, source.Snapshot = s.Tracer, s.state.Take
+		t.view.Attach = s.Attach() + ", " + s.Transport()
+	} else {
+		source.Untraced = err
+		state, err := snapshot.Open(snapshot.Options{BTF: t.trace.BTF})
+		if err != nil {
+			return err
+		}
+		defer state.Close()
+		source.Snapshot = state.Take
 	}
 	t.view.Title = "Linux " + tracer.Release()
 	return t.show(ctx, source)

@@ -23,6 +23,7 @@ type Filter struct {
 	Command bool     // only what descends from the traced command
 	Broken  bool     // only what breaks a rule
 	Own     bool     // what pinwatch itself maps as well
+	Older   bool     // what was mapped before the trace, whoever maps it
 	Only    []string // Subsystems
 	Cgroup  string   // only what is in this cgroup, or charged to it, or to one below
 }
@@ -30,8 +31,11 @@ type Filter struct {
 // Shows says whether a row passes. Kinds of conditions are and-ed, the values
 // of one are or-ed.
 func (f *Filter) Shows(e *ledger.Entry) bool {
+	if e.Kind == ledger.Older && !f.Older {
+		return false
+	}
 	return matches(f.PIDs, e.PID) && matches(f.UIDs, e.UID) && matches(f.Comms, e.Comm) &&
-		(!f.Command || e.Command || e.Own) && (f.Own || !e.Own) && f.subsystem(e) && f.cgroup(e) && (!f.Broken || e.Verdict != ledger.OK)
+		(!f.Command || e.Command || e.Own || e.Kind == ledger.Older) && (f.Own || !e.Own) && f.subsystem(e) && f.cgroup(e) && (!f.Broken || e.Verdict != ledger.OK)
 }
 
 func (f *Filter) cgroup(e *ledger.Entry) bool {
@@ -165,7 +169,10 @@ func Summarize(r *Row, s ledger.Summary) string {
 			others = fmt.Sprintf(" %d by io_uring and others,", u.Others)
 		}
 		fmt.Fprintf(&b, "\nuid %d%s: %d pages charged: %d for live buffers,%s %d that should not be, %d older or not traced, %d unexplained",
-			u.UID, which, u.Counter, u.Live, others, u.Over, u.Base, u.Unexplained())
+			u.UID, which, u.Counter, u.Live, others, u.Over, u.Older+u.Base, u.Unexplained())
+		if !u.Apart {
+			summarizeOlder(&b, &u, s.Holdings)
+		}
 	}
 	fmt.Fprintf(&b, "\naccounting of this kernel: %s\nverdict: %s", era(s.Era), conclusion(&s))
 	if r.Lost > 0 {
@@ -173,6 +180,45 @@ func Summarize(r *Row, s ledger.Summary) string {
 	}
 	b.WriteString("\n")
 	return b.String()
+}
+
+// mostHoldings is how many processes the summary names for each user.
+const mostHoldings = 5
+
+// summarizeOlder says who has what a user was charged for before the trace.
+func summarizeOlder(b *strings.Builder, u *ledger.Balance, holdings []ledger.Holding) {
+	if u.Older == 0 {
+		return
+	}
+	said := 0
+	rest := u.Older
+	for i := range holdings {
+		h := &holdings[i]
+		if h.UID != u.UID || h.User == 0 {
+			continue
+		}
+		if said++; said > mostHoldings {
+			continue
+		}
+		rest -= h.User
+		fmt.Fprintf(b, "\n  older: %d pages for %s that process %d (%s) has mapped", h.User, buffers(h.Buffers), h.PID, Printable(h.Comm))
+		if h.Pinned != 0 {
+			fmt.Fprintf(b, ", and %d charged to a process", h.Pinned)
+		}
+	}
+	if said > mostHoldings {
+		fmt.Fprintf(b, "\n  older: %d pages for buffers of %d more processes", rest, said-mostHoldings)
+	}
+	if u.Base != 0 {
+		fmt.Fprintf(b, "\n  not traced: %d pages", u.Base)
+	}
+}
+
+func buffers(n int) string {
+	if n == 1 {
+		return "1 buffer"
+	}
+	return fmt.Sprintf("%d buffers", n)
 }
 
 func growths(n uint64) string {

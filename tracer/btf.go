@@ -12,10 +12,9 @@ import (
 
 // types are the running kernel's types.
 type types struct {
-	spec  *btf.Spec           // those that are needed; nil: all of the kernel's own
-	found map[string]function // of the functions that were asked about; nil: look in the types
-	note  []string            // what there is to say about where they come from
-	cache *btf.Cache          // of the kernel's own, which take long to read
+	spec  *btf.Spec  // nil: the kernel's own
+	note  []string   // what there is to say about where they come from
+	cache *btf.Cache // of the kernel's own, which take long to read
 }
 
 // kernel are the types themselves.
@@ -26,27 +25,18 @@ func (t types) kernel() (*btf.Spec, error) {
 	return t.cache.Kernel()
 }
 
-// function is one of the kernel's; an empty one where it is not known.
-func (t types) function(name string) (f function) {
-	if t.found != nil {
-		return t.found[name]
-	}
-	kernel, err := t.kernel()
-	var known *btf.Func
-	if err != nil || kernel.TypeByName(name, &known) != nil {
-		return f
-	}
-	if id, err := kernel.TypeID(known); err == nil {
-		f.id = uint32(id)
-	}
-	for _, p := range known.Type.(*btf.FuncProto).Params {
-		f.parameters = append(f.parameters, p.Name)
-	}
-	return f
-}
-
 // parameters are the names of a kernel function's; none where it is not known.
-func (t types) parameters(name string) []string { return t.function(name).parameters }
+func (t types) parameters(name string) (names []string) {
+	kernel, err := t.kernel()
+	var f *btf.Func
+	if err != nil || kernel.TypeByName(name, &f) != nil {
+		return nil
+	}
+	for _, p := range f.Type.(*btf.FuncProto).Params {
+		names = append(names, p.Name)
+	}
+	return names
+}
 
 const kernelBTF = "/sys/kernel/btf/vmlinux"
 
@@ -67,29 +57,26 @@ var detachedBTF = []string{
 }
 
 // kernelTypes are those of --btf FILE, else of the kernel, else of a file beside
-// the kernel's image. Of the kernel's own, only what is needed is read.
-func kernelTypes(file string, need needs) (types, error) {
+// the kernel's image. The cache is of the kernel's own; nil: a new one.
+func kernelTypes(file string, cache *btf.Cache) (types, error) {
+	if cache == nil {
+		cache = btf.NewCache()
+	}
 	if file != "" {
 		spec, err := btf.LoadSpec(file)
 		if err != nil {
 			return types{}, fmt.Errorf("read kernel types from --btf %s: %w", file, err)
 		}
-		return types{spec: spec, cache: btf.NewCache()}, nil
+		return types{spec: spec, cache: cache}, nil
 	}
-	_, err := os.Stat(kernelBTF)
-	if err == nil {
-		// What is not understood is left to the library, which reads all.
-		spec, found, err := need.read(filepath.Dir(kernelBTF))
-		if err != nil {
-			spec, found = nil, nil
-		}
-		return types{spec: spec, found: found, cache: btf.NewCache()}, nil
+	if _, err := os.Stat(kernelBTF); err == nil {
+		return types{cache: cache}, nil
 	}
 	path, spec, err := findBTF("/", release())
 	if err != nil {
 		return types{}, fmt.Errorf("kernel types: requires BTF (running %s without %s): boot a kernel with CONFIG_DEBUG_INFO_BTF, or name its types with --btf FILE: %w", release(), kernelBTF, err)
 	}
-	return types{spec: spec, note: []string{"kernel types: no " + kernelBTF + "; using " + path}, cache: btf.NewCache()}, nil
+	return types{spec, []string{"kernel types: no " + kernelBTF + "; using " + path}, cache}, nil
 }
 
 // findBTF looks for the types of a release below root. A file without types, such

@@ -58,11 +58,6 @@ func chargerProbes(kernel types) (list []setProbe) {
 	return list
 }
 
-// chargerFunctions are those whose parameters matter.
-func chargerFunctions() []string {
-	return []string{"__io_sqe_buffers_unregister", "io_sqe_buffers_unregister", "io_free_region"}
-}
-
 // hasSymbol says whether the kernel has a function of this name. Names are there
 // for everyone, if not addresses.
 func hasSymbol(name string) bool {

@@ -65,7 +65,7 @@ func checkSettings() Check {
 }
 
 func checkBTF(opts Options) Check {
-	found, err := kernelTypes(opts.BTF, needs{})
+	found, err := kernelTypes(opts.BTF, nil)
 	switch {
 	case err != nil:
 		return Check{"kernel types", StateMissing, err.Error(), "boot a kernel with CONFIG_DEBUG_INFO_BTF, or use --btf FILE"}

@@ -82,9 +82,6 @@ func chargeProbes(types types, kernel *btf.Spec) []setProbe {
 	return append(list, hook)
 }
 
-// objectTypes are those that tell how this kernel charges BPF objects.
-func objectTypes() []string { return []string{"bpf_map", "obj_cgroup"} }
-
 // chargedToUsers says whether this kernel charges BPF objects to users: then
 // their structs have a place for it.
 func chargedToUsers(kernel *btf.Spec) bool {

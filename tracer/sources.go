@@ -43,12 +43,3 @@ func (s sources) resolve() *ebpf.Program {
 	}
 	return resolveSymbols(programs...)
 }
-
-// needs are the types that a trace asks for. Trampolines want all of them, or the
-// library does.
-func (s sources) needs(opts Options) (needs, error) {
-	if opts.Memcg || opts.Attach == AttachFentry {
-		return needs{}, nil
-	}
-	return needsOf(s.all(), opts.Others, append(append(chargerFunctions(), objectTypes()...), typedReads)...)
-}

@@ -15,7 +15,7 @@ import (
 func TestTop(t *testing.T) {
 	k := guesttest.Kernels(t)[0]
 	const script = `
-(busybox sleep 3; pinwatch workload perf-buffers --quiet --uid 2001 --pages 64 --hold 60s) &
+(until busybox test -s /top; do busybox sleep 0.2; done; pinwatch workload perf-buffers --quiet --uid 2001 --pages 64 --hold 60s) &
 pinwatch top -b -n 5 -d 2s --view processes,users,events > /top
 echo "exit $?"
 busybox cat /top

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,9 @@ import (
 type Options struct {
 	// BTF is a file with the kernel's types, for kernels that carry none.
 	BTF string
+	// Cache keeps what was read of the kernel's own types, for others that want them;
+	// nil: there are none.
+	Cache *btf.Cache
 	// Attach is AttachFentry, AttachKprobe, or AttachAuto, the default: the best
 	// that the kernel has.
 	Attach string
@@ -60,6 +64,7 @@ type Tracer struct {
 	degraded []string
 	states   []ProbeState // what the self-test found of them
 	early    []ledger.Event
+	older    []ledger.Event // what was mapped before
 	// missedBefore keeps what the links that were detached had missed.
 	missedBefore uint64
 	// refresh is set where the programs cannot read the settings themselves.
@@ -88,11 +93,7 @@ func Open(opts Options) (_ *Tracer, err error) {
 			asked.Close()
 		}
 	}()
-	need, err := sources.needs(opts)
-	if err != nil {
-		return nil, err
-	}
-	types, err := kernelTypes(opts.BTF, need)
+	types, err := kernelTypes(opts.BTF, opts.Cache)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +239,9 @@ func (t *Tracer) load(opts Options, sources sources, types types) (err error) {
 	if err := t.via.resize(spec.Maps, opts.BufferBytes); err != nil {
 		return err
 	}
-	bindTypedReads(spec.Programs, types.typedReads())
+	if !types.typedReads() {
+		hideTypedReads(spec.Programs)
+	}
 	collection := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types.spec}, Cache: types.cache}
 	t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
 	if errors.Is(err, ebpf.ErrRestrictedKernel) {
@@ -326,7 +329,7 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 			defer cancel()
 			go t.keepFresh(fresh)
 		}
-		if !t.replayEarly(yield) {
+		if !t.replayOlder(yield) || !t.replayEarly(yield) {
 			return
 		}
 		var record []byte

@@ -28,7 +28,10 @@ func tracedWorkload() string {
 // row holds the fields of a trace's JSON line that the tests compare.
 type row struct {
 	Kind          string `json:"kind"`
+	PID           uint32 `json:"pid"`
 	UID           uint32 `json:"uid"`
+	Process       uint64 `json:"process"`
+	Buffer        uint64 `json:"buffer"`
 	Pages         int64  `json:"pages"`
 	UserLimit     int64  `json:"user_lock_limit_pages"`
 	PinnedVM      int64  `json:"pinned_vm_pages"`

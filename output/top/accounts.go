@@ -161,7 +161,8 @@ func (a *accounts) withEntries(m Entries) *accounts {
 	for _, row := range m.Rows {
 		b.enter(row)
 	}
-	b.rows = lastOf(a.rows, m.Rows, maxRows)
+	happened := slices.DeleteFunc(slices.Clone(m.Rows), func(row *output.Row) bool { return row.Kind == ledger.Older })
+	b.rows = lastOf(a.rows, happened, maxRows)
 	if len(m.Rows) > 0 {
 		b.counts = m.Counts
 	}
@@ -180,6 +181,10 @@ func (a *accounts) enter(row *output.Row) {
 	e := &row.Entry
 	if e.UserLockLimit > 0 || e.Op == ledger.Map {
 		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(e.OnlineCPUs), allowance: e.UserLockLimit, paranoid: e.Paranoid}
+	}
+	if e.Kind == ledger.Older {
+		a.found(e)
+		return
 	}
 	p, u := a.change(e.PID), a.changeUser(e.Payer)
 	p.comm, p.uid, p.gone, p.last, p.lastNS = e.Comm, e.UID, false, row, e.TimeNS
@@ -215,6 +220,18 @@ func (a *accounts) enter(row *output.Row) {
 	a.move(e)
 }
 
+// found adds what was mapped before a recording began.
+func (a *accounts) found(e *ledger.Entry) {
+	p, u := a.change(e.PID), a.changeUser(e.Payer)
+	p.comm, p.uid, p.cgroup, p.cgroupID = e.Comm, e.UID, e.Cgroup, e.CgroupID
+	p.pinned, p.limit, p.limitKnown, p.capIPCLock = e.PinnedAfter, e.LockLimit, true, e.CapIPCLock
+	p.size, u.size = e.UserExtra, e.UserExtra
+	if e.UserAfter != 0 {
+		u.locked, u.lockedKnown = e.UserAfter, true
+	}
+	a.move(e)
+}
+
 // worse is the row to show of two: the later one that breaks a rule, but none
 // that is uncertain after one that is not.
 func worse(old, row *output.Row) *output.Row {
@@ -227,7 +244,7 @@ func worse(old, row *output.Row) *output.Row {
 // move adds a charge to the process that pays it, or takes it off.
 func (a *accounts) move(e *ledger.Entry) {
 	switch e.Kind {
-	case ledger.Charge:
+	case ledger.Charge, ledger.Older:
 		h := held{pid: e.PID, uid: e.Payer, pages: e.UserExtra, user: e.ChargedUser, extra: e.ChargedPinned}
 		if e.BufferID != 0 {
 			a.buffers[bufferKey{e.BufferID, e.Area}] = h

@@ -42,6 +42,7 @@ type heading struct {
 	width int  // the least that it needs
 	flex  int  // how much of what is left over it takes; 0: none
 	left  bool // aligned left
+	words bool // sorted from a to z at first; amounts begin with the largest
 	rank  int  // where room is short, the highest ranks go first
 	help  string
 }
@@ -88,7 +89,7 @@ func identity[T any](name string, width, rank int, help string, value func(*T) u
 // word is a column of text.
 func word[T any](name string, width, flex, rank int, help string, value func(*T) string) column[T] {
 	return column[T]{
-		heading: heading{name: name, width: width, flex: flex, left: true, rank: rank, help: help},
+		heading: heading{name: name, width: width, flex: flex, left: true, words: true, rank: rank, help: help},
 		text:    func(t *T, _ units) string { return value(t) },
 		compare: func(a, b *T) int { return strings.Compare(value(a), value(b)) },
 		word:    true,

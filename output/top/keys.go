@@ -136,7 +136,7 @@ func (m *Model) tableKey(key string) bool {
 		m.refresh()
 	case "s":
 		p.sort = (p.sort + 1) % len(m.list.headings())
-		p.descending = !m.list.headings()[p.sort].left
+		p.descending = !m.list.headings()[p.sort].words
 		m.refresh()
 	case "S":
 		p.descending = !p.descending

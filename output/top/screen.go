@@ -115,9 +115,10 @@ func (m *Model) header() []headerLine {
 	return header
 }
 
-// titleLine says what is watched, and how: the kernel, or the recording.
+// titleLine says what is watched, and how: the kernel, or the recording. In a
+// narrow window the name makes room: that it is paused must be seen.
 func (m *Model) titleLine() string {
-	parts := []string{output.Printable(m.opts.Title)}
+	var parts []string
 	if m.opts.Replay {
 		parts = append(parts, m.replayState())
 	} else {
@@ -129,13 +130,24 @@ func (m *Model) titleLine() string {
 			parts = append(parts, m.pausedState())
 		}
 	}
-	return m.styles.title.Render("pinwatch top") + "  " + strings.Join(parts, between)
+	state := strings.Join(parts, between)
+	title := m.styles.title.Render("pinwatch top") + "  "
+	room := m.width - ansi.StringWidth(title+between+state)
+	return title + clip(output.Printable(m.opts.Title), max(8, room)) + between + state
 }
 
 // pausedState says how far the screen is behind.
 func (m *Model) pausedState() string {
 	behind := m.news.counts.Events - m.shown.counts.Events
-	return m.styles.notice.Render(fmt.Sprintf(" PAUSED, %d events behind (p: go on) ", behind))
+	return m.styles.notice.Render(fmt.Sprintf(" PAUSED, %d events behind%s ", behind, m.hint(" (p: go on)")))
+}
+
+// hint is left out where the window is too narrow for it.
+func (m *Model) hint(text string) string {
+	if m.width < 100 {
+		return ""
+	}
+	return text
 }
 
 func (m *Model) replayState() string {
@@ -148,7 +160,7 @@ func (m *Model) replayState() string {
 	case m.ended:
 		return at + between + m.styles.notice.Render(" END ")
 	case m.opts.Paused:
-		return at + between + m.styles.notice.Render(" PAUSED (n: next, p: go on) ")
+		return at + between + m.styles.notice.Render(" PAUSED"+m.hint(" (n: next, p: go on)")+" ")
 	}
 	return at + between + "speed ×" + strconv.FormatFloat(m.opts.Speed, 'g', 4, 64)
 }

@@ -1,6 +1,7 @@
 package top
 
 import (
+	"math"
 	"strings"
 
 	"charm.land/lipgloss/v2"
@@ -46,10 +47,10 @@ func (s *styles) of(t tone) lipgloss.Style {
 
 // level is the style of a bar: green, from 70 % on yellow, from 90 % on red.
 func (s *styles) level(share float64) lipgloss.Style {
-	switch {
-	case share >= 0.9:
+	switch shown := math.Round(100 * share); {
+	case shown >= 90:
 		return s.broken
-	case share >= 0.7:
+	case shown >= 70:
 		return s.warning
 	}
 	return s.good

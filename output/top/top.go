@@ -147,7 +147,7 @@ func New(opts Options) (Model, error) {
 		if err != nil {
 			return m, err
 		}
-		m.places[m.view].sort, m.places[m.view].descending = column, !m.tables[m.view].headings()[column].left
+		m.places[m.view].sort, m.places[m.view].descending = column, !m.tables[m.view].headings()[column].words
 	}
 	m.shown = m.news
 	m.refresh()

@@ -145,6 +145,7 @@ func TestScreens(t *testing.T) {
 		"processes-80x24":       replayed(t, cumulative, 56, 80, 24),
 		"processes-120x40":      replayed(t, cumulative, 56, 120, 40),
 		"processes-200x60":      replayed(t, cumulative, 56, 200, 60),
+		"paused-80x24":          press(t, replayed(t, cumulative, 56, 80, 24), "p"),
 		"fixed-80x24":           replayed(t, fixed, 60, 80, 24),
 		"published-80x24":       replayed(t, published, 0, 80, 24),
 		"users-120x24":          press(t, replayed(t, cumulative, 56, 120, 24), "2"),
@@ -467,6 +468,46 @@ func TestSnapshotAndEntries(t *testing.T) {
 	}
 	if p := m.news.processes[812]; p.buffers != 16 {
 		t.Errorf("a new snapshot has the last word: %d buffers", p.buffers)
+	}
+}
+
+// What a recording says was mapped before it is there from the start, is nothing
+// that happened, and goes when it is unmapped.
+func TestFound(t *testing.T) {
+	m := newModel(t, Options{Title: "r", Replay: true}, 120, 24)
+	l := ledger.New()
+	send := func(e ledger.Event) {
+		t.Helper()
+		row := output.Enter(l, e)
+		m, _ = m.Update(Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
+	}
+	older := ledger.Event{Op: ledger.Found, TimeNS: 1, PID: 812, UID: 1000, Payer: 1000, Comm: "agent", MM: 4, Buffer: 7, UserExtra: 65, DataPages: 65, DataExtra: 4, PinnedVM: 4, PinnedAfter: 4, LockLimit: 128,
+		UserLocked: 516, UserAfter: 516, UserLockLimit: 516, MappingsAfter: 1, PageSize: 4096, OnlineCPUs: 4, Cgroup: "/a"}
+	send(older)
+	p := m.shown.processes[812]
+	if p == nil || p.buffers != 1 || p.share != 61 || p.pinned != 4 || p.limit != 128 || p.events != 0 || p.cgroup != "/a" || m.shown.users[1000].locked != 516 {
+		t.Errorf("at the start: %+v", p)
+	}
+	if m.shown.counts.Events != 0 || len(m.shown.rows) != 0 || m.list.len() != 1 {
+		t.Errorf("%d events, %d rows of them, %d processes", m.shown.counts.Events, len(m.shown.rows), m.list.len())
+	}
+	send(ledger.Event{Op: ledger.Unmap, TimeNS: 2, PID: 812, UID: 1000, Payer: 1000, Comm: "agent", MM: 4, Buffer: 7, Mappings: 1, UserLocked: 516, UserAfter: 455, PinnedVM: 4, DataPages: 65, DataExtra: 4, LockLimit: 128, UserLockLimit: 516})
+	if p := m.shown.processes[812]; p.buffers != 0 || p.share != 0 || p.pinned != 0 || p.events != 1 || len(m.shown.rows) != 1 {
+		t.Errorf("after it was unmapped: %+v", p)
+	}
+}
+
+// Whoever sorts by an amount wants the largest first, a bar's too, and words from a
+// to z.
+func TestSortDirection(t *testing.T) {
+	m := replayed(t, "several-users-cumulative.jsonl", 56, 200, 24)
+	for range m.list.headings() {
+		m = press(t, m, "s")
+		p := m.places[m.view]
+		name := m.list.headings()[p.sort].name
+		if want := name != "COMM" && name != "VERDICT" && name != "CGROUP"; p.descending != want {
+			t.Errorf("%s: the largest first: %v", name, p.descending)
+		}
 	}
 }
 

@@ -11,9 +11,10 @@ const (
 	Mapping               // a further mapping of a buffer: nothing may be charged
 	Unmapping             // one of several mappings went: nothing comes back yet
 	Growth                // a BPF map took more memory
+	Older                 // a buffer that was mapped before the trace: no event of it
 )
 
-var kindNames = [...]string{"charge", "refund", "refusal", "mapping", "unmapping", "growth"}
+var kindNames = [...]string{"charge", "refund", "refusal", "mapping", "unmapping", "growth", "older"}
 
 // Kinds is how many there are.
 const Kinds = len(kindNames)
@@ -36,6 +37,8 @@ func (k Kind) Op(object bool) Op {
 	switch {
 	case k == Growth:
 		return Grow
+	case k == Older:
+		return Found
 	case object && k == Refund:
 		return Free
 	case object:

@@ -15,6 +15,7 @@ const (
 	Grow              // a BPF map took more memory
 	Free              // a BPF object's memory was freed
 	Account           // another charger moved the counters
+	Found             // a perf buffer was mapped before the trace began
 )
 
 // Charger is who charges locked_vm and pinned_vm besides perf buffers and BPF
@@ -123,7 +124,7 @@ type Event struct {
 	UserAfter   int64 // the user's counter
 	PinnedAfter int64 // mm_struct.pinned_vm
 
-	// What the buffer itself records of its areas when one is unmapped: pages,
+	// What the buffer itself records of its areas when one is unmapped or found: pages,
 	// and how many of them were charged to the process.
 	DataPages, DataExtra int64
 	AUXPages, AUXExtra   int64
@@ -148,6 +149,14 @@ func (e *Event) userBefore() int64 {
 		return e.UserLocked - e.UserExtra
 	}
 	return e.UserLocked
+}
+
+// recorded is what the buffer itself records of an area.
+func (e *Event) recorded(area Area) (pages, extra int64) {
+	if area == AUX {
+		return e.AUXPages, e.AUXExtra
+	}
+	return e.DataPages, e.DataExtra
 }
 
 // userDelta is what the call did to the user's counter, as far as can be seen.

@@ -14,6 +14,8 @@ type Ledger struct {
 	users     map[counterKey]*user
 	objects   map[uint64]*account // by Object.Key
 	spare     []*buffer           // of those that are gone, for the next ones
+	holdings  map[holdingKey]*Holding
+	foundNS   uint64 // when what is older was known, as Event.TimeNS
 
 	lastBuffer, lastProcess uint64
 	era                     era
@@ -33,12 +35,14 @@ type charge struct {
 	user, pinned int64
 	// The parts that should not have been charged.
 	userOver, pinnedOver int64
-	older                bool // by a snapshot, not by an event
+	// holding is of what is older than the trace; nil for what an event charged.
+	holding *Holding
 }
 
 type buffer struct {
 	id    uint64
 	own   bool       // the tracer's
+	older bool       // than the trace
 	areas [2]*charge // by Area; nil where none is live
 	room  [2]charge  // what areas point to
 	// mapped counts its mappings by the events. The kernel's own count, where no
@@ -71,11 +75,12 @@ type user struct {
 	overcharge int64
 	over       int64 // like process.over, of the user's counter
 	live       int64 // charged for live buffers and BPF objects
+	older      int64 // charged for buffers that are older than the trace
 	others     int64 // charged by io_uring and others
 	seen       bool  // there was one
 	command    bool  // the traced command has made such charges
-	// base is what the counter holds besides: older buffers, and what is not
-	// traced.
+	// base is what the counter holds besides: older buffers that are not known, and
+	// what is not traced.
 	base int64
 }
 
@@ -103,6 +108,8 @@ type Summary struct {
 	ForeignUser, ForeignPinned int64
 
 	Users []Balance // by uid
+	// Holdings are what is known to be older than the trace, by uid, the largest first.
+	Holdings []Holding
 	// Own counts the tracer's own events, which are in none of the counts above, and
 	// OwnUser and OwnPinned what its live buffers are charged.
 	Own                uint64
@@ -119,7 +126,7 @@ type Summary struct {
 
 // live counts a buffer that came or went, and charged what its areas pay.
 func (s *Summary) live(b *buffer, change int) {
-	if !b.own {
+	if !b.own && !b.older {
 		s.Live += change
 	}
 }
@@ -140,13 +147,16 @@ type Balance struct {
 	Counter int64 // the kernel's, at the last reading
 	Apart   bool  // locked_vm, where perf has a counter of its own
 	Live    int64 // charged for live buffers and BPF objects
+	Older   int64 // for buffers that are known to be older than the trace
 	Others  int64 // charged by io_uring and others
 	Over    int64 // held and should not be
-	Base    int64 // of buffers older than the trace, and of what is not traced
+	Base    int64 // of buffers that are older and not known, and of what is not traced
 }
 
 // Unexplained is what the ledger does not account for: 0, or it is wrong.
-func (b Balance) Unexplained() int64 { return b.Counter - b.Live - b.Others - b.Over - b.Base }
+func (b Balance) Unexplained() int64 {
+	return b.Counter - b.Live - b.Older - b.Others - b.Over - b.Base
+}
 
 // Broken says whether an invariant was certainly broken.
 func (s *Summary) Broken() bool {
@@ -170,6 +180,7 @@ func New() *Ledger {
 		processes: make(map[uint64]*process),
 		users:     make(map[counterKey]*user),
 		objects:   make(map[uint64]*account),
+		holdings:  make(map[holdingKey]*Holding),
 	}
 }
 
@@ -195,9 +206,10 @@ func (l *Ledger) Summary() Summary {
 			if u.locked.unknown {
 				counter, others = u.locked.last, others+u.locked.last-u.locked.value
 			}
-			s.Users = append(s.Users, Balance{UID: key.uid, Apart: key.apart, Others: others, Counter: counter, Live: u.live, Over: u.over, Base: u.base})
+			s.Users = append(s.Users, Balance{UID: key.uid, Apart: key.apart, Others: others, Counter: counter, Live: u.live, Older: u.older, Over: u.over, Base: u.base})
 		}
 	}
+	s.Holdings = l.olderHoldings()
 	slices.SortFunc(s.Users, func(a, b Balance) int {
 		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(b2i(a.Apart), b2i(b.Apart)))
 	})
@@ -216,8 +228,11 @@ func (l *Ledger) Apply(ev Event) Entry {
 		return l.object(ev)
 	case ev.Op == Account:
 		return l.account(ev)
+	case ev.Op == Found:
+		return l.found(ev)
 	}
 	e := Entry{Event: ev}
+	l.disown(&e)
 	p := l.pinnedOf(&e)
 	u := l.counterOf(&e)
 
@@ -255,7 +270,7 @@ func (l *Ledger) counterOf(e *Entry) *user {
 	if !u.locked.known && (!e.OverlapUser || !u.seen) {
 		// The first reading of all is taken as it is: nothing that the ledger knows
 		// of is in it.
-		u.base = e.userBefore() - u.live - u.others - u.over
+		u.base = e.userBefore() - u.live - u.older - u.others - u.over
 		u.locked.known, u.locked.value = true, e.userBefore()
 	}
 	u.seen = true
@@ -271,7 +286,7 @@ func (l *Ledger) counterOf(e *Entry) *user {
 // decision: it looked new, and was there.
 func (l *Ledger) raced(ev *Event) bool {
 	b := l.buffers[ev.Buffer]
-	return b != nil && b.areas[ev.Area] != nil && !b.areas[ev.Area].older && (l.summary.Lost == 0 || ev.OverlapBuffer)
+	return b != nil && b.areas[ev.Area] != nil && (l.summary.Lost == 0 || ev.OverlapBuffer)
 }
 
 // finish adds what every entry carries, and counts it.
@@ -358,7 +373,7 @@ func (l *Ledger) open(e *Entry, p *process, u *user) {
 		b = nil
 	}
 	if b == nil {
-		b = l.newBuffer(e.Own)
+		b = l.newBuffer(e)
 		l.buffers[e.Buffer] = b
 		l.summary.live(b, 1)
 	}
@@ -374,16 +389,21 @@ func (l *Ledger) open(e *Entry, p *process, u *user) {
 	l.summary.charged(b, e.ChargedUser, e.ChargedPinned)
 }
 
-// newBuffer takes the memory of one that is gone, if there is any.
-func (l *Ledger) newBuffer(own bool) *buffer {
-	l.lastBuffer++
+// newBuffer takes the memory of one that is gone, if there is any. The number is
+// the entry's, if it has one.
+func (l *Ledger) newBuffer(e *Entry) *buffer {
+	id := e.BufferID
+	if id == 0 {
+		l.lastBuffer++
+		id = l.lastBuffer
+	}
 	last := len(l.spare) - 1
 	if last < 0 {
-		return &buffer{id: l.lastBuffer, own: own}
+		return &buffer{id: id, own: e.Own}
 	}
 	b := l.spare[last]
 	l.spare = l.spare[:last]
-	*b = buffer{id: l.lastBuffer, own: own}
+	*b = buffer{id: id, own: e.Own}
 	return b
 }
 
@@ -403,7 +423,9 @@ func (l *Ledger) close(key uint64, area Area) {
 	}
 	c := b.areas[area]
 	b.areas[area] = nil
-	l.summary.charged(b, -c.user, -c.pinned)
+	if c.holding == nil {
+		l.summary.charged(b, -c.user, -c.pinned)
+	}
 	if b.areas == [2]*charge{} {
 		delete(l.buffers, key)
 		l.summary.live(b, -1)
@@ -413,7 +435,12 @@ func (l *Ledger) close(key uint64, area Area) {
 		p.charges--
 		p.over -= c.pinnedOver
 	}
-	if u := l.users[counterKey{c.payer, false}]; u != nil {
+	u := l.users[counterKey{c.payer, false}]
+	switch {
+	case c.holding != nil:
+		u.older -= c.user
+		c.holding.release(c, area)
+	case u != nil:
 		u.over -= c.userOver
 		u.live -= c.user - c.userOver
 	}

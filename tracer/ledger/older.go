@@ -1,51 +1,158 @@
 package ledger
 
-// Older is one area of a perf buffer that was mapped before the trace began.
-type Older struct {
-	Buffer uint64 // as Event.Buffer
-	Area   Area
-	// Pages of the area, and Extra, the part of them that is charged to a process.
-	Pages, Extra int64
-	Payer        uint32 // the uid whose counter holds the rest
-	// MM, PID and PinnedVM are of the process that has it mapped, PinnedVM in
-	// pages. With several there is no telling which one paid: then MM is 0.
-	MM       uint64
-	PID      uint32
-	PinnedVM int64
-	Mappings int32 // of the whole buffer
-}
+import (
+	"cmp"
+	"slices"
+)
 
-// AddOlder enters what was mapped before the trace began, so that its end is
-// judged and given to who paid. It says how many areas were entered: not those
-// whose payer is not known.
-//
-// The snapshot is to be taken after the probes were attached, so that every end
-// after it is seen, and entered before the first Apply. Where an event makes a
-// buffer that the snapshot has already, the event counts.
+// What was mapped before the trace began comes as Found events, before all
+// others. They are of a snapshot that was taken after the probes were attached,
+// and their TimeNS is when it was complete: so the end of every such buffer is
+// seen, and what happened while the snapshot was taken is known by its time.
 //
 // What such a buffer was charged is known from its own record, not from seeing it
-// charged. So nothing is said about that charge; and where the kernel is one that
-// charges users for more than a buffer records (see era), the refund tells.
-func (l *Ledger) AddOlder(older []Older) (entered int) {
-	for i := range older {
-		if o := &older[i]; o.MM != 0 && o.Buffer != 0 && l.addOlder(o) {
-			entered++
-		}
-	}
-	return entered
+// charged, and which process paid is what the snapshot takes it to be. Nothing is
+// said about that charge, and of the refund only what follows from the record.
+
+// Holding is what one process has mapped since before the trace began, by whom was
+// charged for it. Pages are of buffers that are still mapped.
+type Holding struct {
+	PID     uint32 // one of those that have them mapped
+	Comm    string
+	UID     uint32 // whose counter was charged
+	Buffers int
+	// User and Pinned are the pages charged to the user, and to a process.
+	User, Pinned int64
 }
 
-func (l *Ledger) addOlder(o *Older) bool {
-	e := Entry{Event: Event{
-		Op: Map, Area: o.Area, PID: o.PID, MM: o.MM, Buffer: o.Buffer, Payer: o.Payer,
-		PinnedVM: o.PinnedVM, MappingsAfter: o.Mappings,
-	}}
-	if b := l.buffers[o.Buffer]; b != nil && b.areas[o.Area] != nil {
-		return false
-	}
-	e.ChargedUser, e.ChargedPinned = o.Pages-o.Extra, o.Extra
+type holdingKey struct{ pid, uid uint32 }
+
+// found enters one area of an older buffer.
+func (l *Ledger) found(ev Event) Entry {
+	e := Entry{Event: ev, Kind: Older, Fits: -1}
+	l.foundNS = max(l.foundNS, ev.TimeNS)
+	pages, extra := ev.recorded(ev.Area)
+	e.ChargedUser, e.ChargedPinned = pages-extra, extra
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
-	l.open(&e, l.process(&e.Event), l.user(o.Payer, false))
-	l.buffers[o.Buffer].areas[o.Area].older = true
-	return true
+	e.Uncertain = ev.MM == 0 && extra != 0
+	b := l.buffers[ev.Buffer]
+	if ev.Buffer == 0 {
+		return e // nothing would know it again
+	}
+	if b == nil {
+		b = l.newBuffer(&e)
+		b.older = true
+		l.buffers[ev.Buffer] = b
+	}
+	e.BufferID = b.id
+	if b.areas[ev.Area] != nil {
+		return e
+	}
+	c := &b.room[ev.Area]
+	*c = charge{payer: ev.Payer, mm: ev.MM, user: e.ChargedUser, pinned: e.ChargedPinned, holding: l.holding(&ev)}
+	if ev.MM != 0 {
+		p := l.process(&ev)
+		p.charges++
+		c.process, e.ProcessID = p.id, p.id
+	}
+	b.areas[ev.Area], b.mapped = c, ev.MappingsAfter
+	if ev.Area == Data {
+		c.holding.Buffers++
+	}
+	c.holding.Pinned += c.pinned
+	l.hold(c, c.user)
+	return e
+}
+
+func (l *Ledger) holding(ev *Event) *Holding {
+	key := holdingKey{ev.PID, ev.Payer}
+	h := l.holdings[key]
+	if h == nil {
+		h = &Holding{PID: ev.PID, Comm: ev.Comm, UID: ev.Payer}
+		l.holdings[key] = h
+	}
+	return h
+}
+
+// hold counts pages of an older charge as the user's, which were in its counter all
+// the time.
+func (l *Ledger) hold(c *charge, pages int64) {
+	u := l.user(c.payer, false)
+	c.holding.User += pages
+	u.older += pages
+	if u.seen {
+		u.base -= pages
+	}
+}
+
+// release takes an area off that is gone.
+func (h *Holding) release(c *charge, area Area) {
+	if area == Data {
+		h.Buffers--
+	}
+	h.User -= c.user
+	h.Pinned -= c.pinned
+}
+
+// disown forgets an older buffer where an event shows that nothing is known about
+// it: it came while the snapshot was taken, which may have the buffer as it was
+// before or after, or even another one at the same address; or it is about another
+// buffer. The entry keeps its number, so that a recording tells the same.
+func (l *Ledger) disown(e *Entry) {
+	b := l.buffers[e.Buffer]
+	if b == nil {
+		return
+	}
+	for area, c := range b.areas {
+		if c == nil || c.holding == nil {
+			continue
+		}
+		another := e.Op == Map && !e.Existing && e.Area == Area(area)
+		if pages, extra := e.recorded(Area(area)); e.Op == Unmap && pages != 0 {
+			another = pages != c.user+c.pinned || extra != c.pinned
+		}
+		if e.TimeNS <= l.foundNS || another {
+			l.hold(c, -c.user)
+			c.user = 0
+			l.close(e.Buffer, Area(area))
+			e.BufferID = b.id
+		}
+	}
+}
+
+// olderRefund finds out what the users of older buffers were charged, at their
+// refund. A buffer records the process's part alone. Kernels differ in whether the
+// user pays for those pages as well; where it is not known yet which this one is,
+// the refund tells.
+func (l *Ledger) olderRefund(e *Entry, paid []*charge) {
+	all := l.era == eraCumulative || l.era == eraTwice
+	if !all && l.era == eraUnknown && !e.OverlapUser && !e.UserGone {
+		var pages int64
+		for _, c := range paid {
+			pages += c.user + c.pinned
+		}
+		all = e.userDelta() == -pages
+	}
+	if !all {
+		return
+	}
+	for _, c := range paid {
+		if c.holding != nil {
+			l.hold(c, c.pinned)
+			c.user += c.pinned
+		}
+	}
+}
+
+// olderHoldings are those of which something is left, the largest first.
+func (l *Ledger) olderHoldings() (list []Holding) {
+	for _, h := range l.holdings {
+		if h.Buffers > 0 || h.User != 0 || h.Pinned != 0 {
+			list = append(list, *h)
+		}
+	}
+	slices.SortFunc(list, func(a, b Holding) int {
+		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(b.User, a.User), cmp.Compare(b.Pinned, a.Pinned), cmp.Compare(a.PID, b.PID))
+	})
+	return list
 }

@@ -195,15 +195,13 @@ func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 		// Older than the trace: what it was charged is known from its own
 		// record alone.
 		known = false
-		pages, extra := e.DataPages, e.DataExtra
-		if area == AUX {
-			pages, extra = e.AUXPages, e.AUXExtra
-		}
+		pages, extra := e.recorded(area)
 		paid = append(paid, &charge{payer: e.Payer, mm: e.MM, process: p.id, user: pages - extra, pinned: extra})
 	}
 	if !known {
 		u.base += e.userDelta() // of an older buffer
 	}
+	l.olderRefund(e, paid)
 	for _, c := range paid {
 		e.ExpectedUser -= c.user
 		e.ExpectedPinned -= c.pinned
@@ -219,7 +217,7 @@ func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 		l.judgeRefund(e, paid, b, p, u)
 	}
 	for _, c := range paid {
-		if c.process != p.id && !e.OverlapMM {
+		if c.process != p.id && !e.OverlapMM && (c.holding == nil || e.certainlyMisdirected()) {
 			// This process got what another one paid, which keeps its charge.
 			p.over += e.ChargedPinned
 			if payer := l.processes[c.mm]; payer != nil && payer.id == c.process {
@@ -253,11 +251,7 @@ func (l *Ledger) paid(b *buffer, area Area, e *Entry) *charge {
 	if b == nil || b.areas[area] == nil {
 		return nil
 	}
-	recorded := e.DataExtra
-	if area == AUX {
-		recorded = e.AUXExtra
-	}
-	if l.summary.Lost > 0 && recorded != b.areas[area].pinned {
+	if _, extra := e.recorded(area); l.summary.Lost > 0 && extra != b.areas[area].pinned {
 		return nil
 	}
 	return b.areas[area]
@@ -294,8 +288,10 @@ func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u 
 		again.user, again.pinned = 0, 0 // the buffer lives on
 	}
 	var misdirected int64
+	older := false
 	for _, c := range paid {
-		if c.mm != e.MM {
+		older = older || c.holding != nil
+		if c.mm != 0 && c.mm != e.MM {
 			misdirected += c.pinned
 		}
 		if c.payer != e.Payer {
@@ -320,8 +316,8 @@ func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u 
 	switch {
 	case misdirected != 0:
 		e.Verdict, e.Excess = MisdirectedRefund, misdirected
-		// Who paid and who unmaps does not rest on a counter.
-		e.Uncertain = false
+		// Who paid and who unmaps does not rest on a counter, where the payment was seen.
+		e.Uncertain = older && !e.certainlyMisdirected()
 		l.summary.Misdirected += misdirected
 	case stays > 0:
 		e.Verdict, e.Excess = DoubleCharge, stays
@@ -335,12 +331,20 @@ func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u 
 		u.over += e.ChargedUser - e.ExpectedUser
 		p.over += e.ChargedPinned - e.ExpectedPinned
 	}
+	if missing < 0 && older && misdirected == 0 && !explained(e, paid) {
+		// What further mappings were charged before the trace may have come back.
+		e.Uncertain = true
+	}
 	if missing != 0 && misdirected == 0 && e.ChargedPinned == e.ExpectedPinned && !explained(e, paid) {
 		// The user's counter alone is off, by an amount that no kernel is known
 		// to forget: something that is not traced may have moved it.
 		e.Uncertain = true
 	}
 }
+
+// certainlyMisdirected says of the refund of an older buffer that this process
+// cannot have paid what it was given back.
+func (e *Entry) certainlyMisdirected() bool { return !e.OverlapMM && e.PinnedAfter < 0 }
 
 // keepsAgain is for a kernel that keeps what further mappings were charged. Once
 // that is certain, so are the verdicts on them.

@@ -87,6 +87,30 @@ type lister struct {
 
 // List lists all objects that exist and that this process may see.
 func List(ctx context.Context) (*Listing, error) {
+	l, tree, err := list()
+	if err != nil {
+		return nil, err
+	}
+	l.addRegime(ctx, tree)
+	if len(l.Objects) > 0 {
+		l.addPayers(tree)
+	}
+	return &l.Listing, nil
+}
+
+// ListHeld is List without who pays and by which regime: that takes a process that
+// tries a map out, and a BPF program, too much to do again and again.
+func ListHeld(context.Context) (*Listing, error) {
+	l, _, err := list()
+	if err != nil {
+		return nil, err
+	}
+	return &l.Listing, nil
+}
+
+// list lists all objects and who holds them. The tree is nil where no hierarchy is
+// mounted.
+func list() (*lister, *cgroup.Tree, error) {
 	l := &lister{index: map[kindID]int{}}
 	tree, err := cgroup.Host()
 	if err != nil {
@@ -96,7 +120,7 @@ func List(ctx context.Context) (*Listing, error) {
 	err = l.addAll()
 	restricted := errors.Is(err, os.ErrPermission)
 	if err != nil && !restricted {
-		return nil, err
+		return nil, nil, err
 	}
 	// The links first: while their ids are read, descriptors of ours are open.
 	if !restricted {
@@ -115,11 +139,7 @@ func List(ctx context.Context) (*Listing, error) {
 	if !restricted {
 		l.addPins()
 	}
-	l.addRegime(ctx, tree)
-	if len(l.Objects) > 0 {
-		l.addPayers(tree)
-	}
-	return &l.Listing, nil
+	return l, tree, nil
 }
 
 func (l *lister) note(format string, args ...any) {

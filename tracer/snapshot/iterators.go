@@ -27,9 +27,12 @@ type iterators struct {
 // openIterators opens what the kernel and this user offer. Without the tasks
 // there is nothing, and an error.
 func openIterators(opts Options) (it iterators, degraded []string, err error) {
-	var types *btf.Spec
+	types := ebpf.CollectionOptions{Cache: opts.Cache}
+	if types.Cache == nil {
+		types.Cache = btf.NewCache()
+	}
 	if opts.BTF != "" {
-		if types, err = btf.LoadSpec(opts.BTF); err != nil {
+		if types.Programs.KernelTypes, err = btf.LoadSpec(opts.BTF); err != nil {
 			return it, nil, fmt.Errorf("read kernel types from --btf %s: %w", opts.BTF, err)
 		}
 	}
@@ -59,14 +62,12 @@ type iterator struct {
 	link    *link.Iter
 }
 
-func openIterator(program string, types *btf.Spec) (*iterator, error) {
+func openIterator(program string, opts ebpf.CollectionOptions) (*iterator, error) {
 	spec, err := bpf.LoadSnapshot()
 	if err != nil {
 		return nil, fmt.Errorf("read the built-in BPF programs: %w", err)
 	}
 	spec.Programs = map[string]*ebpf.ProgramSpec{program: spec.Programs[program]}
-	var opts ebpf.CollectionOptions
-	opts.Programs.KernelTypes = types
 	defer host.LiftMemlock()()
 	objects, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {

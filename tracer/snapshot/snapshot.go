@@ -5,6 +5,8 @@
 package snapshot
 
 import (
+	"github.com/cilium/ebpf/btf"
+
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
@@ -114,4 +116,7 @@ type Options struct {
 	NoIterators bool
 	// BTF is a file with the kernel's types, for kernels that carry none.
 	BTF string
+	// Cache keeps what was read of the kernel's own types, which takes long; nil:
+	// nobody else wants them.
+	Cache *btf.Cache
 }

@@ -78,16 +78,15 @@ func (f *feed) degraded() {
 // trace runs events through the ledger.
 func (f *feed) trace(ctx context.Context, out chan<- entered) error {
 	l := ledger.New()
-	// The probes are attached: what ends from now on is seen.
-	if before, err := f.Snapshot(ctx); err == nil {
-		l.AddOlder(before.Older())
-	}
 	for event, err := range f.Tracer.Events(ctx) {
 		if err != nil {
 			f.send(top.Trouble{Topic: "trace", Texts: []string{"no more events are seen: " + err.Error()}})
 			return nil
 		}
 		row := output.Enter(l, event)
+		if row.Kind == ledger.Older {
+			continue // the snapshots tell
+		}
 		out <- entered{&row, l.Counts()}
 	}
 	return nil

@@ -44,7 +44,8 @@ func (r *Replay) Run(ctx context.Context, orders <-chan top.Action, send func(te
 		if !ok {
 			break
 		}
-		if !p.wait(ctx, event.TimeNS) {
+		// What was there before has happened already.
+		if event.Op != ledger.Found && !p.wait(ctx, event.TimeNS) {
 			return nil
 		}
 		p.enter(event, recording.Lost())
