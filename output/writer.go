@@ -1,7 +1,6 @@
 package output
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -21,12 +20,9 @@ type Writer interface {
 	Close(summary *Row, s ledger.Summary) error
 }
 
-// outputBytes is how much is written at once when rows come faster than that.
-const outputBytes = 64 << 10
-
 // JSON writes one object per line.
 type JSON struct {
-	*bufio.Writer
+	*lines
 	columns []Column
 	before  []string // what stands before a column's value
 	// noObject is the end of every row that is not about a BPF object: all columns
@@ -38,7 +34,7 @@ type JSON struct {
 
 // NewJSON returns a writer of JSON lines.
 func NewJSON(w io.Writer) *JSON {
-	j := &JSON{Writer: bufio.NewWriterSize(w, outputBytes), columns: Columns()}
+	j := &JSON{lines: newLines(w), columns: Columns()}
 	j.firstObject = len(j.columns)
 	for i, c := range j.columns {
 		separator := ","
@@ -63,7 +59,7 @@ func (j *JSON) Write(r *Row) error {
 		line = j.values(line, r, j.firstObject, len(j.columns))
 	}
 	j.line = append(line, '}', '\n')
-	_, err := j.Writer.Write(j.line)
+	_, err := j.lines.Write(j.line)
 	return err
 }
 
@@ -86,7 +82,7 @@ func (j *JSON) Close(summary *Row, _ ledger.Summary) error {
 
 // Table writes a live table: a header, then every row as it comes.
 type Table struct {
-	*bufio.Writer
+	*lines
 	columns []Column
 	table   *tablewriter.Table
 	cells   []string
@@ -96,7 +92,7 @@ type Table struct {
 
 // NewTable returns a writer of a table of at most 120 columns.
 func NewTable(w io.Writer) (*Table, error) {
-	t := &Table{Writer: bufio.NewWriterSize(w, outputBytes)}
+	t := &Table{lines: newLines(w)}
 	widths := tw.NewMapper[int, int]()
 	var align []tw.Align
 	var headers []string
@@ -114,7 +110,7 @@ func NewTable(w io.Writer) (*Table, error) {
 		headers = append(headers, c.Header)
 	}
 	t.cells = make([]string, len(t.columns))
-	t.table = tablewriter.NewTable(t.Writer,
+	t.table = tablewriter.NewTable(t.lines,
 		tablewriter.WithStreaming(tw.StreamConfig{Enable: true}),
 		tablewriter.WithColumnWidths(widths),
 		tablewriter.WithRenderer(renderer.NewBlueprint(tw.Rendition{
@@ -143,7 +139,7 @@ func (t *Table) Write(r *Row) error {
 	if r.Note == "" {
 		return nil
 	}
-	_, err := fmt.Fprintf(t.Writer, "  └ %s\n", r.Note)
+	_, err := fmt.Fprintf(t.lines, "  └ %s\n", r.Note)
 	return err
 }
 
@@ -169,7 +165,7 @@ func (t *Table) row(r *Row) error {
 		t.line = append(t.line, ' ')
 	}
 	t.line = append(t.line, '\n')
-	_, err := t.Writer.Write(t.line)
+	_, err := t.lines.Write(t.line)
 	return err
 }
 
@@ -195,7 +191,7 @@ func (t *Table) Close(summary *Row, s ledger.Summary) error {
 	if err := t.table.Close(); err != nil {
 		return err
 	}
-	if _, err := t.WriteString("\n" + Summarize(summary, s)); err != nil {
+	if _, err := t.lines.Write([]byte("\n" + Summarize(summary, s))); err != nil {
 		return err
 	}
 	return t.Flush()

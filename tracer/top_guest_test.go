@@ -3,6 +3,7 @@
 package tracer_test
 
 import (
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,7 +14,20 @@ import (
 // The terminal view of a live kernel, as plain tables: while a process maps
 // buffers until it is refused, and when nobody may trace.
 func TestTop(t *testing.T) {
-	k := guesttest.Kernels(t)[0]
+	kernels := guesttest.Kernels(t)
+	if os.Getenv("PINWATCH_SERIES") == "" {
+		kernels = kernels[:1]
+	}
+	for _, k := range kernels {
+		t.Run(k.Series, func(t *testing.T) {
+			t.Parallel()
+			showsLive(t, k)
+		})
+	}
+}
+
+func showsLive(t *testing.T, k guesttest.Kernel) {
+	t.Helper()
 	const script = `
 (until busybox test -s /top; do busybox sleep 0.2; done; pinwatch workload perf-buffers --quiet --uid 2001 --pages 64 --hold 60s) &
 pinwatch top -b -n 5 -d 2s --view processes,users,events > /top
