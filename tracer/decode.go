@@ -5,7 +5,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -23,6 +26,27 @@ type decoder struct {
 func newDecoder() (decoder, error) {
 	boot, err := bootTime()
 	return decoder{bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}}, err
+}
+
+// bootTime is the Unix time in nanoseconds at which CLOCK_MONOTONIC was zero.
+func bootTime() (uint64, error) {
+	now, err := monotonic()
+	return uint64(time.Now().UnixNano()) - now, err
+}
+
+// monotonic is the clock that records bear, in nanoseconds.
+func monotonic() (uint64, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, fmt.Errorf("read CLOCK_MONOTONIC: %w", err)
+	}
+	return uint64(now.Nano()), nil
+}
+
+// now is the time that an event of this moment has.
+func (d decoder) now() uint64 {
+	now, _ := monotonic() // it could be read when the decoder was made
+	return d.bootNS + now
 }
 
 // decode reads one record in the machine's byte order. A record of an unknown

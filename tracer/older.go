@@ -6,8 +6,6 @@ import (
 	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -27,18 +25,10 @@ func (t *Tracer) StartFrom(ctx context.Context, source *snapshot.Source) {
 	if len(t.older) == 0 && slices.ContainsFunc(s.Buffers, func(b snapshot.Buffer) bool { return b.PID != self }) {
 		t.degraded = append(t.degraded, fmt.Sprintf("%d mappings that are older than the trace are not known well enough for a verdict (that takes BPF iterators: Linux 5.8)", len(s.Buffers)))
 	}
-	// By the clock of the events.
-	now := t.decoder.bootNS + monotonic()
+	now := t.decoder.now()
 	for i := range t.older {
 		t.older[i].TimeNS = now
 	}
-}
-
-// monotonic is CLOCK_MONOTONIC in nanoseconds.
-func monotonic() uint64 {
-	var now unix.Timespec
-	unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // cannot fail: newDecoder has read it
-	return uint64(now.Nano())
 }
 
 // replayOlder yields what was mapped before.

@@ -182,7 +182,7 @@ func (t *Tracer) Probes() []ProbeState { return t.states }
 // replayEarly yields what came during the self-test.
 func (t *Tracer) replayEarly(yield func(ledger.Event, error) bool) bool {
 	for _, event := range t.early {
-		if !yield(event, nil) {
+		if t.within(&event) && !yield(event, nil) {
 			return false
 		}
 	}

@@ -9,13 +9,13 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/host"
@@ -65,8 +65,11 @@ type Tracer struct {
 	states   []ProbeState // what the self-test found of them
 	early    []ledger.Event
 	older    []ledger.Event // what was mapped before
-	// missedBefore keeps what the links that were detached had missed.
-	missedBefore uint64
+	// begun and ended are when the trace began, and ended, in Unix ns; 0: not yet. lost
+	// is what was lost until its end.
+	begun uint64
+	ended atomic.Uint64
+	lost  atomic.Pointer[Losses]
 	// refresh is set where the programs cannot read the settings themselves.
 	refresh func() error
 }
@@ -168,6 +171,33 @@ func open(opts Options, w way, via transport, sources sources, types types) (_ *
 	return t, nil
 }
 
+// begin begins the trace, once all probes on perf buffers are attached. What some of
+// them saw before is not of it, nor are calls that were under way meanwhile lost.
+func (t *Tracer) begin() error {
+	// The ring cannot have been full yet.
+	if err := t.objects.Maps[bpf.PerfMapLossesMap].Update(uint32(0), bpf.PerfLosses{}, ebpf.UpdateExist); err != nil {
+		return fmt.Errorf("begin to count losses: %w", err)
+	}
+	t.begun = t.decoder.now()
+	return nil
+}
+
+// end ends the trace, before the first probe is taken off: that takes long, and what
+// the others still see is not of the trace.
+func (t *Tracer) end() {
+	if t.ended.Load() == 0 {
+		lost := t.counted()
+		t.lost.Store(&lost)
+		t.ended.Store(t.decoder.now())
+	}
+}
+
+// within says whether an event is of the trace.
+func (t *Tracer) within(event *ledger.Event) bool {
+	ended := t.ended.Load()
+	return event.TimeNS >= t.begun && (ended == 0 || event.TimeNS <= ended)
+}
+
 // watchObjects attaches to BPF objects as well. They want kprobes, and kernel
 // symbols: where this user may not have these, perf buffers are still watched.
 func (t *Tracer) watchObjects(opts Options, sources sources, types types) (err error) {
@@ -214,6 +244,9 @@ func (t *Tracer) attach() (err error) {
 	for attempt := 1; ; attempt++ {
 		var degraded []string
 		if t.links, degraded, err = t.way.attachAll(t.objects); err != nil {
+			return err
+		}
+		if err := t.begin(); err != nil {
 			return err
 		}
 		t.states, err = t.selfTest()
@@ -319,6 +352,7 @@ func (t *Tracer) keepFresh(ctx context.Context) {
 func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 	return func(yield func(ledger.Event, error) bool) {
 		stop := context.AfterFunc(ctx, func() {
+			t.end()
 			t.detach()
 			t.reader.Flush()
 		})
@@ -346,6 +380,9 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 				missed, checked = t.missedProbes(), now
 			}
 			event, err := t.decoder.decode(record)
+			if err == nil && !t.within(&event) {
+				continue
+			}
 			event.Lost += missed + t.reader.Lost()
 			event.Followed = t.reader.More()
 			t.names.add(&event)
@@ -380,13 +417,25 @@ func (l Losses) String() string {
 		l.RingFull, l.InFlightFull, l.MissedReturn, l.MissedEntry, l.MissedProbe)
 }
 
-// Losses reads the loss counters. They only grow.
+// Losses reads the loss counters. They only grow, until the trace ends.
 func (t *Tracer) Losses() Losses {
+	losses := t.lost.Load()
+	if losses == nil {
+		now := t.counted()
+		losses = &now
+	}
+	total := *losses
+	total.RingFull += t.lostInTransit()
+	return total
+}
+
+// counted is what the kernel counts, and its programs.
+func (t *Tracer) counted() Losses {
 	var counted bpf.PerfLosses
 	t.objects.Maps[bpf.PerfMapLossesMap].Lookup(uint32(0), &counted) // cannot fail: an array, and its only key
 	return Losses{
 		MissedProbe:  t.missedProbes(),
-		RingFull:     counted.RingFull + t.lostInTransit(),
+		RingFull:     counted.RingFull,
 		InFlightFull: counted.InFlightFull,
 		MissedReturn: counted.MissedReturn,
 		MissedEntry:  counted.MissedEntry,
@@ -413,7 +462,7 @@ func (t *Tracer) missedProbes() (sum uint64) {
 			sum += stats.RecursionMisses
 		}
 	}
-	return sum + t.bpf.missed() + t.others.missed() + missedByLinks(t.links) + t.missedBefore
+	return sum + t.bpf.missed() + t.others.missed() + missedByLinks(t.links)
 }
 
 func missedByLinks(links []link.Link) (sum uint64) {
@@ -438,7 +487,6 @@ func (t *Tracer) detach() {
 
 // detachWay takes the probes on perf buffers off, the entries first.
 func (t *Tracer) detachWay() {
-	t.missedBefore += missedByLinks(t.links)
 	for _, l := range slices.Backward(t.links) {
 		l.Close()
 	}
@@ -458,15 +506,6 @@ func (t *Tracer) Close() error {
 	}
 	t.asked.Close()
 	return nil
-}
-
-// bootTime is the Unix time in nanoseconds at which CLOCK_MONOTONIC was zero.
-func bootTime() (uint64, error) {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return 0, fmt.Errorf("read CLOCK_MONOTONIC: %w", err)
-	}
-	return uint64(time.Now().UnixNano() - now.Nano()), nil
 }
 
 func boolInt(b bool) uint32 {
