@@ -153,8 +153,7 @@ func known(t *testing.T, series []string) (text string) {
 // by pinwatch.
 func TestMatrix(t *testing.T) {
 	m := matrix{cells: map[string]string{}}
-	kernels := guesttest.Kernels(t)
-	kernels = guesttest.WithOldest(t, kernels)
+	kernels := guesttest.WithOldest(t, guesttest.Ends(t))
 	var series []string
 	for _, k := range kernels {
 		series = append(series, k.Series)

@@ -68,7 +68,7 @@ func Kernels(t *testing.T) []Kernel {
 func Ends(t *testing.T) []Kernel {
 	t.Helper()
 	all := Kernels(t)
-	if os.Getenv("PINWATCH_SERIES") != "" || len(all) < 3 {
+	if os.Getenv("PINWATCH_SERIES") != "" || arch() != "amd64" || len(all) < 3 {
 		return all
 	}
 	return []Kernel{all[0], all[len(all)-1]}
