@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
@@ -197,7 +198,8 @@ func checkPrograms(t *testing.T, listed []ours, k guesttest.Kernel) {
 		if len(o.Links) > 0 {
 			linked++
 		}
-		if !o.HasUID || o.UID != 0 || len(o.Holders) != 1 {
+		// The library tells who loaded a program only if it uses maps.
+		if !o.HasUID && len(o.Uses) > 0 || o.UID != 0 || len(o.Holders) != 1 {
 			t.Errorf("program %s: uid %d (%v), holders %+v; root's trace holds it", o.Name, o.UID, o.HasUID, o.Holders)
 		}
 	}
@@ -229,7 +231,8 @@ func compare(t *testing.T, listed []ours, kind string, tool []bpftool) {
 	if kind == "map" && len(want) < 10 {
 		t.Errorf("bpftool shows %d maps; the workload makes 10", len(want))
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	// bpftool leaves out what is empty.
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("%ss: bpftool - pinwatch +\n%s", kind, diff)
 	}
 }
