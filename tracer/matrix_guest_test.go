@@ -88,7 +88,7 @@ func unmark(t *testing.T, out guesttest.Result, want int) (results []guesttest.R
 // command runs a trace in this way.
 func (c combination) command() string {
 	command := fmt.Sprintf("pinwatch trace --attach %s --transport %s ", c.attach, c.transport)
-	if os.Getenv("PINWATCH_SERIES") == "" && c.attach != "auto" && c.types == "" {
+	if os.Getenv("PINWATCH_SERIES") == "" && c.attach != "auto" && (c.types == "" || c.transport != "perf") {
 		command += "--only perf " // the others start slowly: all of them everywhere is for make test-kernels
 	}
 	if c.types != "" {
