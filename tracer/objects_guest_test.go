@@ -174,7 +174,7 @@ func objectName(kind string) string { return strings.ReplaceAll(kind, "-", "_") 
 
 // memcgKernels are those that charge BPF objects to cgroups.
 func memcgKernels(t *testing.T) (list []guesttest.Kernel) {
-	for _, k := range guesttest.Ends(t) {
+	for _, k := range guesttest.Newest(t) {
 		if k.Series != "5.10" {
 			list = append(list, k)
 		}
@@ -319,7 +319,7 @@ kernel c-after c
 
 // Ten thousand maps come and go, and every one is seen.
 func TestManyMaps(t *testing.T) {
-	for _, k := range guesttest.Ends(t) {
+	for _, k := range guesttest.Newest(t) {
 		t.Run(k.Series, func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, guesttest.Shell(t), "trace", "--only", "bpf", "--broken", "--",
@@ -336,7 +336,7 @@ func TestManyMaps(t *testing.T) {
 func TestOtherChargers(t *testing.T) {
 	explained := regexp.MustCompile(`(?m)^uid 2003.*: 0 pages charged: 0 for live buffers,.* 0 that should not be, 0 older or not traced, 0 unexplained$`)
 	idle := regexp.MustCompile(`(?m)^workload: (\w+) 0\b.*$`)
-	kernels := guesttest.Ends(t)
+	kernels := guesttest.Newest(t)
 	kernels = guesttest.WithOldest(t, kernels) // where BPF objects share the counter too
 	for _, k := range kernels {
 		t.Run(k.Series, func(t *testing.T) {

@@ -146,7 +146,7 @@ echo 0 > /sys/devices/system/cpu/cpu3/online; one
 echo -1 > /proc/sys/kernel/perf_event_paranoid; one
 `
 	shell := guesttest.Shell(t)
-	for _, k := range guesttest.Kernels(t) {
+	for _, k := range guesttest.Ends(t) {
 		t.Run(k.Series, func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, shell, "trace", "--only", "perf", "--json", "--", "sh", "-c", script)
