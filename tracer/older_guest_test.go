@@ -4,7 +4,6 @@ package tracer_test
 
 import (
 	"fmt"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -55,12 +54,8 @@ for start in 1 2 3; do
 	echo "== ended"
 done
 `
-	kernels := guesttest.Kernels(t)
-	if os.Getenv("PINWATCH_SERIES") == "" {
-		kernels = guesttest.Fetch(t, "5.10 newest") // all of them with make test-kernels
-	}
 	shell := guesttest.Shell(t)
-	for _, k := range kernels {
+	for _, k := range guesttest.Newest(t) {
 		t.Run(k.Series, func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, func(c *guest.Config) {

@@ -103,7 +103,7 @@ echo "exit $?"
 
 // The doctor tells the known accountings apart.
 func TestDoctor(t *testing.T) {
-	for _, k := range guesttest.Kernels(t) {
+	for _, k := range guesttest.Ends(t) {
 		t.Run(k.Series, func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, nil, "doctor")
