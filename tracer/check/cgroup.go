@@ -1,7 +1,6 @@
 package check
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -100,20 +99,4 @@ func memoryCurrent(dir string) (int64, error) {
 		return 0, err
 	}
 	return strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64)
-}
-
-// memoryStat is one line of a cgroup's memory.stat, in bytes; 0 where it has no
-// such line.
-func memoryStat(dir, name string) (int64, error) {
-	f, err := os.Open(filepath.Join(dir, "memory.stat"))
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-			return strconv.ParseInt(value, 10, 64)
-		}
-	}
-	return 0, nil
 }
