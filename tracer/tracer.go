@@ -185,10 +185,11 @@ func (t *Tracer) begin() error {
 // end ends the trace, before the first probe is taken off: that takes long, and what
 // the others still see is not of the trace.
 func (t *Tracer) end() {
-	if t.ended.Load() == 0 {
+	// Counted after the end: what is lost in between is one doubt too many, and never
+	// one too few.
+	if t.ended.CompareAndSwap(0, t.decoder.now()) {
 		lost := t.counted()
 		t.lost.Store(&lost)
-		t.ended.Store(t.decoder.now())
 	}
 }
 
