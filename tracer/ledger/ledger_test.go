@@ -252,6 +252,39 @@ func TestRefunds(t *testing.T) {
 	}
 }
 
+// The data area and its AUX area may come back in one call. A kernel that forgets what
+// the user was charged for one of them is known for it: the verdict is certain.
+func TestRefundOfBothAreas(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		given    int64 // back to the user, which paid 1 and 3
+		verdict  Verdict
+		doubtful bool
+	}{
+		{"both", 4, OK, false},
+		{"the user's part of AUX stays", 1, Leak, false},
+		{"the user's part of the data area stays", 3, Leak, false},
+		{"nothing", 0, Leak, false},
+		{"all of the AUX area", 1 + 9, Underflow, false},
+		{"an amount of no kernel", 2, Leak, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k, l := newKernel(clamped, rest), New()
+			l.Apply(k.mmap(1000, 1, 1, 1))
+			aux := k.mmap(1000, 1, 1, 9)
+			aux.Area = AUX
+			l.Apply(aux)
+			last := k.munmap(1000, 1, 1)
+			last.Area, last.AUXMappings, last.AUXPages, last.AUXExtra = AUX, 1, 9, 6
+			last.DataPages, last.DataExtra = 1, 0
+			last.UserAfter = last.UserLocked - c.given
+			if e := l.Apply(last); e.Kind != Refund || e.Verdict != c.verdict || e.Uncertain != c.doubtful {
+				t.Errorf("got %v %v, uncertain %v; want %v, %v", e.Kind, e.Verdict, e.Uncertain, c.verdict, c.doubtful)
+			}
+		})
+	}
+}
+
 // Two threads unmap one buffer at the same time, and both find it gone at their
 // return. One refunded it, whichever is reported first.
 func TestConcurrentUnmap(t *testing.T) {

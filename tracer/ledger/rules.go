@@ -1,5 +1,7 @@
 package ledger
 
+import "slices"
+
 // The rules. Each function takes one kind of event, says what should have
 // happened, what did, and names the difference.
 
@@ -358,12 +360,14 @@ func (l *Ledger) keepsAgain(pages int64, certain bool) {
 	l.summary.Verdicts[DoubleCharge] += l.againWaiting
 }
 
-// explained says whether a known mistake gives the user's refund: all pages
-// instead of the user's part of them, or nothing.
+// explained says whether known mistakes give the user's refund: for each area all
+// its pages instead of the user's part of them, or nothing.
 func explained(e *Entry, paid []*charge) bool {
-	var all int64
+	sums := []int64{0}
 	for _, c := range paid {
-		all += c.user + c.pinned
+		for _, sum := range slices.Clone(sums) {
+			sums = append(sums, sum+c.user, sum+c.user+c.pinned)
+		}
 	}
-	return e.ChargedUser == -all || e.ChargedUser == 0
+	return slices.Contains(sums, -e.ChargedUser)
 }
