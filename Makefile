@@ -13,6 +13,7 @@ CLANG := clang-19:clang-19 llvm-strip-19:llvm-19 /usr/include/bpf/bpf_helpers.h:
 RACE := gcc:gcc /usr/include/stdlib.h:libc6-dev
 TERMINAL := tmux:tmux bash:bash pkill:procps
 DEMO_SERIES := 6.1
+ALL_SERIES := 6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10 arm64/6.12 arm64/6.12-16k arm64/newest
 SOAK ?= 1h
 
 .PHONY: help
@@ -77,9 +78,10 @@ test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64
 	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS)
-	PINWATCH_SERIES="6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10" \
-		$(GO) test -tags guest -count=1 -parallel 2 -timeout 60m -v ./tracer/...
-	PINWATCH_ARCH=arm64 $(GO) test -tags guest -count=1 -parallel 2 -timeout 60m -v ./tracer ./tracer/guest
+	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; code=0; \
+	PINWATCH_TABLE=$$table PINWATCH_SERIES="$(ALL_SERIES)" \
+		$(GO) test -tags guest -count=1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \
+	cat "$$table"; exit $$code
 
 .PHONY: known-bad-kernel
 known-bad-kernel: ## build the kernel whose accounting can be chosen at boot

@@ -5,8 +5,6 @@ package tracer_test
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"slices"
 	"strings"
 	"testing"
 
@@ -16,27 +14,13 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
-// explainKernels are 5.10, which has no iterator of mappings and cannot be traced,
-// and the newest, where perf charges a counter of its own; or that and all that
-// were asked for.
-func explainKernels(t *testing.T) []guesttest.Kernel {
-	if os.Getenv("PINWATCH_SERIES") == "" {
-		return guesttest.Fetch(t, "5.10 newest")
-	}
-	kernels := guesttest.Kernels(t)
-	if !slices.ContainsFunc(kernels, func(k guesttest.Kernel) bool { return k.Series == "5.10" }) {
-		kernels = append(kernels, guesttest.Fetch(t, "5.10")...)
-	}
-	return kernels
-}
-
 // Started after the fact, explain names the process that holds the allowance of
 // another user, from the kernel and from /proc, and says what an ordinary user
 // cannot know. Then its predictions are tried: random mappings under random
 // settings, each of which the kernel must answer as predicted.
 func TestExplainAfterTheFact(t *testing.T) {
 	trials := 200
-	if os.Getenv("PINWATCH_SERIES") != "" {
+	if guesttest.All() {
 		trials = 1000
 	}
 	script := fmt.Sprintf(`
@@ -53,8 +37,10 @@ pinwatch workload trials --seed %d --count %d
 pinwatch workload trials --seed %d --count 50 --source proc
 `, 1, trials, 2)
 	shell := guesttest.Shell(t)
-	for _, k := range explainKernels(t) {
-		t.Run(k.Series, func(t *testing.T) {
+	// 5.10 has no iterator of mappings and cannot be traced; in the newest, perf charges
+	// a counter of its own.
+	for _, k := range guesttest.WithOldest(t, guesttest.Newest(t)) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c", "for a in mkdir sleep kill; do alias $a=\"busybox $a\"; done\n"+script)
 			var pid uint32

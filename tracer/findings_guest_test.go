@@ -66,24 +66,39 @@ pinwatch workload aux --pmu aux_test --data-first
 		{"aux-full", buffers + aux, "split", []string{"underflow"}},
 		{"aux-either", buffers + aux, "split", []string{"leak"}},
 	}
-	if os.Getenv("PINWATCH_SERIES") == "" {
-		variants = variants[:2] // the others with make test-kernels
+	ways := combinations
+	if !guesttest.All() { // the others with make test-kernels
+		variants, ways = variants[:2], combinations[:1]
 	}
 	k := guesttest.KnownBad(t)
 	for _, v := range variants {
+		name := "known-bad/" + v.name
+		addRow(name)
 		t.Run(v.name, func(t *testing.T) {
 			t.Parallel()
+			var script string
+			for _, c := range ways {
+				script += c.trace("--only perf --json -- sh -c '" + v.script + "'")
+			}
 			shell := guesttest.Shell(t)
 			out := guesttest.Run(t, k, func(c *guest.Config) {
 				shell(c)
 				c.Append = "perf_mmap_accounting=" + v.name
-			}, "trace", "--only", "perf", "--json", "--", "sh", "-c", v.script)
-			verdicts, era := broken(t, out)
-			if diff := cmp.Diff(v.verdicts, verdicts); diff != "" {
-				t.Errorf("verdicts: %s\n%s", diff, out.Stderr)
-			}
-			if era != v.era {
-				t.Errorf("era %s; want %s", era, v.era)
+			}, "workload", "run-as", "--", "sh", "-c", script)
+			for i, result := range unmark(t, out, len(ways)) {
+				t.Run(ways[i].String(), func(t *testing.T) {
+					setCell(name, ways[i], "FAIL: see above")
+					verdicts, era := broken(t, result)
+					if diff := cmp.Diff(v.verdicts, verdicts); diff != "" {
+						t.Errorf("verdicts: %s\n%s", diff, result.Stderr)
+					}
+					if era != v.era {
+						t.Errorf("era %s; want %s", era, v.era)
+					}
+					if !t.Failed() {
+						setCell(name, ways[i], "pass")
+					}
+				})
 			}
 		})
 	}
@@ -97,22 +112,22 @@ type finding struct {
 	Series   []string `json:"series"`
 }
 
-func findings(t *testing.T) (list []finding) {
-	t.Helper()
+// findings are what testdata/findings has.
+var findings = func() (list []finding) {
 	raw, err := os.ReadFile(filepath.Join("..", "testdata", "findings", "findings.json"))
-	if err != nil {
-		t.Fatal(err)
+	if err == nil {
+		err = json.Unmarshal(raw, &list)
 	}
-	if err := json.Unmarshal(raw, &list); err != nil {
-		t.Fatal(err)
+	if err != nil {
+		panic(err)
 	}
 	return list
-}
+}()
 
 // examined says whether a series was looked into. A newer one that appears on the
 // mirror may have a known finding or not; it may have no other.
-func examined(known []finding, series string) bool {
-	return slices.ContainsFunc(known, func(f finding) bool { return slices.Contains(f.Series, series) })
+func examined(series string) bool {
+	return slices.ContainsFunc(findings, func(f finding) bool { return slices.Contains(f.Series, series) })
 }
 
 // Stock kernels break the rules that they are known to break, in the workloads
@@ -128,9 +143,8 @@ pinwatch workload perf-buffers --quiet --pages 32 --max 2 --again 4
 count
 pinwatch workload two-processes --payer-first | busybox tail -n 1
 }`
-	known := findings(t)
 	var workloads []string
-	for _, f := range known {
+	for _, f := range findings {
 		if !slices.Contains(workloads, f.Workload) {
 			workloads = append(workloads, f.Workload)
 		}
@@ -143,32 +157,32 @@ pinwatch workload two-processes --payer-first | busybox tail -n 1
 	script += marked("witness", witness)
 	shell := guesttest.Shell(t)
 	for _, k := range guesttest.Kernels(t) {
-		t.Run(k.Series, func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			results := unmark(t, guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c", script), len(workloads)+1)
 			for i, workload := range workloads {
-				t.Run(workload, func(t *testing.T) { findsKnown(t, known, workload, k.Series, results[i]) })
+				t.Run(workload, func(t *testing.T) { findsKnown(t, workload, k.Upstream(), results[i]) })
 			}
-			t.Run("witness", func(t *testing.T) { witnessesAgree(t, known, k.Series, results[len(workloads)]) })
+			t.Run("witness", func(t *testing.T) { witnessesAgree(t, k.Upstream(), results[len(workloads)]) })
 		})
 	}
 }
 
 // findsKnown checks the certain verdicts of a workload's trace.
-func findsKnown(t *testing.T, known []finding, workload, series string, out guesttest.Result) {
+func findsKnown(t *testing.T, workload, series string, out guesttest.Result) {
 	t.Helper()
 	var want []string
-	for _, f := range known {
+	for _, f := range findings {
 		if f.Workload == workload && slices.Contains(f.Series, series) {
 			want = append(want, f.Verdict)
 		}
 	}
 	got, _ := broken(t, out)
 	got = slices.DeleteFunc(got, func(v string) bool { return strings.HasSuffix(v, "?") })
-	if !examined(known, series) {
+	if !examined(series) {
 		t.Logf("series %s was not examined yet: %v", series, got)
 		got = slices.DeleteFunc(got, func(v string) bool {
-			return slices.ContainsFunc(known, func(f finding) bool { return f.Workload == workload && f.Verdict == v })
+			return slices.ContainsFunc(findings, func(f finding) bool { return f.Workload == workload && f.Verdict == v })
 		})
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -176,16 +190,16 @@ func findsKnown(t *testing.T, known []finding, workload, series string, out gues
 	}
 }
 
-func witnessesAgree(t *testing.T, known []finding, series string, out guesttest.Result) {
+func witnessesAgree(t *testing.T, series string, out guesttest.Result) {
 	t.Helper()
 	has := func(name string) bool {
-		return slices.ContainsFunc(known, func(f finding) bool { return f.Name == name && slices.Contains(f.Series, series) })
+		return slices.ContainsFunc(findings, func(f finding) bool { return f.Name == name && slices.Contains(f.Series, series) })
 	}
 	var before, after, vmPin int
 	if _, err := fmt.Sscanf(out.Stdout, "%d\n%d\n"+`{"step":"unmap","process":"sharer","vm_pin_kib":%d}`, &before, &after, &vmPin); err != nil {
 		t.Fatalf("%v\n%s%s", err, out.Stdout, out.Stderr)
 	}
-	if !examined(known, series) {
+	if !examined(series) {
 		t.Logf("series %s was not examined yet: %d buffers fit, then %d; VmPin %d kB", series, before, after, vmPin)
 		return
 	}

@@ -3,6 +3,7 @@
 package tracer_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -11,7 +12,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 )
@@ -85,104 +86,122 @@ func unmark(t *testing.T, out guesttest.Result, want int) (results []guesttest.R
 	return results
 }
 
-// command runs a trace in this way.
-func (c combination) command() string {
+// trace runs a trace in this way, with more arguments.
+func (c combination) trace(arguments string) string {
 	command := fmt.Sprintf("pinwatch trace --attach %s --transport %s ", c.attach, c.transport)
-	if os.Getenv("PINWATCH_SERIES") == "" && c.attach != "auto" && (c.types == "" || c.transport != "perf") {
-		command += "--only perf " // the others start slowly: all of them everywhere is for make test-kernels
-	}
 	if c.types != "" {
-		return c.types + "\n" + marked(c.String(), command+"--btf /tmp/types "+tracedWorkload())
+		return c.types + "\n" + marked(c.String(), command+"--btf /tmp/types "+arguments)
 	}
-	return marked(c.String(), command+tracedWorkload())
+	return marked(c.String(), command+arguments)
 }
 
-// matrix is what became of every kernel and combination.
-type matrix struct {
+// command traces what the matrix runs.
+func (c combination) command() string {
+	arguments := tracedWorkload()
+	if !guesttest.All() && c.attach != "auto" && (c.types == "" || c.transport != "perf") {
+		arguments = "--only perf " + arguments // the others start slowly: all of them everywhere is for make test-kernels
+	}
+	return c.trace(arguments)
+}
+
+// matrix is what became of every kernel and combination: the one table of
+// make test-kernels.
+var matrix struct {
 	mu    sync.Mutex
-	cells map[string]string // by series and combination
+	rows  []string
+	cells map[string]string // by row and combination
 }
 
-func (m *matrix) set(series string, c combination, result string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.cells[series+" "+c.String()] = result
+// addRow adds a kernel. The rows stand in the order that they are added in.
+func addRow(name string) {
+	matrix.mu.Lock()
+	defer matrix.mu.Unlock()
+	matrix.rows = append(matrix.rows, name)
 }
 
-// table is one line per series.
-func (m *matrix) table(series []string) string {
+// setCell says what became of a combination: "skip: why" and "FAIL: how" explain
+// themselves below the table.
+func setCell(row string, c combination, result string) {
+	matrix.mu.Lock()
+	defer matrix.mu.Unlock()
+	if matrix.cells == nil {
+		matrix.cells = map[string]string{}
+	}
+	matrix.cells[row+" "+c.String()] = result
+}
+
+// table is one line per kernel, and one for each cell that is not a pass. A cell
+// that no test came to is a "?".
+func table() string {
 	var b strings.Builder
 	line := func(first string, cell func(c combination) string) {
-		fmt.Fprintf(&b, "\n%-8s", first)
+		fmt.Fprintf(&b, "%-22s", first)
 		for _, c := range combinations {
-			fmt.Fprintf(&b, " %-20s", cell(c))
+			fmt.Fprintf(&b, " %-21s", cell(c))
 		}
+		b.WriteString("\n")
 	}
-	line("SERIES", combination.String)
+	line("KERNEL", combination.String)
 	var notes []string
-	for _, s := range series {
-		line(s, func(c combination) string {
-			result := m.cells[s+" "+c.String()]
-			if word, why, ok := strings.Cut(result, ": "); ok {
-				notes = append(notes, fmt.Sprintf("%s %s: %s", s, c, why))
-				return word
+	for _, row := range matrix.rows {
+		line(row, func(c combination) string {
+			result, why, explained := strings.Cut(matrix.cells[row+" "+c.String()], ": ")
+			if explained {
+				notes = append(notes, fmt.Sprintf("%s, %s: %s: %s", row, c, result, why))
 			}
-			return result
+			return cmp.Or(result, "?")
 		})
 	}
 	for _, note := range notes {
-		fmt.Fprintf(&b, "\n%s", note)
+		b.WriteString(note + "\n")
+	}
+	for _, f := range findings {
+		fmt.Fprintf(&b, "finding, %s: %s (testdata/findings)\n", strings.Join(f.Series, " "), f.Name)
 	}
 	return b.String()
 }
 
-// known are the findings of the series, which TestFindings tests.
-func known(t *testing.T, series []string) (text string) {
-	for _, s := range series {
-		for _, f := range findings(t) {
-			if slices.Contains(f.Series, s) {
-				text += fmt.Sprintf("\n%s finding: %s", s, f.Name)
-			}
+// The table goes to the file that PINWATCH_TABLE names.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if file := os.Getenv("PINWATCH_TABLE"); file != "" && len(matrix.rows) > 0 {
+		if err := os.WriteFile(file, []byte(table()), 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
 		}
 	}
-	return text
+	os.Exit(code)
 }
 
 // Every kernel, in every way to attach and with every transport, reports the same
 // and agrees with the witnesses. What a kernel lacks is known beforehand, and said
 // by pinwatch.
 func TestMatrix(t *testing.T) {
-	m := matrix{cells: map[string]string{}}
-	kernels := guesttest.WithOldest(t, guesttest.Ends(t))
-	var series []string
-	for _, k := range kernels {
-		series = append(series, k.Series)
-	}
-	t.Cleanup(func() { t.Log(m.table(series) + known(t, series)) })
 	shell := guesttest.Shell(t)
 	script := marked("edges", edges)
 	for _, c := range combinations {
 		script += c.command()
 	}
-	for _, k := range kernels {
-		t.Run(k.Series, func(t *testing.T) {
+	for _, k := range guesttest.WithOldest(t, guesttest.Ends(t)) {
+		addRow(k.String())
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c", script)
 			results := unmark(t, out, 1+len(combinations))
 			t.Run("edges", func(t *testing.T) { edgesAgree(t, results[0], k.Series == "5.10" /* the only one before 5.11 */) })
 			for i, c := range combinations {
 				t.Run(c.String(), func(t *testing.T) {
-					m.set(k.Series, c, "FAIL")
+					setCell(k.String(), c, "FAIL: see above")
 					result := results[i+1]
 					if lacks, said := c.missing(k.Series); lacks != "" {
 						if result.Code != 1 || !strings.Contains(result.Stderr, said) || !strings.Contains(result.Stderr, "not supported") {
 							t.Fatalf("exit %d, want %q: %s", result.Code, said, result.Stderr)
 						}
-						m.set(k.Series, c, "skip: "+lacks)
+						setCell(k.String(), c, "skip: "+lacks)
 						t.Skip(lacks)
 					}
 					if traceAgrees(t, result); !t.Failed() {
-						m.set(k.Series, c, "pass")
+						setCell(k.String(), c, "pass")
 					}
 				})
 			}
@@ -248,7 +267,7 @@ func edgesAgree(t *testing.T, out guesttest.Result, old bool) {
 	} else {
 		want = append(want, line("refund", 65534, 1025, -1, 0))
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Errorf("rows: %s\n%s", diff, out.Stderr)
 	}
 	if out.Code != 0 || len(steps) != 6 || vmPin != 0 {
@@ -260,7 +279,7 @@ func edgesAgree(t *testing.T, out guesttest.Result, old bool) {
 		return slices.Repeat([]string{fmt.Sprintf("%s of %d", kind, bytes/page+1)}, cpus)
 	}
 	wantOwn := slices.Concat(rings("charge", 256<<10), rings("refund", 32<<10))
-	if diff := cmp.Diff(wantOwn, own); diff != "" {
+	if diff := gocmp.Diff(wantOwn, own); diff != "" {
 		t.Errorf("pinwatch itself: %s", diff)
 	}
 }

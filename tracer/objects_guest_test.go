@@ -117,7 +117,7 @@ func TestMemcgAgreesWithMemoryStat(t *testing.T) {
 	}
 	script.WriteString("sleep 1\n") // the kernel frees maps later
 	for _, k := range memcgKernels(t) {
-		t.Run(k.Series, func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			rows, steps, summary := traceObjects(t, k, "bpf,memcg", script.String())
 			if summary.Lost != 0 || summary.Verdict != "ok" {
@@ -265,7 +265,7 @@ sleep 1
 kernel c-after c
 `
 	for _, k := range memcgKernels(t) {
-		t.Run(k.Series, func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			rows, steps, summary := traceObjects(t, k, "bpf,memcg", script)
 			if summary.Lost != 0 || summary.Verdict != "ok" {
@@ -320,7 +320,7 @@ kernel c-after c
 // Ten thousand maps come and go, and every one is seen.
 func TestManyMaps(t *testing.T) {
 	for _, k := range guesttest.Newest(t) {
-		t.Run(k.Series, func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, guesttest.Shell(t), "trace", "--only", "bpf", "--broken", "--",
 				"sh", "-c", "pinwatch workload bpf-maps --type array --count 10000 --close --quiet; sleep 1")
@@ -339,7 +339,7 @@ func TestOtherChargers(t *testing.T) {
 	kernels := guesttest.Newest(t)
 	kernels = guesttest.WithOldest(t, kernels) // where BPF objects share the counter too
 	for _, k := range kernels {
-		t.Run(k.Series, func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, guesttest.Shell(t), "trace", "--broken", "--",
 				"sh", "-c", "pinwatch workload chargers --duration 2s; sleep 2")

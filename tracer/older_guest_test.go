@@ -56,7 +56,7 @@ done
 `
 	shell := guesttest.Shell(t)
 	for _, k := range guesttest.Newest(t) {
-		t.Run(k.Series, func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, func(c *guest.Config) {
 				shell(c)

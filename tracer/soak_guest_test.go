@@ -48,8 +48,8 @@ func TestSoak(t *testing.T) {
 			t.Log(out.Stdout)
 			// What follows from a double charge: the allowance seems gone sooner.
 			var allowed []string
-			for _, f := range findings(t) {
-				if f.Name == "double-charge-of-further-mappings" && (slices.Contains(f.Series, k.Series) || !examined(findings(t), k.Series)) {
+			for _, f := range findings {
+				if f.Name == "double-charge-of-further-mappings" && (slices.Contains(f.Series, k.Upstream()) || !examined(k.Upstream())) {
 					allowed = []string{"double-charge", "wrong-refusal"}
 				}
 			}
@@ -71,12 +71,12 @@ func TestSoak(t *testing.T) {
 				t.Errorf("%d of 2 users are explained to the page", n)
 			}
 		}
-		if os.Getenv("PINWATCH_SERIES") != "" || i == 0 { // else with make test-kernels
-			t.Run(k.Series+"/alone", func(t *testing.T) { soak(t, false, "auto") })
+		if guesttest.All() || i == 0 { // else with make test-kernels
+			t.Run(k.String()+"/alone", func(t *testing.T) { soak(t, false, "auto") })
 		}
-		t.Run(k.Series+"/share", func(t *testing.T) { soak(t, true, "auto") })
-		if os.Getenv("PINWATCH_SERIES") != "" && os.Getenv("PINWATCH_SOAK") == "" {
-			t.Run(k.Series+"/share-perf", func(t *testing.T) { soak(t, true, "perf") })
+		t.Run(k.String()+"/share", func(t *testing.T) { soak(t, true, "auto") })
+		if guesttest.All() && os.Getenv("PINWATCH_SOAK") == "" {
+			t.Run(k.String()+"/share-perf", func(t *testing.T) { soak(t, true, "perf") })
 		}
 	}
 }
@@ -104,16 +104,16 @@ echo "exit $?"
 // The doctor tells the known accountings apart.
 func TestDoctor(t *testing.T) {
 	for _, k := range guesttest.Ends(t) {
-		t.Run(k.Series, func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, nil, "doctor")
 			want := `accounting\s+ok\s+split`
-			if slices.ContainsFunc(findings(t), func(f finding) bool {
-				return f.Verdict == "double-charge" && slices.Contains(f.Series, k.Series)
+			if slices.ContainsFunc(findings, func(f finding) bool {
+				return f.Verdict == "double-charge" && slices.Contains(f.Series, k.Upstream())
 			}) {
 				want = "double-charge"
 			}
-			if !examined(findings(t), k.Series) {
+			if !examined(k.Upstream()) {
 				want = "accounting "
 			}
 			probes := 4

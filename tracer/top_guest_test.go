@@ -3,7 +3,6 @@
 package tracer_test
 
 import (
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -15,11 +14,11 @@ import (
 // buffers until it is refused, and when nobody may trace.
 func TestTop(t *testing.T) {
 	kernels := guesttest.Kernels(t)
-	if os.Getenv("PINWATCH_SERIES") == "" {
+	if !guesttest.All() {
 		kernels = kernels[:1]
 	}
 	for _, k := range kernels {
-		t.Run(k.Series, func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			showsLive(t, k)
 		})

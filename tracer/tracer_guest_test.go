@@ -147,7 +147,7 @@ echo -1 > /proc/sys/kernel/perf_event_paranoid; one
 `
 	shell := guesttest.Shell(t)
 	for _, k := range guesttest.Ends(t) {
-		t.Run(k.Series, func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, shell, "trace", "--only", "perf", "--json", "--", "sh", "-c", script)
 			var got []string
@@ -202,7 +202,7 @@ wait
 busybox cat /tmp/said >&2
 `
 	for _, k := range guesttest.Ends(t) {
-		t.Run(k.Series, func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			caps := "caps=cap_bpf,cap_perfmon\n"
 			old := k.Series == "5.10"

@@ -20,9 +20,6 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 )
 
-// all says that the whole matrix is to run, and not the few of `make test`.
-func all() bool { return os.Getenv("PINWATCH_SERIES") != "" }
-
 // few are the scenarios of `make test` on every kernel, and stock those on a stock
 // one, where the tracer starts with all of its probes.
 func few() []string {
@@ -127,20 +124,18 @@ func known(t *testing.T, series string, chosen []string) map[string][]string {
 func TestStockKernels(t *testing.T) {
 	kernels := guesttest.Fetch(t, "6.12")
 	chosen := stock()
-	if all() {
-		kernels, chosen = append(guesttest.Kernels(t), guesttest.Arm64(t)...), nil
+	if guesttest.All() {
+		kernels, chosen = guesttest.Kernels(t), nil
 	}
 	for _, k := range kernels {
-		t.Run(k.Series+"-"+k.Arch, func(t *testing.T) {
-			if k.Arch == "arm64" {
-				guesttest.BinaryFor(t, "arm64")
-			}
+		t.Run(k.String(), func(t *testing.T) {
+			guesttest.BinaryFor(t, k.Arch)
 			args := []string{"--kernel", k.Image}
 			if len(chosen) > 0 {
 				args = append(args, "--scenario", strings.Join(chosen, ","))
 			}
 			report, code := runCheck(t, args...)
-			want := known(t, strings.TrimSuffix(k.Series, "-16k"), chosen)
+			want := known(t, k.Upstream(), chosen)
 			got := failed(t, report.Kernels[0])
 			if report.Kernels[0].Tracer == "" {
 				// Witnesses see that something is wrong, and not always whose it is.
@@ -173,7 +168,7 @@ func TestKnownBadKernel(t *testing.T) {
 	}
 	names := []string{"cumulative"}
 	chosen := few()
-	if all() {
+	if guesttest.All() {
 		names, chosen = []string{"right", "cumulative", "twice", "unclamped", "aux-full", "aux-either"}, nil
 	}
 	k := guesttest.KnownBad(t)
@@ -239,7 +234,7 @@ try cpu-offline $cpu
 
 // A kernel that panics, hangs or has no BTF is never "bad" for git bisect.
 func TestBisectCannotTest(t *testing.T) {
-	if !all() {
+	if !guesttest.All() {
 		t.Skip("runs with make test-kernels")
 	}
 	k := guesttest.Fetch(t, "6.12")[0]
@@ -259,7 +254,7 @@ func TestBisectCannotTest(t *testing.T) {
 // git bisect finds the commit that breaks the accounting: the known-bad kernel
 // stands in for it, by a boot parameter that the commits hold.
 func TestBisectRun(t *testing.T) {
-	if !all() {
+	if !guesttest.All() {
 		t.Skip("runs with make test-kernels")
 	}
 	k := guesttest.KnownBad(t)
@@ -289,7 +284,7 @@ func TestRepeatable(t *testing.T) {
 				first = table.String()
 			}
 			if diff := cmp.Diff(first, table.String()); diff != "" {
-				t.Errorf("%s, run %d: %s", k.Series, i+1, diff)
+				t.Errorf("%s, run %d: %s", k, i+1, diff)
 			}
 		}
 	}

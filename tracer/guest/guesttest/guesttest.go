@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,26 +21,33 @@ import (
 
 // Kernel is a fetched kernel.
 type Kernel struct {
-	Series  string // such as "6.1"
+	Series  string // such as "6.1", or "6.12-16k" with pages of 16 KiB
 	Release string
 	Image   string
-	Arch    string // "": amd64
+	Arch    string // "amd64" or "arm64"
 }
 
-// DefaultSeries is what `make test` runs in; PINWATCH_SERIES names others, and
-// PINWATCH_ARCH the other architecture.
+// String is the series, with the architecture where that is not the usual one.
+func (k Kernel) String() string {
+	if k.Arch == "amd64" {
+		return k.Series
+	}
+	return k.Arch + "/" + k.Series
+}
+
+// Upstream is the series without the flavour: "6.12" for "6.12-16k".
+func (k Kernel) Upstream() string {
+	series, _, _ := strings.Cut(k.Series, "-")
+	return series
+}
+
+// DefaultSeries is what `make test` runs in. PINWATCH_SERIES names others, such as
+// "5.10 newest arm64/6.12-16k".
 const DefaultSeries = "6.1 6.12 newest"
 
-// arm64Series are kernels of each page size.
-const arm64Series = "6.12 6.12-16k newest"
-
-// arch is the architecture of the guests that Kernels gives.
-func arch() string {
-	if arch := os.Getenv("PINWATCH_ARCH"); arch != "" {
-		return arch
-	}
-	return "amd64"
-}
+// All says that PINWATCH_SERIES names the kernels: that everything is to run in all
+// of them, as for make test-kernels.
+func All() bool { return os.Getenv("PINWATCH_SERIES") != "" }
 
 // Root is the top of the source tree.
 func Root() string {
@@ -50,17 +56,19 @@ func Root() string {
 }
 
 // Kernels fetches the kernels to test in.
-func Kernels(t *testing.T) []Kernel {
+func Kernels(t *testing.T) (all []Kernel) {
 	t.Helper()
-	series := os.Getenv("PINWATCH_SERIES")
-	switch {
-	case series != "":
-	case arch() == "arm64":
-		series = arm64Series
-	default:
-		series = DefaultSeries
+	if !All() {
+		return Fetch(t, DefaultSeries)
 	}
-	return fetch(t, arch(), series)
+	for _, series := range strings.Fields(os.Getenv("PINWATCH_SERIES")) {
+		arch, name, found := strings.Cut(series, "/")
+		if !found {
+			arch, name = "amd64", series
+		}
+		all = append(all, fetch(t, arch, name)...)
+	}
+	return all
 }
 
 // Ends fetches the first and the last of those: for what need not be seen in all of
@@ -68,7 +76,7 @@ func Kernels(t *testing.T) []Kernel {
 func Ends(t *testing.T) []Kernel {
 	t.Helper()
 	all := Kernels(t)
-	if os.Getenv("PINWATCH_SERIES") != "" || arch() != "amd64" || len(all) < 3 {
+	if All() {
 		return all
 	}
 	return []Kernel{all[0], all[len(all)-1]}
@@ -77,18 +85,17 @@ func Ends(t *testing.T) []Kernel {
 // Newest is the last of those alone, for what takes long; or all that were asked for.
 func Newest(t *testing.T) []Kernel {
 	t.Helper()
-	ends := Ends(t)
-	if os.Getenv("PINWATCH_SERIES") != "" || arch() != "amd64" {
-		return ends
+	all := Kernels(t)
+	if All() {
+		return all
 	}
-	return ends[len(ends)-1:]
+	return all[len(all)-1:]
 }
 
-// WithOldest adds 5.10, which differs most, where it is not among some kernels. There
-// is none for arm64.
+// WithOldest adds 5.10, which differs most, where it is not among some kernels.
 func WithOldest(t *testing.T, kernels []Kernel) []Kernel {
 	t.Helper()
-	if arch() != "amd64" || slices.ContainsFunc(kernels, func(k Kernel) bool { return k.Series == "5.10" }) {
+	if slices.ContainsFunc(kernels, func(k Kernel) bool { return k.Series == "5.10" }) {
 		return kernels
 	}
 	return append(Fetch(t, "5.10"), kernels...)
@@ -100,16 +107,12 @@ func Fetch(t *testing.T, series string) []Kernel {
 	return fetch(t, "amd64", series)
 }
 
-// Arm64 fetches the kernels for arm64: the newest of each page size.
-func Arm64(t *testing.T) []Kernel {
-	t.Helper()
-	return fetch(t, "arm64", arm64Series)
-}
-
 // KnownBad builds the kernel whose accounting can be chosen at boot.
 func KnownBad(t *testing.T) Kernel {
 	t.Helper()
-	return kernels(t, exec.Command(filepath.Join(Root(), "testdata", "known-bad", "build.sh")), "build the known-bad kernel")[0]
+	k := kernels(t, exec.Command(filepath.Join(Root(), "testdata", "known-bad", "build.sh")), "build the known-bad kernel")[0]
+	k.Arch = "amd64"
+	return k
 }
 
 func fetch(t *testing.T, arch, series string) []Kernel {
@@ -183,14 +186,8 @@ func BinaryFor(t *testing.T, arch string) string {
 	return binary
 }
 
-func (k Kernel) arch() string {
-	if k.Arch == "" {
-		return "amd64"
-	}
-	return k.Arch
-}
-
-// Tool adds a program of this machine's and the libraries that it is linked with.
+// Tool adds a program of this machine's and the libraries that it is linked with. It
+// skips the test where the guest is of another architecture.
 func Tool(t *testing.T, name string) func(*guest.Config) {
 	t.Helper()
 	tool, err := exec.LookPath(name)
@@ -202,6 +199,9 @@ func Tool(t *testing.T, name string) func(*guest.Config) {
 		t.Fatalf("ldd %s: %v", tool, err)
 	}
 	return func(c *guest.Config) {
+		if arch := archOf(t, c); arch != runtime.GOARCH {
+			t.Skipf("%s is this machine's, of %s: not for a guest of %s", name, runtime.GOARCH, arch)
+		}
 		c.Files = append(c.Files, tool+":bin/"+name)
 		for _, file := range regexp.MustCompile(`/\S+`).FindAllString(string(libraries), -1) {
 			c.Files = append(c.Files, file+":"+file)
@@ -209,33 +209,44 @@ func Tool(t *testing.T, name string) func(*guest.Config) {
 	}
 }
 
-// Shell adds a busybox as sh to the guest, with the users that it wants.
-func Shell(t *testing.T) func(*guest.Config) {
+// archOf is the architecture of a guest.
+func archOf(t *testing.T, c *guest.Config) string {
 	t.Helper()
-	busybox, err := findBusybox()
+	arch, err := guest.ImageArch(c.Kernel)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return arch
+}
+
+// Shell adds a busybox as sh to the guest, with the users that it wants.
+func Shell(t *testing.T) func(*guest.Config) {
+	t.Helper()
 	passwd := filepath.Join(t.TempDir(), "passwd")
 	if err := os.WriteFile(passwd, []byte("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return func(c *guest.Config) {
+		busybox := findBusybox(t, archOf(t, c))
 		c.Files = append(c.Files, busybox+":bin/busybox", busybox+":bin/sh", passwd+":etc/passwd")
 	}
 }
 
-// findBusybox finds a static busybox for the guests of Kernels.
-func findBusybox() (string, error) {
-	if arch() == runtime.GOARCH {
+// findBusybox finds a static busybox for the guests of an architecture.
+func findBusybox(t *testing.T, arch string) string {
+	t.Helper()
+	if arch == runtime.GOARCH {
 		busybox, err := exec.LookPath("busybox")
 		if err != nil {
-			return "", fmt.Errorf("%w: apt-get install busybox-static", err)
+			t.Fatalf("%v: apt-get install busybox-static", err)
 		}
-		return busybox, nil
+		return busybox
 	}
-	out, err := exec.Command(filepath.Join(Root(), "testdata", "kernels", "fetch.sh"), "--arch", arch(), "--busybox").Output()
-	return strings.TrimSpace(string(out)), err
+	out, err := exec.Command(filepath.Join(Root(), "testdata", "kernels", "fetch.sh"), "--arch", arch, "--busybox").Output()
+	if err != nil {
+		t.Fatalf("fetch a busybox for %s: %v", arch, err)
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // Result is what came back from a guest.
@@ -250,7 +261,7 @@ func Run(t *testing.T, k Kernel, change func(*guest.Config), args ...string) Res
 	t.Helper()
 	for attempt := 1; ; attempt++ {
 		var stdout, stderr bytes.Buffer
-		config := guest.Config{Kernel: k.Image, Binary: BinaryFor(t, k.arch()), Args: args, Stdout: &stdout, Stderr: &stderr, Timeout: 3 * time.Minute}
+		config := guest.Config{Kernel: k.Image, Binary: BinaryFor(t, k.Arch), Args: args, Stdout: &stdout, Stderr: &stderr, Timeout: 3 * time.Minute}
 		if change != nil {
 			change(&config)
 		}
