@@ -15,6 +15,9 @@ type types struct {
 	spec  *btf.Spec  // nil: the kernel's own
 	note  []string   // what there is to say about where they come from
 	cache *btf.Cache // of the kernel's own, which take long to read
+	// lacks says of functions that not every kernel has whether this one is known to
+	// have none.
+	lacks map[string]bool
 }
 
 // kernel are the types themselves.
@@ -76,7 +79,7 @@ func kernelTypes(file string, cache *btf.Cache) (types, error) {
 	if err != nil {
 		return types{}, fmt.Errorf("kernel types: requires BTF (running %s without %s): boot a kernel with CONFIG_DEBUG_INFO_BTF, or name its types with --btf FILE: %w", release(), kernelBTF, err)
 	}
-	return types{spec, []string{"kernel types: no " + kernelBTF + "; using " + path}, cache}, nil
+	return types{spec: spec, note: []string{"kernel types: no " + kernelBTF + "; using " + path}, cache: cache}, nil
 }
 
 // findBTF looks for the types of a release below root. A file without types, such

@@ -1,10 +1,7 @@
 package tracer
 
 import (
-	"bufio"
-	"os"
 	"slices"
-	"strings"
 
 	"github.com/cilium/ebpf"
 
@@ -18,17 +15,18 @@ func chargerProbes(kernel types) (list []setProbe) {
 	bracket := func(symbol, entry, ret string) {
 		list = append(list, setProbe{symbol: symbol, kprobe: ret, ret: true}, setProbe{symbol: symbol, kprobe: entry})
 	}
-	bracket("sys_io_uring_setup", bpf.ChargersProgKprobeSysIoUringSetup, bpf.ChargersProgKretprobeSysIoUringSetup)
-	bracket("sys_io_uring_register", bpf.ChargersProgKprobeSysIoUringRegister, bpf.ChargersProgKretprobeSysIoUringRegister)
+	bracket(syscallPrefix()+"sys_io_uring_setup", bpf.ChargersProgKprobeSysIoUringSetup, bpf.ChargersProgKretprobeSysIoUringSetup)
+	bracket(syscallPrefix()+"sys_io_uring_register", bpf.ChargersProgKprobeSysIoUringRegister, bpf.ChargersProgKretprobeSysIoUringRegister)
 	// The end of a ring calls the first of these that there is.
 	switch {
 	case len(kernel.parameters("__io_sqe_buffers_unregister")) > 0:
 		bracket("__io_sqe_buffers_unregister", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
 	case len(kernel.parameters("io_sqe_buffers_unregister")) > 0:
 		bracket("io_sqe_buffers_unregister", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
-	case hasSymbol("io_buffer_unmap"): // 5.10, whose types have no static functions
-		bracket("io_buffer_unmap", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
 	default:
+		if kernel.withoutStatic() { // 5.10
+			bracket("io_buffer_unmap", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
+		}
 		bracket("io_ring_exit_work", bpf.ChargersProgKprobeIoRingExitWork, bpf.ChargersProgKretprobeIoRingExitWork)
 	}
 	region := bpf.ChargersProgKprobeIoFreeRegion
@@ -58,25 +56,17 @@ func chargerProbes(kernel types) (list []setProbe) {
 	return list
 }
 
-// hasSymbol says whether the kernel has a function of this name. Names are there
-// for everyone, if not addresses.
-func hasSymbol(name string) bool {
-	f, err := os.Open("/proc/kallsyms")
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if fields := strings.Fields(lines.Text()); len(fields) >= 3 && fields[2] == name {
-			return true
-		}
-	}
-	return false
-}
+// withoutStatic says that a kernel's types have no static functions: it is from
+// before 5.16, or thereabouts, when perf_mmap() was none that could be traced.
+func (t types) withoutStatic() bool { return len(t.parameters("perf_mmap")) == 0 }
 
 func openChargers(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, types types) (*probeSet, error) {
 	s := &probeSet{}
-	if err := s.open(source, shared, types, chargerProbes(types)); err != nil {
+	probes := chargerProbes(types)
+	if types.withoutStatic() && !types.lacks["io_buffer_unmap"] {
+		probes = slices.DeleteFunc(probes, func(p setProbe) bool { return p.symbol == "io_ring_exit_work" })
+	}
+	if err := s.open(source, shared, types, probes); err != nil {
 		s.close()
 		return nil, err
 	}

@@ -1,7 +1,10 @@
 package tracer
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -27,27 +30,60 @@ func isSymbol(ins asm.Instruction) bool {
 	return false
 }
 
-// resolveSymbols puts the addresses of kernel variables into programs. Where the
-// kernel cannot be asked, or does not tell, that is left to the library. Close what
-// comes back after the trace, which would show its end.
-func resolveSymbols(programs ...map[string]*ebpf.ProgramSpec) (asked *ebpf.Program) {
-	var names []string
+// resolveSymbols puts the addresses of kernel variables into programs, and says which
+// of some functions the kernel and its modules lack. Where the kernel cannot be asked,
+// or does not tell, the variables are left to the library. Close the program that comes
+// back after the trace, which would show its end.
+func resolveSymbols(functions []string, programs ...map[string]*ebpf.ProgramSpec) (asked *ebpf.Program, lacks map[string]bool) {
+	var variables []string
 	for _, some := range programs {
 		for _, program := range some {
 			for _, ins := range program.Instructions {
-				if isSymbol(ins) && !slices.Contains(names, ins.Reference()) {
-					names = append(names, ins.Reference())
+				if isSymbol(ins) && !slices.Contains(variables, ins.Reference()) {
+					variables = append(variables, ins.Reference())
 				}
 			}
 		}
 	}
-	asked, addresses, err := symbolAddresses(names)
-	if err == nil {
-		for _, some := range programs {
-			setSymbols(some, addresses)
+	asked, addresses, err := symbolAddresses(slices.Concat(variables, functions))
+	if err != nil {
+		return asked, lacking(functions)
+	}
+	for _, some := range programs {
+		setSymbols(some, addresses)
+	}
+	lacks = map[string]bool{}
+	for _, name := range functions {
+		lacks[name] = addresses[name] == 0
+	}
+	return asked, lacks
+}
+
+// lacking reads in /proc/kallsyms which of some functions there are not. Names are there
+// for everyone, if not addresses.
+func lacking(functions []string) map[string]bool {
+	f, err := os.Open("/proc/kallsyms")
+	if err != nil {
+		return nil // attaching will tell
+	}
+	defer f.Close()
+	lacks := map[string]bool{}
+	for _, name := range functions {
+		lacks[name] = true
+	}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() { // ADDRESS TYPE NAME [TAB MODULE]
+		_, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
+		_, rest, _ = bytes.Cut(rest, []byte(" "))
+		name, _, _ := bytes.Cut(rest, []byte("\t"))
+		if lacks[string(name)] {
+			lacks[string(name)] = false
 		}
 	}
-	return asked
+	if lines.Err() != nil {
+		return nil
+	}
+	return lacks
 }
 
 // setSymbols makes programs take kernel variables to be at these addresses, or to

@@ -19,7 +19,7 @@ import (
 func objectProbes(rlimit, memcg bool) []setProbe {
 	const free, freeProgram = "bpf_map_free_deferred", "__bpf_prog_put_rcu"
 	list := []setProbe{
-		{symbol: "sys_bpf", kprobe: bpf.ObjectsProgKretprobeSysBpf, ret: true, required: true},
+		{symbol: syscallPrefix() + "sys_bpf", kprobe: bpf.ObjectsProgKretprobeSysBpf, ret: true, required: true},
 		{symbol: "anon_inode_getfd", kprobe: bpf.ObjectsProgKprobeAnonInodeGetfd, required: true},
 	}
 	// What comes back with an object is known at the return.
@@ -37,7 +37,7 @@ func objectProbes(rlimit, memcg bool) []setProbe {
 	return append(list,
 		setProbe{symbol: free, kprobe: bpf.ObjectsProgKprobeBpfMapFreeDeferred, required: true},
 		setProbe{symbol: freeProgram, kprobe: bpf.ObjectsProgKprobeBpfProgPutRcu, required: true},
-		setProbe{symbol: "sys_bpf", kprobe: bpf.ObjectsProgKprobeSysBpf, required: true})
+		setProbe{symbol: syscallPrefix() + "sys_bpf", kprobe: bpf.ObjectsProgKprobeSysBpf, required: true})
 }
 
 // growthProbes are for what maps take later. They are hot where a program updates

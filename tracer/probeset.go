@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -50,6 +51,12 @@ func byKprobe(probes []setProbe) (list []setProbe) {
 	return list
 }
 
+// syscallPrefix is what this architecture has before the name of a system call's
+// function, since 4.17.
+func syscallPrefix() string {
+	return map[string]string{"amd64": "__x64_", "arm64": "__arm64_"}[runtime.GOARCH]
+}
+
 // program names the probe's program in the collection. A trampoline's is bound to
 // its function, so it may be there several times.
 func (p setProbe) program() string {
@@ -81,9 +88,17 @@ type probeSet struct {
 	degraded   []string
 }
 
+// without says that this kernel is known to have nothing that the probe could be on.
+// To try all the same costs the time of the program's verification, and before 6.2
+// (60443c88f3a8) a walk through all kernel symbols, several times.
+func (t types) without(p setProbe) bool {
+	return !p.required && t.lacks[p.symbol] && (p.outlined == "" || t.lacks[p.outlined])
+}
+
 // open loads and attaches probes. The maps that the programs for perf buffers have
 // too are shared.
 func (s *probeSet) open(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, types types, probes []setProbe) (err error) {
+	probes = slices.DeleteFunc(slices.Clone(probes), types.without)
 	spec := source.Copy()
 	wanted := map[string]*ebpf.ProgramSpec{}
 	for _, p := range probes {
@@ -102,6 +117,9 @@ func (s *probeSet) open(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map
 		return err
 	}
 	for _, p := range probes {
+		if types.lacks[p.outlined] {
+			p.outlined = ""
+		}
 		l, err := s.attach(p)
 		if err != nil && !p.required && errors.Is(err, os.ErrNotExist) {
 			continue

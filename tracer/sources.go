@@ -2,6 +2,7 @@ package tracer
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 )
@@ -35,11 +36,27 @@ func (s sources) all() (specs []*ebpf.CollectionSpec) {
 	return specs
 }
 
-// resolve finds the kernel variables that the programs read.
-func (s sources) resolve() *ebpf.Program {
+// resolve finds the kernel variables that the programs read, and which of the functions
+// that not every kernel has are missing in this one.
+func (s sources) resolve(kernel types) (asked *ebpf.Program, lacks map[string]bool) {
 	var programs []map[string]*ebpf.ProgramSpec
 	for _, spec := range s.all() {
 		programs = append(programs, spec.Programs)
 	}
-	return resolveSymbols(programs...)
+	var probes []setProbe
+	if s.objects != nil {
+		probes = append(objectProbes(true, true), growthProbes()...)
+	}
+	if s.chargers != nil {
+		probes = append(probes, chargerProbes(kernel)...)
+	}
+	var functions []string
+	for _, p := range probes {
+		for _, name := range []string{p.symbol, p.outlined} {
+			if !p.required && name != "" && !slices.Contains(functions, name) {
+				functions = append(functions, name)
+			}
+		}
+	}
+	return resolveSymbols(functions, programs...)
 }

@@ -90,16 +90,17 @@ func Open(opts Options) (_ *Tracer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	asked := sources.resolve()
+	types, err := kernelTypes(opts.BTF, opts.Cache)
+	if err != nil {
+		return nil, err
+	}
+	asked, lacks := sources.resolve(types)
 	defer func() {
 		if err != nil {
 			asked.Close()
 		}
 	}()
-	types, err := kernelTypes(opts.BTF, opts.Cache)
-	if err != nil {
-		return nil, err
-	}
+	types.lacks = lacks
 	degraded = append(degraded, types.note...)
 	var failures []error
 	for len(candidates) > 0 {

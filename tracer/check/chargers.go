@@ -19,7 +19,7 @@ func chargerExercises() []Exercise {
 		{Name: "bpf-maps", Charges: ChargesObjects, About: "a BPF map of every type, created and released: to the last page before 5.11, within 256 pages of the cgroup since", Needs: needBPF, Do: func(s *Scene) {
 			bpfRounds(s, "bpf-maps")
 		}},
-		{Name: "bpf-programs", Charges: ChargesObjects, About: "a BPF program of every type, one that the kernel rewrites to a larger one among them, loaded and released", Needs: needBPF, Do: func(s *Scene) {
+		{Name: "bpf-programs", Charges: ChargesObjects, About: "BPF programs of every type, one that the kernel rewrites to a larger one among them, loaded and released", Needs: needBPF, Do: func(s *Scene) {
 			bpfRounds(s, "bpf-programs")
 		}},
 		{Name: "bpf-killed", Charges: ChargesObjects, About: "a process is killed while it creates BPF maps and programs", Needs: needBPF, Do: bpfKilled},
