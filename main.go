@@ -794,7 +794,8 @@ func guestCommand() *cobra.Command {
 		Short: "Boot a kernel in QEMU and run a pinwatch command in it",
 		Long: `Boots a kernel image in QEMU with this very binary as init, and runs a pinwatch
 command in it: no disk, no network, no modules. What the command prints and its
-exit status come back as its own; the kernel's messages stay apart.
+exit status come back as its own; the kernel's messages stay apart. An emulated
+kernel starts without its certificates and the self-tests of its cryptography.
 
 Exit status: that of the command, or 125 if the guest timed out or panicked, or
 never ran the command.`,

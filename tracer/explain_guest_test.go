@@ -21,7 +21,7 @@ import (
 func TestExplainAfterTheFact(t *testing.T) {
 	trials := 200
 	if guesttest.All() {
-		trials = 1000
+		trials = 400
 	}
 	script := fmt.Sprintf(`
 mkdir /sys/fs/cgroup/holder

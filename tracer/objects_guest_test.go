@@ -323,7 +323,7 @@ func TestManyMaps(t *testing.T) {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, guesttest.Shell(t), "trace", "--only", "bpf", "--broken", "--",
-				"sh", "-c", "pinwatch workload bpf-maps --type array --count 10000 --close --quiet; sleep 1")
+				"sh", "-c", "pinwatch workload bpf-maps --type array --count 10000 --close --quiet --memlock-kib 65536; sleep 1")
 			if out.Code != 0 || !strings.Contains(out.Stdout, ": 10000 charges, 10000 refunds,") || !strings.Contains(out.Stdout, "; 0 lost") {
 				t.Errorf("exit %d\n%s%s", out.Code, out.Stdout, out.Stderr)
 			}
