@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -160,6 +161,41 @@ func benchmarkEvents(b *testing.B, live int, w output.Writer) {
 		b.Fatalf("not the events that were meant: %+v", summary)
 	}
 	b.ReportMetric(float64(b.N)/took.Seconds(), "events/cpu-s")
+}
+
+// BenchmarkHeap says what the heap holds after a tenth of the events and after all of
+// them, through the ledger to the table: it must not grow with what has passed.
+func BenchmarkHeap(b *testing.B) {
+	w, err := output.NewTable(io.Discard)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, records := newCalls(1000), newRecords()
+	use := func(of string) {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		b.ReportMetric(float64(m.HeapAlloc), "B-heap-after-"+of)
+	}
+	events := func(yield func(ledger.Event, error) bool) {
+		for raw := range c.fill() {
+			if event, err := records.Event(raw); !yield(event, err) {
+				return
+			}
+		}
+		for n := range b.N {
+			if event, err := records.Event(c.next()); !yield(event, err) {
+				return
+			}
+			if n == b.N/10 {
+				use("a-tenth")
+			}
+		}
+		use("all")
+	}
+	if _, err := output.Stream(events, func() uint64 { return 0 }, &output.Filter{}, w); err != nil {
+		b.Fatal(err)
+	}
 }
 
 // BenchmarkYardstick is work of the standard library alone, for the ratios that hold

@@ -95,15 +95,16 @@ func (c *child) cpu() (sum int64) {
 	return sum
 }
 
-// peak is the largest resident set that it ever had, in KiB.
-func (c *child) peak() (int64, error) {
+// status reads a size in /proc/PID/status, in KiB: VmHWM is the largest resident set
+// that it ever had, VmRSS the one that it has.
+func (c *child) status(name string) (int64, error) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	_, rest, found := strings.Cut(string(raw), "VmHWM:")
+	_, rest, found := strings.Cut(string(raw), name+":")
 	if !found {
-		return 0, errors.New("no VmHWM")
+		return 0, errors.New("no " + name)
 	}
 	return strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 }

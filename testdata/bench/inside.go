@@ -30,6 +30,7 @@ const (
 	figureReader    = "reader"    // of the tracer's process, per mmap and munmap
 	figureStart     = "start"     // instructions from exec to the first event
 	figureMemory    = "memory"    // peak resident KiB, once it has seen the calls
+	figureTracing   = "tracing"   // resident KiB then: without what the start took
 	figureBystander = "bystander" // instructions of a round of other work
 )
 
@@ -158,7 +159,11 @@ func (c contestant) measure() error {
 	if made := 2 * callBatches * callPairs; after-before != made {
 		return fmt.Errorf("%s saw %d of %d calls: %s", c.name, after-before, made, tracer.errors.String())
 	}
-	peak, err := tracer.peak()
+	peak, err := tracer.status("VmHWM")
+	if err != nil {
+		return err
+	}
+	now, err := tracer.status("VmRSS")
 	if err != nil {
 		return err
 	}
@@ -166,6 +171,7 @@ func (c contestant) measure() error {
 	say(figureReader, c.name, float64(cpu)/(callBatches*callPairs))
 	say(figureStart, c.name, float64(tracer.start))
 	say(figureMemory, c.name, float64(peak))
+	say(figureTracing, c.name, float64(now))
 	return tracer.stop()
 }
 

@@ -157,12 +157,29 @@ func withLibraries(program string) (files []string, err error) {
 const (
 	figureRate   = "rate"   // events per second of CPU time
 	figureAllocs = "allocs" // per event
+	figureHeap   = "heap"   // bytes in use, garbage collected
 )
+
+// heapEvents is how many events the heap is measured over.
+const heapEvents = "10000000x"
 
 // goBenchmarks runs them, and reads their output.
 func (s samples) goBenchmarks() error {
 	fmt.Fprintln(os.Stderr, "bench: the Go side, natively")
-	cmd := exec.Command("go", "test", "./tracer", "-run", "^$", "-bench", "Events|Yardstick", "-benchtime", "300ms", "-count", "5", "-cpu", "1")
+	if err := s.goBenchmark("-bench", "Events|Yardstick", "-benchtime", "300ms", "-count", "5"); err != nil {
+		return err
+	}
+	if err := s.goBenchmark("-bench", "Heap", "-benchtime", heapEvents); err != nil {
+		return err
+	}
+	if s.median(figureRate, "Yardstick") == 0 || s.median(figureHeap, "after all") == 0 {
+		return errors.New("the Go benchmarks said nothing of the yardstick, or of the heap")
+	}
+	return nil
+}
+
+func (s samples) goBenchmark(args ...string) error {
+	cmd := exec.Command("go", append([]string{"test", "./tracer", "-run", "^$", "-cpu", "1"}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -185,11 +202,12 @@ func (s samples) goBenchmarks() error {
 				s.add(figureRate, name, value)
 			case "allocs/op":
 				s.add(figureAllocs, name, value)
+			case "B-heap-after-a-tenth":
+				s.add(figureHeap, "after a tenth", value)
+			case "B-heap-after-all":
+				s.add(figureHeap, "after all", value)
 			}
 		}
-	}
-	if s.median(figureRate, "Yardstick") == 0 {
-		return errors.New("the Go benchmarks said nothing of the yardstick")
 	}
 	return nil
 }

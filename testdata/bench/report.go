@@ -27,6 +27,7 @@ func (s samples) ratios() map[string]float64 {
 		ratios["start: "+c.name+" / bpftrace"] = s.median(figureStart, c.name) / s.median(figureStart, bpftrace)
 		ratios["memory: "+c.name+" / bpftrace"] = s.median(figureMemory, c.name) / s.median(figureMemory, bpftrace)
 	}
+	ratios["memory: heap after 10 M events / after 1 M"] = s.median(figureHeap, "after all") / s.median(figureHeap, "after a tenth")
 	for _, path := range []string{"ledger", "json", "table"} {
 		for _, live := range lives() {
 			name := path + "/live=" + live
@@ -87,19 +88,19 @@ func worseThan(baseline, now map[string]float64) (worse []string) {
 // table is all of it in Markdown.
 func (s samples) table() string {
 	var b strings.Builder
-	b.WriteString("| traced by | a pair costs | added | × floor | × bpftrace | its reader | start | × bpftrace | peak RSS |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n")
-	fmt.Fprintf(&b, "| nothing | %s | | | | | | | |\n", s.instructions(figureCall, "none"))
+	b.WriteString("| traced by | a pair costs | added | × floor | × bpftrace | its reader | start | × bpftrace | peak RSS | later |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	fmt.Fprintf(&b, "| nothing | %s | | | | | | | | |\n", s.instructions(figureCall, "none"))
 	for _, floor := range []string{"empty kprobe", "empty fentry"} {
-		fmt.Fprintf(&b, "| %s | %s | %.0f | 1.0 | %.2f | | | | |\n", floor, s.instructions(figureCall, floor), s.added(floor), s.added(floor)/s.added(bpftrace))
+		fmt.Fprintf(&b, "| %s | %s | %.0f | 1.0 | %.2f | | | | | |\n", floor, s.instructions(figureCall, floor), s.added(floor), s.added(floor)/s.added(bpftrace))
 	}
 	for _, c := range contestants() {
 		floor := "empty kprobe"
 		if strings.Contains(c.name, "fentry") {
 			floor = "empty fentry"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %.0f | %.1f | %.2f | %.0f | %.2f G | %.2f | %.1f MB |\n", c.name, s.instructions(figureCall, c.name), s.added(c.name),
+		fmt.Fprintf(&b, "| %s | %s | %.0f | %.1f | %.2f | %.0f | %.2f G | %.2f | %.1f MB | %.1f MB |\n", c.name, s.instructions(figureCall, c.name), s.added(c.name),
 			s.added(c.name)/s.added(floor), s.added(c.name)/s.added(bpftrace), s.median(figureReader, c.name), s.median(figureStart, c.name)/1e9,
-			s.median(figureStart, c.name)/s.median(figureStart, bpftrace), s.median(figureMemory, c.name)*1024/1e6)
+			s.median(figureStart, c.name)/s.median(figureStart, bpftrace), s.median(figureMemory, c.name)*1024/1e6, s.median(figureTracing, c.name)*1024/1e6)
 	}
 	b.WriteString("\n| events through | buffers | events per CPU second | spread | allocations |\n|---|---:|---:|---:|---:|\n")
 	for _, path := range []string{"ledger", "json", "table"} {
@@ -108,6 +109,8 @@ func (s samples) table() string {
 			fmt.Fprintf(&b, "| %s | %s | %.2f M | ±%.0f %% | %.0f |\n", path, live, s.median(figureRate, name)/1e6, s.spread(figureRate, name), s.median(figureAllocs, name))
 		}
 	}
+	fmt.Fprintf(&b, "\nThe heap, with 1,000 buffers: %.1f MB after 1 M events, %.1f MB after 10 M.\n",
+		s.median(figureHeap, "after a tenth")/1e6, s.median(figureHeap, "after all")/1e6)
 	if without := s.median(figureBystander, "no probes"); without > 0 {
 		with := s.median(figureBystander, "all probes")
 		fmt.Fprintf(&b, "\nOther work with all probes of all kinds attached: %+.1f %% instructions (spread ±%.1f %% without, ±%.1f %% with).\n",
