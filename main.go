@@ -996,8 +996,14 @@ it opens the events first and then becomes --uid.`,
 	f.DurationVar(&p.Pause, "pause", 0, "time between two steps")
 	f.BoolVar(&p.JSON, "json", false, "write JSON lines")
 	f.BoolVar(&p.Quiet, "quiet", false, "write nothing")
-	cmd.AddCommand(perf, twoProcessesCommand(), sharerCommand(), edgesCommand(), auxCommand(), soakCommand(), soakWorkerCommand(), runAsCommand(),
-		bpfMapsCommand(), chargersCommand(), trialsCommand(), mapperCommand())
+	simple := []*cobra.Command{perf, twoProcessesCommand(), edgesCommand(), auxCommand(), bpfMapsCommand(), chargersCommand()}
+	for _, c := range simple {
+		// They end by the signal, in the middle of it all: the kernel takes back what
+		// they hold.
+		c.PreRun = func(*cobra.Command, []string) { signal.Reset() }
+	}
+	cmd.AddCommand(simple...)
+	cmd.AddCommand(sharerCommand(), soakCommand(), soakWorkerCommand(), runAsCommand(), trialsCommand(), mapperCommand())
 	return cmd
 }
 
