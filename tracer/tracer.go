@@ -172,8 +172,9 @@ func open(opts Options, w way, via transport, sources sources, types types) (_ *
 	return t, nil
 }
 
-// begin begins the trace, once all probes on perf buffers are attached. What some of
-// them saw before is not of it, nor are calls that were under way meanwhile lost.
+// begin begins the trace, once all probes on perf buffers are attached and were seen to
+// work. What some of them saw before is not of it, nor are calls lost that were under
+// way meanwhile: the self-test has given these the time to return.
 func (t *Tracer) begin() error {
 	// The ring cannot have been full yet.
 	if err := t.objects.Maps[bpf.PerfMapLossesMap].Update(uint32(0), bpf.PerfLosses{}, ebpf.UpdateExist); err != nil {
@@ -248,18 +249,15 @@ func (t *Tracer) attach() (err error) {
 		if t.links, degraded, err = t.way.attachAll(t.objects); err != nil {
 			return err
 		}
-		if err := t.begin(); err != nil {
-			return err
-		}
 		t.states, err = t.selfTest()
 		switch {
 		case err == nil:
 			t.degraded = append(t.degraded, degraded...)
-			return nil
+			return t.begin()
 		case errors.Is(err, errNoSelfTest):
 			t.degraded = append(t.degraded, degraded...)
 			t.degraded = append(t.degraded, "the probes were not tested: "+err.Error())
-			return nil
+			return t.begin()
 		case !errors.Is(err, errSilent) || attempt == 2:
 			return fmt.Errorf("self-test on Linux %s: %w", release(), err)
 		}
