@@ -29,7 +29,7 @@ const figureBurst = "burst" // calls
 // A burst is this many buffers mapped and unmapped, or as many as fit in the time.
 const (
 	burstPairs = 200_000
-	burstTime  = 15 * time.Minute
+	burstTime  = 20 * time.Minute
 )
 
 type burstSize struct {
