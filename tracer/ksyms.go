@@ -62,6 +62,9 @@ func resolveSymbols(functions []string, programs ...map[string]*ebpf.ProgramSpec
 // lacking reads in /proc/kallsyms which of some functions there are not. Names are there
 // for everyone, if not addresses.
 func lacking(functions []string) map[string]bool {
+	if len(functions) == 0 {
+		return nil // with --only perf: half a second of an old kernel's time saved
+	}
 	f, err := os.Open("/proc/kallsyms")
 	if err != nil {
 		return nil // attaching will tell
