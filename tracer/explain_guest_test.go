@@ -25,13 +25,13 @@ func TestExplainAfterTheFact(t *testing.T) {
 	}
 	script := fmt.Sprintf(`
 mkdir /sys/fs/cgroup/holder
-(echo 0 > /sys/fs/cgroup/holder/cgroup.procs; exec pinwatch workload perf-buffers --quiet --uid 2100 --pages 64 --max 7 --hold 100s) &
+(echo 0 > /sys/fs/cgroup/holder/cgroup.procs; exec pinwatch workload perf-buffers --quiet --uid 2100 --memlock-kib $((128 * kib)) --pages 64 --max 7 --hold 100s) &
 echo $!
 sleep 2
-pinwatch explain --uid 2100 --buffer 1M --json
+pinwatch explain --uid 2100 --buffer $((256 * kib))K --json
 echo $?
-pinwatch explain --uid 2100 --buffer 1M --json --source proc
-pinwatch workload run-as --uid 2100 -- pinwatch explain --buffer 1M --json
+pinwatch explain --uid 2100 --buffer $((256 * kib))K --json --source proc
+pinwatch workload run-as --uid 2100 -- pinwatch explain --buffer $((256 * kib))K --json
 kill $!
 pinwatch workload trials --seed %d --count %d
 pinwatch workload trials --seed %d --count 50 --source proc
@@ -42,7 +42,7 @@ pinwatch workload trials --seed %d --count 50 --source proc
 	for _, k := range guesttest.WithOldest(t, guesttest.Newest(t)) {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
-			out := guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c", "for a in mkdir sleep kill; do alias $a=\"busybox $a\"; done\n"+script)
+			out := guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c", k.Limits()+"for a in mkdir sleep kill; do alias $a=\"busybox $a\"; done\n"+script)
 			var pid uint32
 			var code int
 			var fromKernel, fromProc, unprivileged advice.Explanation

@@ -91,7 +91,10 @@ func step(t *testing.T, steps []workload.BPFStep, name string) workload.BPFStep 
 // pages of changes to itself (MEMCG_CHARGE_BATCH), and it is brought up to date
 // when what they have told adds up to 64 pages per CPU. And the rest of a page
 // that is charged by the byte.
-func tolerance(cpus int64) int64 { return 2*cpus*64*4096 + 4096 }
+func tolerance(k guesttest.Kernel) int64 {
+	const cpus = 4 // of a guest
+	return (2*cpus*64 + 1) * k.PageKiB() << 10
+}
 
 // What cgroups are charged for a map must agree with the cgroup's own
 // memory.stat, for every type, over sizes that it cannot overlook.
@@ -159,7 +162,7 @@ func TestMemcgAgreesWithMemoryStat(t *testing.T) {
 				if before.MemoryKernel < 0 || charged <= 0 {
 					t.Errorf("%s: charged %d bytes; memory.stat %d and %d", m.kind, charged, before.MemoryKernel, after.MemoryKernel)
 				}
-				if off := charged - witness; off > tolerance(4) || off < -tolerance(4) {
+				if off := charged - witness; off > tolerance(k) || off < -tolerance(k) {
 					t.Errorf("%s: charged %d bytes; kernel in memory.stat grew by %d", m.kind, charged, witness)
 				}
 				t.Logf("%s: charged %d bytes, memory.stat %d, memlock %d, %d that no cgroup pays for",
@@ -295,12 +298,12 @@ kernel c-after c
 					}
 				}
 			}
-			if off := grown - a; off > tolerance(4) || off < -tolerance(4) || grown < 5<<20 || b > 1<<20 {
+			if off := grown - a; off > tolerance(k) || off < -tolerance(k) || grown < 5<<20 || b > 1<<20 {
 				t.Errorf("grew by %d bytes; memory.stat of the creator's cgroup by %d, of the other one's by %d", grown, a, b)
 			}
-			refusals := rows["refused"]
+			refusals, page := rows["refused"], k.PageKiB()<<10
 			if len(refusals) != 1 || refusals[0].Kind != "refusal" || refusals[0].Errno != 12 ||
-				refusals[0].LimitGroup == 0 || refusals[0].Limit != 8000000/4096*4096 || refusals[0].Verdict != "ok" {
+				refusals[0].LimitGroup == 0 || refusals[0].Limit != 8000000/page*page || refusals[0].Verdict != "ok" {
 				t.Errorf("memory.max: %+v", refusals)
 			}
 			// Since 6.18 what failed is freed by a worker: until then the cgroup is full,

@@ -21,10 +21,10 @@ import (
 // them may say of the kernel what is not so, or leave pages unexplained.
 func TestOlder(t *testing.T) {
 	const script = `
-pinwatch workload perf-buffers --quiet --uid 2100 --pages 64 --max 3 --hold 1000s & keeper=$!
+pinwatch workload perf-buffers --quiet --uid 2100 --memlock-kib $((128 * kib)) --pages 64 --max 3 --hold 1000s & keeper=$!
 busybox sleep 1
-pinwatch workload perf-buffers --quiet --uid 2100 --pages 64 --hold 1000s & holder=$!
-until busybox grep -q 'VmPin:.* 276 kB' /proc/$holder/status; do busybox sleep 0.1; done
+pinwatch workload perf-buffers --quiet --uid 2100 --memlock-kib $((128 * kib)) --pages 64 --hold 1000s & holder=$!
+until busybox grep -q "VmPin:.* $((69 * kib)) kB" /proc/$holder/status; do busybox sleep 0.1; done
 pinwatch record /tmp/recording --only perf 2> /tmp/words & trace=$!
 until busybox grep -q watching /tmp/words; do busybox sleep 0.1; done
 kill -9 $holder
@@ -45,8 +45,8 @@ kill -9 $keeper
 wait $keeper
 echo "starts:"
 for uid in 2001 2002; do
-	pinwatch workload perf-buffers --quiet --uid $uid --pages 8 --max 5 --hold 1000s &
-	while :; do pinwatch workload perf-buffers --quiet --uid $uid --pages 8 --max 30 --memlock-kib 4096 --pause 10ms; done &
+	pinwatch workload perf-buffers --quiet --uid $uid --memlock-kib $((128 * kib)) --pages 8 --max 5 --hold 1000s &
+	while :; do pinwatch workload perf-buffers --quiet --uid $uid --pages 8 --max 30 --memlock-kib $((1024 * kib)) --pause 10ms; done &
 done
 busybox sleep 3
 for start in 1 2 3; do
@@ -61,7 +61,7 @@ done
 			out := guesttest.Run(t, k, func(c *guest.Config) {
 				shell(c)
 				c.Timeout = 6 * time.Minute
-			}, "workload", "run-as", "--", "sh", "-c", script)
+			}, "workload", "run-as", "--", "sh", "-c", k.Limits()+script)
 			before, starts, ok := strings.Cut(out.Stdout, "starts:\n")
 			if !ok {
 				t.Fatalf("exit %d\n%s\n%s", out.Code, out.Stdout, out.Stderr)

@@ -194,7 +194,7 @@ trace
 echo 2 > /proc/sys/kernel/kptr_restrict
 pinwatch trace --json 2>/tmp/said &
 until busybox grep -q watching /tmp/said; do busybox sleep 0.1; done
-echo 1024 > /proc/sys/kernel/perf_event_mlock_kb
+echo $((256 * kib)) > /proc/sys/kernel/perf_event_mlock_kb
 busybox sleep 1
 pinwatch workload perf-buffers --max 1 --quiet
 kill -TERM $!
@@ -211,7 +211,7 @@ busybox cat /tmp/said >&2
 				caps += "pinwatch workload run-as --uid 1001 --caps $caps -- pinwatch trace\ncaps=$caps,cap_sys_resource\n"
 			}
 			results := unmark(t, guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c",
-				marked("unprivileged", "{\n"+caps+unprivileged+"}")+marked("hidden", "{\n"+hidden+"}")), 2)
+				k.Limits()+marked("unprivileged", "{\n"+caps+unprivileged+"}")+marked("hidden", "{\n"+hidden+"}")), 2)
 			out := results[0]
 			if old && !strings.Contains(out.Stderr, "grant CAP_SYS_RESOURCE, or ulimit -l unlimited") {
 				t.Errorf("RLIMIT_MEMLOCK is not explained: %s", out.Stderr)

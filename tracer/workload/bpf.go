@@ -487,13 +487,14 @@ func (s BPFStep) String() string {
 // cgroupMemory is memory.current, and "kernel" of memory.stat (Linux 5.18), in
 // bytes; -1 where there is none.
 //
-// memory.current is exact but for what every CPU holds in stock. memory.stat is
-// added up only when enough seems to have changed, or every two seconds
-// (FLUSH_TIME in mm/memcontrol.c), and 7.3 was seen to answer with what had been
-// before a map of 17 MB: where the two disagree by that much, the second one is
-// waited for.
+// memory.current is exact but for what every CPU holds in stock, 64 pages at most
+// (MEMCG_CHARGE_BATCH). memory.stat is added up only when enough seems to have
+// changed, or every two seconds (FLUSH_TIME in mm/memcontrol.c), and 7.3 was seen to
+// answer with what had been before a map of 17 MB: where the two disagree by more
+// than that stock, the second one is waited for.
 func cgroupMemory(path string) (current, kernel int64) {
-	const late, flushed = 1 << 20, 3 * time.Second
+	const flushed = 3 * time.Second
+	late := int64(64 * runtime.NumCPU() * os.Getpagesize())
 	for end := time.Now().Add(flushed); ; time.Sleep(100 * time.Millisecond) {
 		current, kernel = -1, -1
 		if raw, err := os.ReadFile(filepath.Join(path, "memory.current")); err == nil {

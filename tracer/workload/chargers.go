@@ -21,8 +21,8 @@ type Chargers struct {
 	Pages    int // of a buffer
 }
 
-// chargersMemlock is their RLIMIT_MEMLOCK, in bytes.
-const chargersMemlock = 4 << 20
+// chargersMemlock is their RLIMIT_MEMLOCK, in pages.
+const chargersMemlock = 1024
 
 // thing is something that is charged, and how to let it go.
 type thing struct {
@@ -36,7 +36,8 @@ func (c *Chargers) Run(out io.Writer) error {
 	if err := loopbackUp(); err != nil {
 		return err
 	}
-	limit := unix.Rlimit{Cur: chargersMemlock, Max: chargersMemlock}
+	bytes := uint64(chargersMemlock * os.Getpagesize())
+	limit := unix.Rlimit{Cur: bytes, Max: bytes}
 	if err := unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &limit, nil); err != nil {
 		return fmt.Errorf("set RLIMIT_MEMLOCK: %w", err)
 	}
@@ -182,7 +183,7 @@ func zeroCopy(pages int) (func(), error) {
 		release()
 		return nil, fmt.Errorf("SO_ZEROCOPY: %w", err)
 	}
-	memory := make([]byte, min(pages, 8)*os.Getpagesize())
+	memory := make([]byte, min(pages*os.Getpagesize(), 32<<10)) // what one datagram takes
 	if err := unix.Sendto(sender, memory, unix.MSG_ZEROCOPY, bound); err != nil {
 		release()
 		return nil, fmt.Errorf("send with MSG_ZEROCOPY: %w", err)

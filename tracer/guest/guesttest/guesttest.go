@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +40,21 @@ func (k Kernel) String() string {
 func (k Kernel) Upstream() string {
 	series, _, _ := strings.Cut(k.Series, "-")
 	return series
+}
+
+// PageKiB is how large its pages are: 16 KiB for "6.12-16k".
+func (k Kernel) PageKiB() int64 {
+	if strings.HasSuffix(k.Series, "-16k") {
+		return 16
+	}
+	return 4
+}
+
+// Limits are shell words that give its users an allowance of 129 pages per CPU, as
+// the kernel does where pages are of 4 KiB, and put the size of a page into $kib.
+// They start scripts that count in pages.
+func (k Kernel) Limits() string {
+	return fmt.Sprintf("kib=%d\necho $((129 * kib)) > /proc/sys/kernel/perf_event_mlock_kb\n", k.PageKiB())
 }
 
 // DefaultSeries is what `make test` runs in. PINWATCH_SERIES names others, such as
