@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -848,7 +849,7 @@ type checkFlags struct {
 	format, exit   string
 	btf, arm64     string
 	list, invasive bool
-	progress       bool
+	inGuest        bool
 }
 
 func checkCommand() *cobra.Command {
@@ -889,8 +890,8 @@ Exit status, by --exit:
 	f.BoolVar(&c.guests.KeepLog, "keep-log", false, "keep the kernel's messages where something fails")
 	f.StringVar(&c.arm64, "binary-arm64", "", "static pinwatch for arm64 guests (default: pinwatch-arm64 beside this program)")
 	f.IntVar(&c.guests.Parallel, "parallel", 0, "guests at a time (default: as many as the machine has cores)")
-	f.BoolVar(&c.progress, "progress", false, "say on stderr what runs")
-	f.MarkHidden("progress")
+	f.BoolVar(&c.inGuest, "in-guest", false, "say on stderr what runs, and on stdout the report, in one line of JSON")
+	f.MarkHidden("in-guest")
 	addMachine(cmd, &c.guests.Base)
 	return cmd
 }
@@ -911,6 +912,9 @@ func runCheck(ctx context.Context, c *checkFlags) error {
 		return output.CheckList(os.Stdout, exercises)
 	}
 	report, err := checkReport(ctx, c, exercises)
+	if c.inGuest {
+		return err
+	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "pinwatch: %v\n", err)
 		report = check.Report{} // nothing to rest a result on
@@ -928,11 +932,13 @@ func runCheck(ctx context.Context, c *checkFlags) error {
 func checkReport(ctx context.Context, c *checkFlags, exercises []check.Exercise) (check.Report, error) {
 	if len(c.guests.Kernels) == 0 {
 		opts := check.Options{Tracer: tracer.Options{BTF: c.btf}, Exercises: exercises, Invasive: c.invasive}
-		if c.progress {
+		if c.inGuest {
+			opts.Apart = true
 			opts.Progress = func(name string, n, of int) { fmt.Fprintf(os.Stderr, "progress: %d/%d %s\n", n, of, name) }
+			opts.Judged = func(k check.Kernel) { json.NewEncoder(os.Stdout).Encode(reportOf(k)) }
 		}
 		k, err := check.Run(ctx, opts)
-		return check.Report{Version: check.Version, Kernels: []check.Kernel{k}}, err
+		return reportOf(k), err
 	}
 	progress := output.NewProgress(os.Stderr, len(c.guests.Kernels))
 	defer progress.Clear()
@@ -940,6 +946,11 @@ func checkReport(ctx context.Context, c *checkFlags, exercises []check.Exercise)
 	c.guests.Scenarios, c.guests.BTF = c.scenarios, c.btf
 	c.guests.Binaries = map[string]string{"arm64": c.arm64}
 	return c.guests.Run(ctx)
+}
+
+// reportOf is a report on one kernel.
+func reportOf(k check.Kernel) check.Report {
+	return check.Report{Version: check.Version, Kernels: []check.Kernel{k}}
 }
 
 func checkActorCommand() *cobra.Command {

@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/host"
@@ -69,7 +70,9 @@ type Tracer struct {
 	// is what was lost until its end.
 	begun uint64
 	ended atomic.Uint64
-	lost  atomic.Pointer[Losses]
+	// settled is when all that the programs saw of the trace had been sent; 0: not yet.
+	settled atomic.Uint64
+	lost    atomic.Pointer[Losses]
 	// refresh is set where the programs cannot read the settings themselves.
 	refresh func() error
 }
@@ -187,12 +190,30 @@ func (t *Tracer) begin() error {
 // end ends the trace, before the first probe is taken off: that takes long, and what
 // the others still see is not of the trace.
 func (t *Tracer) end() {
+	if !t.ended.CompareAndSwap(0, t.decoder.now()) {
+		return
+	}
+	drained := t.via.inOrder && awaitPrograms() == nil
 	// Counted after the end: what is lost in between is one doubt too many, and never
 	// one too few.
-	if t.ended.CompareAndSwap(0, t.decoder.now()) {
-		lost := t.counted()
-		t.lost.Store(&lost)
+	lost := t.counted()
+	t.lost.Store(&lost)
+	if !drained {
+		t.detach()
 	}
+	t.settled.Store(t.decoder.now())
+}
+
+// awaitPrograms waits until programs that run have sent what they saw. They are sections that
+// RCU waits for, and MEMBARRIER_CMD_GLOBAL is synchronize_rcu, before 4.20
+// synchronize_sched (kernel/sched/membarrier.c). There is none with CPUs in nohz_full,
+// nor where a filter of system calls forbids it.
+func awaitPrograms() error {
+	const global = 1
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // within says whether an event is of the trace.
@@ -353,7 +374,6 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 	return func(yield func(ledger.Event, error) bool) {
 		stop := context.AfterFunc(ctx, func() {
 			t.end()
-			t.detach()
 			t.reader.Flush()
 		})
 		defer stop()
@@ -381,6 +401,9 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 			}
 			event, err := t.decoder.decode(record)
 			if err == nil && !t.within(&event) {
+				if settled := t.settled.Load(); settled != 0 && event.TimeNS > settled {
+					return // nothing that was sent later is of the trace
+				}
 				continue
 			}
 			event.Lost += missed + t.reader.Lost()

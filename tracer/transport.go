@@ -34,9 +34,12 @@ type transport struct {
 	load     func() (*ebpf.CollectionSpec, error)
 	objects  func() (*ebpf.CollectionSpec, error) // the same for BPF objects
 	chargers func() (*ebpf.CollectionSpec, error) // and for the other chargers
-	resize   func(maps map[string]*ebpf.MapSpec, bytes uint32) error
-	open     func(maps map[string]*ebpf.Map) (reader, error)
-	enlarge  func(r reader, bytes uint32) error
+	// inOrder says that the kernel keeps the order, and the programs count what does
+	// not fit: what was lost is known while they still run.
+	inOrder bool
+	resize  func(maps map[string]*ebpf.MapSpec, bytes uint32) error
+	open    func(maps map[string]*ebpf.Map) (reader, error)
+	enlarge func(r reader, bytes uint32) error
 }
 
 // reader yields records in the order that the ledger wants.
@@ -61,6 +64,7 @@ var ringbufTransport = transport{
 	load:     bpf.LoadPerf,
 	objects:  bpf.LoadObjects,
 	chargers: bpf.LoadChargers,
+	inOrder:  true,
 	resize: func(maps map[string]*ebpf.MapSpec, bytes uint32) error {
 		if bytes != 0 {
 			maps[bpf.PerfMapEvents].MaxEntries = bytes

@@ -50,7 +50,7 @@ func (r *run) findRegime() (g regime) {
 		}
 		defer removeCgroup(dir)
 	}
-	p, err := start(r.ctx, dir, false, 0)
+	p, err := r.start(dir, false, 0)
 	if err != nil {
 		return regime{none: err.Error()}
 	}
@@ -319,7 +319,7 @@ func needXDP(r *run) string {
 
 // try does one thing in a process of its own, and says how it ended.
 func (r *run) try(what request) unix.Errno {
-	p, err := start(r.ctx, "", false, 0)
+	p, err := r.start("", false, 0)
 	if err != nil {
 		return unix.EIO
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -276,5 +278,30 @@ func TestAtRest(t *testing.T) {
 				t.Errorf("missed: %q", missed)
 			}
 		})
+	}
+}
+
+// Kernels of another architecture are booted first, and reported where they were
+// named.
+func TestForeignKernelsFirst(t *testing.T) {
+	dir := t.TempDir()
+	image := func(name string, at int, magic string) string {
+		head := make([]byte, 0x210)
+		copy(head[at:], magic)
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, head, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	amd64, arm64 := image("bzImage", 0x202, "HdrS"), image("Image", 0x38, "ARM\x64")
+	foreign := arm64
+	native := amd64
+	if runtime.GOARCH == "arm64" {
+		foreign, native = amd64, arm64
+	}
+	g := Guests{Kernels: []string{native, "missing", foreign, native, foreign}}
+	if got, want := g.order(), []int{2, 4, 0, 1, 3}; !slices.Equal(got, want) {
+		t.Errorf("order %v; want %v", got, want)
 	}
 }

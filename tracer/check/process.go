@@ -1,7 +1,6 @@
 package check
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,7 +62,7 @@ func (w *Who) ipcLock() bool {
 }
 
 // start runs an actor in the scenario's cgroup.
-func start(ctx context.Context, cgroup string, userNS bool, uid int) (*process, error) {
+func (r *run) start(cgroup string, userNS bool, uid int) (*process, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -75,7 +74,7 @@ func start(ctx context.Context, cgroup string, userNS bool, uid int) (*process, 
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", "check-actor")
+	cmd := exec.CommandContext(r.ctx, "/proc/self/exe", "check-actor")
 	cmd.Args[0] = "pinwatch"
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stderr = os.Stderr
@@ -87,7 +86,7 @@ func start(ctx context.Context, cgroup string, userNS bool, uid int) (*process, 
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
 		cmd.SysProcAttr.Credential = &syscall.Credential{}
 	}
-	if err := cmd.Start(); err != nil {
+	if err := r.apart(cmd.Start); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("start an actor: %w", err)
 	}

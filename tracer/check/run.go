@@ -24,7 +24,13 @@ type Options struct {
 	Tracer    tracer.Options
 	Exercises []Exercise
 	Invasive  bool
-	Progress  func(what string, n, of int) // called before each scenario; may be nil
+	// Apart keeps the checker to the first CPU and its actors off it. They take turns,
+	// and an emulated CPU that stays with one process keeps its address translations.
+	Apart    bool
+	Progress func(what string, n, of int) // called before each scenario; may be nil
+	// Judged is called when all is said, before the probes are taken off and settings
+	// put back; may be nil.
+	Judged func(Kernel)
 }
 
 // run is a check of the running kernel.
@@ -41,6 +47,9 @@ type run struct {
 	regime func() regime // of BPF objects; found out once
 	actors string        // their cgroup, where they have none of their own; ""
 	idle   []*process    // actors that wait for the next scenario
+	tracer *tracer.Tracer
+	own    unix.CPUSet // the checker's CPU, where it is kept apart
+	others unix.CPUSet // its actors'
 }
 
 // Run exercises the running kernel. An error says why that could not be done at
@@ -51,8 +60,10 @@ func Run(ctx context.Context, opts Options) (k Kernel, err error) {
 		return k, err
 	}
 	began := time.Now()
-	defer func() { k.DurationMS = time.Since(began).Milliseconds() }()
 	r := &run{ctx: ctx, opts: opts, uid: 0x7fc00000 + os.Getpid()%0x1000*0x200, aux: auxPMU()}
+	if err := r.keepApart(); err != nil {
+		return k, err
+	}
 	if r.model, err = readModel(); err != nil {
 		return k, fmt.Errorf("%w: requires a kernel with CONFIG_PERF_EVENTS", err)
 	}
@@ -74,8 +85,13 @@ func Run(ctx context.Context, opts Options) (k Kernel, err error) {
 			p.end()
 		}
 	}()
+	defer r.unwatch()
 	r.regime = sync.OnceValue(r.findRegime)
 	k.Scenarios, err = r.all(ctx, &k)
+	k.DurationMS = time.Since(began).Milliseconds()
+	if err == nil && opts.Judged != nil {
+		opts.Judged(k)
+	}
 	return k, err
 }
 
@@ -218,7 +234,7 @@ func (r *run) process(w Who, uid int) (*process, error) {
 	if w.Cgroup != "" {
 		cgroup = w.Cgroup
 	}
-	p, err := start(r.ctx, cgroup, w.UserNS, uid)
+	p, err := r.start(cgroup, w.UserNS, uid)
 	if err == nil {
 		p.single = w.Cgroup != "" || w.UserNS
 	}
@@ -314,6 +330,7 @@ func (s *Scene) missed(own []ledger.Event) string {
 
 // watch opens the trace that stays open over all scenarios.
 func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
+	r.unwatch()
 	began := time.Now()
 	opts := r.opts.Tracer
 	for _, e := range r.opts.Exercises {
@@ -326,6 +343,7 @@ func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.tracer = t
 	k.Tracer, k.TracerError = t.Attached(), ""
 	w := &watch{tracer: t, mine: ownership{first: uint32(r.uid), last: uint32(r.uid + users*len(r.opts.Exercises))}, rest: ledger.New()}
 	ctx, w.cancel = context.WithCancel(ctx)
@@ -339,6 +357,14 @@ func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 		}
 	})
 	return w, nil
+}
+
+// unwatch takes the probes off, which takes seconds in an emulated guest.
+func (r *run) unwatch() {
+	if r.tracer != nil {
+		r.tracer.Close()
+		r.tracer = nil
+	}
 }
 
 // watch collects the events of a trace.
@@ -391,9 +417,7 @@ func (w *watch) stop() (events []ledger.Event, lost uint64, err error) {
 	w.settle()
 	w.cancel()
 	w.wait.Wait()
-	lost = w.tracer.Losses().Total()
-	w.tracer.Close()
-	return w.events, lost, w.err
+	return w.events, w.tracer.Losses().Total(), w.err
 }
 
 // auxPMU finds a PMU that has an AUX area.
