@@ -14,12 +14,14 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/cilium/ebpf/btf"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output"
@@ -796,7 +798,8 @@ func guestCommand() *cobra.Command {
 		Long: `Boots a kernel image in QEMU with this very binary as init, and runs a pinwatch
 command in it: no disk, no network, no modules. What the command prints and its
 exit status come back as its own; the kernel's messages stay apart. An emulated
-kernel starts without its certificates and the self-tests of its cryptography.
+kernel starts without its certificates and the self-tests of its cryptography, with
+timers of a jiffy (highres=off), and zeroes no page twice (init_on_alloc=0).
 
 Exit status: that of the command, or 125 if the guest timed out or panicked, or
 never ran the command.`,
@@ -981,7 +984,6 @@ func workloadCommand() *cobra.Command {
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	var p workload.PerfBuffers
-	var memlockKiB int64
 	perf := &cobra.Command{
 		Use:   "perf-buffers",
 		Short: "Map perf buffers past the allowance until EPERM, then unmap them",
@@ -989,17 +991,11 @@ func workloadCommand() *cobra.Command {
 RLIMIT_MEMLOCK, until the kernel refuses, and unmaps them again. Run it as root:
 it opens the events first and then becomes --uid.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			p.Memlock = memlockKiB
-			if memlockKiB >= 0 {
-				p.Memlock = memlockKiB << 10
-			}
-			return p.Run(os.Stdout)
-		},
+		RunE: func(*cobra.Command, []string) error { return p.Run(os.Stdout) },
 	}
 	f := perf.Flags()
 	f.IntVar(&p.UID, "uid", 65534, "user to become; -1: stay who you are")
-	f.Int64Var(&memlockKiB, "memlock-kib", 512, "RLIMIT_MEMLOCK; -1: leave it alone")
+	addMemlock(f, &p.Memlock, 512)
 	f.IntVar(&p.Pages, "pages", 64, "data pages of a buffer, a power of two")
 	f.IntVar(&p.Max, "max", 0, "buffers at the most; 0: until refused")
 	f.IntVar(&p.Again, "again", 0, "map every buffer so many more times, and unmap those at once")
@@ -1018,21 +1014,51 @@ it opens the events first and then becomes --uid.`,
 	return cmd
 }
 
+// addMemlock adds the flag of a process's limit, which is kept in bytes.
+func addMemlock(f *pflag.FlagSet, bytes *int64, kib int64) {
+	*bytes = fromKiB(kib)
+	f.Var((*kibibytes)(bytes), "memlock-kib", "RLIMIT_MEMLOCK; -1: leave it alone")
+}
+
+// kibibytes are bytes that a flag gives in KiB, or a negative number that stands for
+// something else.
+type kibibytes int64
+
+func fromKiB(kib int64) int64 {
+	if kib < 0 {
+		return kib
+	}
+	return kib << 10
+}
+
+func (k *kibibytes) Set(text string) error {
+	kib, err := strconv.ParseInt(text, 0, 54) // as many as are an int64 in bytes
+	if err == nil {
+		*k = kibibytes(fromKiB(kib))
+	}
+	return err
+}
+
+func (k *kibibytes) String() string {
+	if *k < 0 {
+		return strconv.FormatInt(int64(*k), 10)
+	}
+	return strconv.FormatInt(int64(*k)>>10, 10)
+}
+
+func (k *kibibytes) Type() string { return "int" }
+
 func twoProcessesCommand() *cobra.Command {
 	var t workload.TwoProcesses
-	var memlockKiB int64
 	cmd := &cobra.Command{
 		Use:   "two-processes",
 		Short: "Map one buffer in two processes, and unmap in a given order",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			t.Memlock = memlockKiB << 10
-			return t.Run(os.Stdout)
-		},
+		RunE:  func(*cobra.Command, []string) error { return t.Run(os.Stdout) },
 	}
 	f := cmd.Flags()
 	f.IntVar(&t.UID, "uid", 65534, "user to become; -1: stay who you are")
-	f.Int64Var(&memlockKiB, "memlock-kib", 16384, "RLIMIT_MEMLOCK")
+	addMemlock(f, &t.Memlock, 16384)
 	f.IntVar(&t.Pages, "pages", 1024, "data pages of the buffer, a power of two")
 	f.BoolVar(&t.PayerFirst, "payer-first", false, "the process that paid unmaps first")
 	return cmd
@@ -1053,39 +1079,31 @@ func sharerCommand() *cobra.Command {
 
 func edgesCommand() *cobra.Command {
 	var e workload.Edges
-	var memlockKiB int64
 	cmd := &cobra.Command{
 		Use:   "edges",
 		Short: "Map over a buffer, move it, unmap it in parts, and fail in two ways",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			e.Memlock = memlockKiB << 10
-			return e.Run(os.Stdout)
-		},
+		RunE:  func(*cobra.Command, []string) error { return e.Run(os.Stdout) },
 	}
 	f := cmd.Flags()
 	f.IntVar(&e.UID, "uid", 65534, "user to become; -1: stay who you are")
-	f.Int64Var(&memlockKiB, "memlock-kib", 16384, "RLIMIT_MEMLOCK")
+	addMemlock(f, &e.Memlock, 16384)
 	f.IntVar(&e.Pages, "pages", 1024, "data pages of a buffer, a power of two")
 	return cmd
 }
 
 func auxCommand() *cobra.Command {
 	var a workload.AUX
-	var memlockKiB int64
 	cmd := &cobra.Command{
 		Use:   "aux",
 		Short: "Map a buffer with an AUX area",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			a.Memlock = memlockKiB << 10
-			return a.Run(os.Stdout)
-		},
+		RunE:  func(*cobra.Command, []string) error { return a.Run(os.Stdout) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&a.PMU, "pmu", "intel_pt", "PMU with an AUX area")
 	f.IntVar(&a.UID, "uid", 65534, "user to become; -1: stay who you are")
-	f.Int64Var(&memlockKiB, "memlock-kib", 16384, "RLIMIT_MEMLOCK")
+	addMemlock(f, &a.Memlock, 16384)
 	f.IntVar(&a.Pages, "pages", 8, "data pages, a power of two")
 	f.IntVar(&a.AUXPages, "aux-pages", 1024, "AUX pages, a power of two")
 	f.BoolVar(&a.DataFirst, "data-first", false, "unmap the data area first")
@@ -1153,7 +1171,6 @@ root, and switches the loopback interface on: for guests and test machines.`,
 
 func bpfMapsCommand() *cobra.Command {
 	var b workload.BPFMaps
-	var memlockKiB int64
 	cmd := &cobra.Command{
 		Use:   "bpf-maps",
 		Short: "Create BPF maps, and fill them",
@@ -1165,13 +1182,7 @@ Run it as root: it moves to --cgroup and sets the limit first, and then becomes
   pinwatch workload bpf-maps --type hash-noprealloc --cgroup /sys/fs/cgroup/a --pin /sys/fs/bpf/m --hold 10s
   pinwatch workload bpf-maps --from /sys/fs/bpf/m --update 1000 --cgroup /sys/fs/cgroup/b`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			b.Memlock = memlockKiB
-			if memlockKiB >= 0 {
-				b.Memlock = memlockKiB << 10
-			}
-			return b.Run(os.Stdout)
-		},
+		RunE: func(*cobra.Command, []string) error { return b.Run(os.Stdout) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&b.Type, "type", "array", "type of the maps: "+strings.Join(workload.BPFMapTypes(), ", "))
@@ -1185,7 +1196,7 @@ Run it as root: it moves to --cgroup and sets the limit first, and then becomes
 	f.StringVar(&b.From, "from", "", "update this map, an id or a pinned path, and create none")
 	f.IntVar(&b.UID, "uid", -1, "user to become; -1: stay who you are")
 	f.StringSliceVar(&b.Caps, "caps", []string{"cap_bpf", "cap_perfmon"}, "capabilities to keep as --uid")
-	f.Int64Var(&memlockKiB, "memlock-kib", -1, "RLIMIT_MEMLOCK; -1: leave it alone")
+	addMemlock(f, &b.Memlock, -1)
 	f.StringVar(&b.Cgroup, "cgroup", "", "directory of a v2 cgroup to move to first; made where it is missing")
 	f.Int64Var(&b.MemoryMax, "memory-max-bytes", -1, "memory.max to set for --cgroup; -1: leave it alone")
 	f.StringVar(&b.Pin, "pin", "", "pin the map at this path; the second one at PATH-2, and so on")

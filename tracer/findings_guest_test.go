@@ -156,7 +156,7 @@ pinwatch workload two-processes --payer-first | busybox tail -n 1
 	// Last, for it leaves the user without its allowance where a kernel forgets charges.
 	script += marked("witness", witness)
 	shell := guesttest.Shell(t)
-	for _, k := range guesttest.Kernels(t) {
+	for _, k := range guesttest.Newest(t) {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			results := unmark(t, guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c", script), len(workloads)+1)

@@ -36,7 +36,7 @@ func TestSoak(t *testing.T) {
 	duration := soakTime(t)
 	verdict := regexp.MustCompile(`\b(overcharge|double-charge|misdirected-refund|leak|underflow|wrong-refusal) \d+`)
 	balance := regexp.MustCompile(`(?m)^uid (2001|2002): .*\b0 for live buffers.*\b0 unexplained$`)
-	kernels := guesttest.Ends(t)
+	kernels := guesttest.Newest(t)
 	for i, k := range kernels {
 		first, last := i == 0, i == len(kernels)-1
 		soak := func(t *testing.T, share bool, transport string) {
@@ -88,10 +88,10 @@ func TestSilentProbes(t *testing.T) {
 	k := guesttest.Kernels(t)[0]
 	const script = `
 echo 0 > /sys/kernel/debug/kprobes/enabled
-pinwatch trace --attach kprobe --duration 1s
+pinwatch trace --only perf --attach kprobe --duration 1s
 echo "exit $?"
 echo 1 > /sys/kernel/debug/kprobes/enabled
-pinwatch trace --attach kprobe --duration 1s
+pinwatch trace --only perf --attach kprobe --duration 1s
 echo "exit $?"
 `
 	out := guesttest.Run(t, k, guesttest.Shell(t), "workload", "run-as", "--", "sh", "-c", script)
@@ -105,7 +105,7 @@ echo "exit $?"
 
 // The doctor tells the known accountings apart.
 func TestDoctor(t *testing.T) {
-	for _, k := range guesttest.Ends(t) {
+	for _, k := range guesttest.Newest(t) {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, nil, "doctor")

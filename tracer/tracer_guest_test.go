@@ -146,7 +146,7 @@ echo 0 > /sys/devices/system/cpu/cpu3/online; one
 echo -1 > /proc/sys/kernel/perf_event_paranoid; one
 `
 	shell := guesttest.Shell(t)
-	for _, k := range guesttest.Ends(t) {
+	for _, k := range guesttest.Newest(t) {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			out := guesttest.Run(t, k, shell, "trace", "--only", "perf", "--json", "--", "sh", "-c", script)
@@ -192,7 +192,7 @@ trace
 `
 	const hidden = `
 echo 2 > /proc/sys/kernel/kptr_restrict
-pinwatch trace --json 2>/tmp/said &
+pinwatch trace --only perf --json 2>/tmp/said &
 until busybox grep -q watching /tmp/said; do busybox sleep 0.1; done
 echo $((256 * kib)) > /proc/sys/kernel/perf_event_mlock_kb
 busybox sleep 1
@@ -201,7 +201,7 @@ kill -TERM $!
 wait
 busybox cat /tmp/said >&2
 `
-	for _, k := range guesttest.Ends(t) {
+	for _, k := range guesttest.Newest(t) {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			caps := "caps=cap_bpf,cap_perfmon\n"
@@ -259,35 +259,33 @@ pinwatch trace --only perf --json --uid 1001 -- sh -c '
 }
 
 // What a machine lacks is said in one line: what is needed, what it has, what
-// to do.
+// to do. (TestMatrix has what kernels lack.)
 func TestClearErrors(t *testing.T) {
-	shell := guesttest.Shell(t)
-	for name, c := range map[string]struct {
-		series string
-		args   []string
-		want   []string
+	cases := []struct {
+		name, command string
+		want          []string
 	}{
-		"no fentry": {"5.10", []string{"trace", "--attach", "fentry"},
-			[]string{"or fentry (running 5.10.", "use another kernel, or another --attach"}},
-		"no capabilities": {"6.1", []string{"trace", "--", "busybox", "su", "nobody", "-c", "pinwatch trace"},
+		{"no capabilities", "busybox su nobody -c 'pinwatch trace'",
 			[]string{"uid 65534", "lacks CAP_BPF (to load BPF programs) and CAP_PERFMON", "run it as root, or grant them"}},
-		"no such types": {"6.1", []string{"trace", "--btf", "/nowhere"},
+		{"no such types", "pinwatch trace --btf /nowhere",
 			[]string{"--btf /nowhere", "no such file"}},
-		"no such command": {"6.1", []string{"trace", "--", "nowhere"},
+		{"no such command", "pinwatch trace -- nowhere",
 			[]string{"run the command", "nowhere"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			out := guesttest.Run(t, guesttest.Fetch(t, c.series)[0], shell, c.args...)
-			for _, want := range c.want {
-				if !strings.Contains(out.Stderr, want) {
-					t.Errorf("stderr lacks %q: %s", want, out.Stderr)
-				}
+	}
+	var script string
+	for _, c := range cases {
+		script += marked(c.name, c.command)
+	}
+	out := guesttest.Run(t, guesttest.Kernels(t)[0], guesttest.Shell(t), "workload", "run-as", "--", "sh", "-c", script)
+	for i, result := range unmark(t, out, len(cases)) {
+		for _, want := range cases[i].want {
+			if !strings.Contains(result.Stderr, want) {
+				t.Errorf("%s: stderr lacks %q: %s", cases[i].name, want, result.Stderr)
 			}
-			if name != "no capabilities" && out.Code != 1 {
-				t.Errorf("exit %d; want 1", out.Code)
-			}
-		})
+		}
+		if result.Code != 1 {
+			t.Errorf("%s: exit %d; want 1", cases[i].name, result.Code)
+		}
 	}
 }
 

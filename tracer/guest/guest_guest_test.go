@@ -33,7 +33,7 @@ func TestOutputIntact(t *testing.T) {
 	out := guesttest.Run(t, k, func(c *guest.Config) {
 		shell(c)
 		c.Files = append(c.Files, file+":content")
-	}, "trace", "--json", "--", "sh", "-c", "busybox cat /content; busybox echo words >&2; busybox echo kernel says > /dev/kmsg; exit 3")
+	}, "trace", "--only", "perf", "--json", "--", "sh", "-c", "busybox cat /content; busybox echo words >&2; busybox echo kernel says > /dev/kmsg; exit 3")
 	if !strings.HasPrefix(out.Stdout, string(content)) {
 		t.Errorf("stdout of %d bytes does not begin with the %d written", len(out.Stdout), len(content))
 	}
@@ -71,7 +71,7 @@ func TestOutcomes(t *testing.T) {
 		args   []string
 	}{
 		"timeout": {guest.ErrTimeout, func(c *guest.Config) { c.Timeout = 15 * time.Second }, []string{"trace"}},
-		"panic":   {guest.ErrPanic, nil, []string{"trace", "--", "sh", "-c", "echo c > /proc/sysrq-trigger; busybox sleep 60"}},
+		"panic":   {guest.ErrPanic, nil, []string{"trace", "--only", "perf", "--", "sh", "-c", "echo c > /proc/sysrq-trigger; busybox sleep 60"}},
 		"no init": {guest.ErrNoInit, func(c *guest.Config) { c.Memory = "nonsense" }, []string{"version"}},
 	} {
 		t.Run(name, func(t *testing.T) {

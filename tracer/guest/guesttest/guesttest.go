@@ -87,18 +87,8 @@ func Kernels(t *testing.T) (all []Kernel) {
 	return all
 }
 
-// Ends fetches the first and the last of those: for what need not be seen in all of
-// them at every change.
-func Ends(t *testing.T) []Kernel {
-	t.Helper()
-	all := Kernels(t)
-	if All() {
-		return all
-	}
-	return []Kernel{all[0], all[len(all)-1]}
-}
-
-// Newest is the last of those alone, for what takes long; or all that were asked for.
+// Newest is the last of those alone, for what need not be seen in all of them at every
+// change; or all that were asked for.
 func Newest(t *testing.T) []Kernel {
 	t.Helper()
 	all := Kernels(t)
