@@ -169,9 +169,14 @@ func adviceRule(b *strings.Builder, x *advice.Explanation) {
 	if n.Estimated {
 		estimated = " (estimated)"
 	}
-	line("user_locked", n.UserLocked+x.Pages, fmt.Sprintf("%d charged to uid %d%s + %d of this mapping", n.UserLocked, x.Subject.UID, estimated, x.Pages))
+	beforeUser, beforePinned := "", ""
+	if n.BeforeUser != 0 || n.BeforePinned != 0 {
+		beforeUser = fmt.Sprintf(" + %d of the buffers before it", n.BeforeUser)
+		beforePinned = fmt.Sprintf(" + %d of the buffers before it", n.BeforePinned)
+	}
+	line("user_locked", n.UserLocked+x.Pages, fmt.Sprintf("%d charged to uid %d%s%s + %d of this mapping", n.UserLocked-n.BeforeUser, x.Subject.UID, estimated, beforeUser, x.Pages))
 	line("extra", n.Extra, "the part of it beyond user_lock_limit, for the process")
-	line("locked", n.Locked, fmt.Sprintf("pinned_vm %d of the process + extra", n.PinnedVM))
+	line("locked", n.Locked, fmt.Sprintf("pinned_vm %d of the process%s + extra", n.PinnedVM-n.BeforePinned, beforePinned))
 	if n.LockLimit >= ledger.Unlimited {
 		fmt.Fprintf(b, "  %-15s = %8s   RLIMIT_MEMLOCK\n", "lock_limit", "none")
 	} else {

@@ -57,6 +57,9 @@ type Numbers struct {
 	PinnedVM      int64  `json:"pinned_vm_pages"`
 	Locked        int64  `json:"locked_pages"`
 	LockLimit     int64  `json:"lock_limit_pages"`
+	// What the buffers before it add to UserLocked and PinnedVM, of several.
+	BeforeUser   int64 `json:"before_user_pages"`
+	BeforePinned int64 `json:"before_pinned_pages"`
 }
 
 // The limits that refuse.
@@ -180,6 +183,7 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 			PageBytes: settings.PageSize, MlockKiB: settings.MlockKiB, OnlineCPUs: settings.OnlineCPUs, Paranoid: settings.Paranoid,
 			CapIPCLock: caller.CapIPCLock, UserLockLimit: settings.UserLockLimit(),
 			UserLocked: before.UserLocked, Extra: last.Extra, PinnedVM: before.PinnedVM, Locked: last.Locked, LockLimit: caller.LockLimit,
+			BeforeUser: before.UserLocked - caller.UserLocked, BeforePinned: before.PinnedVM - caller.PinnedVM,
 		},
 		Verdict: Verdict{Allowed: last.Errno == 0, Errno: errnoName(last.Errno), Mapped: done},
 		Fits:    settings.Fits(caller, ask.Area, ask.Pages),
