@@ -274,7 +274,10 @@ func memcgLimit(s *Scene) {
 	cgroup := s.sub("bpf")
 	p := s.Process(Who{Name: "creator", Caps: bpfCaps(), Cgroup: cgroup})
 	// While a map takes all that the cgroup may have, nothing is left for the
-	// process itself: one of its page faults would have it killed.
+	// process itself: the Go runtime gives up where it can start no thread, and one
+	// of its page faults would have it killed.
+	_, err := p.ask(request{Op: "spare-threads", Threads: 8}, -1)
+	s.check(err)
 	s.check(os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.pid), []byte("-1000"), 0))
 	s.check(os.WriteFile(filepath.Join(cgroup, "memory.max"), fmt.Append(nil, s.current(cgroup)*page()+8<<20), 0))
 	s.say("memory.max becomes 8 MiB more than what is used")

@@ -344,8 +344,10 @@ func machines() []machine {
 		// QEMU 7.2 loses the flags around cmpxchg16b when an interrupt comes at
 		// the wrong moment, and the kernel returns to garbage in EFLAGS: 6.12, whose
 		// slab allocator uses it on every path, died in one boot of five. Without
-		// it: none of 25. And page tables of four levels are walked faster than five.
-		tcgCPU: "max,-cx16,-la57",
+		// it: none of 25. Page tables of four levels are walked faster than five, and
+		// without ERMS and FSRM the kernel clears and copies pages by words: by bytes
+		// took a check a tenth longer.
+		tcgCPU: "max,-cx16,-la57,-erms,-fsrm",
 	}, {
 		arch:    "arm64",
 		qemu:    "qemu-system-aarch64",
