@@ -71,7 +71,9 @@ func TestAdviceText(t *testing.T) {
 		"refused": nil,
 		"allowed": func(s *snapshot.Snapshot, a *advice.Ask) { s.Processes[1].LockLimit = 1000 },
 		"exempt":  func(s *snapshot.Snapshot, a *advice.Ask) { s.Processes[1].CapIPCLock = true },
-		"per-cpu": func(s *snapshot.Snapshot, a *advice.Ask) { a.PID, a.UID, a.Buffers, s.Users[0].PerfLocked = 0, 1000, 5, 356 },
+		"per-cpu": func(s *snapshot.Snapshot, a *advice.Ask) {
+			a.PID, a.UID, a.Buffers, s.Users[0].PerfLocked = 0, 1000, 5, 356
+		},
 		"invalid": func(s *snapshot.Snapshot, a *advice.Ask) { a.Pages = 101 },
 		"negative": func(s *snapshot.Snapshot, a *advice.Ask) {
 			s.Processes[1].PinnedVM, s.Users[0].PerfLocked, s.SplitCounter = -100, -9, true
