@@ -14,6 +14,7 @@ import (
 // so many pages and the control page for every CPU. All of it is seen, charged right,
 // and given back.
 func TestClients(t *testing.T) {
+	t.Parallel()
 	const cpus = 4
 	clients := []struct {
 		name, command, memory string

@@ -19,6 +19,7 @@ import (
 // cannot know. Then its predictions are tried: random mappings under random
 // settings, each of which the kernel must answer as predicted.
 func TestExplainAfterTheFact(t *testing.T) {
+	t.Parallel()
 	trials := 200
 	if guesttest.All() {
 		trials = 400
@@ -116,6 +117,7 @@ func predictionsHold(t *testing.T, s *workload.TrialSummary, source string, tria
 // known-bad kernel, whose accounting is right unless it is told otherwise, brings
 // its own.
 func TestExplainAUX(t *testing.T) {
+	t.Parallel()
 	const trials = 200
 	out := guesttest.Run(t, guesttest.KnownBad(t), nil, "workload", "trials", "--pmu", "aux_test", "--count", fmt.Sprint(trials))
 	var tried workload.TrialSummary
@@ -130,6 +132,7 @@ func TestExplainAUX(t *testing.T) {
 
 // A command's refusals are explained from their own numbers, with the holders.
 func TestExplainCommand(t *testing.T) {
+	t.Parallel()
 	k := guesttest.Kernels(t)[0]
 	out := guesttest.Run(t, k, nil, "explain", "--json", "--", "pinwatch", "workload", "perf-buffers", "--quiet", "--pages", "64", "--hold", "2s")
 	var x advice.Explanation

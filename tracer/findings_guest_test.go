@@ -42,6 +42,7 @@ func broken(t *testing.T, out guesttest.Result) (verdicts []string, era string) 
 // Each accounting of the past gets its verdict, on real kernel code, and the
 // right one gets none.
 func TestKnownBadKernel(t *testing.T) {
+	t.Parallel()
 	const buffers = "pinwatch workload perf-buffers --quiet --pages 64 --memlock-kib 4096 --max 12\n"
 	const lowered = `
 pinwatch workload perf-buffers --quiet --pages 64 --max 4 --hold 2s &
@@ -134,6 +135,7 @@ func examined(series string) bool {
 // that show it, and no other: anything new is to be looked into. The witnesses are
 // not ours: how many buffers fit before EPERM, and VmPin.
 func TestFindings(t *testing.T) {
+	t.Parallel()
 	const witness = `{
 pinwatch workload run-as --uid 65534 -- busybox sleep 60 &
 busybox sleep 1

@@ -177,6 +177,7 @@ func TestMain(m *testing.M) {
 // and agrees with the witnesses. What a kernel lacks is known beforehand, and said
 // by pinwatch.
 func TestMatrix(t *testing.T) {
+	t.Parallel()
 	shell := guesttest.Shell(t)
 	script := marked("edges", edges)
 	for _, c := range combinations {

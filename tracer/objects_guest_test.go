@@ -99,6 +99,7 @@ func tolerance(k guesttest.Kernel) int64 {
 // What cgroups are charged for a map must agree with the cgroup's own
 // memory.stat, for every type, over sizes that it cannot overlook.
 func TestMemcgAgreesWithMemoryStat(t *testing.T) {
+	t.Parallel()
 	maps := []struct{ kind, size string }{
 		{"array", "--entries 4096 --value-size 4096"},
 		{"percpu-array", "--entries 500000"},
@@ -188,6 +189,7 @@ func memcgKernels(t *testing.T) (list []guesttest.Kernel) {
 // Where BPF objects are charged to users, what the trace says must agree with how
 // many of them fit before the kernel refuses.
 func TestRlimitAgreesWithRefusals(t *testing.T) {
+	t.Parallel()
 	k := guesttest.Fetch(t, "5.10")[0]
 	const memlockKiB = 512
 	maps := []struct{ kind, size string }{
@@ -249,6 +251,7 @@ func TestRlimitAgreesWithRefusals(t *testing.T) {
 
 // Who fills a map does not pay for it, and who is refused is told by whom.
 func TestMemcgPayers(t *testing.T) {
+	t.Parallel()
 	const script = `
 mkdir /sys/fs/cgroup/a /sys/fs/cgroup/b
 echo +memory > /sys/fs/cgroup/cgroup.subtree_control
@@ -322,6 +325,7 @@ kernel c-after c
 
 // Ten thousand maps come and go, and every one is seen.
 func TestManyMaps(t *testing.T) {
+	t.Parallel()
 	for _, k := range guesttest.Newest(t) {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
@@ -337,6 +341,7 @@ func TestManyMaps(t *testing.T) {
 // With all that shares locked_vm busy, a user's counter is explained to the last
 // page: what is charged is all given back, and nothing is left to "not traced".
 func TestOtherChargers(t *testing.T) {
+	t.Parallel()
 	explained := regexp.MustCompile(`(?m)^uid 2003.*: 0 pages charged: 0 for live buffers,.* 0 that should not be, 0 older or not traced, 0 unexplained$`)
 	idle := regexp.MustCompile(`(?m)^workload: (\w+) 0\b.*$`)
 	kernels := guesttest.Newest(t)

@@ -20,6 +20,7 @@ import (
 // Then traces start again and again while processes map, unmap and die: none of
 // them may say of the kernel what is not so, or leave pages unexplained.
 func TestOlder(t *testing.T) {
+	t.Parallel()
 	const script = `
 pinwatch workload perf-buffers --quiet --uid 2100 --memlock-kib $((128 * kib)) --pages 64 --max 3 --hold 1000s & keeper=$!
 busybox sleep 1

@@ -33,6 +33,7 @@ func soakTime(t *testing.T) time.Duration {
 // random while sysctls and limits change. No verdict may be false, and at the
 // end the ledger must explain the kernel's counters to the page.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	duration := soakTime(t)
 	verdict := regexp.MustCompile(`\b(overcharge|double-charge|misdirected-refund|leak|underflow|wrong-refusal) \d+`)
 	balance := regexp.MustCompile(`(?m)^uid (2001|2002): .*\b0 for live buffers.*\b0 unexplained$`)
@@ -85,6 +86,7 @@ func TestSoak(t *testing.T) {
 
 // A probe that attaches and never fires is found out before anything is traced.
 func TestSilentProbes(t *testing.T) {
+	t.Parallel()
 	k := guesttest.Kernels(t)[0]
 	const script = `
 echo 0 > /sys/kernel/debug/kprobes/enabled
@@ -105,6 +107,7 @@ echo "exit $?"
 
 // The doctor tells the known accountings apart.
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	for _, k := range guesttest.Newest(t) {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()

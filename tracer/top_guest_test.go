@@ -14,6 +14,7 @@ import (
 // The terminal view of a live kernel, as plain tables: while a process maps
 // buffers until it is refused, and when nobody may trace.
 func TestTop(t *testing.T) {
+	t.Parallel()
 	kernels := guesttest.Kernels(t)
 	if !guesttest.All() {
 		kernels = kernels[:1]

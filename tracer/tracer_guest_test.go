@@ -138,6 +138,7 @@ func traceAgrees(t *testing.T, out guesttest.Result) {
 // The sysctls, the online CPUs and the paranoid level are read live: a change
 // counts from the next event on, in one and the same trace.
 func TestSettingsAreLive(t *testing.T) {
+	t.Parallel()
 	const script = `
 one() { pinwatch workload perf-buffers --max 1 --quiet; }
 one
@@ -182,6 +183,7 @@ echo -1 > /proc/sys/kernel/perf_event_paranoid; one
 // With the named capabilities alone, and with the kernel's symbols hidden, the
 // trace is degraded and says so, and the numbers are the same.
 func TestLeastPrivilege(t *testing.T) {
+	t.Parallel()
 	shell := guesttest.Shell(t)
 	const unprivileged = `
 trace() { pinwatch workload run-as --uid 1001 --caps $caps -- pinwatch trace --duration 1s $*; }
@@ -235,6 +237,7 @@ busybox cat /tmp/said >&2
 
 // A command is traced alone, with its children; filters choose among events.
 func TestFilters(t *testing.T) {
+	t.Parallel()
 	k := guesttest.Kernels(t)[0]
 	shell := guesttest.Shell(t)
 	const script = `
@@ -261,6 +264,7 @@ pinwatch trace --only perf --json --uid 1001 -- sh -c '
 // What a machine lacks is said in one line: what is needed, what it has, what
 // to do. (TestMatrix has what kernels lack.)
 func TestClearErrors(t *testing.T) {
+	t.Parallel()
 	cases := []struct {
 		name, command string
 		want          []string
@@ -291,6 +295,7 @@ func TestClearErrors(t *testing.T) {
 
 // Nothing is lost unnoticed: with a tiny buffer, seen and lost add up.
 func TestLossIsCounted(t *testing.T) {
+	t.Parallel()
 	k := guesttest.Kernels(t)[0]
 	shell := guesttest.Shell(t)
 	const stopped = `sh -c 'busybox kill -STOP $PPID; pinwatch workload perf-buffers --quiet --max 100 --pages 1; busybox kill -CONT $PPID'`

@@ -122,6 +122,7 @@ func known(t *testing.T, series string, chosen []string) map[string][]string {
 // by the same verdicts on both architectures and with any page size, and in no
 // others.
 func TestStockKernels(t *testing.T) {
+	t.Parallel()
 	kernels := guesttest.Fetch(t, "6.12")
 	chosen := stock()
 	if guesttest.All() {
@@ -129,6 +130,7 @@ func TestStockKernels(t *testing.T) {
 	}
 	for _, k := range kernels {
 		t.Run(k.String(), func(t *testing.T) {
+			t.Parallel()
 			guesttest.BinaryFor(t, k.Arch)
 			args := []string{"--kernel", k.Image}
 			if len(chosen) > 0 {
@@ -158,6 +160,7 @@ func TestStockKernels(t *testing.T) {
 // there: testdata/check/known-bad.json, worked out from the code of each. The
 // kernel without it passes, but for what 6.1 itself gets wrong.
 func TestKnownBadKernel(t *testing.T) {
+	t.Parallel()
 	raw, err := os.ReadFile(filepath.Join(guesttest.Root(), "testdata", "check", "known-bad.json"))
 	if err != nil {
 		t.Fatal(err)
@@ -174,6 +177,7 @@ func TestKnownBadKernel(t *testing.T) {
 	k := guesttest.KnownBad(t)
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			args := []string{"--kernel", k.Image, "--append", "perf_mmap_accounting=" + name}
 			if len(chosen) > 0 {
 				args = append(args, "--scenario", strings.Join(chosen, ","))
@@ -202,6 +206,7 @@ func TestKnownBadKernel(t *testing.T) {
 // A checker that is killed with SIGKILL while a setting is changed leaves the
 // machine as it was.
 func TestKilledCheckerRestores(t *testing.T) {
+	t.Parallel()
 	const script = `
 mlock=/proc/sys/kernel/perf_event_mlock_kb; paranoid=/proc/sys/kernel/perf_event_paranoid; cpu=/sys/devices/system/cpu/cpu3/online
 state() { busybox cat $mlock $paranoid $cpu /sys/fs/cgroup/cgroup.subtree_control; busybox ls -d /sys/fs/cgroup/pinwatch* 2>/dev/null; true; }

@@ -19,6 +19,7 @@ import (
 
 // Output and exit code come back as they are, and apart from each other.
 func TestOutputIntact(t *testing.T) {
+	t.Parallel()
 	k := guesttest.Kernels(t)[0]
 	random := rand.New(rand.NewPCG(1, 2))
 	content := make([]byte, 300<<10)
@@ -53,6 +54,7 @@ func TestOutputIntact(t *testing.T) {
 
 // Each way to have no exit code is told from the others.
 func TestOutcomes(t *testing.T) {
+	t.Parallel()
 	k := guesttest.Kernels(t)[0]
 	shell := guesttest.Shell(t)
 	run := func(change func(*guest.Config), args ...string) error {

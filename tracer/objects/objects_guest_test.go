@@ -99,6 +99,7 @@ echo $?
 // The list must be bpftool's, object by object; who pays must be who made the
 // map; holders and pins those that the workload made.
 func TestMapsAgreeWithBPFTool(t *testing.T) {
+	t.Parallel()
 	for _, k := range guesttest.Newest(t) {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()

@@ -116,31 +116,42 @@ func Fetch(t *testing.T, series string) []Kernel {
 // KnownBad builds the kernel whose accounting can be chosen at boot.
 func KnownBad(t *testing.T) Kernel {
 	t.Helper()
-	k := kernels(t, exec.Command(filepath.Join(Root(), "testdata", "known-bad", "build.sh")), "build the known-bad kernel")[0]
+	k := kernels(t, "known-bad/build.sh")[0]
 	k.Arch = "amd64"
 	return k
 }
 
 func fetch(t *testing.T, arch, series string) []Kernel {
 	t.Helper()
-	list := kernels(t, exec.Command(filepath.Join(Root(), "testdata", "kernels", "fetch.sh"), append([]string{"--arch", arch}, strings.Fields(series)...)...), "fetch kernels "+series)
+	list := kernels(t, append([]string{"kernels/fetch.sh", "--arch", arch}, strings.Fields(series)...)...)
 	for i := range list {
 		list[i].Arch = arch
 	}
 	return list
 }
 
-// kernels runs a script that prints them.
-func kernels(t *testing.T, fetch *exec.Cmd, what string) []Kernel {
+// scripts are what the scripts that were run have printed. To ask for the newest
+// kernel takes seconds.
+var scripts sync.Map // func() (string, error), by command line
+
+// kernels runs a script of testdata, once, that prints kernels.
+func kernels(t *testing.T, script ...string) (kernels []Kernel) {
 	t.Helper()
-	var complaints bytes.Buffer
-	fetch.Stderr = &complaints
-	out, err := fetch.Output()
+	run, _ := scripts.LoadOrStore(strings.Join(script, " "), sync.OnceValues(func() (string, error) {
+		var complaints bytes.Buffer
+		cmd := exec.Command(filepath.Join(Root(), "testdata", script[0]), script[1:]...)
+		cmd.Stderr = &complaints
+		out, err := cmd.Output()
+		if err != nil {
+			err = fmt.Errorf("%s: %w\n%s", strings.Join(script, " "), err, complaints.String())
+		}
+		return string(out), err
+	}))
+	out, err := run.(func() (string, error))()
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", what, err, complaints.String())
+		t.Fatal(err)
 	}
-	var kernels []Kernel
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(out) {
 		fields := strings.Split(strings.TrimSpace(line), "\t")
 		kernels = append(kernels, Kernel{Series: fields[0], Release: fields[1], Image: fields[2]})
 	}
