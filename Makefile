@@ -73,14 +73,15 @@ test-unit: ## what needs no kernel
 .PHONY: test-guest
 test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 	testdata/install.sh $(GUEST_TESTS)
-	$(GO) test -tags guest -count=1 -p 1 -parallel 2 -timeout 40m ./tracer/...
+	$(GO) test -tags guest -count=1 -parallel 1 -timeout 40m ./tracer/*/
+	$(GO) test -tags guest -count=1 -parallel 2 -timeout 40m ./tracer
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64
 	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS)
 	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; code=0; \
 	PINWATCH_TABLE=$$table PINWATCH_SERIES="$(ALL_SERIES)" \
-		$(GO) test -tags guest -count=1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \
+		$(GO) test -tags guest -count=1 -p 1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \
 	cat "$$table"; exit $$code
 
 .PHONY: known-bad-kernel

@@ -20,7 +20,7 @@ import (
 // settings, each of which the kernel must answer as predicted.
 func TestExplainAfterTheFact(t *testing.T) {
 	t.Parallel()
-	trials := 200
+	trials := 100
 	if guesttest.All() {
 		trials = 400
 	}
@@ -108,7 +108,7 @@ func predictionsHold(t *testing.T, s *workload.TrialSummary, source string, tria
 			t.Errorf("%s: no outcome %s in %v", source, outcome, s.Outcomes)
 		}
 	}
-	if s.Boundary < trials/5 || s.Exempt == 0 && trials >= 200 {
+	if s.Boundary < trials/5 || s.Exempt == 0 && trials >= 100 {
 		t.Errorf("%s: %d at the boundary, %d exempt of %d", source, s.Boundary, s.Exempt, trials)
 	}
 }

@@ -187,10 +187,10 @@ func TestLeastPrivilege(t *testing.T) {
 	shell := guesttest.Shell(t)
 	const unprivileged = `
 trace() { pinwatch workload run-as --uid 1001 --caps $caps -- pinwatch trace --duration 1s $*; }
-trace --attach kprobe
+trace --only perf --attach kprobe
 trace
 echo 2 > /proc/sys/kernel/perf_event_paranoid
-trace
+trace --only perf
 `
 	const hidden = `
 echo 2 > /proc/sys/kernel/kptr_restrict
