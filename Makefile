@@ -6,7 +6,7 @@ SHELL := /bin/bash
 GO ?= go
 # Packages of Debian that a target installs when their command is missing.
 QEMU := qemu-system-x86_64:qemu-system-x86
-GUEST_TESTS := $(QEMU) busybox:busybox-static bpftool:bpftool perf:linux-perf
+GUEST_TESTS := $(QEMU) zstd:zstd busybox:busybox-static bpftool:bpftool perf:linux-perf
 CLIENTS := bpftrace:bpftrace
 ARM64_TESTS := qemu-system-aarch64:qemu-system-arm
 CLANG := clang-19:clang-19 llvm-strip-19:llvm-19 /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev

@@ -826,7 +826,7 @@ never ran the command.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.Kernel, "kernel", "", "kernel image to boot")
+	f.StringVar(&c.Kernel, "kernel", "", "kernel image to boot: bzImage, Image, or a vmlinux with PVH, which need not unpack itself")
 	f.StringVar(&c.Binary, "binary", "", "static pinwatch for the guest (default: this program, or pinwatch-ARCH beside it)")
 	addMachine(cmd, &c)
 	f.StringArrayVar(&c.Files, "file", nil, "one more file for the guest, as HOSTPATH:GUESTPATH")
@@ -882,7 +882,7 @@ Exit status, by --exit:
 		RunE: func(cmd *cobra.Command, _ []string) error { return runCheck(cmd.Context(), &c) },
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&c.guests.Kernels, "kernel", nil, "kernel image to boot and check; may be given several times")
+	f.StringArrayVar(&c.guests.Kernels, "kernel", nil, "kernel image to boot and check (see: pinwatch guest --help); may be given several times")
 	f.StringVar(&c.btf, "btf", "", "file with the kernel's types, for a kernel without BTF")
 	f.StringSliceVar(&c.scenarios, "scenario", nil, "only these scenarios")
 	f.BoolVar(&c.list, "list", false, "list the scenarios")

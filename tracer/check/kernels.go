@@ -233,8 +233,11 @@ func (g *Guests) keep(release string, log []byte) string {
 // releaseOf is what a kernel image's name says of its release: it stands in until
 // the kernel itself has said.
 func releaseOf(image string) string {
-	name := strings.TrimPrefix(strings.TrimPrefix(filepath.Base(image), "vmlinuz-"), "bzImage-")
-	if strings.HasPrefix(name, "vmlinuz") || name == "bzImage" || name == "Image" {
+	name := filepath.Base(image)
+	for _, prefix := range []string{"vmlinuz-", "vmlinux-", "bzImage-"} {
+		name = strings.TrimPrefix(name, prefix)
+	}
+	if strings.HasPrefix(name, "vmlinu") || name == "bzImage" || name == "Image" {
 		return filepath.Base(filepath.Dir(image))
 	}
 	return name

@@ -9,6 +9,8 @@ package guest
 
 import (
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -407,6 +409,8 @@ func ImageArch(path string) (string, error) {
 		return "", fmt.Errorf("kernel image %s: too short", path)
 	}
 	switch {
+	case string(head[:4]) == elf.ELFMAG && binary.LittleEndian.Uint16(head[0x12:]) == uint16(elf.EM_X86_64):
+		return "amd64", nil // vmlinux: QEMU starts it by PVH
 	case string(head[0x202:0x206]) == "HdrS":
 		return "amd64", nil
 	case string(head[0x38:0x3c]) == "ARM\x64":
@@ -414,7 +418,7 @@ func ImageArch(path string) (string, error) {
 	case string(head[4:8]) == "zimg": // EFI zboot: the compressed arm64 image
 		return "", fmt.Errorf("kernel image %s: an EFI zboot image, which QEMU 7 cannot boot: unpack it first", path)
 	}
-	return "", fmt.Errorf("kernel image %s: neither an x86 bzImage nor an arm64 Image", path)
+	return "", fmt.Errorf("kernel image %s: neither an x86 bzImage or vmlinux nor an arm64 Image", path)
 }
 
 // tcg emulates with one thread: with several, some kernels die patching their
