@@ -73,8 +73,8 @@ test-unit: ## what needs no kernel
 .PHONY: test-guest
 test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 	testdata/install.sh $(GUEST_TESTS)
-	$(GO) test -tags guest -count=1 -parallel 1 -timeout 40m ./tracer/*/
-	$(GO) test -tags guest -count=1 -parallel 2 -timeout 40m ./tracer
+	$(GO) test -tags guest -count=1 -p 3 -parallel 1 -timeout 40m ./tracer/*/
+	$(GO) test -tags guest -count=1 -parallel 3 -timeout 40m ./tracer
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64

@@ -799,7 +799,8 @@ func guestCommand() *cobra.Command {
 command in it: no disk, no network, no modules. What the command prints and its
 exit status come back as its own; the kernel's messages stay apart. An emulated
 kernel starts without its certificates and the self-tests of its cryptography, with
-timers of a jiffy (highres=off), and zeroes no page twice (init_on_alloc=0).
+timers of a jiffy (highres=off), zeroes no page twice (init_on_alloc=0), and does
+not wait for a quiet moment in synchronize_rcu() (rcupdate.rcu_expedited=1).
 
 Exit status: that of the command, or 125 if the guest timed out or panicked, or
 never ran the command.`,

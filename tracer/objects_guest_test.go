@@ -42,8 +42,20 @@ type objectRow struct {
 }
 
 // traceObjects traces a shell script in a guest, and returns the rows by the
-// objects' names, and what the workloads said in between.
+// objects' names, and what the workloads said in between. A trace that says it lost
+// something is made once more: while a process updates a map, a kernel that can be
+// preempted skips kprobes on its CPU, the more often the busier this machine is.
 func traceObjects(t *testing.T, k guesttest.Kernel, only, script string) (rows map[string][]objectRow, steps map[string][]workload.BPFStep, summary objectRow) {
+	t.Helper()
+	rows, steps, summary = traceObjectsOnce(t, k, only, script)
+	if summary.Lost > 0 {
+		t.Logf("%d lost: tracing once more", summary.Lost)
+		return traceObjectsOnce(t, k, only, script)
+	}
+	return rows, steps, summary
+}
+
+func traceObjectsOnce(t *testing.T, k guesttest.Kernel, only, script string) (rows map[string][]objectRow, steps map[string][]workload.BPFStep, summary objectRow) {
 	t.Helper()
 	shell := guesttest.Shell(t)
 	out := guesttest.Run(t, k, func(c *guest.Config) { shell(c) },
@@ -334,6 +346,9 @@ kernel c-after c
 
 // Ten thousand maps come and go, and every one is seen.
 func TestManyMaps(t *testing.T) {
+	if !guesttest.All() {
+		t.Skip("runs with make test-kernels")
+	}
 	t.Parallel()
 	for _, k := range guesttest.Newest(t) {
 		t.Run(k.String(), func(t *testing.T) {

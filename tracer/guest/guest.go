@@ -270,12 +270,13 @@ func (c Config) boot(ctx context.Context, m machine, accel, dir, initramfs strin
 // hurry is for emulated kernels. Without the parsing of certificates and the self-tests
 // of cryptography they start with a third less instructions. Timers of a jiffy's
 // precision spare them the interrupts of a Go runtime that sleeps for microseconds, and
-// pages need not be zeroed twice.
+// pages need not be zeroed twice. synchronize_rcu(), of which every probe takes some to
+// come off, need not spare CPUs that nobody else wants.
 func hurry(accel string) string {
 	if accel == "kvm" {
 		return ""
 	}
-	return " initcall_blacklist=load_system_certificate_list,crypto_kdf108_init,crypto_algapi_init highres=off init_on_alloc=0"
+	return " initcall_blacklist=load_system_certificate_list,crypto_kdf108_init,crypto_algapi_init highres=off init_on_alloc=0 rcupdate.rcu_expedited=1"
 }
 
 var panicLine = regexp.MustCompile(`Kernel panic - not syncing: .*`)
