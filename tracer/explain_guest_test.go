@@ -117,6 +117,9 @@ func predictionsHold(t *testing.T, s *workload.TrialSummary, source string, tria
 // known-bad kernel, whose accounting is right unless it is told otherwise, brings
 // its own.
 func TestExplainAUX(t *testing.T) {
+	if !guesttest.All() {
+		t.Skip("runs with make test-kernels")
+	}
 	t.Parallel()
 	const trials = 200
 	out := guesttest.Run(t, guesttest.KnownBad(t), nil, "workload", "trials", "--pmu", "aux_test", "--count", fmt.Sprint(trials))
