@@ -18,6 +18,7 @@ import (
 const (
 	LegacyMapBlank                   = "blank"
 	LegacyMapCalls                   = "calls"
+	LegacyMapCallsElsewhere          = "calls_elsewhere"
 	LegacyMapConfigMap               = "config_map"
 	LegacyMapEvents                  = "events"
 	LegacyMapFlows                   = "flows"
@@ -102,14 +103,15 @@ type LegacyProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LegacyMapSpecs struct {
-	Blank     *ebpf.MapSpec `ebpf:"blank"`
-	Calls     *ebpf.MapSpec `ebpf:"calls"`
-	ConfigMap *ebpf.MapSpec `ebpf:"config_map"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
-	Flows     *ebpf.MapSpec `ebpf:"flows"`
-	LossesMap *ebpf.MapSpec `ebpf:"losses_map"`
-	OrderMap  *ebpf.MapSpec `ebpf:"order_map"`
-	RingsMap  *ebpf.MapSpec `ebpf:"rings_map"`
+	Blank          *ebpf.MapSpec `ebpf:"blank"`
+	Calls          *ebpf.MapSpec `ebpf:"calls"`
+	CallsElsewhere *ebpf.MapSpec `ebpf:"calls_elsewhere"`
+	ConfigMap      *ebpf.MapSpec `ebpf:"config_map"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	LossesMap      *ebpf.MapSpec `ebpf:"losses_map"`
+	OrderMap       *ebpf.MapSpec `ebpf:"order_map"`
+	RingsMap       *ebpf.MapSpec `ebpf:"rings_map"`
 }
 
 // LegacyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -138,20 +140,22 @@ func (o *LegacyObjects) Close() error {
 //
 // It can be passed to LoadLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LegacyMaps struct {
-	Blank     *ebpf.Map `ebpf:"blank"`
-	Calls     *ebpf.Map `ebpf:"calls"`
-	ConfigMap *ebpf.Map `ebpf:"config_map"`
-	Events    *ebpf.Map `ebpf:"events"`
-	Flows     *ebpf.Map `ebpf:"flows"`
-	LossesMap *ebpf.Map `ebpf:"losses_map"`
-	OrderMap  *ebpf.Map `ebpf:"order_map"`
-	RingsMap  *ebpf.Map `ebpf:"rings_map"`
+	Blank          *ebpf.Map `ebpf:"blank"`
+	Calls          *ebpf.Map `ebpf:"calls"`
+	CallsElsewhere *ebpf.Map `ebpf:"calls_elsewhere"`
+	ConfigMap      *ebpf.Map `ebpf:"config_map"`
+	Events         *ebpf.Map `ebpf:"events"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	LossesMap      *ebpf.Map `ebpf:"losses_map"`
+	OrderMap       *ebpf.Map `ebpf:"order_map"`
+	RingsMap       *ebpf.Map `ebpf:"rings_map"`
 }
 
 func (m *LegacyMaps) Close() error {
 	return _LegacyClose(
 		m.Blank,
 		m.Calls,
+		m.CallsElsewhere,
 		m.ConfigMap,
 		m.Events,
 		m.Flows,

@@ -101,16 +101,33 @@ struct call {
 	__u32 reached; /* perf_mmap() was seen at work, for a bracket from outside */
 	__u32 suspended; /* it has not begun on its flows */
 };
+
+/* Where the calls are whose slot in the array below is taken. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__type(key, __u64);
 	__type(value, struct call);
+} calls_elsewhere SEC(".maps");
+
+/* The slot of a call in an array, by its thread and op: to find it there costs a
+ * tenth of what it costs in a hash map. Threads with the same lower bits of their
+ * number share a slot, and those that find it taken go elsewhere. */
+struct call_slot {
+	__u64 claims; /* 1 of the call that is here, and 1 for a moment of each that tries */
+	__u64 key;    /* of the call that is here; 0: none */
+	__u64 elsewhere; /* how many calls found the slot taken, and are elsewhere now */
+	struct call call;
+};
+#define CALL_SLOTS 1024
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CALL_SLOTS);
+	__type(key, __u32);
+	__type(value, struct call_slot);
 } calls SEC(".maps");
 
-/* A call that has not begun: never written. Calls start as a copy of it and are
- * filled in place, for they are too large for the stack, and a scratch area of
- * the CPU's is not safe where a program can be preempted (fentry, fexit). */
+/* A call that has not begun: never written. Calls elsewhere start as a copy of it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -170,27 +187,95 @@ static __always_inline __u64 call_key(__u32 op)
 	return bpf_get_current_pid_tgid() | (__u64)op << 63;
 }
 
-/* Enters the calling thread's call, blank. */
+static __always_inline struct call_slot *call_slot(__u64 key)
+{
+	__u32 index = ((__u32)key << 1 | key >> 63) % CALL_SLOTS;
+
+	return bpf_map_lookup_elem(&calls, &index);
+}
+
+/* Only the call itself writes its key into a slot. */
+static __always_inline struct call *call_find(__u64 key)
+{
+	struct call_slot *slot = call_slot(key);
+
+	if (!slot)
+		return 0;
+	if (slot->key == key)
+		return &slot->call;
+	return slot->elsewhere ? bpf_map_lookup_elem(&calls_elsewhere, &key) : 0;
+}
+
+/* Takes the slot unless another call has it. Who has it leaves its claim in, so
+ * that no one else can find a single one. If two that try see each other's claim,
+ * neither gets it: kernels before 5.12 cannot add and fetch in one step.
+ *
+ * Not on arm64: there such an addition orders no other access, and what a call
+ * wrote into its slot could come after what the next one writes. */
+static __always_inline struct call *call_claim(struct call_slot *slot, __u64 key)
+{
+#ifndef __TARGET_ARCH_x86
+	return 0;
+#endif
+	__sync_fetch_and_add(&slot->claims, 1);
+	if (*(volatile __u64 *)&slot->claims != 1) {
+		__sync_fetch_and_add(&slot->claims, -1);
+		return 0;
+	}
+	slot->key = key;
+	return &slot->call;
+}
+
+static __always_inline struct call *call_put_elsewhere(struct call_slot *slot, __u64 key)
+{
+	__u32 zero = 0;
+	struct call *none = bpf_map_lookup_elem(&blank, &zero);
+
+	if (!none || bpf_map_update_elem(&calls_elsewhere, &key, none, BPF_NOEXIST)) {
+		count_loss(in_flight_full);
+		return 0;
+	}
+	__sync_fetch_and_add(&slot->elsewhere, 1);
+	return bpf_map_lookup_elem(&calls_elsewhere, &key);
+}
+
+/* Enters the calling thread's call, blank. It is filled in place, for it is too
+ * large for the stack, and a scratch area of the CPU's is not safe where a program
+ * can be preempted (fentry, fexit). */
 static __always_inline struct call *call_make(__u32 op)
 {
 	__u64 key = call_key(op);
-	__u32 zero = 0;
-	struct call *none = bpf_map_lookup_elem(&blank, &zero), *missed;
+	struct call_slot *slot = call_slot(key);
+	struct call *call = call_find(key);
 
-	if (!none)
+	if (!slot)
 		return 0;
-	if (bpf_map_update_elem(&calls, &key, none, BPF_NOEXIST)) {
-		missed = bpf_map_lookup_elem(&calls, &key);
-		if (!missed) {
-			count_loss(in_flight_full);
-			return 0;
-		}
+	if (call) {
 		count_loss(missed_return);
-		if (missed->user)
-			call_flows_end(missed);
-		bpf_map_update_elem(&calls, &key, none, BPF_EXIST);
+		if (call->user)
+			call_flows_end(call);
+	} else {
+		call = call_claim(slot, key);
+		if (!call)
+			return call_put_elsewhere(slot, key);
 	}
-	return bpf_map_lookup_elem(&calls, &key);
+	__builtin_memset(call, 0, sizeof(*call));
+	return call;
+}
+
+static __always_inline void call_forget(__u64 key)
+{
+	struct call_slot *slot = call_slot(key);
+
+	if (!slot)
+		return;
+	if (slot->key == key) {
+		slot->key = 0;
+		__sync_fetch_and_add(&slot->claims, -1);
+	} else {
+		bpf_map_delete_elem(&calls_elsewhere, &key);
+		__sync_fetch_and_add(&slot->elsewhere, -1);
+	}
 }
 
 /* What the buffer itself records of an area's charge. */
@@ -327,7 +412,7 @@ static __always_inline bool is_call(struct call *call, int ret, bool outside)
 static __always_inline void call_end(void *ctx, int ret, __u32 op, bool outside)
 {
 	__u64 key = call_key(op);
-	struct call *call = bpf_map_lookup_elem(&calls, &key);
+	struct call *call = call_find(key);
 	struct perf_event *perf_event;
 	struct user_struct *user;
 	struct event *e;
@@ -336,7 +421,7 @@ static __always_inline void call_end(void *ctx, int ret, __u32 op, bool outside)
 
 	if (!is_call(call, ret, outside)) {
 		if (call)
-			bpf_map_delete_elem(&calls, &key);
+			call_forget(key);
 		return;
 	}
 	place = place_take(struct event);
@@ -386,7 +471,7 @@ static __always_inline void call_end(void *ctx, int ret, __u32 op, bool outside)
 		e->flags |= FLAG_OVERLAP_BUFFER;
 	place_send(ctx, place, e);
 	call_flows_end(call);
-	bpf_map_delete_elem(&calls, &key);
+	call_forget(key);
 }
 
 /* perf_mmap() tells AUX from data by the offset alone. */
@@ -454,7 +539,7 @@ static __always_inline void map_begin_vma(struct file *file, struct vm_area_stru
 static __always_inline void outer_map_suspend(void)
 {
 	__u64 key = call_key(OP_MAP);
-	struct call *call = bpf_map_lookup_elem(&calls, &key);
+	struct call *call = call_find(key);
 
 	if (!call || !call->user)
 		return;
@@ -467,7 +552,7 @@ static __always_inline void outer_map_resume(void)
 {
 	const struct config *config = config_get();
 	__u64 key = call_key(OP_MAP);
-	struct call *call = bpf_map_lookup_elem(&calls, &key);
+	struct call *call = call_find(key);
 
 	if (config && call && call->suspended)
 		map_read(config, call);
@@ -477,7 +562,7 @@ static __always_inline void outer_map_resume(void)
 static __always_inline void map_reached(void)
 {
 	__u64 key = call_key(OP_MAP);
-	struct call *call = bpf_map_lookup_elem(&calls, &key);
+	struct call *call = call_find(key);
 
 	if (call)
 		call->reached = 1;
@@ -562,7 +647,7 @@ int BPF_KRETPROBE(kretprobe_remove_vma)
 {
 	__u64 key = call_key(OP_UNMAP);
 
-	if (!bpf_map_lookup_elem(&calls, &key))
+	if (!call_find(key))
 		return 0;
 	call_end(ctx, 0, OP_UNMAP, true);
 	outer_map_resume();

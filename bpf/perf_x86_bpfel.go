@@ -33,6 +33,14 @@ type PerfCall struct {
 	Suspended   uint32
 }
 
+type PerfCallSlot struct {
+	_         structs.HostLayout
+	Claims    uint64
+	Key       uint64
+	Elsewhere uint64
+	Call      PerfCall
+}
+
 type PerfConfig struct {
 	_                 structs.HostLayout
 	PageShift         uint32
@@ -139,6 +147,7 @@ const (
 const (
 	PerfMapBlank                   = "blank"
 	PerfMapCalls                   = "calls"
+	PerfMapCallsElsewhere          = "calls_elsewhere"
 	PerfMapConfigMap               = "config_map"
 	PerfMapEvents                  = "events"
 	PerfMapFlows                   = "flows"
@@ -221,12 +230,13 @@ type PerfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PerfMapSpecs struct {
-	Blank     *ebpf.MapSpec `ebpf:"blank"`
-	Calls     *ebpf.MapSpec `ebpf:"calls"`
-	ConfigMap *ebpf.MapSpec `ebpf:"config_map"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
-	Flows     *ebpf.MapSpec `ebpf:"flows"`
-	LossesMap *ebpf.MapSpec `ebpf:"losses_map"`
+	Blank          *ebpf.MapSpec `ebpf:"blank"`
+	Calls          *ebpf.MapSpec `ebpf:"calls"`
+	CallsElsewhere *ebpf.MapSpec `ebpf:"calls_elsewhere"`
+	ConfigMap      *ebpf.MapSpec `ebpf:"config_map"`
+	Events         *ebpf.MapSpec `ebpf:"events"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	LossesMap      *ebpf.MapSpec `ebpf:"losses_map"`
 }
 
 // PerfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -255,18 +265,20 @@ func (o *PerfObjects) Close() error {
 //
 // It can be passed to LoadPerfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PerfMaps struct {
-	Blank     *ebpf.Map `ebpf:"blank"`
-	Calls     *ebpf.Map `ebpf:"calls"`
-	ConfigMap *ebpf.Map `ebpf:"config_map"`
-	Events    *ebpf.Map `ebpf:"events"`
-	Flows     *ebpf.Map `ebpf:"flows"`
-	LossesMap *ebpf.Map `ebpf:"losses_map"`
+	Blank          *ebpf.Map `ebpf:"blank"`
+	Calls          *ebpf.Map `ebpf:"calls"`
+	CallsElsewhere *ebpf.Map `ebpf:"calls_elsewhere"`
+	ConfigMap      *ebpf.Map `ebpf:"config_map"`
+	Events         *ebpf.Map `ebpf:"events"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	LossesMap      *ebpf.Map `ebpf:"losses_map"`
 }
 
 func (m *PerfMaps) Close() error {
 	return _PerfClose(
 		m.Blank,
 		m.Calls,
+		m.CallsElsewhere,
 		m.ConfigMap,
 		m.Events,
 		m.Flows,
