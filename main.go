@@ -1005,7 +1005,7 @@ it opens the events first and then becomes --uid.`,
 	f.DurationVar(&p.Pause, "pause", 0, "time between two steps")
 	f.BoolVar(&p.JSON, "json", false, "write JSON lines")
 	f.BoolVar(&p.Quiet, "quiet", false, "write nothing")
-	simple := []*cobra.Command{perf, twoProcessesCommand(), edgesCommand(), auxCommand(), bpfMapsCommand(), chargersCommand()}
+	simple := []*cobra.Command{perf, twoProcessesCommand(), crowdCommand(), edgesCommand(), auxCommand(), bpfMapsCommand(), chargersCommand()}
 	for _, c := range simple {
 		// They end by the signal, in the middle of it all: the kernel takes back what
 		// they hold.
@@ -1076,6 +1076,20 @@ func sharerCommand() *cobra.Command {
 		RunE:   func(*cobra.Command, []string) error { return workload.Sharer(pages, os.Stdin, os.Stdout) },
 	}
 	cmd.Flags().IntVar(&pages, "pages", 1024, "data pages of the buffer")
+	return cmd
+}
+
+func crowdCommand() *cobra.Command {
+	var c workload.Crowd
+	cmd := &cobra.Command{
+		Use:   "crowd",
+		Short: "Have many processes map one buffer at once",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return c.Run() },
+	}
+	f := cmd.Flags()
+	f.IntVar(&c.Processes, "processes", 24, "how many")
+	f.IntVar(&c.Pages, "pages", 8192, "data pages of the buffer, a power of two")
 	return cmd
 }
 

@@ -293,6 +293,28 @@ func TestClearErrors(t *testing.T) {
 	}
 }
 
+// No call is lost of many that are under way at once, and kept at the same place. By
+// fentry: a kretprobe holds no more than ten returns at a time, and the rest is lost.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	const processes, times = 24, 3
+	script := strings.Repeat(fmt.Sprintf("pinwatch workload crowd --processes %d\n", processes), times)
+	shell := guesttest.Shell(t)
+	for _, k := range guesttest.Newest(t) {
+		t.Run(k.String(), func(t *testing.T) {
+			t.Parallel()
+			if k.Series == "5.10" {
+				t.Skip("its BTF does not describe perf_mmap, so there is no fentry")
+			}
+			out := guesttest.Run(t, k, shell, "trace", "--only", "perf", "--attach", "fentry", "--json", "--", "sh", "-c", script)
+			rows, summary, _ := split(t, out.Stdout)
+			if out.Code == 1 || len(rows) != 2*processes*times || summary.Lost != 0 {
+				t.Errorf("exit %d, %d rows, %d lost; want %d rows and none lost\n%s", out.Code, len(rows), summary.Lost, 2*processes*times, out.Stderr)
+			}
+		})
+	}
+}
+
 // Nothing is lost unnoticed: with a tiny buffer, seen and lost add up.
 func TestLossIsCounted(t *testing.T) {
 	t.Parallel()
