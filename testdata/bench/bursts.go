@@ -26,19 +26,21 @@ func readCounts(line []byte) (c counts, err error) {
 
 const figureBurst = "burst" // calls
 
-// A burst is this many buffers mapped and unmapped, or as many as fit in the time.
-const (
-	burstPairs = 200_000
-	burstTime  = 20 * time.Minute
-)
+// A burst is this many buffers mapped and unmapped, or as many as fit in its time.
+const burstPairs = 200_000
 
 type burstSize struct {
 	name string
 	args []string
+	time time.Duration
 }
 
+// burstSizes are of a buffer that must hold it all, and of one that cannot.
 func burstSizes() []burstSize {
-	return []burstSize{{"buffer of the default size", nil}, {"buffer of 4 KiB", []string{"--buffer-kib", "4"}}}
+	return []burstSize{
+		{"buffer of the default size", nil, 25 * time.Minute},
+		{"buffer of 4 KiB", []string{"--buffer-kib", "4"}, 2 * time.Minute},
+	}
 }
 
 // lines counts lines and keeps the last one.
@@ -102,7 +104,7 @@ func (b burstSize) burst() error {
 		return err
 	}
 	made := int64(0)
-	for until := time.Now().Add(burstTime); made < 2*burstPairs && time.Now().Before(until); made += 2 {
+	for until := time.Now().Add(b.time); made < 2*burstPairs && time.Now().Before(until); made += 2 {
 		if err := pair(); err != nil {
 			return err
 		}
