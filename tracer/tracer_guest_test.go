@@ -293,8 +293,9 @@ func TestClearErrors(t *testing.T) {
 	}
 }
 
-// No call is lost of many that are under way at once, and kept at the same place. By
-// fentry: a kretprobe holds no more than ten returns at a time, and the rest is lost.
+// No call is too many when many are under way at once and kept at the same place. By
+// fentry: a kretprobe holds no more than ten returns at a time, and the rest is lost. But
+// the kernel skips a fentry program where it interrupts itself: few, and counted.
 func TestCrowd(t *testing.T) {
 	t.Parallel()
 	const processes, times = 24, 3
@@ -308,8 +309,11 @@ func TestCrowd(t *testing.T) {
 			}
 			out := guesttest.Run(t, k, shell, "trace", "--only", "perf", "--attach", "fentry", "--json", "--", "sh", "-c", script)
 			rows, summary, _ := split(t, out.Stdout)
-			if out.Code == 1 || len(rows) != 2*processes*times || summary.Lost != 0 {
-				t.Errorf("exit %d, %d rows, %d lost; want %d rows and none lost\n%s", out.Code, len(rows), summary.Lost, 2*processes*times, out.Stderr)
+			const made = 2 * processes * times
+			missed := made - len(rows)
+			if out.Code == 1 || missed > made/10 || missed > int(summary.Lost) || missed == 0 && summary.Lost != 0 ||
+				summary.Lost > 0 && !strings.Contains(out.Stderr, ", 0 calls were too many at once") {
+				t.Errorf("exit %d, %d rows, %d lost; want %d rows\n%s", out.Code, len(rows), summary.Lost, made, out.Stderr)
 			}
 		})
 	}

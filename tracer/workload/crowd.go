@@ -15,6 +15,10 @@ import (
 type Crowd struct {
 	Processes int
 	Pages     int // data pages, a power of two
+	// AtOnce lets each unmap the buffer as soon as it has mapped it: then the last
+	// unmapping meets new mappings, which 6.19 does not survive (testdata/findings).
+	// Otherwise all unmap it when all have mapped it.
+	AtOnce bool
 }
 
 // crowdApart is by how much their numbers differ.
@@ -26,42 +30,52 @@ func (c *Crowd) Run() error {
 	if err != nil {
 		return err
 	}
-	var gate [2]int
-	if err := unix.Pipe(gate[:]); err != nil {
-		return err
-	}
-	size := uintptr((c.Pages + 1) * os.Getpagesize())
-	first := (os.Getpid()/crowdApart + 1) * crowdApart
-	var children []int
-	for i := range c.Processes {
-		pid := int32(first + i*crowdApart)
-		if err := forkAs(&pid, gate, events[0], size); err != nil {
-			return fmt.Errorf("start process %d: %w", pid, err)
+	m := member{event: uintptr(events[0]), size: uintptr((c.Pages + 1) * os.Getpagesize()), atOnce: c.AtOnce}
+	for _, pipe := range []*[2]int{&m.start, &m.mapped, &m.end} {
+		if err := unix.Pipe(pipe[:]); err != nil {
+			return err
 		}
-		children = append(children, int(pid))
 	}
-	unix.Close(gate[0])
-	unix.Close(gate[1])
+	first := (os.Getpid()/crowdApart + 1) * crowdApart
+	for i := range c.Processes {
+		if err := m.fork(int32(first + i*crowdApart)); err != nil {
+			return fmt.Errorf("start process %d: %w", first+i*crowdApart, err)
+		}
+	}
+	unix.Close(m.start[1])
+	for range c.Processes {
+		if _, err := unix.Read(m.mapped[0], make([]byte, 1)); err != nil {
+			return err
+		}
+	}
+	unix.Close(m.end[1])
 	var failed error
-	for _, pid := range children {
+	for i := range c.Processes {
 		var status unix.WaitStatus
-		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
+		if _, err := unix.Wait4(first+i*crowdApart, &status, 0, nil); err != nil {
 			return err
 		}
 		if status.ExitStatus() != 0 {
-			failed = errors.Join(failed, fmt.Errorf("process %d: %w", pid, unix.Errno(status.ExitStatus())))
+			failed = errors.Join(failed, fmt.Errorf("process %d: %w", first+i*crowdApart, unix.Errno(status.ExitStatus())))
 		}
 	}
 	return failed
 }
 
-// forkAs makes a child with a number of its own choice (clone3, 5.5), which waits
-// until the gate is closed, maps the event, unmaps it and exits with the error.
-// It runs nothing but system calls: a copy of one thread is no Go program.
-func forkAs(pid *int32, gate [2]int, event int, size uintptr) error {
+// member is what one of the crowd does. It waits until the pipes start and end are
+// closed, and tells through the pipe mapped.
+type member struct {
+	event, size        uintptr
+	start, mapped, end [2]int
+	atOnce             bool
+}
+
+// fork makes a member with a number of our choice (clone3, 5.5). It runs nothing but
+// system calls, for a copy of one thread is no Go program, and exits with the error.
+func (m *member) fork(pid int32) error {
 	args := struct {
 		flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize uint64
-	}{exitSignal: uint64(unix.SIGCHLD), setTID: uint64(uintptr(unsafe.Pointer(pid))), setTIDSize: 1}
+	}{exitSignal: uint64(unix.SIGCHLD), setTID: uint64(uintptr(unsafe.Pointer(&pid))), setTIDSize: 1}
 	child, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
 	if errno != 0 {
 		return errno
@@ -69,12 +83,18 @@ func forkAs(pid *int32, gate [2]int, event int, size uintptr) error {
 	if child != 0 {
 		return nil
 	}
-	var nothing [1]byte
-	unix.RawSyscall(unix.SYS_CLOSE, uintptr(gate[1]), 0, 0)
-	unix.RawSyscall(unix.SYS_READ, uintptr(gate[0]), uintptr(unsafe.Pointer(&nothing)), 1)
-	address, _, errno := unix.RawSyscall6(unix.SYS_MMAP, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED, uintptr(event), 0)
+	var b [1]byte
+	word := uintptr(unsafe.Pointer(&b))
+	unix.RawSyscall(unix.SYS_CLOSE, uintptr(m.start[1]), 0, 0)
+	unix.RawSyscall(unix.SYS_CLOSE, uintptr(m.end[1]), 0, 0)
+	unix.RawSyscall(unix.SYS_READ, uintptr(m.start[0]), word, 1)
+	address, _, errno := unix.RawSyscall6(unix.SYS_MMAP, 0, m.size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED, m.event, 0)
+	unix.RawSyscall(unix.SYS_WRITE, uintptr(m.mapped[1]), word, 1)
+	if !m.atOnce {
+		unix.RawSyscall(unix.SYS_READ, uintptr(m.end[0]), word, 1)
+	}
 	if errno == 0 {
-		_, _, errno = unix.RawSyscall(unix.SYS_MUNMAP, address, size, 0)
+		_, _, errno = unix.RawSyscall(unix.SYS_MUNMAP, address, m.size, 0)
 	}
 	for {
 		unix.RawSyscall(unix.SYS_EXIT_GROUP, uintptr(errno), 0, 0)
