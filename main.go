@@ -1090,7 +1090,7 @@ func crowdCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.IntVar(&c.Processes, "processes", 24, "how many")
 	f.IntVar(&c.Pages, "pages", 8192, "data pages of the buffer, a power of two")
-	f.BoolVar(&c.AtOnce, "at-once", false, "let each unmap it at once. Linux 6.19 oopses then: only where that does no harm")
+	f.BoolVar(&c.AtOnce, "at-once", false, "let each unmap it at once. Linux 6.19 to 7.1 oops then: only where that does no harm")
 	return cmd
 }
 

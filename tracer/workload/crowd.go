@@ -16,7 +16,7 @@ type Crowd struct {
 	Processes int
 	Pages     int // data pages, a power of two
 	// AtOnce lets each unmap the buffer as soon as it has mapped it: then the last
-	// unmapping meets new mappings, which 6.19 does not survive (testdata/findings).
+	// unmapping meets new mappings, which 6.19 to 7.1 do not survive (testdata/findings).
 	// Otherwise all unmap it when all have mapped it.
 	AtOnce bool
 }
