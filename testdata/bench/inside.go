@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -32,6 +33,7 @@ const (
 	figureMemory    = "memory"    // peak resident KiB, once it has seen the calls
 	figureTracing   = "tracing"   // resident KiB then: without what the start took
 	figureBystander = "bystander" // instructions of a round of other work
+	figureEvent     = "event"     // instructions of the Go side, per event
 )
 
 const (
@@ -49,12 +51,14 @@ func inside(what, only string) error {
 	switch what {
 	case "calls":
 		return measureCalls(only)
+	case "events":
+		return measureEvents()
 	case "bystander":
 		return measureBystander()
 	case "bursts":
 		return measureBursts()
 	}
-	return fmt.Errorf("%q: want calls, bystander or bursts", what)
+	return fmt.Errorf("%q: want events, calls, bystander or bursts", what)
 }
 
 // contestant is a way to trace that is measured.
@@ -173,6 +177,21 @@ func (c contestant) measure() error {
 	say(figureMemory, c.name, float64(peak))
 	say(figureTracing, c.name, float64(now))
 	return tracer.stop()
+}
+
+// measureEvents runs the Go benchmarks, where a second of CPU time is 1e9 instructions.
+func measureEvents() error {
+	cmd := exec.Command("/bin/events", "-test.run", "^$", "-test.bench", "Events|Yardstick", "-test.benchtime", "50000x", "-test.cpu", "1")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("%v: %w\n%s", cmd.Args, err, out)
+	}
+	return metrics(out, func(name, unit string, value float64) {
+		if unit == unitRate {
+			say(figureEvent, name, 1e9/value)
+		}
+	})
 }
 
 // joinCgroup moves this process to a cgroup of its own: the root's processes are

@@ -31,7 +31,7 @@ func (s samples) ratios() map[string]float64 {
 	for _, path := range []string{"ledger", "json", "table"} {
 		for _, live := range lives() {
 			name := path + "/live=" + live
-			ratios["events: yardstick / "+name] = s.median(figureRate, "Yardstick") / s.median(figureRate, name)
+			ratios["event: "+name+" / yardstick"] = s.median(figureEvent, name) / s.median(figureEvent, "Yardstick")
 		}
 	}
 	return ratios
