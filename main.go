@@ -32,6 +32,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/objects"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -739,7 +740,7 @@ func (t *topFlags) runLive(ctx context.Context) error {
 		defer state.Close()
 		source.Snapshot = state.Take
 	}
-	t.view.Title = "Linux " + tracer.Release()
+	t.view.Title = "Linux " + kernel.Release()
 	return t.show(ctx, source)
 }
 

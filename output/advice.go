@@ -11,6 +11,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -177,7 +178,7 @@ func adviceRule(b *strings.Builder, x *advice.Explanation) {
 	line("user_locked", n.UserLocked+x.Pages, fmt.Sprintf("%d charged to uid %d%s%s + %d of this mapping", n.UserLocked-n.BeforeUser, x.Subject.UID, estimated, beforeUser, x.Pages))
 	line("extra", n.Extra, "the part of it beyond user_lock_limit, for the process")
 	line("locked", n.Locked, fmt.Sprintf("pinned_vm %d of the process%s + extra", n.PinnedVM-n.BeforePinned, beforePinned))
-	if n.LockLimit >= ledger.Unlimited {
+	if n.LockLimit >= rule.Unlimited {
 		fmt.Fprintf(b, "  %-15s = %8s   RLIMIT_MEMLOCK\n", "lock_limit", "none")
 	} else {
 		line("lock_limit", n.LockLimit, fmt.Sprintf("RLIMIT_MEMLOCK %s", Bytes(n.LockLimit*int64(n.PageBytes))))

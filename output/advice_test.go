@@ -14,6 +14,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -126,7 +127,7 @@ func TestAdviceJSON(t *testing.T) {
 
 // Every refusal of the command is explained once, and those of others are not.
 func TestExplainRefusals(t *testing.T) {
-	refusal := ledger.Event{Command: true, PID: 11, UID: 1000, Comm: "agent", PageSize: 4096, OnlineCPUs: 4, Paranoid: 2, Errno: ledger.EPERM,
+	refusal := ledger.Event{Command: true, PID: 11, UID: 1000, Comm: "agent", PageSize: 4096, OnlineCPUs: 4, Paranoid: 2, Errno: rule.EPERM,
 		UserExtra: 65, UserLocked: 581, UserLockLimit: 516, Extra: 65, Locked: 65, LockLimit: 16, UserAfter: 516}
 	others := refusal
 	others.Command = false

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // Version is the version of the JSON lines. It changes when a field changes its
@@ -310,7 +311,7 @@ func parseKind(r *Row, b []byte) error {
 	return nil
 }
 
-var areaNames = [...]string{ledger.Data: "data", ledger.AUX: "aux"}
+var areaNames = [...]string{rule.Data: "data", rule.AUX: "aux"}
 
 func area(r *Row) string { return areaNames[r.Area] }
 
@@ -321,7 +322,7 @@ func parseArea(r *Row, b []byte) error {
 	}
 	for a, n := range areaNames {
 		if n == name {
-			r.Area = ledger.Area(a)
+			r.Area = rule.Area(a)
 			return nil
 		}
 	}
@@ -339,7 +340,7 @@ func pages(r *Row) int64 {
 	if r.Op == ledger.Map {
 		return r.UserExtra
 	}
-	if r.Area == ledger.AUX {
+	if r.Area == rule.AUX {
 		return r.AUXPages
 	}
 	return r.DataPages
@@ -366,7 +367,7 @@ func bufferName(r *Row) string {
 		return "-"
 	}
 	s := strconv.FormatUint(r.BufferID, 10)
-	if r.Area == ledger.AUX {
+	if r.Area == rule.AUX {
 		s += "a"
 	}
 	return s
@@ -406,7 +407,7 @@ func lockLimit(r *Row) string {
 	if r.Object != nil && !r.Object.Rlimit {
 		return none
 	}
-	if r.LockLimit >= ledger.Unlimited {
+	if r.LockLimit >= rule.Unlimited {
 		return "unlimited"
 	}
 	return strconv.FormatInt(r.LockLimit, 10)

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 func errnoName(errno int32) string {
@@ -122,7 +123,7 @@ func fits(r *Row) string {
 
 // explainRefusal says which limit refused, by how much, and what helps.
 func explainRefusal(r *Row) string {
-	if r.Errno != ledger.EPERM {
+	if r.Errno != rule.EPERM {
 		return explainError(r)
 	}
 	over := r.Locked - r.LockLimit
@@ -154,9 +155,9 @@ func remedies(r *Row, over int64) []string {
 
 // largestBuffer is the largest size that perf accepts, up to a number of pages:
 // a power of two, and in the data area one more for the control page. 0: none.
-func largestBuffer(pages int64, area ledger.Area) int64 {
+func largestBuffer(pages int64, area rule.Area) int64 {
 	var control int64
-	if area == ledger.Data {
+	if area == rule.Data {
 		control = 1
 	}
 	if pages <= control {

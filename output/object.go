@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // The subsystems, as rows and --only name them. The charges of BPF objects to
@@ -257,7 +258,7 @@ func explainObjectRefusal(r *Row) string {
 		return s
 	case !o.Rlimit && r.Entry.AboutMemory():
 		return name + ": no memory, or a memory cgroup at its limit (which one: --only bpf,memcg)."
-	case r.Errno == ledger.EPERM:
+	case r.Errno == rule.EPERM:
 		return name + ": not about memory: it needs CAP_BPF, or a security module refuses."
 	}
 	return name + ": not about memory."

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // The fields that every line promises, with their JSON types. Programs rely on
@@ -185,9 +186,9 @@ func TestBytes(t *testing.T) {
 func TestLargestBuffer(t *testing.T) {
 	for _, c := range []struct {
 		pages int64
-		area  ledger.Area
+		area  rule.Area
 		want  int64
-	}{{59, ledger.Data, 33}, {65, ledger.Data, 65}, {64, ledger.Data, 33}, {2, ledger.Data, 2}, {1, ledger.Data, 0}, {-5, ledger.Data, 0}, {59, ledger.AUX, 32}} {
+	}{{59, rule.Data, 33}, {65, rule.Data, 65}, {64, rule.Data, 33}, {2, rule.Data, 2}, {1, rule.Data, 0}, {-5, rule.Data, 0}, {59, rule.AUX, 32}} {
 		if got := largestBuffer(c.pages, c.area); got != c.want {
 			t.Errorf("largestBuffer(%d, %v) = %d; want %d", c.pages, c.area, got, c.want)
 		}
@@ -195,7 +196,7 @@ func TestLargestBuffer(t *testing.T) {
 }
 
 func TestExplainRefusal(t *testing.T) {
-	row := &Row{Entry: ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{Errno: ledger.EPERM, UID: 1000, PageSize: 4096, OnlineCPUs: 4,
+	row := &Row{Entry: ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{Errno: rule.EPERM, UID: 1000, PageSize: 4096, OnlineCPUs: 4,
 		UserExtra: 65, UserLocked: 581, UserLockLimit: 516, Extra: 65, PinnedVM: 69, Locked: 134, LockLimit: 128}}}
 	want := "EPERM: pinned_vm 69 + extra 65 = 134 pages (536 KiB) > RLIMIT_MEMLOCK 128 pages (512 KiB): 6 pages (24 KiB) over; " +
 		"uid 1000 uses 516 of its allowance of 516 pages. Remedies: ulimit -l 536 (KiB), or sysctl kernel.perf_event_mlock_kb=524, " +

@@ -11,7 +11,7 @@ import (
 // chargerProbes are for the other ones that charge locked_vm and pinned_vm. All are
 // optional: most are in modules, or of some versions only. A return comes before
 // its entry.
-func chargerProbes(kernel types) (list []setProbe) {
+func chargerProbes(types types) (list []setProbe) {
 	bracket := func(symbol, entry, ret string) {
 		list = append(list, setProbe{symbol: symbol, kprobe: ret, ret: true}, setProbe{symbol: symbol, kprobe: entry})
 	}
@@ -19,18 +19,18 @@ func chargerProbes(kernel types) (list []setProbe) {
 	bracket(syscallPrefix()+"sys_io_uring_register", bpf.ChargersProgKprobeSysIoUringRegister, bpf.ChargersProgKretprobeSysIoUringRegister)
 	// The end of a ring calls the first of these that there is.
 	switch {
-	case len(kernel.parameters("__io_sqe_buffers_unregister")) > 0:
+	case len(types.Parameters("__io_sqe_buffers_unregister")) > 0:
 		bracket("__io_sqe_buffers_unregister", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
-	case len(kernel.parameters("io_sqe_buffers_unregister")) > 0:
+	case len(types.Parameters("io_sqe_buffers_unregister")) > 0:
 		bracket("io_sqe_buffers_unregister", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
 	default:
-		if kernel.withoutStatic() { // 5.10
+		if !types.HasStaticFunctions() { // 5.10
 			bracket("io_buffer_unmap", bpf.ChargersProgKprobeIoSqeBuffersUnregister, bpf.ChargersProgKretprobeIoSqeBuffersUnregister)
 		}
 		bracket("io_ring_exit_work", bpf.ChargersProgKprobeIoRingExitWork, bpf.ChargersProgKretprobeIoRingExitWork)
 	}
 	region := bpf.ChargersProgKprobeIoFreeRegion
-	if slices.Index(kernel.parameters("io_free_region"), "user") == 0 {
+	if slices.Index(types.Parameters("io_free_region"), "user") == 0 {
 		region = bpf.ChargersProgKprobeIoFreeRegionUser
 	}
 	bracket("io_free_region", region, bpf.ChargersProgKretprobeIoFreeRegion)
@@ -56,14 +56,10 @@ func chargerProbes(kernel types) (list []setProbe) {
 	return list
 }
 
-// withoutStatic says that a kernel's types have no static functions: it is from
-// before 5.16, or thereabouts, when perf_mmap() was none that could be traced.
-func (t types) withoutStatic() bool { return len(t.parameters("perf_mmap")) == 0 }
-
 func openChargers(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, types types) (*probeSet, error) {
 	s := &probeSet{}
 	probes := chargerProbes(types)
-	if types.withoutStatic() && !types.lacks["io_buffer_unmap"] {
+	if !types.HasStaticFunctions() && !types.absent["io_buffer_unmap"] {
 		probes = slices.DeleteFunc(probes, func(p setProbe) bool { return p.symbol == "io_ring_exit_work" })
 	}
 	if err := s.open(source, shared, types, probes); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // decoder turns the records of the BPF programs into ledger events.
@@ -271,7 +272,7 @@ func (d decoder) decodeCall(raw []byte) (ledger.Event, error) {
 		event.Op = ledger.Unmap
 	}
 	if e.Area == bpf.PerfAreaAREA_AUX {
-		event.Area = ledger.AUX
+		event.Area = rule.AUX
 	}
 	return event, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 func bytesOf(e *bpf.PerfEvent) []byte {
@@ -28,7 +29,7 @@ func TestDecode(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := ledger.Event{
-		TimeNS: 1007, Op: ledger.Unmap, Area: ledger.AUX, PID: 20, TID: 21, UID: 22, CPU: 3, Comm: "perf", CgroupID: 11,
+		TimeNS: 1007, Op: ledger.Unmap, Area: rule.AUX, PID: 20, TID: 21, UID: 22, CPU: 3, Comm: "perf", CgroupID: 11,
 		Command: true, PageSize: 16384, OnlineCPUs: 4, CapIPCLock: true, Paranoid: -1, Errno: 22, MM: 12, Buffer: 13,
 		Payer: 23, Mappings: 2, MappingsAfter: 1, UserExtra: 9, UserLocked: 18, UserLockLimit: 4, Extra: 9, PinnedVM: 5,
 		Locked: 14, LockLimit: 16, UserAfter: 4, PinnedAfter: -1, DataPages: 9, DataExtra: 5, AUXPages: 2, AUXExtra: 1, AUXMappings: 6, AUXMappingsAfter: 7, OverlapMM: true,

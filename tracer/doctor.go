@@ -13,7 +13,7 @@ import (
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
-	"github.com/pinwatch/pinwatch/tracer/host"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -36,10 +36,10 @@ type Check struct {
 // Examine looks at this kernel and this user. It opens a trace and a snapshot to
 // see whether that works, and closes them.
 func Examine(opts Options) []Check {
-	defer host.LiftMemlock()()
+	defer kernel.LiftMemlock()()
 	facts := snapshot.Inspect(snapshot.Options{}, uint32(os.Getpid()))
 	checks := []Check{
-		{Name: "kernel", State: StateOK, Detail: release() + " " + runtime.GOARCH},
+		{Name: "kernel", State: StateOK, Detail: kernel.Release() + " " + runtime.GOARCH},
 		checkSettings(),
 		checkPerfEvent(),
 		checkBTF(opts),
@@ -55,30 +55,30 @@ func Examine(opts Options) []Check {
 }
 
 func checkSettings() Check {
-	s, err := readSettings()
+	s, err := kernel.ReadSettings()
 	if err != nil {
 		return Check{"perf settings", StateMissing, err.Error(), "boot a kernel with CONFIG_PERF_EVENTS, and mount /proc and /sys"}
 	}
-	perCPU := s.mlockKiB >> (s.pageShift - 10)
+	allowance := s.UserLockLimit()
 	return Check{"perf settings", StateOK, fmt.Sprintf("allowance of a user: perf_event_mlock_kb %d = %d pages × %d CPUs = %d pages of %d bytes; perf_event_paranoid %d",
-		s.mlockKiB, perCPU, s.onlineCPUs, perCPU*s.onlineCPUs, os.Getpagesize(), s.paranoid), ""}
+		s.MlockKiB, allowance/int64(s.OnlineCPUs), s.OnlineCPUs, allowance, s.PageSize, s.Paranoid), ""}
 }
 
 func checkBTF(opts Options) Check {
-	found, err := kernelTypes(opts.BTF, nil)
+	found, err := kernel.LoadTypes(opts.BTF, nil)
 	switch {
 	case err != nil:
-		return Check{"kernel types", StateMissing, err.Error(), "boot a kernel with CONFIG_DEBUG_INFO_BTF, or use --btf FILE"}
+		return Check{"types types", StateMissing, err.Error(), "boot a kernel with CONFIG_DEBUG_INFO_BTF, or use --btf FILE"}
 	case opts.BTF != "":
-		return Check{"kernel types", StateOK, opts.BTF, ""}
-	case len(found.note) > 0:
-		return Check{"kernel types", StateOK, strings.Join(found.note, "; "), ""}
+		return Check{"types types", StateOK, opts.BTF, ""}
+	case found.Note != "":
+		return Check{"types types", StateOK, found.Note, ""}
 	}
-	return Check{"kernel types", StateOK, "BTF of the running kernel", ""}
+	return Check{"types types", StateOK, "BTF of the running kernel", ""}
 }
 
 func checkKprobes() Check {
-	if !haveKprobes() {
+	if !kernel.HaveKprobes() {
 		return Check{"kprobes", StateDegraded, "neither the kprobe PMU nor tracefs has them", "boot a kernel with CONFIG_KPROBE_EVENTS; pinwatch guest runs one in QEMU"}
 	}
 	return Check{"kprobes", StateOK, "", ""}
@@ -105,7 +105,7 @@ func checkPerfEvent() Check {
 		unix.Close(fd)
 		return Check{name, StateOK, "this user may open events of its own", ""}
 	case errors.Is(err, unix.EACCES):
-		level, _ := readInt("/proc/sys/kernel/perf_event_paranoid")
+		level, _ := kernel.ReadInt(kernel.ParanoidFile)
 		return Check{name, StateDegraded, fmt.Sprintf("EACCES: perf_event_paranoid is %d, or a security module refuses", level), "sysctl kernel.perf_event_paranoid=2, or CAP_PERFMON (CAP_SYS_ADMIN above level 2)"}
 	case errors.Is(err, unix.ENOSYS):
 		return Check{name, StateMissing, "the kernel has none", "boot a kernel with CONFIG_PERF_EVENTS"}
@@ -134,7 +134,7 @@ func checkSymbols() Check {
 		return Check{name, StateDegraded, err.Error() + stale, "boot a kernel with CONFIG_KALLSYMS_ALL"}
 	}
 	missing, hidden := symbolsNotFound(string(raw))
-	restrict, _ := readInt("/proc/sys/kernel/kptr_restrict")
+	restrict, _ := kernel.ReadInt("/proc/sys/kernel/kptr_restrict")
 	switch {
 	case hidden:
 		return Check{name, StateDegraded, fmt.Sprintf("addresses are hidden (kptr_restrict is %d)%s", restrict, stale), "grant CAP_SYSLOG; kptr_restrict must not be 2: sysctl kernel.kptr_restrict=1"}
@@ -149,11 +149,11 @@ func checkSymbols() Check {
 func symbolsNotFound(kallsyms string) (missing []string, hidden bool) {
 	address := map[string]string{}
 	for line := range strings.Lines(kallsyms) {
-		if fields := strings.Fields(line); len(fields) >= 3 && slices.Contains(dataSymbols(), fields[2]) {
+		if fields := strings.Fields(line); len(fields) >= 3 && slices.Contains(kernel.SettingSymbols(), fields[2]) {
 			address[fields[2]] = strings.TrimLeft(fields[0], "0")
 		}
 	}
-	for _, name := range dataSymbols() {
+	for _, name := range kernel.SettingSymbols() {
 		at, found := address[name]
 		if !found {
 			missing = append(missing, name)
@@ -176,7 +176,7 @@ func checkUserNamespace(f *snapshot.Facts) Check {
 // checkCapabilities goes through them one by one. CAP_SYS_ADMIN stands for
 // CAP_BPF, CAP_PERFMON and CAP_SYSLOG.
 func checkCapabilities() (checks []Check) {
-	admin := hasCapability(unix.CAP_SYS_ADMIN)
+	admin := kernel.HasCapability(unix.CAP_SYS_ADMIN)
 	for _, c := range []struct {
 		bit   int
 		name  string
@@ -194,7 +194,7 @@ func checkCapabilities() (checks []Check) {
 	} {
 		check := Check{c.name, StateOK, "effective: " + c.why, ""}
 		switch {
-		case hasCapability(c.bit):
+		case kernel.HasCapability(c.bit):
 		case c.admin && admin:
 			check.Detail = "not effective, CAP_SYS_ADMIN stands for it: " + c.why
 		case c.state == StateOK:

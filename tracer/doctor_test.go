@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 func TestSymbolsNotFound(t *testing.T) {
@@ -21,9 +22,9 @@ func TestSymbolsNotFound(t *testing.T) {
 	}{
 		"all":     {others + mlock + paranoid + cpus, nil, false},
 		"hidden":  {mlock + paranoid + hidden, nil, true},
-		"no data": {others, dataSymbols(), false},
+		"no data": {others, kernel.SettingSymbols(), false},
 		"one":     {mlock + others + cpus, []string{"sysctl_perf_event_paranoid"}, false},
-		"nothing": {"", dataSymbols(), false},
+		"nothing": {"", kernel.SettingSymbols(), false},
 	} {
 		missing, hidden := symbolsNotFound(c.kallsyms)
 		if diff := cmp.Diff(c.missing, missing); diff != "" || hidden != c.hidden {
@@ -44,7 +45,7 @@ func TestExamine(t *testing.T) {
 			t.Errorf("%+v: says nothing", c)
 		}
 	}
-	for _, name := range []string{"kernel", "perf settings", "perf_event_open", "kernel types", "kernel symbols", "kprobes", "BPF ring buffer", "user namespace",
+	for _, name := range []string{"kernel", "perf settings", "perf_event_open", "types types", "kernel symbols", "kprobes", "BPF ring buffer", "user namespace",
 		"CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN", "CAP_SYSLOG", "CAP_IPC_LOCK", "lockdown", "security modules", "seccomp", "cgroup", "BPF memory", "trace", "snapshot"} {
 		if !seen[name] {
 			t.Errorf("no check of %s", name)

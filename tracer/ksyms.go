@@ -1,15 +1,11 @@
 package tracer
 
 import (
-	"bufio"
-	"bytes"
-	"fmt"
-	"os"
 	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"golang.org/x/sys/unix"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // The programs read some kernel variables by address. /proc/kallsyms, where the
@@ -34,7 +30,7 @@ func isSymbol(ins asm.Instruction) bool {
 // of some functions the kernel and its modules lack. Where the kernel cannot be asked,
 // or does not tell, the variables are left to the library. Close the program that comes
 // back after the trace, which would show its end.
-func resolveSymbols(functions []string, programs ...map[string]*ebpf.ProgramSpec) (asked *ebpf.Program, lacks map[string]bool) {
+func resolveSymbols(functions []string, programs ...map[string]*ebpf.ProgramSpec) (asked *ebpf.Program, absent map[string]bool) {
 	var variables []string
 	for _, some := range programs {
 		for _, program := range some {
@@ -45,48 +41,18 @@ func resolveSymbols(functions []string, programs ...map[string]*ebpf.ProgramSpec
 			}
 		}
 	}
-	asked, addresses, err := symbolAddresses(slices.Concat(variables, functions))
+	asked, addresses, err := kernel.SymbolAddresses(slices.Concat(variables, functions))
 	if err != nil {
-		return asked, lacking(functions)
+		return asked, kernel.AbsentSymbols(functions)
 	}
 	for _, some := range programs {
 		setSymbols(some, addresses)
 	}
-	lacks = map[string]bool{}
+	absent = map[string]bool{}
 	for _, name := range functions {
-		lacks[name] = addresses[name] == 0
+		absent[name] = addresses[name] == 0
 	}
-	return asked, lacks
-}
-
-// lacking reads in /proc/kallsyms which of some functions there are not. Names are there
-// for everyone, if not addresses.
-func lacking(functions []string) map[string]bool {
-	if len(functions) == 0 {
-		return nil // with --only perf: half a second of an old kernel's time saved
-	}
-	f, err := os.Open("/proc/kallsyms")
-	if err != nil {
-		return nil // attaching will tell
-	}
-	defer f.Close()
-	lacks := map[string]bool{}
-	for _, name := range functions {
-		lacks[name] = true
-	}
-	lines := bufio.NewScanner(f)
-	for lines.Scan() { // ADDRESS TYPE NAME [TAB MODULE]
-		_, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
-		_, rest, _ = bytes.Cut(rest, []byte(" "))
-		name, _, _ := bytes.Cut(rest, []byte("\t"))
-		if lacks[string(name)] {
-			lacks[string(name)] = false
-		}
-	}
-	if lines.Err() != nil {
-		return nil
-	}
-	return lacks
+	return asked, absent
 }
 
 // setSymbols makes programs take kernel variables to be at these addresses, or to
@@ -100,52 +66,4 @@ func setSymbols(programs map[string]*ebpf.ProgramSpec, addresses map[string]uint
 			}
 		}
 	}
-}
-
-// symbolAddresses asks the kernel for symbols, with a program that writes their
-// addresses into its context. Those that it lacks are 0.
-func symbolAddresses(names []string) (program *ebpf.Program, addresses map[string]uint64, err error) {
-	const address, name = -8, -8 - 64 // on the stack
-	code := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
-	for i, symbol := range names {
-		text := make([]byte, 64)
-		if copy(text, symbol) == len(text) {
-			return nil, nil, fmt.Errorf("look up %s: the name is too long", symbol)
-		}
-		for at := 0; at <= len(symbol); at += 4 {
-			word := int32(text[at]) | int32(text[at+1])<<8 | int32(text[at+2])<<16 | int32(text[at+3])<<24
-			code = append(code, asm.StoreImm(asm.R10, int16(name+at), int64(word), asm.Word))
-		}
-		next := fmt.Sprintf("found%d", i)
-		code = append(code,
-			asm.Mov.Reg(asm.R1, asm.R10), asm.Add.Imm(asm.R1, name),
-			asm.Mov.Imm(asm.R2, int32(len(symbol)+1)),
-			asm.Mov.Imm(asm.R3, 0),
-			asm.StoreMem(asm.R10, address, asm.R3, asm.DWord),
-			asm.Mov.Reg(asm.R4, asm.R10), asm.Add.Imm(asm.R4, address),
-			asm.FnKallsymsLookupName.Call(),
-			asm.JEq.Imm(asm.R0, 0, next),
-			asm.JEq.Imm(asm.R0, -int32(unix.ENOENT), next),
-			asm.Return(),
-			asm.LoadMem(asm.R1, asm.R10, address, asm.DWord).WithSymbol(next),
-			asm.StoreMem(asm.R6, int16(8*i), asm.R1, asm.DWord))
-	}
-	code = append(code, asm.Mov.Imm(asm.R0, 0), asm.Return())
-	program, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.Syscall, License: "GPL", Flags: unix.BPF_F_SLEEPABLE, Instructions: code})
-	if err != nil {
-		return nil, nil, fmt.Errorf("look up kernel symbols: %w", err)
-	}
-	found := make([]uint64, len(names))
-	result, err := program.Run(&ebpf.RunOptions{Context: found, ContextOut: found})
-	if err == nil && result != 0 {
-		err = unix.Errno(-int32(result))
-	}
-	if err != nil {
-		return program, nil, fmt.Errorf("look up kernel symbols: %w", err)
-	}
-	addresses = map[string]uint64{}
-	for i, symbol := range names {
-		addresses[symbol] = found[i]
-	}
-	return program, addresses, nil
 }

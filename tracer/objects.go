@@ -59,7 +59,7 @@ func growthProbes() (list []setProbe) {
 // chargeProbes are on the hot functions that charge memory cgroups. They are
 // complete and do not overlap: every byte that is charged in a bracket passes
 // through one of them.
-func chargeProbes(types types, kernel *btf.Spec) []setProbe {
+func chargeProbes(types types, spec *btf.Spec) []setProbe {
 	list := []setProbe{
 		{symbol: "__memcg_kmem_uncharge_page", fentry: bpf.ObjectsProgFentryUnchargePage, kprobe: bpf.ObjectsProgKprobeUnchargePage, required: true, hot: true},
 		{symbol: "obj_cgroup_uncharge", fentry: bpf.ObjectsProgFentryObjUncharge, kprobe: bpf.ObjectsProgKprobeObjUncharge, required: true, hot: true},
@@ -72,11 +72,11 @@ func chargeProbes(types types, kernel *btf.Spec) []setProbe {
 	// 7.1 on: the slab allocator charges in its hook, without a call. 7.2 gave
 	// the hook one more argument.
 	var root *btf.Struct
-	if kernel.TypeByName("obj_cgroup", &root) != nil || !hasField(root, "is_root") {
+	if spec.TypeByName("obj_cgroup", &root) != nil || !hasField(root, "is_root") {
 		return list
 	}
 	hook := setProbe{symbol: "__memcg_slab_post_alloc_hook", fentry: bpf.ObjectsProgFentrySlabHook, kprobe: bpf.ObjectsProgKprobeSlabHook, required: true, hot: true}
-	if len(types.parameters(hook.symbol)) == 6 {
+	if len(types.Parameters(hook.symbol)) == 6 {
 		hook.fentry, hook.kprobe = bpf.ObjectsProgFentrySlabHookFlags, bpf.ObjectsProgKprobeSlabHookFlags
 	}
 	return append(list, hook)
@@ -92,7 +92,7 @@ func chargedToUsers(kernel *btf.Spec) bool {
 // openObjects attaches what is needed for BPF objects. It says whether the charges
 // to memory cgroups are watched.
 func openObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, opts Options, types types) (s *probeSet, memcg bool, err error) {
-	kernel, err := types.kernel()
+	kernel, err := types.Spec()
 	if err != nil {
 		return nil, false, err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // The ways to attach, as --attach names them.
@@ -54,7 +55,7 @@ func (w way) String() string {
 // because says why this way is used and none before it.
 func (w way) because(err error) string {
 	if w.where != "" && unsupported(err) {
-		return "probes on perf_mmap: requires Linux 5.16 (running " + release() + "); probing its callers " + w.where
+		return "probes on perf_mmap: requires Linux 5.16 (running " + kernel.Release() + "); probing its callers " + w.where
 	}
 	return fmt.Sprintf("using %s, because %v", w, err)
 }
@@ -122,7 +123,7 @@ const callsAtOnce = 1024
 
 func attachKprobe(p probe, program *ebpf.Program) (link.Link, error) {
 	switch {
-	case !haveKprobes():
+	case !kernel.HaveKprobes():
 		return nil, fmt.Errorf("kprobes: %w", ebpf.ErrNotSupported)
 	case !p.ret:
 		return link.Kprobe(p.symbol, program, nil)

@@ -27,10 +27,10 @@ type setProbe struct {
 // byTrampoline says which probes go by trampolines: those with a program for it
 // on functions that the kernel's types know. A charge path's second kprobe is not
 // needed then.
-func byTrampoline(probes []setProbe, kernel types) (list []setProbe) {
+func byTrampoline(probes []setProbe, types types) (list []setProbe) {
 	taken := map[string]bool{}
 	for _, p := range probes {
-		if p.fentry != "" && len(kernel.parameters(p.symbol)) == 0 {
+		if p.fentry != "" && len(types.Parameters(p.symbol)) == 0 {
 			p.fentry = ""
 		}
 		if p.fentry == "" && taken[p.symbol] {
@@ -92,7 +92,7 @@ type probeSet struct {
 // To try all the same costs the time of the program's verification, and before 6.2
 // (60443c88f3a8) a walk through all kernel symbols, several times.
 func (t types) without(p setProbe) bool {
-	return !p.required && t.lacks[p.symbol] && (p.outlined == "" || t.lacks[p.outlined])
+	return !p.required && t.absent[p.symbol] && (p.outlined == "" || t.absent[p.outlined])
 }
 
 // open loads and attaches probes. The maps that the programs for perf buffers have
@@ -105,8 +105,8 @@ func (s *probeSet) open(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map
 		wanted[p.program()] = p.spec(spec.Programs)
 	}
 	spec.Programs = wanted
-	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}, Cache: types.cache}
-	options.Programs.KernelTypes = types.spec
+	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}, Cache: types.Cache}
+	options.Programs.KernelTypes = types.File
 	for name, m := range shared {
 		if mine, ok := spec.Maps[name]; ok {
 			mine.MaxEntries = m.MaxEntries()
@@ -117,7 +117,7 @@ func (s *probeSet) open(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map
 		return err
 	}
 	for _, p := range probes {
-		if types.lacks[p.outlined] {
+		if types.absent[p.outlined] {
 			p.outlined = ""
 		}
 		l, err := s.attach(p)

@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
@@ -152,7 +153,7 @@ func (t *Tracer) testObjects() error {
 		if states, silent = t.bpf.fired(); len(silent) == 0 {
 			break
 		} else if time.Now().After(deadline) {
-			return fmt.Errorf("self-test on Linux %s: %w: the probes on %v", release(), errSilent, silent)
+			return fmt.Errorf("self-test on Linux %s: %w: the probes on %v", kernel.Release(), errSilent, silent)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -5,7 +5,16 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
+
+// types are the running kernel's.
+type types struct {
+	kernel.Types
+	// absent holds, for functions that only some kernels have, whether this one is
+	// known to lack them.
+	absent map[string]bool
+}
 
 // sources are the built-in programs, as they are before they fit a kernel; nil are
 // those that are not asked for.
@@ -38,7 +47,7 @@ func (s sources) all() (specs []*ebpf.CollectionSpec) {
 
 // resolve finds the kernel variables that the programs read, and which of the functions
 // that not every kernel has are missing in this one.
-func (s sources) resolve(kernel types) (asked *ebpf.Program, lacks map[string]bool) {
+func (s sources) resolve(types types) (asked *ebpf.Program, absent map[string]bool) {
 	var programs []map[string]*ebpf.ProgramSpec
 	for _, spec := range s.all() {
 		programs = append(programs, spec.Programs)
@@ -48,7 +57,7 @@ func (s sources) resolve(kernel types) (asked *ebpf.Program, lacks map[string]bo
 		probes = append(objectProbes(true, true), growthProbes()...)
 	}
 	if s.chargers != nil {
-		probes = append(probes, chargerProbes(kernel)...)
+		probes = append(probes, chargerProbes(types)...)
 	}
 	var functions []string
 	for _, p := range probes {

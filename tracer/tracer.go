@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math/bits"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -19,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
-	"github.com/pinwatch/pinwatch/tracer/host"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
@@ -84,7 +85,7 @@ func Open(opts Options) (_ *Tracer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer host.LiftMemlock()()
+	defer kernel.LiftMemlock()()
 	via, degraded, err := chosenTransport(opts.Transport)
 	if err != nil {
 		return nil, err
@@ -93,18 +94,21 @@ func Open(opts Options) (_ *Tracer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	types, err := kernelTypes(opts.BTF, opts.Cache)
+	found, err := kernel.LoadTypes(opts.BTF, opts.Cache)
 	if err != nil {
 		return nil, err
 	}
-	asked, lacks := sources.resolve(types)
+	types := types{Types: found}
+	asked, absent := sources.resolve(types)
 	defer func() {
 		if err != nil {
 			asked.Close()
 		}
 	}()
-	types.lacks = lacks
-	degraded = append(degraded, types.note...)
+	types.absent = absent
+	if types.Note != "" {
+		degraded = append(degraded, types.Note)
+	}
 	var failures []error
 	for len(candidates) > 0 {
 		w := candidates[0]
@@ -244,7 +248,7 @@ func (t *Tracer) watchObjects(opts Options, sources sources, types types) (err e
 // kernel does so. They are charged before the trace begins, and so are part of
 // what the user's counter held before it.
 func (t *Tracer) ownCharge(types types) []string {
-	if kernel, err := types.kernel(); err != nil || !chargedToUsers(kernel) {
+	if spec, err := types.Spec(); err != nil || !chargedToUsers(spec) {
 		return nil
 	}
 	var bytes uint64
@@ -280,7 +284,7 @@ func (t *Tracer) attach() (err error) {
 			t.degraded = append(t.degraded, "the probes were not tested: "+err.Error())
 			return t.begin()
 		case !errors.Is(err, errSilent) || attempt == 2:
-			return fmt.Errorf("self-test on Linux %s: %w", release(), err)
+			return fmt.Errorf("self-test on Linux %s: %w", kernel.Release(), err)
 		}
 		t.detachWay()
 	}
@@ -293,10 +297,10 @@ func (t *Tracer) load(opts Options, sources sources, types types) (err error) {
 	if err := t.via.resize(spec.Maps, opts.BufferBytes); err != nil {
 		return err
 	}
-	if !types.typedReads() {
+	if !types.HaveTypedReads() {
 		hideTypedReads(spec.Programs)
 	}
-	collection := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types.spec}, Cache: types.cache}
+	collection := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types.File}, Cache: types.Cache}
 	t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
 	if errors.Is(err, ebpf.ErrRestrictedKernel) {
 		setSymbols(spec.Programs, nil)
@@ -307,16 +311,11 @@ func (t *Tracer) load(opts Options, sources sources, types types) (err error) {
 	return err
 }
 
-// dataSymbols are what the programs read settings from.
-func dataSymbols() []string {
-	return []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus"}
-}
-
 // refreshInterval is how old a setting can be where it is not read live.
 const refreshInterval = 100 * time.Millisecond
 
 func (t *Tracer) configure(opts Options) error {
-	s, err := readSettings()
+	s, err := kernel.ReadSettings()
 	if err != nil {
 		return err
 	}
@@ -325,10 +324,10 @@ func (t *Tracer) configure(opts Options) error {
 		return err
 	}
 	config := bpf.PerfConfig{
-		PageShift:         uint32(s.pageShift),
-		PerfEventMlockKb:  int32(s.mlockKiB),
-		PerfEventParanoid: int32(s.paranoid),
-		OnlineCpus:        uint32(s.onlineCPUs),
+		PageShift:         uint32(bits.TrailingZeros32(s.PageSize)),
+		PerfEventMlockKb:  int32(s.MlockKiB),
+		PerfEventParanoid: int32(s.Paranoid),
+		OnlineCpus:        uint32(s.OnlineCPUs),
 		CommandParent:     uint32(opts.CommandParent),
 		WatchMemcg:        boolInt(opts.Memcg),
 		PossibleCpus:      uint32(possible),

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
-	"github.com/pinwatch/pinwatch/tracer/host"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // The transports, as --transport names them.
@@ -116,7 +116,7 @@ func chosenTransport(name string) (t transport, degraded []string, err error) {
 	switch name {
 	case "", TransportAuto:
 		if errors.Is(features.HaveMapType(ebpf.RingBuf), ebpf.ErrNotSupported) {
-			return perfTransport, []string{"ring buffer: requires Linux 5.8 (running " + release() + "); using perf event array"}, nil
+			return perfTransport, []string{"ring buffer: requires Linux 5.8 (running " + kernel.Release() + "); using perf event array"}, nil
 		}
 		return ringbufTransport, nil, nil
 	case TransportRingbuf:
@@ -185,7 +185,7 @@ type perfReader struct {
 // (cilium/ebpf#2100). Once it does, TestLossIsCounted fails, and the programs can
 // go by BPF_F_CURRENT_CPU without an index.
 func (r *perfReader) newRings(bytes int) (*perf.Reader, error) {
-	online, err := host.CPUs("/sys")
+	online, err := kernel.CPUs("/sys")
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // Where typed reads are hidden, no program calls the kernel's function or asks for
@@ -19,7 +20,7 @@ func TestHideTypedReads(t *testing.T) {
 				switch {
 				case ins.IsKfuncCall():
 					calls++
-				case ins.Reference() == typedReads:
+				case ins.Reference() == kernel.TypedReads:
 					addresses++
 				}
 			}
@@ -27,10 +28,10 @@ func TestHideTypedReads(t *testing.T) {
 		return calls, addresses
 	}
 	if calls, addresses := uses(); calls == 0 || addresses == 0 {
-		t.Fatalf("%d calls of %s, its address taken %d times: nothing to hide", calls, typedReads, addresses)
+		t.Fatalf("%d calls of %s, its address taken %d times: nothing to hide", calls, kernel.TypedReads, addresses)
 	}
 	hideTypedReads(spec.Programs)
 	if calls, addresses := uses(); calls != 0 || addresses != 0 {
-		t.Errorf("hidden, but %d calls of %s, its address taken %d times", calls, typedReads, addresses)
+		t.Errorf("hidden, but %d calls of %s, its address taken %d times", calls, kernel.TypedReads, addresses)
 	}
 }

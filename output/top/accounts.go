@@ -7,6 +7,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -56,7 +57,7 @@ func (l limits) mlockKiB() int64 {
 
 type bufferKey struct {
 	id   uint64
-	area ledger.Area
+	area rule.Area
 }
 
 // held is one area of a buffer that was charged during the trace.
@@ -118,7 +119,7 @@ func (p *process) idle() bool {
 
 // unlimited says that the rule lets the process exceed its limit.
 func (p *process) unlimited(l limits) bool {
-	return p.capIPCLock || l.paranoid <= -1 || p.limitKnown && p.limit >= ledger.Unlimited
+	return p.capIPCLock || l.paranoid <= -1 || p.limitKnown && p.limit >= rule.Unlimited
 }
 
 // clone is a copy to change: maps of pointers are new, what they point to is
@@ -195,7 +196,7 @@ func (a *accounts) enter(row *output.Row) {
 	}
 	p.events++
 	u.events++
-	if e.Kind == ledger.Refusal && e.Errno == ledger.EPERM {
+	if e.Kind == ledger.Refusal && e.Errno == rule.EPERM {
 		p.refusals++
 		u.refusals++
 	}
@@ -251,9 +252,9 @@ func (a *accounts) move(e *ledger.Entry) {
 		}
 		a.processes[e.PID].hold(h, 1) // a copy of this call's own
 	case ledger.Refund:
-		areas := []ledger.Area{ledger.AUX}
+		areas := []rule.Area{rule.AUX}
 		if e.MappingsAfter == 0 {
-			areas = []ledger.Area{ledger.Data, ledger.AUX}
+			areas = []rule.Area{rule.Data, rule.AUX}
 		}
 		for _, area := range areas {
 			key := bufferKey{e.BufferID, area}

@@ -9,7 +9,7 @@ import (
 	"charm.land/lipgloss/v2"
 
 	"github.com/pinwatch/pinwatch/output"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // maxDetail is how many ledger entries, buffers or processes a page lists.
@@ -118,7 +118,7 @@ func whyUnlimited(p *process, l limits) string {
 // that were charged during the trace.
 func (m *Model) buffersOf(pid uint32) []string {
 	var lines []string
-	areas := [...]string{ledger.Data: "data", ledger.AUX: "aux"}
+	areas := [...]string{rule.Data: "data", rule.AUX: "aux"}
 	if s := m.shown.snapshot; s != nil {
 		for i := range s.Buffers {
 			if b := &s.Buffers[i]; b.PID == pid {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -107,7 +108,7 @@ func host() Snapshot {
 		Processes: []snapshot.Process{
 			{PID: 1, Comm: "systemd", CgroupPath: "/init.scope", LockLimit: 2048},
 			{PID: 812, Comm: "agent", CgroupPath: unit, PinnedVM: 1548, LockLimit: 2048, Buffers: 16, BufferPages: 2064},
-			{PID: 4711, Comm: "\x1b[2Jevil", UID: 1000, CgroupPath: docker, PinnedVM: 9, LockLimit: ledger.Unlimited, Buffers: 1, BufferPages: 9},
+			{PID: 4711, Comm: "\x1b[2Jevil", UID: 1000, CgroupPath: docker, PinnedVM: 9, LockLimit: rule.Unlimited, Buffers: 1, BufferPages: 9},
 			{PID: 4712, Comm: "日本語の名前", UID: 1000, CgroupPath: docker, LockLimit: 128, CapIPCLock: true},
 		},
 		Users: []snapshot.User{{UID: 0, Processes: 2, PerfLocked: 516, LockedVM: 516, Known: true}, {UID: 1000, Processes: 2}},
@@ -119,7 +120,7 @@ func host() Snapshot {
 		}
 		s.Buffers = append(s.Buffers, snapshot.Buffer{PID: 812, ID: uint64(i + 1), Pages: 129, Extra: extra, PayerKnown: true, Mappings: 1})
 	}
-	s.Buffers = append(s.Buffers, snapshot.Buffer{PID: 4711, ID: 99, Area: ledger.AUX, Pages: 9, Extra: 9, PayerUID: 1000, Mappings: 2})
+	s.Buffers = append(s.Buffers, snapshot.Buffer{PID: 4711, ID: 99, Area: rule.AUX, Pages: 9, Extra: 9, PayerUID: 1000, Mappings: 2})
 	return Snapshot{Snapshot: s, Names: map[uint32]string{0: "root"}, Containers: map[string]string{docker: "web-1"}}
 }
 
@@ -443,7 +444,7 @@ func TestSnapshotAndEntries(t *testing.T) {
 	}
 	after := host().TimeNS + 1
 	send(ledger.Event{TimeNS: after, PID: 4712, UID: 1000, Payer: 1000, Comm: "x", MM: 1, Buffer: 1, UserExtra: 9, UserLocked: 9, UserAfter: 9, LockLimit: 128, MappingsAfter: 1})
-	send(ledger.Event{TimeNS: after, PID: 5000, UID: 1000, Payer: 1000, Comm: "y", MM: 2, Errno: ledger.EPERM, UserExtra: 600, UserLocked: 609, UserAfter: 9, Extra: 93, Locked: 93, LockLimit: 16})
+	send(ledger.Event{TimeNS: after, PID: 5000, UID: 1000, Payer: 1000, Comm: "y", MM: 2, Errno: rule.EPERM, UserExtra: 600, UserLocked: 609, UserAfter: 9, Extra: 93, Locked: 93, LockLimit: 16})
 	send(ledger.Event{TimeNS: after, PID: 5001, UID: 1000, Payer: 1000, Comm: "z", MM: 3, Buffer: 2, UserExtra: 9, UserLocked: 18, UserAfter: 18, LockLimit: 128, MappingsAfter: 1})
 	if p := m.news.processes[4712]; p.buffers != 1 || p.share != 9 || p.comm != "x" {
 		t.Errorf("pid 4712 has %d buffers, %d pages", p.buffers, p.share)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // The views, in their order on the screen.
@@ -117,8 +118,8 @@ func sharesByUser(a *accounts) map[uint32]int64 {
 
 // ceiling is the limit as a number to sort by.
 func (p *processRow) ceiling() int64 {
-	if p.limit >= ledger.Unlimited || p.capIPCLock {
-		return ledger.Unlimited
+	if p.limit >= rule.Unlimited || p.capIPCLock {
+		return rule.Unlimited
 	}
 	return p.limit
 }
@@ -129,7 +130,7 @@ func limitText(p *processRow, u units) string {
 		return "gone"
 	case !p.limitKnown:
 		return "?"
-	case p.ceiling() == ledger.Unlimited:
+	case p.ceiling() == rule.Unlimited:
 		return "none"
 	}
 	return u.pages(p.limit)
@@ -137,7 +138,7 @@ func limitText(p *processRow, u units) string {
 
 // used is pinned_vm of the limit; negative where there is none.
 func (p *processRow) used() float64 {
-	if p.gone || !p.limitKnown || p.ceiling() == ledger.Unlimited {
+	if p.gone || !p.limitKnown || p.ceiling() == rule.Unlimited {
 		return -1
 	}
 	return float64(p.pinned) / float64(max(1, p.limit))

@@ -210,18 +210,18 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 	return x
 }
 
-func areaName(a ledger.Area) string {
-	if a == ledger.AUX {
+func areaName(a rule.Area) string {
+	if a == rule.AUX {
 		return "aux"
 	}
 	return "data"
 }
 
-func (x *Explanation) area() ledger.Area {
+func (x *Explanation) area() rule.Area {
 	if x.Area == "aux" {
-		return ledger.AUX
+		return rule.AUX
 	}
-	return ledger.Data
+	return rule.Data
 }
 
 func errnoName(errno unix.Errno) string {
@@ -283,7 +283,7 @@ func Holders(s *snapshot.Snapshot, uid uint32) []Holder {
 			h = &Holder{PID: b.PID, UID: uid}
 			byPID[b.PID] = h
 		}
-		if b.Area == ledger.Data {
+		if b.Area == rule.Data {
 			h.Buffers++
 		}
 		h.Pages += b.Pages

@@ -136,7 +136,7 @@ func TestGeometry(t *testing.T) {
 // Of an event, the same: its numbers are what the kernel decided on.
 func TestOfEntry(t *testing.T) {
 	e := ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{
-		PID: 10, UID: 1000, Comm: "a", PageSize: 4096, OnlineCPUs: 4, Paranoid: 2, Errno: ledger.EPERM,
+		PID: 10, UID: 1000, Comm: "a", PageSize: 4096, OnlineCPUs: 4, Paranoid: 2, Errno: rule.EPERM,
 		UserExtra: 65, UserLocked: 581, UserLockLimit: 516, Extra: 65, PinnedVM: 69, Locked: 134, LockLimit: 128,
 	}}
 	x := OfEntry(&e, false)
@@ -152,7 +152,7 @@ func TestOfEntry(t *testing.T) {
 	}
 	// The published trace: refused by the history.
 	e = ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{
-		PID: 10, PageSize: 4096, OnlineCPUs: 36, Paranoid: 2, Errno: ledger.EPERM,
+		PID: 10, PageSize: 4096, OnlineCPUs: 36, Paranoid: 2, Errno: rule.EPERM,
 		UserExtra: 3, UserLocked: 32901, UserLockLimit: 4644, PinnedVM: 112998, LockLimit: 131072,
 	}}
 	if x := OfEntry(&e, true); x.Numbers.Extra != 28257 || x.Verdict.Over != 10183 {

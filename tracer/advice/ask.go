@@ -11,14 +11,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
 // Ask is what is to be explained: so many buffers of a size, mapped by somebody.
 type Ask struct {
-	Area    ledger.Area
+	Area    rule.Area
 	Pages   int64 // of one buffer, its control page included
 	Buffers int64
 	PID     uint32 // the process that maps; 0: any new process of UID
@@ -31,9 +30,9 @@ type Ask struct {
 // NewAsk asks about buffers with so many data pages, or AUX areas of so many
 // pages: one, or one for every CPU that is online.
 func NewAsk(s *snapshot.Snapshot, pid, uid uint32, dataPages int64, perCPU, aux bool) Ask {
-	ask := Ask{PID: pid, UID: uid, Area: ledger.Data, Buffers: 1}
+	ask := Ask{PID: pid, UID: uid, Area: rule.Data, Buffers: 1}
 	if aux {
-		ask.Area = ledger.AUX
+		ask.Area = rule.AUX
 	}
 	ask.Pages = dataPages + control(ask.Area)
 	if perCPU {
@@ -41,7 +40,7 @@ func NewAsk(s *snapshot.Snapshot, pid, uid uint32, dataPages int64, perCPU, aux 
 	}
 	var own unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &own) == nil {
-		ask.Limit = int64(min(own.Cur/uint64(s.PageSize), uint64(ledger.Unlimited)))
+		ask.Limit = int64(min(own.Cur/uint64(s.PageSize), uint64(rule.Unlimited)))
 	}
 	return ask
 }

@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 
-	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -61,7 +60,7 @@ func smaller(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 		bytes := bytesOf(s, pages-control(ask.Area))
 		what := fmt.Sprintf("mmap of %d pages: %d bytes of data and the control page", pages, bytes)
 		option := fmt.Sprintf("perf record --mmap-pages=%d", pages-1)
-		if ask.Area == ledger.AUX {
+		if ask.Area == rule.AUX {
 			what = fmt.Sprintf("mmap of %d pages: %d bytes", pages, bytes)
 			option = fmt.Sprintf("perf record --mmap-pages=,%d", pages)
 		}
@@ -106,7 +105,7 @@ func newProcessRemedy(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 // limit raises RLIMIT_MEMLOCK.
 func limit(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 	free := c
-	free.LockLimit = ledger.Unlimited
+	free.LockLimit = rule.Unlimited
 	done, last := s.MapMany(free, ask.Area, ask.Pages, ask.Buffers)
 	if done < ask.Buffers {
 		return nil // a negative pinned_vm exceeds every limit
@@ -210,8 +209,8 @@ func (x *Explanation) sortRemedies() {
 	slices.SortStableFunc(x.Remedies, func(a, b Remedy) int { return cmp.Compare(a.rank, b.rank) })
 }
 
-func control(a ledger.Area) int64 {
-	if a == ledger.Data {
+func control(a rule.Area) int64 {
+	if a == rule.Data {
 		return 1
 	}
 	return 0

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
@@ -58,10 +59,11 @@ const maxPages = 16384
 // twice, and returns what the ledger makes of it. A user that nobody else is
 // takes what the kernel forgets to refund with it when it goes.
 func PastAllowance(ctx context.Context, opts tracer.Options) (ledger.Summary, error) {
-	allowance, err := tracer.Allowance()
+	settings, err := kernel.ReadSettings()
 	if err != nil {
 		return ledger.Summary{}, err
 	}
+	allowance := settings.UserLockLimit()
 	if allowance > maxPages {
 		return ledger.Summary{}, fmt.Errorf("a user's allowance is %d pages here: too much memory to map just for this", allowance)
 	}

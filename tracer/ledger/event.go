@@ -4,6 +4,8 @@
 // cannot tell which. All amounts are pages unless a name says otherwise.
 package ledger
 
+import "github.com/pinwatch/pinwatch/tracer/rule"
+
 // Op is what the kernel was asked to do.
 type Op uint8
 
@@ -48,25 +50,12 @@ func ParseCharger(name string) (Charger, bool) {
 	return 0, false
 }
 
-// Area is the part of a perf buffer that a call is about.
-type Area uint8
-
-// A buffer has a data area and may have an AUX area. Each is charged by itself.
-const (
-	Data Area = iota // the control page and the data pages
-	AUX
-)
-
-// Unlimited is the LockLimit of a process without one (RLIM_INFINITY), in
-// pages, and every larger value means the same: no memory is that large.
-const Unlimited = int64(1) << 50
-
 // Event is one call, with what was read at its entry and at its return.
 type Event struct {
 	Lost     uint64 // events lost before this one, as far as is known
 	TimeNS   uint64 // at return, Unix time in nanoseconds
 	Op       Op
-	Area     Area
+	Area     rule.Area
 	PID      uint32 // of the caller, as are all up to Command
 	TID      uint32
 	UID      uint32
@@ -152,8 +141,8 @@ func (e *Event) userBefore() int64 {
 }
 
 // recorded is what the buffer itself records of an area.
-func (e *Event) recorded(area Area) (pages, extra int64) {
-	if area == AUX {
+func (e *Event) recorded(area rule.Area) (pages, extra int64) {
+	if area == rule.AUX {
 		return e.AUXPages, e.AUXExtra
 	}
 	return e.DataPages, e.DataExtra

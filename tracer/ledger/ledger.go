@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"sort"
+
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // Ledger keeps, for every perf buffer, who was charged what, and says of every
@@ -314,7 +316,7 @@ func (l *Ledger) count(e *Entry) {
 
 // fits counts the further calls like e that will succeed.
 func (l *Ledger) fits(e *Entry) int64 {
-	if e.mayExceed() || e.LockLimit >= Unlimited {
+	if e.mayExceed() || e.LockLimit >= rule.Unlimited {
 		return -1
 	}
 	pages, userLocked, room := e.UserExtra, e.UserAfter, e.LockLimit-e.PinnedAfter
@@ -368,8 +370,8 @@ func (l *Ledger) open(e *Entry, p *process, u *user) {
 	b := l.buffers[e.Buffer]
 	if b != nil && b.areas[e.Area] != nil {
 		// The address is used again: the end of the old one was lost.
-		l.close(e.Buffer, Data)
-		l.close(e.Buffer, AUX)
+		l.close(e.Buffer, rule.Data)
+		l.close(e.Buffer, rule.AUX)
 		b = nil
 	}
 	if b == nil {
@@ -416,7 +418,7 @@ func (b *buffer) count(ev *Event, change int32) {
 }
 
 // close takes an area out of the ledger. Nothing happens where it is not there.
-func (l *Ledger) close(key uint64, area Area) {
+func (l *Ledger) close(key uint64, area rule.Area) {
 	b := l.buffers[key]
 	if b == nil || b.areas[area] == nil {
 		return

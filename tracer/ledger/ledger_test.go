@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"testing"
+
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // kernel is the accounting of one kernel version, as its source states it, on
@@ -42,7 +44,7 @@ func (k *kernel) mmap(uid uint32, mm, buffer uint64, pages int64) Event {
 		PinnedVM: pinned, Locked: pinned + extra, LockLimit: k.lockLimit}
 	if pinned+extra > k.lockLimit {
 		_, e.Extra = split(pages, before, k.limit) // what the tracer can know
-		e.Errno, e.UserAfter, e.PinnedAfter = EPERM, before, pinned
+		e.Errno, e.UserAfter, e.PinnedAfter = rule.EPERM, before, pinned
 		return e
 	}
 	k.userLocked[uid] += k.user(pages, extra)
@@ -195,7 +197,7 @@ func TestFitsWithoutLimit(t *testing.T) {
 	for name, change := range map[string]func(*Event){
 		"CAP_IPC_LOCK": func(e *Event) { e.CapIPCLock = true },
 		"paranoid -1":  func(e *Event) { e.Paranoid = -1 },
-		"unlimited":    func(e *Event) { e.LockLimit = Unlimited },
+		"unlimited":    func(e *Event) { e.LockLimit = rule.Unlimited },
 	} {
 		ev := newKernel(clamped, rest).mmap(1000, 1, 1, 9)
 		change(&ev)
@@ -272,10 +274,10 @@ func TestRefundOfBothAreas(t *testing.T) {
 			k, l := newKernel(clamped, rest), New()
 			l.Apply(k.mmap(1000, 1, 1, 1))
 			aux := k.mmap(1000, 1, 1, 9)
-			aux.Area = AUX
+			aux.Area = rule.AUX
 			l.Apply(aux)
 			last := k.munmap(1000, 1, 1)
-			last.Area, last.AUXMappings, last.AUXPages, last.AUXExtra = AUX, 1, 9, 6
+			last.Area, last.AUXMappings, last.AUXPages, last.AUXExtra = rule.AUX, 1, 9, 6
 			last.DataPages, last.DataExtra = 1, 0
 			last.UserAfter = last.UserLocked - c.given
 			if e := l.Apply(last); e.Kind != Refund || e.Verdict != c.verdict || e.Uncertain != c.doubtful {

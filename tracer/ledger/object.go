@@ -1,5 +1,7 @@
 package ledger
 
+import "github.com/pinwatch/pinwatch/tracer/rule"
+
 // Object is a BPF map or program, and what one call on it was charged.
 type Object struct {
 	Key        uint64 // identifies it within a trace, as Event.Buffer does; 0: not known
@@ -187,7 +189,7 @@ func (l *Ledger) objectRefusal(e *Entry, u *user) {
 	switch {
 	case e.ChargedUser != 0:
 		e.Verdict, e.Excess, e.Uncertain = WrongRefusal, e.excess(), true
-	case e.Errno == EPERM && e.UserExtra > 0 && e.UserLocked <= e.LockLimit:
+	case e.Errno == rule.EPERM && e.UserExtra > 0 && e.UserLocked <= e.LockLimit:
 		// Others that ask at the same time raise the counter until they are
 		// refused themselves.
 		e.Verdict, e.Uncertain = WrongRefusal, true
@@ -198,9 +200,9 @@ func (l *Ledger) objectRefusal(e *Entry, u *user) {
 func (e *Entry) AboutMemory() bool {
 	switch o := e.Object; {
 	case o == nil:
-		return e.Errno == EPERM
+		return e.Errno == rule.EPERM
 	case o.Rlimit:
-		return e.Errno == EPERM && e.UserExtra > 0
+		return e.Errno == rule.EPERM && e.UserExtra > 0
 	default:
 		return e.Errno == errnoMemory
 	}
@@ -273,7 +275,7 @@ func (l *Ledger) closeObject(key uint64) {
 // objectFits counts the further objects like this one that the user's limit
 // leaves room for; -1 where no such limit holds.
 func (l *Ledger) objectFits(e *Entry) int64 {
-	if !e.Object.Rlimit || e.LockLimit >= Unlimited {
+	if !e.Object.Rlimit || e.LockLimit >= rule.Unlimited {
 		return -1
 	}
 	if e.UserExtra <= 0 {

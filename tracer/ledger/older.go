@@ -3,6 +3,8 @@ package ledger
 import (
 	"cmp"
 	"slices"
+
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // What was mapped before the trace began comes as Found events, before all
@@ -56,7 +58,7 @@ func (l *Ledger) found(ev Event) Entry {
 		c.process, e.ProcessID = p.id, p.id
 	}
 	b.areas[ev.Area], b.mapped = c, ev.MappingsAfter
-	if ev.Area == Data {
+	if ev.Area == rule.Data {
 		c.holding.Buffers++
 	}
 	c.holding.Pinned += c.pinned
@@ -86,8 +88,8 @@ func (l *Ledger) hold(c *charge, pages int64) {
 }
 
 // release takes an area off that is gone.
-func (h *Holding) release(c *charge, area Area) {
-	if area == Data {
+func (h *Holding) release(c *charge, area rule.Area) {
+	if area == rule.Data {
 		h.Buffers--
 	}
 	h.User -= c.user
@@ -107,14 +109,14 @@ func (l *Ledger) disown(e *Entry) {
 		if c == nil || c.holding == nil {
 			continue
 		}
-		another := e.Op == Map && !e.Existing && e.Area == Area(area)
-		if pages, extra := e.recorded(Area(area)); e.Op == Unmap && pages != 0 {
+		another := e.Op == Map && !e.Existing && e.Area == rule.Area(area)
+		if pages, extra := e.recorded(rule.Area(area)); e.Op == Unmap && pages != 0 {
 			another = pages != c.user+c.pinned || extra != c.pinned
 		}
 		if e.TimeNS <= l.foundNS || another {
 			l.hold(c, -c.user)
 			c.user = 0
-			l.close(e.Buffer, Area(area))
+			l.close(e.Buffer, rule.Area(area))
 			e.BufferID = b.id
 		}
 	}

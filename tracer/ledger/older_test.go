@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // The snapshot was complete at foundAt; what happens at later is after it.
@@ -175,10 +176,10 @@ func TestOlderRaces(t *testing.T) {
 		},
 		"an AUX area comes": {
 			[]Event{foundOf(1, 33)},
-			[]Event{func() Event { e := charging(later, 1, 33); e.Area = AUX; return e }(),
+			[]Event{func() Event { e := charging(later, 1, 33); e.Area = rule.AUX; return e }(),
 				func() Event {
 					e := unmapOf(later, 1, 0, 98)
-					e.Area, e.AUXPages, e.UserAfter, e.Mappings, e.MappingsAfter, e.AUXMappings = AUX, 65, 33, 2, 1, 1
+					e.Area, e.AUXPages, e.UserAfter, e.Mappings, e.MappingsAfter, e.AUXMappings = rule.AUX, 65, 33, 2, 1, 1
 					return e
 				}(), unmapOf(later, 1, 33, 33)},
 		},

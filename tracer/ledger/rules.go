@@ -1,12 +1,13 @@
 package ledger
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/pinwatch/pinwatch/tracer/rule"
+)
 
 // The rules. Each function takes one kind of event, says what should have
 // happened, what did, and names the difference.
-
-// EPERM is the errno of a refusal for want of allowance and limit.
-const EPERM = 1
 
 // split is the intent of the accounting: to the user what still fits its
 // allowance, to the process the rest.
@@ -134,13 +135,13 @@ func (l *Ledger) nothing(e *Entry, broken Verdict) {
 // perf_event_paranoid is above -1 and CAP_IPC_LOCK is missing.
 func (l *Ledger) refusal(e *Entry, p *process, u *user) {
 	e.Kind = Refusal
-	if e.Errno == EPERM {
+	if e.Errno == rule.EPERM {
 		l.refused(e)
 	}
 	l.nothing(e, WrongRefusal)
 	u.over += e.ChargedUser
 	p.over += e.ChargedPinned
-	if e.Verdict != OK || e.Errno != EPERM {
+	if e.Verdict != OK || e.Errno != rule.EPERM {
 		return
 	}
 	_, right := split(e.UserExtra, e.userBefore()-u.over, e.UserLockLimit)
@@ -179,7 +180,7 @@ func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 		e.BufferID = b.id
 		b.count(&e.Event, -1)
 	}
-	var endedRoom [2]Area // so that nothing is allocated for an event
+	var endedRoom [2]rule.Area // so that nothing is allocated for an event
 	ended := e.ended(endedRoom[:0], b)
 	if len(ended) == 0 {
 		l.unmapOne(e, b, p, u)
@@ -249,7 +250,7 @@ func (l *Ledger) unmapOne(e *Entry, b *buffer, p *process, u *user) {
 
 // paid is the charge of a buffer's area, or nil where the ledger does not have
 // it: after a loss the buffer may be another one at the same address.
-func (l *Ledger) paid(b *buffer, area Area, e *Entry) *charge {
+func (l *Ledger) paid(b *buffer, area rule.Area, e *Entry) *charge {
 	if b == nil || b.areas[area] == nil {
 		return nil
 	}
@@ -261,9 +262,9 @@ func (l *Ledger) paid(b *buffer, area Area, e *Entry) *charge {
 
 // ended appends the areas of b whose last mapping this was. b is nil for a buffer
 // that the ledger does not have.
-func (e *Event) ended(areas []Area, b *buffer) []Area {
-	if e.Area == AUX && e.AUXMappings > 0 && e.AUXMappingsAfter == 0 {
-		areas = append(areas, AUX)
+func (e *Event) ended(areas []rule.Area, b *buffer) []rule.Area {
+	if e.Area == rule.AUX && e.AUXMappings > 0 && e.AUXMappingsAfter == 0 {
+		areas = append(areas, rule.AUX)
 	}
 	switch {
 	case e.MappingsAfter > 0:
@@ -280,7 +281,7 @@ func (e *Event) ended(areas []Area, b *buffer) []Area {
 			return areas
 		}
 	}
-	return append(areas, Data)
+	return append(areas, rule.Data)
 }
 
 // judgeRefund compares a refund with the charges that it belongs to.

@@ -12,7 +12,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
-	"github.com/pinwatch/pinwatch/tracer/host"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // A map knows who pays for it, but no system call says so. A BPF iterator over
@@ -203,7 +203,7 @@ func loadIterator(code asm.Instructions) (*ebpf.Program, error) {
 		Name: "pinwatch_payers", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: "bpf_map",
 		License: "GPL", Instructions: code,
 	}
-	defer host.LiftMemlock()()
+	defer kernel.LiftMemlock()()
 	return ebpf.NewProgram(spec)
 }
 

@@ -9,8 +9,6 @@ import (
 	"math/bits"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // Settings are what the rule depends on, host-wide.
@@ -36,7 +34,7 @@ func (s Settings) UserLockLimit() int64 {
 type Caller struct {
 	UserLocked int64 // the user's counter
 	PinnedVM   int64 // mm_struct.pinned_vm
-	LockLimit  int64 // RLIMIT_MEMLOCK; ledger.Unlimited without one
+	LockLimit  int64 // RLIMIT_MEMLOCK; Unlimited without one
 	CapIPCLock bool  // effective, in the initial user namespace
 }
 
@@ -57,7 +55,7 @@ type Outcome struct {
 
 // Map says what the kernel does when a caller maps one new buffer, or the AUX area
 // of one, of so many pages: the control page counts in the data area.
-func (s Settings) Map(c Caller, area ledger.Area, pages int64) Outcome {
+func (s Settings) Map(c Caller, area Area, pages int64) Outcome {
 	if !Geometry(area, pages) {
 		return Outcome{Errno: unix.EINVAL}
 	}
@@ -68,10 +66,10 @@ func (s Settings) Map(c Caller, area ledger.Area, pages int64) Outcome {
 		o.UserPart = pages
 	}
 	o.Locked = c.PinnedVM + o.Extra
-	o.Over = o.Locked - min(c.LockLimit, ledger.Unlimited)
+	o.Over = o.Locked - min(c.LockLimit, Unlimited)
 	// The comparison is unsigned: what wrong refunds have made negative is more
 	// than any limit.
-	exceeds := o.Locked < 0 || o.Over > 0 && c.LockLimit < ledger.Unlimited
+	exceeds := o.Locked < 0 || o.Over > 0 && c.LockLimit < Unlimited
 	if exceeds && !s.Exempt(c) {
 		o.Errno = unix.EPERM
 	}
@@ -100,7 +98,7 @@ func (c Caller) Charged(o Outcome) Caller {
 
 // MapMany maps up to n buffers of a size one after the other. It says how many
 // succeed, and the outcome of the last one that was tried.
-func (s Settings) MapMany(c Caller, area ledger.Area, pages, n int64) (done int64, last Outcome) {
+func (s Settings) MapMany(c Caller, area Area, pages, n int64) (done int64, last Outcome) {
 	for done < n {
 		if last = s.Map(c, area, pages); last.Errno != 0 {
 			return done, last
@@ -118,11 +116,11 @@ const NoLimit = int64(-1)
 const mostFits = 1 << 40
 
 // Fits counts the buffers of a size that a caller can map before EPERM.
-func (s Settings) Fits(c Caller, area ledger.Area, pages int64) int64 {
+func (s Settings) Fits(c Caller, area Area, pages int64) int64 {
 	if s.Exempt(c) || s.UserLockLimit() < 0 && c.PinnedVM >= 0 && c.PinnedVM <= c.LockLimit {
 		return NoLimit
 	}
-	if c.LockLimit >= ledger.Unlimited && c.PinnedVM >= 0 {
+	if c.LockLimit >= Unlimited && c.PinnedVM >= 0 {
 		return NoLimit
 	}
 	first := s.Map(c, area, pages)
@@ -148,8 +146,8 @@ func (s Settings) Free(c Caller) int64 {
 }
 
 // control is the number of pages of an area that hold no data.
-func control(area ledger.Area) int64 {
-	if area == ledger.Data {
+func control(area Area) int64 {
+	if area == Data {
 		return 1
 	}
 	return 0
@@ -157,9 +155,9 @@ func control(area ledger.Area) int64 {
 
 // Geometry says whether the kernel accepts a size: a power of two of pages, and
 // in the data area one more for the control page, which may also stand alone.
-func Geometry(area ledger.Area, pages int64) bool {
+func Geometry(area Area, pages int64) bool {
 	n := pages - control(area)
-	if n == 0 && area == ledger.Data {
+	if n == 0 && area == Data {
 		return true
 	}
 	return n > 0 && n&(n-1) == 0
@@ -167,10 +165,13 @@ func Geometry(area ledger.Area, pages int64) bool {
 
 // Largest is the largest size that the kernel accepts, up to a number of pages.
 // 0: none.
-func Largest(area ledger.Area, pages int64) int64 {
+func Largest(area Area, pages int64) int64 {
 	n := pages - control(area)
 	if n <= 0 {
 		return 0
 	}
 	return 1<<(bits.Len64(uint64(n))-1) + control(area)
 }
+
+// EPERM is the errno of a refusal for want of allowance and limit, as records have it.
+const EPERM = int32(unix.EPERM)

@@ -5,8 +5,6 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // four is a machine whose users may have 516 pages.
@@ -39,54 +37,54 @@ func TestMap(t *testing.T) {
 	for name, c := range map[string]struct {
 		settings Settings
 		caller   Caller
-		area     ledger.Area
+		area     Area
 		pages    int64
 		want     Outcome
 	}{
-		"inside the allowance": {four, Caller{LockLimit: 128}, ledger.Data, 65,
+		"inside the allowance": {four, Caller{LockLimit: 128}, Data, 65,
 			Outcome{UserPart: 65, Over: -128}},
-		"split": {four, Caller{UserLocked: 455, LockLimit: 128}, ledger.Data, 65,
+		"split": {four, Caller{UserLocked: 455, LockLimit: 128}, Data, 65,
 			Outcome{UserPart: 61, Extra: 4, Locked: 4, Over: -124}},
-		"past it": {four, Caller{UserLocked: 516, PinnedVM: 4, LockLimit: 128}, ledger.Data, 65,
+		"past it": {four, Caller{UserLocked: 516, PinnedVM: 4, LockLimit: 128}, Data, 65,
 			Outcome{Extra: 65, Locked: 69, Over: -59}},
-		"the last page": {four, Caller{UserLocked: 516, PinnedVM: 63, LockLimit: 128}, ledger.Data, 65,
+		"the last page": {four, Caller{UserLocked: 516, PinnedVM: 63, LockLimit: 128}, Data, 65,
 			Outcome{Extra: 65, Locked: 128}},
-		"one too many": {four, Caller{UserLocked: 516, PinnedVM: 64, LockLimit: 128}, ledger.Data, 65,
+		"one too many": {four, Caller{UserLocked: 516, PinnedVM: 64, LockLimit: 128}, Data, 65,
 			Outcome{Errno: unix.EPERM, Extra: 65, Locked: 129, Over: 1}},
-		"capability": {four, Caller{UserLocked: 516, PinnedVM: 64, LockLimit: 128, CapIPCLock: true}, ledger.Data, 65,
+		"capability": {four, Caller{UserLocked: 516, PinnedVM: 64, LockLimit: 128, CapIPCLock: true}, Data, 65,
 			Outcome{Extra: 65, Locked: 129, Over: 1}},
-		"paranoid -1": {with(four, func(s *Settings) { s.Paranoid = -1 }), Caller{UserLocked: 516, PinnedVM: 64, LockLimit: 128}, ledger.Data, 65,
+		"paranoid -1": {with(four, func(s *Settings) { s.Paranoid = -1 }), Caller{UserLocked: 516, PinnedVM: 64, LockLimit: 128}, Data, 65,
 			Outcome{Extra: 65, Locked: 129, Over: 1}},
-		"paranoid 0 is not -1": {with(four, func(s *Settings) { s.Paranoid = 0 }), Caller{UserLocked: 516, LockLimit: 0}, ledger.Data, 65,
+		"paranoid 0 is not -1": {with(four, func(s *Settings) { s.Paranoid = 0 }), Caller{UserLocked: 516, LockLimit: 0}, Data, 65,
 			Outcome{Errno: unix.EPERM, Extra: 65, Locked: 65, Over: 65}},
 		// Other pinners of the process count against the same limit, whatever is
 		// left of the allowance.
-		"pinned beyond the limit": {four, Caller{PinnedVM: 129, LockLimit: 128}, ledger.Data, 2,
+		"pinned beyond the limit": {four, Caller{PinnedVM: 129, LockLimit: 128}, Data, 2,
 			Outcome{Errno: unix.EPERM, UserPart: 2, Locked: 129, Over: 1}},
-		"no limit": {four, Caller{UserLocked: 516, PinnedVM: 1 << 40, LockLimit: ledger.Unlimited}, ledger.Data, 65,
-			Outcome{Extra: 65, Locked: 1<<40 + 65, Over: 1<<40 + 65 - ledger.Unlimited}},
-		"the sysctl was lowered": {with(four, func(s *Settings) { s.MlockKiB = 4 }), Caller{UserLocked: 516, LockLimit: 128}, ledger.Data, 65,
+		"no limit": {four, Caller{UserLocked: 516, PinnedVM: 1 << 40, LockLimit: Unlimited}, Data, 65,
+			Outcome{Extra: 65, Locked: 1<<40 + 65, Over: 1<<40 + 65 - Unlimited}},
+		"the sysctl was lowered": {with(four, func(s *Settings) { s.MlockKiB = 4 }), Caller{UserLocked: 516, LockLimit: 128}, Data, 65,
 			Outcome{Extra: 65, Locked: 65, Over: -63}},
-		"no allowance": {with(four, func(s *Settings) { s.MlockKiB = 0 }), Caller{LockLimit: 2}, ledger.Data, 2,
+		"no allowance": {with(four, func(s *Settings) { s.MlockKiB = 0 }), Caller{LockLimit: 2}, Data, 2,
 			Outcome{Extra: 2, Locked: 2}},
-		"negative sysctl": {with(four, func(s *Settings) { s.MlockKiB = -1 }), Caller{UserLocked: 1 << 30}, ledger.Data, 65,
+		"negative sysctl": {with(four, func(s *Settings) { s.MlockKiB = -1 }), Caller{UserLocked: 1 << 30}, Data, 65,
 			Outcome{UserPart: 65}},
-		"negative pinned_vm": {four, Caller{PinnedVM: -100, LockLimit: 128}, ledger.Data, 65,
+		"negative pinned_vm": {four, Caller{PinnedVM: -100, LockLimit: 128}, Data, 65,
 			Outcome{Errno: unix.EPERM, UserPart: 65, Locked: -100, Over: -228}},
-		"negative pinned_vm, made up for": {four, Caller{UserLocked: 516, PinnedVM: -10, LockLimit: 128}, ledger.Data, 65,
+		"negative pinned_vm, made up for": {four, Caller{UserLocked: 516, PinnedVM: -10, LockLimit: 128}, Data, 65,
 			Outcome{Extra: 65, Locked: 55, Over: -73}},
-		"negative user counter": {four, Caller{UserLocked: -1, LockLimit: 128}, ledger.Data, 65,
+		"negative user counter": {four, Caller{UserLocked: -1, LockLimit: 128}, Data, 65,
 			Outcome{Extra: 65, Locked: 65, Over: -63}},
-		"control page alone": {four, Caller{LockLimit: 128}, ledger.Data, 1,
+		"control page alone": {four, Caller{LockLimit: 128}, Data, 1,
 			Outcome{UserPart: 1, Over: -128}},
-		"not a power of two": {four, Caller{LockLimit: 128}, ledger.Data, 64, Outcome{Errno: unix.EINVAL}},
-		"nothing":            {four, Caller{LockLimit: 128}, ledger.Data, 0, Outcome{Errno: unix.EINVAL}},
-		"AUX":                {four, Caller{UserLocked: 500, LockLimit: 128}, ledger.AUX, 64, Outcome{UserPart: 16, Extra: 48, Locked: 48, Over: -80}},
-		"AUX has no control page": {four, Caller{LockLimit: 128}, ledger.AUX, 65,
+		"not a power of two": {four, Caller{LockLimit: 128}, Data, 64, Outcome{Errno: unix.EINVAL}},
+		"nothing":            {four, Caller{LockLimit: 128}, Data, 0, Outcome{Errno: unix.EINVAL}},
+		"AUX":                {four, Caller{UserLocked: 500, LockLimit: 128}, AUX, 64, Outcome{UserPart: 16, Extra: 48, Locked: 48, Over: -80}},
+		"AUX has no control page": {four, Caller{LockLimit: 128}, AUX, 65,
 			Outcome{Errno: unix.EINVAL}},
 		// The published trace: 36 CPUs, a limit of 131072 pages.
 		"the history, up to 5.3": {Settings{PageSize: 4096, MlockKiB: 516, OnlineCPUs: 36, Paranoid: 2, Cumulative: true},
-			Caller{UserLocked: 32898, PinnedVM: 112998, LockLimit: 131072}, ledger.Data, 3,
+			Caller{UserLocked: 32898, PinnedVM: 112998, LockLimit: 131072}, Data, 3,
 			Outcome{Errno: unix.EPERM, UserPart: 3, Extra: 28257, Locked: 141255, Over: 10183}},
 	} {
 		if got := c.settings.Map(c.caller, c.area, c.pages); got != c.want {
@@ -97,11 +95,11 @@ func TestMap(t *testing.T) {
 
 func TestMapMany(t *testing.T) {
 	// The workload of the README: 9 buffers of 65 pages fit, the tenth does not.
-	done, last := four.MapMany(Caller{LockLimit: 128}, ledger.Data, 65, 12)
+	done, last := four.MapMany(Caller{LockLimit: 128}, Data, 65, 12)
 	if done != 9 || last.Errno != unix.EPERM || last.Over != 6 {
 		t.Errorf("%d, then %+v", done, last)
 	}
-	if done, last := four.MapMany(Caller{LockLimit: 128}, ledger.Data, 65, 9); done != 9 || last.Errno != 0 {
+	if done, last := four.MapMany(Caller{LockLimit: 128}, Data, 65, 9); done != 9 || last.Errno != 0 {
 		t.Errorf("%d, then %+v", done, last)
 	}
 }
@@ -116,14 +114,14 @@ func TestFits(t *testing.T) {
 		"both":             {four, Caller{LockLimit: 128}, 65, 9},
 		"capability":       {four, Caller{LockLimit: 128, CapIPCLock: true}, 65, NoLimit},
 		"paranoid":         {with(four, func(s *Settings) { s.Paranoid = -1 }), Caller{}, 65, NoLimit},
-		"no rlimit":        {four, Caller{LockLimit: ledger.Unlimited}, 65, NoLimit},
+		"no rlimit":        {four, Caller{LockLimit: Unlimited}, 65, NoLimit},
 		"negative sysctl":  {with(four, func(s *Settings) { s.MlockKiB = -8 }), Caller{}, 65, NoLimit},
 		"none":             {four, Caller{UserLocked: 516}, 65, 0},
 		"negative pinned":  {four, Caller{PinnedVM: -100, LockLimit: 128}, 65, 0},
 		"negative, but ok": {four, Caller{UserLocked: 516, PinnedVM: -10, LockLimit: 128}, 65, 2},
 		"wrong size":       {four, Caller{LockLimit: 128}, 64, 0},
 	} {
-		if got := c.settings.Fits(c.caller, ledger.Data, c.pages); got != c.want {
+		if got := c.settings.Fits(c.caller, Data, c.pages); got != c.want {
 			t.Errorf("%s: %d; want %d", name, got, c.want)
 		}
 	}
@@ -139,8 +137,8 @@ func TestFitsIsWhatMapManyDoes(t *testing.T) {
 			Paranoid: int(between(-1, 4)), Cumulative: random.IntN(4) == 0}
 		c := Caller{UserLocked: between(-50, 4000), PinnedVM: between(-200, 2000), LockLimit: between(0, 3000), CapIPCLock: random.IntN(8) == 0}
 		pages := int64(1)<<random.IntN(8) + 1
-		fits := s.Fits(c, ledger.Data, pages)
-		done, last := s.MapMany(c, ledger.Data, pages, 5000)
+		fits := s.Fits(c, Data, pages)
+		done, last := s.MapMany(c, Data, pages, 5000)
 		if want := done; done == 5000 {
 			if fits != NoLimit {
 				t.Fatalf("%+v %+v %d pages: %d fit; 5000 could be mapped", s, c, pages, fits)
@@ -148,7 +146,7 @@ func TestFitsIsWhatMapManyDoes(t *testing.T) {
 		} else if fits != want || last.Errno != unix.EPERM {
 			t.Fatalf("%+v %+v %d pages: %d fit; %d could be mapped, then %+v", s, c, pages, fits, want, last)
 		}
-		if o := s.Map(c, ledger.Data, pages); !s.Cumulative && (o.UserPart+o.Extra != pages || o.UserPart < 0 || o.Extra < 0) {
+		if o := s.Map(c, Data, pages); !s.Cumulative && (o.UserPart+o.Extra != pages || o.UserPart < 0 || o.Extra < 0) {
 			t.Fatalf("%+v %+v %d pages: %+v", s, c, pages, o)
 		}
 	}
@@ -156,9 +154,9 @@ func TestFitsIsWhatMapManyDoes(t *testing.T) {
 
 func TestLargest(t *testing.T) {
 	for _, c := range []struct {
-		area        ledger.Area
+		area        Area
 		pages, want int64
-	}{{ledger.Data, 128, 65}, {ledger.Data, 129, 129}, {ledger.Data, 2, 2}, {ledger.Data, 1, 0}, {ledger.Data, -5, 0}, {ledger.AUX, 128, 128}, {ledger.AUX, 1, 1}, {ledger.AUX, 0, 0}} {
+	}{{Data, 128, 65}, {Data, 129, 129}, {Data, 2, 2}, {Data, 1, 0}, {Data, -5, 0}, {AUX, 128, 128}, {AUX, 1, 1}, {AUX, 0, 0}} {
 		if got := Largest(c.area, c.pages); got != c.want {
 			t.Errorf("area %d, %d pages: %d; want %d", c.area, c.pages, got, c.want)
 		}

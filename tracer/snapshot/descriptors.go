@@ -2,7 +2,7 @@ package snapshot
 
 import (
 	"github.com/pinwatch/pinwatch/bpf"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // descriptors are the buffers that open perf events lead to, by process. Where
@@ -37,12 +37,12 @@ func (d *descriptors) add(r *bpf.SnapshotBuffer) {
 // is known only if all that it can be were charged alike.
 func (d *descriptors) match(pid uint32, mapped []Buffer) []Buffer {
 	type kind struct {
-		area  ledger.Area
+		area  rule.Area
 		pages int64
 	}
 	open := map[kind][]Buffer{}
 	for _, r := range d.byPID[pid] {
-		for _, area := range []ledger.Area{ledger.Data, ledger.AUX} {
+		for _, area := range []rule.Area{rule.Data, rule.AUX} {
 			if b := bufferOf(&r, area); b.Pages > 0 && b.Mappings > 0 {
 				open[kind{area, b.Pages}] = append(open[kind{area, b.Pages}], b)
 			}

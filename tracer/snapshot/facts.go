@@ -9,7 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
-	"github.com/pinwatch/pinwatch/tracer/host"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // Facts are what besides the limits decides over a process's perf events and BPF
@@ -66,7 +66,7 @@ func Inspect(opts Options, pid uint32) *Facts {
 		f.LSMsKnown = true
 		f.LSMs = strings.Split(strings.TrimSpace(string(raw)), ",")
 	}
-	f.Lockdown = host.Lockdown(p.sys)
+	f.Lockdown = kernel.Lockdown(p.sys)
 	return f
 }
 

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
-	"github.com/pinwatch/pinwatch/tracer/host"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // iterators are the kernel's own lists, each read through a BPF program that
@@ -68,7 +68,7 @@ func openIterator(program string, opts ebpf.CollectionOptions) (*iterator, error
 		return nil, fmt.Errorf("read the built-in BPF programs: %w", err)
 	}
 	spec.Programs = map[string]*ebpf.ProgramSpec{program: spec.Programs[program]}
-	defer host.LiftMemlock()()
+	defer kernel.LiftMemlock()()
 	objects, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
 		return nil, err

@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/pinwatch/pinwatch/bpf"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // initialPIDNamespace is the inode number of the initial pid namespace: a
@@ -129,7 +129,7 @@ func newBuilder(snap *Snapshot, like sizes) *builder {
 // identity is a buffer that has been met.
 type identity struct {
 	id    uint64
-	areas [2]uint32 // by ledger.Area, the pid that was last seen to map it; 0: none
+	areas [2]uint32 // by rule.Area, the pid that was last seen to map it; 0: none
 }
 
 func (b *builder) process(r *bpf.SnapshotProcess) {
@@ -163,9 +163,9 @@ func (b *builder) user(uid uint32, perfLocked, lockedVM int64) {
 
 // mapping is a mapping that the iterator has found.
 func (b *builder) mapping(r *bpf.SnapshotBuffer) {
-	area := ledger.Data
+	area := rule.Data
 	if r.Flags&bpf.SnapshotBufferFlagBUFFER_AUX != 0 {
-		area = ledger.AUX
+		area = rule.AUX
 	}
 	found := bufferOf(r, area)
 	if r.Flags&bpf.SnapshotBufferFlagBUFFER_PAYER_COUNTERS != 0 {
@@ -198,19 +198,19 @@ func (b *builder) add(found Buffer) {
 	}
 	p := &b.snap.Processes[i]
 	p.BufferPages += found.Pages
-	if found.Area == ledger.Data {
+	if found.Area == rule.Data {
 		p.Buffers++
 	}
 }
 
 // bufferOf is one area of a buffer, as a record describes it.
-func bufferOf(r *bpf.SnapshotBuffer, area ledger.Area) Buffer {
+func bufferOf(r *bpf.SnapshotBuffer, area rule.Area) Buffer {
 	b := Buffer{
 		PID: r.Pid, Area: area, Pages: r.DataPages, Extra: r.DataExtra, ExtraKnown: true,
 		PayerUID: r.PayerUid, PayerKnown: r.Flags&bpf.SnapshotBufferFlagBUFFER_PAYER != 0,
 		Mappings: r.Mappings - r.AuxMappings, all: r.Mappings, identity: r.Buffer, mm: r.Mm,
 	}
-	if area == ledger.AUX {
+	if area == rule.AUX {
 		b.Pages, b.Extra, b.Mappings = r.AuxPages, r.AuxExtra, r.AuxMappings
 	}
 	return b

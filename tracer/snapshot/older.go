@@ -1,6 +1,9 @@
 package snapshot
 
-import "github.com/pinwatch/pinwatch/tracer/ledger"
+import (
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
+)
 
 // Older are the buffers that are mapped already, as the events that a ledger wants
 // before all others. A buffer that several processes map is listed once. There are
@@ -30,7 +33,7 @@ func (s *Snapshot) Older() []ledger.Event {
 			PageSize: s.PageSize, OnlineCPUs: uint32(s.OnlineCPUs), Paranoid: int32(s.Paranoid), UserLockLimit: s.Allowance(),
 		}
 		e.DataPages, e.DataExtra = b.Pages, b.Extra
-		if b.Area == ledger.AUX {
+		if b.Area == rule.AUX {
 			e.DataPages, e.DataExtra, e.AUXPages, e.AUXExtra = 0, 0, b.Pages, b.Extra
 			e.AUXMappings, e.AUXMappingsAfter = b.Mappings, b.Mappings
 		}

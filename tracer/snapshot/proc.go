@@ -11,8 +11,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pinwatch/pinwatch/tracer/host"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // proc reads what procfs and sysfs show. It needs no privileges; without them it
@@ -38,13 +38,13 @@ const initialUserNamespace = "user:[4026531837]"
 func (p proc) settings(s *Snapshot) error {
 	s.PageSize = uint32(os.Getpagesize())
 	var err error
-	if s.MlockKiB, err = host.ReadInt(filepath.Join(p.proc, "sys/kernel/perf_event_mlock_kb")); err != nil {
+	if s.MlockKiB, err = kernel.ReadInt(filepath.Join(p.proc, "sys/kernel/perf_event_mlock_kb")); err != nil {
 		return fmt.Errorf("%w: requires a kernel with CONFIG_PERF_EVENTS and /proc mounted", err)
 	}
-	if s.Paranoid, err = host.ReadInt(filepath.Join(p.proc, "sys/kernel/perf_event_paranoid")); err != nil {
+	if s.Paranoid, err = kernel.ReadInt(filepath.Join(p.proc, "sys/kernel/perf_event_paranoid")); err != nil {
 		return err
 	}
-	s.OnlineCPUs, err = host.OnlineCPUs(p.sys)
+	s.OnlineCPUs, err = kernel.OnlineCPUs(p.sys)
 	return err
 }
 
@@ -77,7 +77,7 @@ func (p proc) processes(ctx context.Context, s *Snapshot) error {
 		for _, b := range buffers {
 			s.lastID++
 			b.ID, b.PayerUID = s.lastID, process.UID
-			if b.Area == ledger.Data {
+			if b.Area == rule.Data {
 				process.Buffers++
 			}
 			process.BufferPages += b.Pages
@@ -232,7 +232,7 @@ func (p proc) buffers(pid uint32, pageSize uint32) (buffers []Buffer, err error)
 		b := Buffer{PID: pid, Pages: int64((to - from) / uint64(pageSize)), Mappings: 1}
 		// The data area is mapped from the start, the AUX area lies behind it.
 		if offset != 0 {
-			b.Area = ledger.AUX
+			b.Area = rule.AUX
 		}
 		buffers = append(buffers, b)
 	}

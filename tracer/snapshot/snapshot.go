@@ -6,8 +6,7 @@ package snapshot
 
 import (
 	"github.com/cilium/ebpf/btf"
-
-	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // The sources of a snapshot.
@@ -48,7 +47,7 @@ type Process struct {
 	CgroupPath string // v2 hierarchy; "" where it is not known
 	// PinnedVM is mm_struct.pinned_vm in pages. It can be negative.
 	PinnedVM  int64
-	LockLimit int64 // RLIMIT_MEMLOCK in pages; ledger.Unlimited without one
+	LockLimit int64 // RLIMIT_MEMLOCK in pages; rule.Unlimited without one
 	// Known says that PinnedVM and LockLimit could be read.
 	Known bool
 	// CapIPCLock says that CAP_IPC_LOCK is effective, in the initial user
@@ -80,7 +79,7 @@ type User struct {
 type Buffer struct {
 	PID  uint32
 	ID   uint64 // small number, the same for both areas of one buffer and for all of its mappings; means something within one snapshot
-	Area ledger.Area
+	Area rule.Area
 	// Pages of the area, and Extra, the part of them that was charged to a
 	// process. Extra is 0 where ExtraKnown is not set.
 	Pages, Extra int64

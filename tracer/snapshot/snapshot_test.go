@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pinwatch/pinwatch/bpf"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // tree makes a procfs and a sysfs of files, and of links where the content starts
@@ -83,12 +83,12 @@ func TestFromProc(t *testing.T) {
 		Source: SourceProc, PageSize: 4096, OnlineCPUs: 4, MlockKiB: 516, Paranoid: 2,
 		Processes: []Process{
 			{PID: 10, Comm: "a\nb\\c", UID: 1000, CgroupPath: "/user.slice", PinnedVM: 4, LockLimit: 128, Known: true, CapIPCLock: true, Buffers: 1, BufferPages: 81},
-			{PID: 11, Comm: "other", UID: 1000, CgroupPath: "/", PinnedVM: -4, LockLimit: ledger.Unlimited, Known: true},
+			{PID: 11, Comm: "other", UID: 1000, CgroupPath: "/", PinnedVM: -4, LockLimit: rule.Unlimited, Known: true},
 		},
 		Users: []User{{UID: 1000, Processes: 2, PerfLocked: 77, LockedVM: 77}},
 		Buffers: []Buffer{
 			{PID: 10, ID: 1, Pages: 65, PayerUID: 1000, Mappings: 1},
-			{PID: 10, ID: 2, Area: ledger.AUX, Pages: 16, PayerUID: 1000, Mappings: 1},
+			{PID: 10, ID: 2, Area: rule.AUX, Pages: 16, PayerUID: 1000, Mappings: 1},
 		},
 		IOUring: []IOUring{{PID: 10, FD: 7, Buffers: 2, Pages: 3}},
 	}
@@ -148,7 +148,7 @@ func TestBuilder(t *testing.T) {
 		},
 		Buffers: []Buffer{
 			{PID: 10, ID: 1, Pages: 65, Extra: 4, ExtraKnown: true, PayerUID: 1000, PayerKnown: true, Mappings: 2},
-			{PID: 10, ID: 1, Area: ledger.AUX, Pages: 16, ExtraKnown: true, PayerUID: 1000, PayerKnown: true, Mappings: 1},
+			{PID: 10, ID: 1, Area: rule.AUX, Pages: 16, ExtraKnown: true, PayerUID: 1000, PayerKnown: true, Mappings: 1},
 			{PID: 11, ID: 1, Pages: 65, Extra: 4, ExtraKnown: true, PayerUID: 1000, PayerKnown: true, Mappings: 2},
 			{PID: 11, ID: 2, Pages: 3, Extra: 3, ExtraKnown: true, PayerUID: 1000, PayerKnown: true, Mappings: 1},
 			{PID: 12, ID: 3, Pages: 9, ExtraKnown: true, PayerUID: 7, PayerKnown: true, Mappings: 1},
@@ -160,7 +160,7 @@ func TestBuilder(t *testing.T) {
 	// Who paid is known of what one listed process alone has mapped.
 	paid := map[uint64]uint64{}
 	for _, o := range s.Older() {
-		if o.Area == ledger.Data {
+		if o.Area == rule.Data {
 			paid[o.Buffer] = o.MM
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // Source takes snapshots again and again. What is dear, loading the BPF programs,
@@ -153,5 +153,5 @@ func (s *Snapshot) sort() {
 
 // pagesOf is a limit in bytes as pages.
 func pagesOf(limit uint64, pageSize uint32) int64 {
-	return int64(min(limit/uint64(pageSize), uint64(ledger.Unlimited)))
+	return int64(min(limit/uint64(pageSize), uint64(rule.Unlimited)))
 }

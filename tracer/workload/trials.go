@@ -20,7 +20,6 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/pinwatch/pinwatch/tracer/advice"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -55,7 +54,7 @@ type Mismatch struct {
 	Trial      int           `json:"trial"`
 	Settings   rule.Settings `json:"settings"`
 	Caller     rule.Caller   `json:"caller"`
-	Area       ledger.Area   `json:"area"`
+	Area       rule.Area     `json:"area"`
 	Pages      int64         `json:"pages"`
 	Predicted  rule.Outcome  `json:"predicted"`
 	Errno      int           `json:"errno"`
@@ -171,9 +170,9 @@ func (t *Trials) trial(ctx context.Context, random *rand.Rand, m *mapper, sum *T
 			return err
 		}
 	}
-	area, event, pages := ledger.Data, m.free[0], int64(1)<<random.IntN(8)+1
+	area, event, pages := rule.Data, m.free[0], int64(1)<<random.IntN(8)+1
 	if bare := m.withoutAUX(); t.PMU != "" && len(bare) > 0 && random.IntN(2) == 0 {
-		area, event, pages = ledger.AUX, pick(random, bare...), pages-1
+		area, event, pages = rule.AUX, pick(random, bare...), pages-1
 		sum.AUX++
 	}
 	if random.IntN(16) == 0 {
@@ -224,7 +223,7 @@ func (s *TrialSummary) count(settings rule.Settings, caller rule.Caller, predict
 
 // limit sets the process's limit: often to what the mapping will need, or a page
 // more or less.
-func (t *Trials) limit(ctx context.Context, random *rand.Rand, m *mapper, area ledger.Area, pages int64) error {
+func (t *Trials) limit(ctx context.Context, random *rand.Rand, m *mapper, area rule.Area, pages int64) error {
 	limit := uint64(random.IntN(300))
 	if random.IntN(2) == 0 {
 		snap, err := t.Source.Take(ctx)
@@ -356,9 +355,9 @@ func (m *mapper) withoutAUX() (events []int) {
 
 // mapNew maps an area of an event, and returns pinned_vm after it as /proc shows
 // it.
-func (m *mapper) mapNew(area ledger.Area, event int, pages int64) (errno unix.Errno, pinned int64, err error) {
+func (m *mapper) mapNew(area rule.Area, event int, pages int64) (errno unix.Errno, pinned int64, err error) {
 	verb := "map"
-	if area == ledger.AUX {
+	if area == rule.AUX {
 		verb = "aux"
 	}
 	answer, err := m.order("%s %d %d", verb, event, pages)
@@ -370,7 +369,7 @@ func (m *mapper) mapNew(area ledger.Area, event int, pages int64) (errno unix.Er
 	}
 	switch {
 	case errno != 0:
-	case area == ledger.AUX:
+	case area == rule.AUX:
 		m.aux[event] = true
 	default:
 		m.mapped = append(m.mapped, event)

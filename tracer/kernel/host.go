@@ -1,6 +1,9 @@
-// Package host reads single values of /proc and /sys. Where those are mounted is
+// Package kernel is what this machine is: release, types, symbols, settings,
+// capabilities and features.
+//
+// Its functions read single values of /proc and /sys. Where those are mounted is
 // for the caller to say.
-package host
+package kernel
 
 import (
 	"fmt"

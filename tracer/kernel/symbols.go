@@ -1,0 +1,96 @@
+package kernel
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+)
+
+// SettingSymbols are the kernel variables that settings are read from at every call.
+func SettingSymbols() []string {
+	return []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus"}
+}
+
+// AbsentSymbols reads in /proc/kallsyms which of some functions there are not. Names
+// are there for everyone, if not addresses. nil: that cannot be read.
+func AbsentSymbols(functions []string) map[string]bool {
+	if len(functions) == 0 {
+		return nil // with --only perf: half a second of an old kernel's time saved
+	}
+	f, err := os.Open("/proc/kallsyms")
+	if err != nil {
+		return nil // attaching will tell
+	}
+	defer f.Close()
+	absent := map[string]bool{}
+	for _, name := range functions {
+		absent[name] = true
+	}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() { // ADDRESS TYPE NAME [TAB MODULE]
+		_, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
+		_, rest, _ = bytes.Cut(rest, []byte(" "))
+		name, _, _ := bytes.Cut(rest, []byte("\t"))
+		if absent[string(name)] {
+			absent[string(name)] = false
+		}
+	}
+	if lines.Err() != nil {
+		return nil
+	}
+	return absent
+}
+
+// SymbolAddresses asks the kernel for symbols, with a program that writes their
+// addresses into its context. Those that it lacks are 0. Close
+// the program after the trace, which would show its end.
+func SymbolAddresses(names []string) (program *ebpf.Program, addresses map[string]uint64, err error) {
+	const address, name = -8, -8 - 64 // on the stack
+	code := asm.Instructions{asm.Mov.Reg(asm.R6, asm.R1)}
+	for i, symbol := range names {
+		text := make([]byte, 64)
+		if copy(text, symbol) == len(text) {
+			return nil, nil, fmt.Errorf("look up %s: the name is too long", symbol)
+		}
+		for at := 0; at <= len(symbol); at += 4 {
+			word := int32(text[at]) | int32(text[at+1])<<8 | int32(text[at+2])<<16 | int32(text[at+3])<<24
+			code = append(code, asm.StoreImm(asm.R10, int16(name+at), int64(word), asm.Word))
+		}
+		next := fmt.Sprintf("found%d", i)
+		code = append(code,
+			asm.Mov.Reg(asm.R1, asm.R10), asm.Add.Imm(asm.R1, name),
+			asm.Mov.Imm(asm.R2, int32(len(symbol)+1)),
+			asm.Mov.Imm(asm.R3, 0),
+			asm.StoreMem(asm.R10, address, asm.R3, asm.DWord),
+			asm.Mov.Reg(asm.R4, asm.R10), asm.Add.Imm(asm.R4, address),
+			asm.FnKallsymsLookupName.Call(),
+			asm.JEq.Imm(asm.R0, 0, next),
+			asm.JEq.Imm(asm.R0, -int32(unix.ENOENT), next),
+			asm.Return(),
+			asm.LoadMem(asm.R1, asm.R10, address, asm.DWord).WithSymbol(next),
+			asm.StoreMem(asm.R6, int16(8*i), asm.R1, asm.DWord))
+	}
+	code = append(code, asm.Mov.Imm(asm.R0, 0), asm.Return())
+	program, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.Syscall, License: "GPL", Flags: unix.BPF_F_SLEEPABLE, Instructions: code})
+	if err != nil {
+		return nil, nil, fmt.Errorf("look up kernel symbols: %w", err)
+	}
+	found := make([]uint64, len(names))
+	result, err := program.Run(&ebpf.RunOptions{Context: found, ContextOut: found})
+	if err == nil && result != 0 {
+		err = unix.Errno(-int32(result))
+	}
+	if err != nil {
+		return program, nil, fmt.Errorf("look up kernel symbols: %w", err)
+	}
+	addresses = map[string]uint64{}
+	for i, symbol := range names {
+		addresses[symbol] = found[i]
+	}
+	return program, addresses, nil
+}
