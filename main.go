@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"iter"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
@@ -19,7 +18,6 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
-	"github.com/cilium/ebpf/btf"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -29,13 +27,16 @@ import (
 	"github.com/pinwatch/pinwatch/output/top/terminal"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/doctor"
 	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
-	"github.com/pinwatch/pinwatch/tracer/objects"
+	"github.com/pinwatch/pinwatch/tracer/session"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
+	"github.com/pinwatch/pinwatch/tracer/transport"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
@@ -165,7 +166,7 @@ func kernelFlags(cmd *cobra.Command, opts *tracer.Options) {
 	f := cmd.Flags()
 	f.StringVar(&opts.BTF, "btf", "", "file with the kernel's types, for a kernel without BTF")
 	f.StringVar(&opts.Attach, "attach", tracer.AttachAuto, "how to attach: auto, fentry or kprobe")
-	f.StringVar(&opts.Transport, "transport", tracer.TransportAuto, "how events come from the kernel: auto, ringbuf or perf")
+	f.StringVar(&opts.Transport, "transport", transport.Auto, "how events come from the kernel: auto, ringbuf or perf")
 }
 
 // addOnly adds the flag that says what to watch.
@@ -233,7 +234,7 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 // told to stop.
 func trace(ctx context.Context, opts tracer.Options, out *outputFlags, duration time.Duration, command []string) error {
 	out.filter.Command = len(command) > 0
-	s, err := open(ctx, opts, snapshot.Options{BTF: opts.BTF}, command)
+	s, err := session.Open(ctx, opts, snapshot.Options{BTF: opts.BTF}, command)
 	if err != nil {
 		return err
 	}
@@ -251,89 +252,10 @@ func trace(ctx context.Context, opts tracer.Options, out *outputFlags, duration 
 		ctx, cancel = context.WithTimeout(ctx, duration)
 		defer cancel()
 	}
-	return s.run(ctx, func(events iter.Seq2[ledger.Event, error]) error {
+	return s.Run(ctx, func(events iter.Seq2[ledger.Event, error]) error {
 		_, err := output.Stream(events, func() uint64 { return s.Losses().Total() }, &out.filter, w)
 		return err
 	})
-}
-
-// session is an open trace, what it knows of the time before it, and the command
-// that it is about, if any.
-type session struct {
-	*tracer.Tracer
-	state   *snapshot.Source
-	command []string
-}
-
-// open opens a session. It makes less garbage at a time, and gives the memory for
-// the kernel's types back: reading them takes many times more than tracing.
-func open(ctx context.Context, opts tracer.Options, before snapshot.Options, command []string) (*session, error) {
-	defer debug.FreeOSMemory()
-	defer debug.SetGCPercent(debug.SetGCPercent(25))
-	if len(command) > 0 {
-		// Orphans of the command stay below this process, and so its own.
-		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-			return nil, fmt.Errorf("become the command's subreaper: %w", err)
-		}
-		opts.CommandParent = os.Getpid()
-	}
-	opts.Cache = btf.NewCache()
-	before.Cache = opts.Cache
-	// The iterators' programs are loaded before there is a trace, and freed after it:
-	// it would see them.
-	state, err := snapshot.Open(before)
-	if err != nil {
-		return nil, err
-	}
-	t, err := tracer.Open(opts)
-	if err != nil {
-		state.Close()
-		return nil, err
-	}
-	t.StartFrom(ctx, state)
-	return &session{t, state, command}, nil
-}
-
-// Close ends a session.
-func (s *session) Close() {
-	s.Tracer.Close()
-	s.state.Close()
-}
-
-// run runs the command and has the events used until it ends, or ctx does, and says
-// what was lost.
-func (s *session) run(ctx context.Context, use func(iter.Seq2[ledger.Event, error]) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if len(s.command) > 0 {
-		wait, err := start(ctx, s.command)
-		if err != nil {
-			return err
-		}
-		go func() { wait(); cancel() }()
-	}
-	err := use(s.Events(ctx))
-	if losses := s.Losses(); losses.Total() > 0 {
-		fmt.Fprintf(os.Stderr, "pinwatch: lost events: %s\n", losses)
-	}
-	return err
-}
-
-// start runs a command; the returned function waits for it and says how it
-// ended, if not well.
-func start(ctx context.Context, command []string) (func(), error) {
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
-	cmd.WaitDelay = 5 * time.Second
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("run the command: %w", err)
-	}
-	return func() {
-		if err := cmd.Wait(); err != nil {
-			fmt.Fprintf(os.Stderr, "pinwatch: %s: %v\n", command[0], err)
-		}
-	}, nil
 }
 
 func replayCommand() *cobra.Command {
@@ -409,13 +331,13 @@ the processes that it may read have open.`,
 					return err
 				}
 			}
-			listing, err := objects.List(cmd.Context())
+			listing, err := bpfobj.List(cmd.Context())
 			if err != nil {
 				return err
 			}
 			for i := range listing.Objects {
 				o := &listing.Objects[i]
-				o.Charged, o.ChargedKnown = charged[tracer.ObjectID{ID: o.ID, Program: o.Kind == objects.KindProgram}]
+				o.Charged, o.ChargedKnown = charged[tracer.ObjectID{ID: o.ID, Program: o.Kind == bpfobj.KindProgram}]
 			}
 			for _, note := range output.MapsNotes(listing) {
 				fmt.Fprintf(os.Stderr, "pinwatch: %s\n", note)
@@ -439,7 +361,7 @@ the processes that it may read have open.`,
 		Short:  "Try whether RLIMIT_MEMLOCK holds BPF maps",
 		Hidden: true,
 		Args:   cobra.NoArgs,
-		RunE:   func(*cobra.Command, []string) error { return objects.ProbeRlimit(os.Stdout) },
+		RunE:   func(*cobra.Command, []string) error { return bpfobj.ProbeRlimit(os.Stdout) },
 	})
 	return cmd
 }
@@ -540,15 +462,15 @@ func explain(ctx context.Context, e *explainFlags) error {
 }
 
 func explainTraced(ctx context.Context, e *explainFlags, command []string) error {
-	s, err := open(ctx, e.trace, e.snapshotOpts, command)
+	s, err := session.Open(ctx, e.trace, e.snapshotOpts, command)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	refused := 0
-	err = s.run(ctx, func(events iter.Seq2[ledger.Event, error]) (err error) {
+	err = s.Run(ctx, func(events iter.Seq2[ledger.Event, error]) (err error) {
 		refused, err = output.ExplainRefusals(os.Stdout, events,
-			func() (*snapshot.Snapshot, error) { return s.state.Take(context.Background()) },
+			func() (*snapshot.Snapshot, error) { return s.State.Take(context.Background()) },
 			func(pid uint32) *snapshot.Facts { return snapshot.Inspect(e.snapshotOpts, pid) }, e.json)
 		return err
 	})
@@ -724,12 +646,12 @@ func (t *topFlags) runReplay(ctx context.Context) error {
 
 func (t *topFlags) runLive(ctx context.Context) error {
 	t.trace.BufferBytes = t.bufferKiB << 10
-	source := &terminal.Live{Interval: t.view.Interval, Objects: terminal.Objects(objects.ListHeld),
+	source := &terminal.Live{Interval: t.view.Interval, Objects: terminal.Objects(bpfobj.ListHeld),
 		Container: func(path string) string { return cgroup.Identify(path).ContainerID }}
-	s, err := open(ctx, t.trace, snapshot.Options{BTF: t.trace.BTF}, nil)
+	s, err := session.Open(ctx, t.trace, snapshot.Options{BTF: t.trace.BTF}, nil)
 	if err == nil {
 		defer s.Close()
-		source.Tracer, source.Snapshot = s.Tracer, s.state.Take
+		source.Tracer, source.Snapshot = s.Tracer, s.State.Take
 		t.view.Attach = s.Attach() + ", " + s.Transport()
 	} else {
 		source.Untraced = err
@@ -768,10 +690,10 @@ how this kernel accounts them.
 Exit status: 0 if pinwatch can trace here, 1 if not.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checks := tracer.Examine(opts)
+			checks := doctor.Examine(opts)
 			able := true
 			for _, c := range checks {
-				able = able && c.State != tracer.StateMissing
+				able = able && c.State != doctor.StateMissing
 			}
 			if able {
 				checks = append(checks, output.Accounting(check.PastAllowance(cmd.Context(), opts)))

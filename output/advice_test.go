@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/doctor"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -158,10 +158,10 @@ func TestExplainRefusals(t *testing.T) {
 }
 
 func TestDoctorText(t *testing.T) {
-	checks := []tracer.Check{
-		{Name: "kernel", State: tracer.StateOK, Detail: "6.1"},
-		{Name: "CAP_SYSLOG", State: tracer.StateDegraded, Detail: "not effective: see kernel symbols", Remedy: "run as root"},
-		{Name: "a long name", State: tracer.StateMissing, Remedy: "do something"},
+	checks := []doctor.Check{
+		{Name: "kernel", State: doctor.StateOK, Detail: "6.1"},
+		{Name: "CAP_SYSLOG", State: doctor.StateDegraded, Detail: "not effective: see kernel symbols", Remedy: "run as root"},
+		{Name: "a long name", State: doctor.StateMissing, Remedy: "do something"},
 	}
 	var b strings.Builder
 	if err := Doctor(&b, checks, false); err != nil {

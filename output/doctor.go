@@ -7,32 +7,32 @@ import (
 
 	"github.com/olekukonko/tablewriter/tw"
 
-	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/doctor"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // Accounting says how a kernel was seen to account.
-func Accounting(s ledger.Summary, err error) tracer.Check {
-	c := tracer.Check{Name: "accounting", State: tracer.StateDegraded}
+func Accounting(s ledger.Summary, err error) doctor.Check {
+	c := doctor.Check{Name: "accounting", State: doctor.StateDegraded}
 	switch {
 	case err != nil:
 		c.Detail = "not known: " + err.Error()
 	case s.Broken():
 		c.Detail = era(s.Era) + "; " + conclusion(&s)
 	default:
-		c.State, c.Detail = tracer.StateOK, era(s.Era)+"; "+conclusion(&s)
+		c.State, c.Detail = doctor.StateOK, era(s.Era)+"; "+conclusion(&s)
 	}
 	return c
 }
 
 // Doctor writes what an examination found, as a table or as one JSON object.
-func Doctor(w io.Writer, checks []tracer.Check, asJSON bool) error {
+func Doctor(w io.Writer, checks []doctor.Check, asJSON bool) error {
 	if asJSON {
 		encoder := json.NewEncoder(w)
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(struct {
 			Version int            `json:"v"`
-			Checks  []tracer.Check `json:"checks"`
+			Checks  []doctor.Check `json:"checks"`
 		}{Version, checks})
 	}
 	var b strings.Builder

@@ -12,8 +12,8 @@ import (
 
 	"github.com/olekukonko/tablewriter/tw"
 
+	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
-	"github.com/pinwatch/pinwatch/tracer/objects"
 )
 
 // MapsOptions say which BPF objects to show, and how.
@@ -47,54 +47,54 @@ func (o *MapsOptions) Check() error {
 // table.
 type mapsColumn struct {
 	name   string
-	value  func(o *objects.Object) any
+	value  func(o *bpfobj.Object) any
 	header string
 	left   bool
-	cell   func(o *objects.Object) string // nil: as in JSON
+	cell   func(o *bpfobj.Object) string // nil: as in JSON
 }
 
 // mapsColumns is the one list of an object's columns.
 func mapsColumns(size func(int64) string) []mapsColumn {
-	ofMap := func(value func(o *objects.Object) uint32, format string) func(o *objects.Object) string {
-		return func(o *objects.Object) string {
-			if o.Kind != objects.KindMap {
+	ofMap := func(value func(o *bpfobj.Object) uint32, format string) func(o *bpfobj.Object) string {
+		return func(o *bpfobj.Object) string {
+			if o.Kind != bpfobj.KindMap {
 				return ""
 			}
 			return fmt.Sprintf(format, value(o))
 		}
 	}
-	keySize := func(o *objects.Object) uint32 { return o.KeySize }
-	valueSize := func(o *objects.Object) uint32 { return o.ValueSize }
-	entries := func(o *objects.Object) uint32 { return o.MaxEntries }
-	flags := func(o *objects.Object) uint32 { return o.Flags }
+	keySize := func(o *bpfobj.Object) uint32 { return o.KeySize }
+	valueSize := func(o *bpfobj.Object) uint32 { return o.ValueSize }
+	entries := func(o *bpfobj.Object) uint32 { return o.MaxEntries }
+	flags := func(o *bpfobj.Object) uint32 { return o.Flags }
 	return []mapsColumn{
-		{name: "kind", value: func(o *objects.Object) any { return o.Kind }, header: "KIND", left: true},
-		{name: "id", value: func(o *objects.Object) any { return o.ID }, header: "ID"},
-		{name: "type", value: func(o *objects.Object) any { return o.Type }, header: "TYPE", left: true},
-		{name: "name", value: func(o *objects.Object) any { return o.Name }, header: "NAME", left: true},
-		{name: "key_size_bytes", value: func(o *objects.Object) any { return keySize(o) }, header: "KEY", cell: ofMap(keySize, "%d")},
-		{name: "value_size_bytes", value: func(o *objects.Object) any { return valueSize(o) }, header: "VALUE", cell: ofMap(valueSize, "%d")},
-		{name: "max_entries", value: func(o *objects.Object) any { return entries(o) }, header: "ENTRIES", cell: ofMap(entries, "%d")},
-		{name: "flags", value: func(o *objects.Object) any { return flags(o) }, header: "FLAGS", cell: ofMap(flags, "%#x")},
-		{name: "memlock_bytes", value: func(o *objects.Object) any { return o.Memlock }, header: "MEMLOCK",
-			cell: func(o *objects.Object) string { return size(o.Memlock) }},
-		{name: "charged_bytes", value: func(o *objects.Object) any { return o.Charged }, header: "CHARGED",
-			cell: known(func(o *objects.Object) bool { return o.ChargedKnown }, func(o *objects.Object) string { return size(o.Charged) })},
-		{name: "charged_known", value: func(o *objects.Object) any { return o.ChargedKnown }},
-		{name: "regime", value: func(o *objects.Object) any { return o.Regime }},
-		{name: "uid", value: func(o *objects.Object) any { return o.UID }, header: "UID",
-			cell: known(func(o *objects.Object) bool { return o.UIDKnown }, func(o *objects.Object) string { return strconv.FormatUint(uint64(o.UID), 10) })},
-		{name: "uid_known", value: func(o *objects.Object) any { return o.UIDKnown }},
-		{name: "cgroup", value: func(o *objects.Object) any { return o.Cgroup }, header: "CGROUP", left: true, cell: payer},
-		{name: "cgroup_id", value: func(o *objects.Object) any { return o.CgroupID }},
-		{name: "cgroup_known", value: func(o *objects.Object) any { return o.CgroupKnown }},
-		{name: "container_id", value: func(o *objects.Object) any { return cgroup.Identify(o.Cgroup).ContainerID }},
-		{name: "pod_uid", value: func(o *objects.Object) any { return cgroup.Identify(o.Cgroup).PodUID }},
-		{name: "uses", value: func(o *objects.Object) any { return list(o.Refs) }, header: "USES", left: true, cell: uses},
-		{name: "links", value: func(o *objects.Object) any { return list(o.Links) }},
-		{name: "pinned", value: func(o *objects.Object) any { return list(o.Pinned) }, header: "PINNED", left: true,
-			cell: func(o *objects.Object) string { return strings.Join(o.Pinned, " ") }},
-		{name: "holders", value: func(o *objects.Object) any { return list(o.Holders) }, header: "HOLDERS", left: true, cell: holders},
+		{name: "kind", value: func(o *bpfobj.Object) any { return o.Kind }, header: "KIND", left: true},
+		{name: "id", value: func(o *bpfobj.Object) any { return o.ID }, header: "ID"},
+		{name: "type", value: func(o *bpfobj.Object) any { return o.Type }, header: "TYPE", left: true},
+		{name: "name", value: func(o *bpfobj.Object) any { return o.Name }, header: "NAME", left: true},
+		{name: "key_size_bytes", value: func(o *bpfobj.Object) any { return keySize(o) }, header: "KEY", cell: ofMap(keySize, "%d")},
+		{name: "value_size_bytes", value: func(o *bpfobj.Object) any { return valueSize(o) }, header: "VALUE", cell: ofMap(valueSize, "%d")},
+		{name: "max_entries", value: func(o *bpfobj.Object) any { return entries(o) }, header: "ENTRIES", cell: ofMap(entries, "%d")},
+		{name: "flags", value: func(o *bpfobj.Object) any { return flags(o) }, header: "FLAGS", cell: ofMap(flags, "%#x")},
+		{name: "memlock_bytes", value: func(o *bpfobj.Object) any { return o.Memlock }, header: "MEMLOCK",
+			cell: func(o *bpfobj.Object) string { return size(o.Memlock) }},
+		{name: "charged_bytes", value: func(o *bpfobj.Object) any { return o.Charged }, header: "CHARGED",
+			cell: known(func(o *bpfobj.Object) bool { return o.ChargedKnown }, func(o *bpfobj.Object) string { return size(o.Charged) })},
+		{name: "charged_known", value: func(o *bpfobj.Object) any { return o.ChargedKnown }},
+		{name: "regime", value: func(o *bpfobj.Object) any { return o.Regime }},
+		{name: "uid", value: func(o *bpfobj.Object) any { return o.UID }, header: "UID",
+			cell: known(func(o *bpfobj.Object) bool { return o.UIDKnown }, func(o *bpfobj.Object) string { return strconv.FormatUint(uint64(o.UID), 10) })},
+		{name: "uid_known", value: func(o *bpfobj.Object) any { return o.UIDKnown }},
+		{name: "cgroup", value: func(o *bpfobj.Object) any { return o.Cgroup }, header: "CGROUP", left: true, cell: payer},
+		{name: "cgroup_id", value: func(o *bpfobj.Object) any { return o.CgroupID }},
+		{name: "cgroup_known", value: func(o *bpfobj.Object) any { return o.CgroupKnown }},
+		{name: "container_id", value: func(o *bpfobj.Object) any { return cgroup.Identify(o.Cgroup).ContainerID }},
+		{name: "pod_uid", value: func(o *bpfobj.Object) any { return cgroup.Identify(o.Cgroup).PodUID }},
+		{name: "uses", value: func(o *bpfobj.Object) any { return list(o.Refs) }, header: "USES", left: true, cell: uses},
+		{name: "links", value: func(o *bpfobj.Object) any { return list(o.Links) }},
+		{name: "pinned", value: func(o *bpfobj.Object) any { return list(o.Pinned) }, header: "PINNED", left: true,
+			cell: func(o *bpfobj.Object) string { return strings.Join(o.Pinned, " ") }},
+		{name: "holders", value: func(o *bpfobj.Object) any { return list(o.Holders) }, header: "HOLDERS", left: true, cell: holders},
 	}
 }
 
@@ -107,8 +107,8 @@ func list[T any](l []T) []T {
 }
 
 // known is a cell that stays empty where the value is not known.
-func known(is func(o *objects.Object) bool, text func(o *objects.Object) string) func(o *objects.Object) string {
-	return func(o *objects.Object) string {
+func known(is func(o *bpfobj.Object) bool, text func(o *bpfobj.Object) string) func(o *bpfobj.Object) string {
+	return func(o *bpfobj.Object) string {
 		if !is(o) {
 			return ""
 		}
@@ -117,7 +117,7 @@ func known(is func(o *objects.Object) bool, text func(o *objects.Object) string)
 }
 
 // payer is the cgroup that is charged, and the id of one whose path is gone.
-func payer(o *objects.Object) string {
+func payer(o *bpfobj.Object) string {
 	if !o.CgroupKnown && o.CgroupID != 0 {
 		return fmt.Sprintf("gone (id %d)", o.CgroupID)
 	}
@@ -125,19 +125,19 @@ func payer(o *objects.Object) string {
 }
 
 // uses are a program's maps, or the programs that use a map.
-func uses(o *objects.Object) string {
+func uses(o *bpfobj.Object) string {
 	if len(o.Refs) == 0 {
 		return ""
 	}
 	word := "prog "
-	if o.Kind == objects.KindProgram {
+	if o.Kind == bpfobj.KindProgram {
 		word = "map "
 	}
 	return word + short(o.Refs, ",", func(id uint32) string { return strconv.FormatUint(uint64(id), 10) })
 }
 
-func holders(o *objects.Object) string {
-	parts := short(o.Holders, " ", func(h objects.Holder) string {
+func holders(o *bpfobj.Object) string {
+	parts := short(o.Holders, " ", func(h bpfobj.Holder) string {
 		s := fmt.Sprintf("%d %s", h.PID, h.Comm)
 		if h.FDs > 1 {
 			s += fmt.Sprintf(" ×%d", h.FDs)
@@ -169,7 +169,7 @@ func short[T any](l []T, separator string, text func(T) string) string {
 }
 
 // Maps writes the objects that are asked for.
-func Maps(w io.Writer, l *objects.Listing, opts MapsOptions) error {
+func Maps(w io.Writer, l *bpfobj.Listing, opts MapsOptions) error {
 	shown := opts.choose(l.Objects)
 	size := Bytes
 	if opts.Bytes {
@@ -182,7 +182,7 @@ func Maps(w io.Writer, l *objects.Listing, opts MapsOptions) error {
 	return mapsTable(w, shown, columns)
 }
 
-func mapsJSON(w io.Writer, shown []objects.Object, columns []mapsColumn) error {
+func mapsJSON(w io.Writer, shown []bpfobj.Object, columns []mapsColumn) error {
 	for i := range shown {
 		line := fmt.Appendf(nil, `{"v":%d`, Version)
 		for _, c := range columns {
@@ -199,7 +199,7 @@ func mapsJSON(w io.Writer, shown []objects.Object, columns []mapsColumn) error {
 	return nil
 }
 
-func mapsTable(w io.Writer, shown []objects.Object, columns []mapsColumn) error {
+func mapsTable(w io.Writer, shown []bpfobj.Object, columns []mapsColumn) error {
 	columns = slices.DeleteFunc(slices.Clone(columns), func(c mapsColumn) bool { return c.header == "" })
 	var headers []string
 	var align []tw.Align
@@ -228,14 +228,14 @@ func mapsTable(w io.Writer, shown []objects.Object, columns []mapsColumn) error 
 }
 
 // choose filters and sorts.
-func (o *MapsOptions) choose(all []objects.Object) []objects.Object {
-	var shown []objects.Object
+func (o *MapsOptions) choose(all []bpfobj.Object) []bpfobj.Object {
+	var shown []bpfobj.Object
 	for i := range all {
 		if o.wants(&all[i]) {
 			shown = append(shown, all[i])
 		}
 	}
-	slices.SortStableFunc(shown, func(a, b objects.Object) int {
+	slices.SortStableFunc(shown, func(a, b bpfobj.Object) int {
 		byID := cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
 		switch o.Sort {
 		case "memlock":
@@ -252,32 +252,32 @@ func (o *MapsOptions) choose(all []objects.Object) []objects.Object {
 	return shown
 }
 
-func (o *MapsOptions) wants(object *objects.Object) bool {
+func (o *MapsOptions) wants(object *bpfobj.Object) bool {
 	switch {
-	case o.MapsOnly && object.Kind != objects.KindMap,
-		o.ProgramsOnly && object.Kind != objects.KindProgram,
+	case o.MapsOnly && object.Kind != bpfobj.KindMap,
+		o.ProgramsOnly && object.Kind != bpfobj.KindProgram,
 		len(o.Types) > 0 && !slices.Contains(o.Types, object.Type),
 		len(o.Names) > 0 && !slices.Contains(o.Names, object.Name),
-		len(o.PIDs) > 0 && !slices.ContainsFunc(object.Holders, func(h objects.Holder) bool { return slices.Contains(o.PIDs, h.PID) }):
+		len(o.PIDs) > 0 && !slices.ContainsFunc(object.Holders, func(h bpfobj.Holder) bool { return slices.Contains(o.PIDs, h.PID) }):
 		return false
 	}
 	if o.Cgroup == "" {
 		return true
 	}
 	return object.CgroupKnown && cgroup.Matches(object.Cgroup, o.Cgroup) ||
-		slices.ContainsFunc(object.Holders, func(h objects.Holder) bool { return cgroup.Matches(h.Cgroup, o.Cgroup) })
+		slices.ContainsFunc(object.Holders, func(h bpfobj.Holder) bool { return cgroup.Matches(h.Cgroup, o.Cgroup) })
 }
 
 // MapsNotes say what the regime is, and why columns are empty, one line each.
-func MapsNotes(l *objects.Listing) []string {
-	words := map[objects.Regime]string{
-		objects.RegimeRlimit:  "BPF memory is charged to users here, and held against RLIMIT_MEMLOCK (rlimit: a map was refused for the limit, and created without); MEMLOCK is what is charged",
-		objects.RegimeMemcg:   "BPF memory is charged to memory cgroups here, and RLIMIT_MEMLOCK does not matter (memcg: a map was created with a limit of 0); MEMLOCK is the kernel's own estimate",
-		objects.RegimeNone:    "BPF memory is held against nothing here: a map was created with RLIMIT_MEMLOCK 0, and cgroups do not account it; MEMLOCK is the kernel's own estimate",
-		objects.RegimeUnknown: "MEMLOCK is the kernel's own estimate",
+func MapsNotes(l *bpfobj.Listing) []string {
+	words := map[bpfobj.Regime]string{
+		bpfobj.RegimeRlimit:  "BPF memory is charged to users here, and held against RLIMIT_MEMLOCK (rlimit: a map was refused for the limit, and created without); MEMLOCK is what is charged",
+		bpfobj.RegimeMemcg:   "BPF memory is charged to memory cgroups here, and RLIMIT_MEMLOCK does not matter (memcg: a map was created with a limit of 0); MEMLOCK is the kernel's own estimate",
+		bpfobj.RegimeNone:    "BPF memory is held against nothing here: a map was created with RLIMIT_MEMLOCK 0, and cgroups do not account it; MEMLOCK is the kernel's own estimate",
+		bpfobj.RegimeUnknown: "MEMLOCK is the kernel's own estimate",
 	}
 	notes := []string{words[l.Regime]}
-	if slices.ContainsFunc(l.Objects, func(o objects.Object) bool { return !o.ChargedKnown }) {
+	if slices.ContainsFunc(l.Objects, func(o bpfobj.Object) bool { return !o.ChargedKnown }) {
 		notes = append(notes, "CHARGED is empty: what the kernel charged for an object is seen only while it happens, in a trace")
 	}
 	return append(notes, l.Notes...)

@@ -22,6 +22,9 @@ const (
 	AttachKprobe = "kprobe"
 )
 
+// AttachNames are what --attach takes.
+func AttachNames() []string { return []string{AttachAuto, AttachFentry, AttachKprobe} }
+
 // probe is one program on one function.
 type probe struct {
 	purpose string

@@ -88,7 +88,7 @@ func (t *Tracer) selfTest() ([]ProbeState, error) {
 func exercise() (calls int, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	fd, err := unix.PerfEventOpen(dummyEvent(), 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	fd, err := unix.PerfEventOpen(kernel.DummyEvent(), 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	if err != nil {
 		return 0, fmt.Errorf("perf_event_open: %w", err)
 	}
@@ -119,7 +119,7 @@ func (t *Tracer) awaitOwn(calls int) (seen int, err error) {
 		if err := t.reader.ReadInto(&record); errors.Is(err, os.ErrDeadlineExceeded) {
 			break
 		} else if err != nil {
-			return seen, fmt.Errorf("read the %s: %w", t.via.what, err)
+			return seen, fmt.Errorf("read the %s: %w", t.transport.What, err)
 		}
 		event, err := t.decoder.decode(record)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/transport"
 )
 
 // types are the running kernel's.
@@ -22,12 +23,12 @@ type sources struct {
 	perf, objects, chargers *ebpf.CollectionSpec
 }
 
-func readSources(opts Options, via transport) (s sources, err error) {
-	if s.perf, err = via.load(); err == nil && opts.BPF {
-		s.objects, err = via.objects()
+func readSources(opts Options, via transport.Transport) (s sources, err error) {
+	if s.perf, err = via.Perf(); err == nil && opts.BPF {
+		s.objects, err = via.BPFObjects()
 	}
 	if err == nil && opts.Others {
-		s.chargers, err = via.chargers()
+		s.chargers, err = via.Chargers()
 	}
 	if err != nil {
 		return s, fmt.Errorf("read the built-in BPF programs: %w", err)

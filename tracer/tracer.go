@@ -22,6 +22,7 @@ import (
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/transport"
 )
 
 // Options say how to trace.
@@ -34,7 +35,7 @@ type Options struct {
 	// Attach is AttachFentry, AttachKprobe, or AttachAuto, the default: the best
 	// that the kernel has.
 	Attach string
-	// Transport is TransportRingbuf, TransportPerf, or TransportAuto, the
+	// Transport is transport.Ringbuf, transport.PerfArray, or transport.Auto, the
 	// default: the ring buffer where the kernel has it.
 	Transport string
 	// BufferBytes is the size of the ring buffer between the kernel and
@@ -53,20 +54,20 @@ type Options struct {
 
 // Tracer is an open trace. Close it.
 type Tracer struct {
-	objects  *ebpf.Collection
-	links    []link.Link
-	reader   reader
-	decoder  decoder
-	names    *names
-	asked    *ebpf.Program // for kernel symbols; nil where that was not to be had
-	bpf      *probeSet     // of BPF objects; nil where they are not watched
-	others   *probeSet     // of the other chargers
-	way      way
-	via      transport
-	degraded []string
-	states   []ProbeState // what the self-test found of them
-	early    []ledger.Event
-	older    []ledger.Event // what was mapped before
+	objects   *ebpf.Collection
+	links     []link.Link
+	reader    transport.Reader
+	decoder   decoder
+	names     *names
+	asked     *ebpf.Program // for kernel symbols; nil where that was not to be had
+	bpf       *probeSet     // of BPF objects; nil where they are not watched
+	others    *probeSet     // of the other chargers
+	way       way
+	transport transport.Transport
+	degraded  []string
+	states    []ProbeState // what the self-test found of them
+	early     []ledger.Event
+	older     []ledger.Event // what was mapped before
 	// begun and ended are when the trace began, and ended, in Unix ns; 0: not yet. lost
 	// is what was lost until its end.
 	begun uint64
@@ -86,9 +87,13 @@ func Open(opts Options) (_ *Tracer, err error) {
 		return nil, err
 	}
 	defer kernel.LiftMemlock()()
-	via, degraded, err := chosenTransport(opts.Transport)
+	via, note, err := transport.Choose(opts.Transport)
 	if err != nil {
 		return nil, err
+	}
+	var degraded []string
+	if note != "" {
+		degraded = append(degraded, note)
 	}
 	sources, err := readSources(opts, via)
 	if err != nil {
@@ -139,8 +144,8 @@ func Open(opts Options) (_ *Tracer, err error) {
 
 // open opens a trace in one way. Silent probes are attached once more: emulated
 // machines lose some.
-func open(opts Options, w way, via transport, sources sources, types types) (_ *Tracer, err error) {
-	t := &Tracer{way: w, via: via, names: newNames()}
+func open(opts Options, w way, via transport.Transport, sources sources, types types) (_ *Tracer, err error) {
+	t := &Tracer{way: w, transport: via, names: newNames()}
 	defer func() {
 		if err != nil {
 			t.Close()
@@ -152,9 +157,9 @@ func open(opts Options, w way, via transport, sources sources, types types) (_ *
 	if err := t.configure(opts); err != nil {
 		return nil, err
 	}
-	if t.reader, err = via.open(t.objects.Maps); err != nil {
+	if t.reader, err = via.Open(t.objects.Maps); err != nil {
 		t.reader = nil
-		return nil, fmt.Errorf("open the %s: %w", via.what, err)
+		return nil, fmt.Errorf("open the %s: %w", via.What, err)
 	}
 	if t.decoder, err = newDecoder(); err != nil {
 		return nil, err
@@ -173,8 +178,8 @@ func open(opts Options, w way, via transport, sources sources, types types) (_ *
 			return nil, err
 		}
 	}
-	if err := via.enlarge(t.reader, opts.BufferBytes); err != nil {
-		return nil, fmt.Errorf("open the %s: %w", via.what, err)
+	if err := via.Enlarge(t.reader, opts.BufferBytes); err != nil {
+		return nil, fmt.Errorf("open the %s: %w", via.What, err)
 	}
 	return t, nil
 }
@@ -197,7 +202,7 @@ func (t *Tracer) end() {
 	if !t.ended.CompareAndSwap(0, t.decoder.now()) {
 		return
 	}
-	drained := t.via.inOrder && awaitPrograms() == nil
+	drained := t.transport.InOrder && awaitPrograms() == nil
 	// Counted after the end: what is lost in between is one doubt too many, and never
 	// one too few.
 	lost := t.counted()
@@ -294,7 +299,7 @@ func (t *Tracer) attach() (err error) {
 func (t *Tracer) load(opts Options, sources sources, types types) (err error) {
 	spec := sources.perf.Copy()
 	t.way.programs(spec)
-	if err := t.via.resize(spec.Maps, opts.BufferBytes); err != nil {
+	if err := t.transport.Resize(spec.Maps, opts.BufferBytes); err != nil {
 		return err
 	}
 	if !types.HaveTypedReads() {
@@ -340,14 +345,14 @@ func (t *Tracer) configure(opts Options) error {
 
 // Attached says what is watched, and how.
 func (t *Tracer) Attached() string {
-	return "perf buffers mapped and unmapped: " + t.way.String() + ", " + t.via.what
+	return "perf buffers mapped and unmapped: " + t.way.String() + ", " + t.transport.What
 }
 
 // Attach is the way that is in use: AttachFentry or AttachKprobe.
 func (t *Tracer) Attach() string { return t.way.name }
 
 // Transport is how events come from the kernel.
-func (t *Tracer) Transport() string { return t.via.what }
+func (t *Tracer) Transport() string { return t.transport.What }
 
 // Degraded says what this kernel or this user does not allow, and what that
 // means.
@@ -391,7 +396,7 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 		for {
 			if err := t.reader.ReadInto(&record); err != nil {
 				if !errors.Is(err, ringbuf.ErrFlushed) && !errors.Is(err, ringbuf.ErrClosed) {
-					yield(ledger.Event{}, fmt.Errorf("read the %s: %w", t.via.what, err))
+					yield(ledger.Event{}, fmt.Errorf("read the %s: %w", t.transport.What, err))
 				}
 				return
 			}
@@ -465,15 +470,12 @@ func (t *Tracer) counted() Losses {
 }
 
 // lostInTransit is how many records were sent and did not come. Once detached it
-// is exact: before, the programs' own count must not be looked up.
+// is exact.
 func (t *Tracer) lostInTransit() uint64 {
-	r, ok := t.reader.(*perfReader)
-	if !ok || t.links != nil {
+	if t.links != nil {
 		return t.reader.Lost()
 	}
-	var sent uint64
-	t.objects.Maps[bpf.LegacyMapOrderMap].Lookup(uint32(0), &sent) // cannot fail: an array, and its only key
-	return sent - r.queue.came
+	return t.reader.LostInAll()
 }
 
 // missedProbes asks the kernel how often a probe was hit and its program not run,

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/pinwatch/pinwatch/output/top"
-	"github.com/pinwatch/pinwatch/tracer/objects"
+	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 )
 
 // objectsInterval is how often BPF objects are listed: finding out who holds them
@@ -14,7 +14,7 @@ import (
 const objectsInterval = 10 * time.Second
 
 // Objects lists BPF objects for the view, by a function that lists them all.
-func Objects(list func(context.Context) (*objects.Listing, error)) func(context.Context) ([]top.Object, error) {
+func Objects(list func(context.Context) (*bpfobj.Listing, error)) func(context.Context) ([]top.Object, error) {
 	var last []top.Object
 	var err error
 	var at time.Time
@@ -22,7 +22,7 @@ func Objects(list func(context.Context) (*objects.Listing, error)) func(context.
 		if !at.IsZero() && time.Since(at) < objectsInterval {
 			return last, err
 		}
-		var all *objects.Listing
+		var all *bpfobj.Listing
 		all, err = list(ctx)
 		at, last = time.Now(), nil
 		if err != nil {
@@ -35,7 +35,7 @@ func Objects(list func(context.Context) (*objects.Listing, error)) func(context.
 	}
 }
 
-func object(o *objects.Object) top.Object {
+func object(o *bpfobj.Object) top.Object {
 	shown := top.Object{ID: o.ID, Kind: o.Kind, Type: o.Type, Name: o.Name, Memlock: o.Memlock, Charged: -1}
 	if o.ChargedKnown {
 		shown.Charged = o.Charged

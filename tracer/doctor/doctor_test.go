@@ -1,9 +1,10 @@
-package tracer
+package doctor
 
 import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
@@ -36,7 +37,7 @@ func TestSymbolsNotFound(t *testing.T) {
 // Every check has a name, a state and something to say.
 func TestExamine(t *testing.T) {
 	seen := map[string]bool{}
-	for _, c := range Examine(Options{}) {
+	for _, c := range Examine(tracer.Options{}) {
 		seen[c.Name] = true
 		if c.State != StateOK && c.State != StateDegraded && c.State != StateMissing {
 			t.Errorf("%+v: unknown state", c)

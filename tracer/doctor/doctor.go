@@ -1,4 +1,5 @@
-package tracer
+// Package doctor examines what this kernel and this user offer to tracing.
+package doctor
 
 import (
 	"context"
@@ -13,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -35,7 +37,7 @@ type Check struct {
 
 // Examine looks at this kernel and this user. It opens a trace and a snapshot to
 // see whether that works, and closes them.
-func Examine(opts Options) []Check {
+func Examine(opts tracer.Options) []Check {
 	defer kernel.LiftMemlock()()
 	facts := snapshot.Inspect(snapshot.Options{}, uint32(os.Getpid()))
 	checks := []Check{
@@ -64,7 +66,7 @@ func checkSettings() Check {
 		s.MlockKiB, allowance/int64(s.OnlineCPUs), s.OnlineCPUs, allowance, s.PageSize, s.Paranoid), ""}
 }
 
-func checkBTF(opts Options) Check {
+func checkBTF(opts tracer.Options) Check {
 	found, err := kernel.LoadTypes(opts.BTF, nil)
 	switch {
 	case err != nil:
@@ -99,7 +101,7 @@ func checkRingBuffer() Check {
 // refuses all, before any limit of memory is looked at.
 func checkPerfEvent() Check {
 	const name = "perf_event_open"
-	fd, err := unix.PerfEventOpen(dummyEvent(), 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	fd, err := unix.PerfEventOpen(kernel.DummyEvent(), 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	switch {
 	case err == nil:
 		unix.Close(fd)
@@ -113,15 +115,6 @@ func checkPerfEvent() Check {
 		return Check{name, StateDegraded, "EPERM: seccomp or a security module refuses", "Docker: --cap-add PERFMON, or --security-opt seccomp=PROFILE"}
 	}
 	return Check{name, StateDegraded, err.Error(), ""}
-}
-
-func dummyEvent() *unix.PerfEventAttr {
-	return &unix.PerfEventAttr{
-		Type:   unix.PERF_TYPE_SOFTWARE,
-		Config: unix.PERF_COUNT_SW_DUMMY,
-		Size:   uint32(unix.PERF_ATTR_SIZE_VER1),
-		Bits:   unix.PerfBitDisabled | unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv,
-	}
 }
 
 // checkSymbols looks whether the kernel gives the addresses away that the programs
@@ -262,7 +255,7 @@ func checkBPFMemory(f *snapshot.Facts) Check {
 }
 
 // checkSnapshot takes one.
-func checkSnapshot(opts Options) []Check {
+func checkSnapshot(opts tracer.Options) []Check {
 	const name = "snapshot"
 	s, err := snapshot.Take(context.Background(), snapshot.Options{BTF: opts.BTF})
 	if err != nil {
@@ -284,31 +277,31 @@ func checkSnapshot(opts Options) []Check {
 }
 
 // checkOtherWays opens a trace in every way to attach that was not used.
-func checkOtherWays(opts Options, used string) (checks []Check) {
-	for _, w := range ways() {
-		if w.name == used {
+func checkOtherWays(opts tracer.Options, used string) (checks []Check) {
+	for _, name := range tracer.AttachNames() {
+		if name == used || name == tracer.AttachAuto {
 			continue
 		}
-		opts.Attach = w.name
-		t, err := Open(opts)
+		opts.Attach = name
+		t, err := tracer.Open(opts)
 		if err != nil {
-			checks = append(checks, Check{"attach " + w.name, StateDegraded, err.Error(), fmt.Sprintf("nothing to do: %s is used instead", used)})
+			checks = append(checks, Check{"attach " + name, StateDegraded, err.Error(), fmt.Sprintf("nothing to do: %s is used instead", used)})
 			continue
 		}
 		t.Close()
-		checks = append(checks, Check{"attach " + w.name, StateOK, "works too (--attach " + w.name + ")", ""})
+		checks = append(checks, Check{"attach " + name, StateOK, "works too (--attach " + name + ")", ""})
 	}
 	return checks
 }
 
 // checkTrace opens a trace: what that says is worth more than all of the above.
-func checkTrace(opts Options) []Check {
-	t, err := Open(opts)
+func checkTrace(opts tracer.Options) []Check {
+	t, err := tracer.Open(opts)
 	if err != nil {
 		return []Check{{"trace", StateMissing, err.Error(), "see above"}}
 	}
 	checks := []Check{{"trace", StateOK, t.Attached(), ""}}
-	checks = append(checks, checkOtherWays(opts, t.way.name)...)
+	checks = append(checks, checkOtherWays(opts, t.Attach())...)
 	defer t.Close()
 	for _, what := range t.Degraded() {
 		checks = append(checks, Check{"trace", StateDegraded, what, ""})

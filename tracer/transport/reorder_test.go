@@ -1,4 +1,4 @@
-package tracer
+package transport
 
 import (
 	"math/rand/v2"

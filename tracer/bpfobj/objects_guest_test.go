@@ -1,6 +1,6 @@
 //go:build guest
 
-package objects_test
+package bpfobj_test
 
 import (
 	"bufio"

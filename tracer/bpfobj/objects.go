@@ -1,7 +1,7 @@
-// Package objects lists the BPF maps and programs of this machine: what they
+// Package bpfobj lists the BPF maps and programs of this machine: what they
 // are, what the kernel estimates them to cost, who pays, and what keeps them
 // alive. It needs no tracing, and says what it could not find out.
-package objects
+package bpfobj
 
 import (
 	"context"
