@@ -41,10 +41,9 @@ type accounts struct {
 
 // limits are the settings that the accounting depends on.
 type limits struct {
-	pageSize  int64 // bytes; 0: not known yet
-	cpus      int64
-	allowance int64 // of a user, pages
-	paranoid  int32
+	pageSize int64 // bytes; 0: not known yet
+	cpus     int64
+	rule.Limits
 }
 
 // mlockKiB is perf_event_mlock_kb, as far as the allowance tells: whole pages.
@@ -52,7 +51,7 @@ func (l limits) mlockKiB() int64 {
 	if l.cpus == 0 {
 		return 0
 	}
-	return l.allowance / l.cpus * l.pageSize / 1024
+	return l.Allowance / l.cpus * l.pageSize / 1024
 }
 
 type bufferKey struct {
@@ -117,9 +116,9 @@ func (p *process) idle() bool {
 	return p.pinned == 0 && p.buffers == 0 && p.share == 0 && p.events == 0
 }
 
-// unlimited says that the rule lets the process exceed its limit.
-func (p *process) unlimited(l limits) bool {
-	return p.capIPCLock || l.paranoid <= -1 || p.limitKnown && p.limit >= rule.Unlimited
+// caller is the process as the rulebook wants it.
+func (p *process) caller(userLocked int64) rule.Caller {
+	return rule.Caller{UserLocked: userLocked, PinnedVM: p.pinned, LockLimit: p.limit, CapIPCLock: p.capIPCLock}
 }
 
 // clone is a copy to change: maps of pointers are new, what they point to is
@@ -181,7 +180,7 @@ func lastOf(old, more []*output.Row, most int) []*output.Row {
 func (a *accounts) enter(row *output.Row) {
 	e := &row.Entry
 	if e.UserLockLimit > 0 || e.Op == ledger.Map {
-		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(e.OnlineCPUs), allowance: e.UserLockLimit, paranoid: e.Paranoid}
+		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(e.OnlineCPUs), Limits: rule.Limits{Allowance: e.UserLockLimit, Paranoid: int(e.Paranoid)}}
 	}
 	if e.Kind == ledger.Older {
 		a.found(e)
@@ -285,9 +284,9 @@ func (p *process) hold(h held, sign int64) {
 func (a *accounts) withSnapshot(m Snapshot) *accounts {
 	b, s := a.clone(), m.Snapshot
 	b.snapshot, b.names, b.containers = s, m.Names, m.Containers
-	b.limits = limits{pageSize: int64(s.PageSize), cpus: int64(s.OnlineCPUs), paranoid: int32(s.Paranoid)}
+	b.limits = limits{pageSize: int64(s.PageSize), cpus: int64(s.OnlineCPUs)}
 	if s.PageSize > 0 {
-		b.limits.allowance = int64(s.MlockKiB) * 1024 / int64(s.PageSize) * int64(s.OnlineCPUs)
+		b.limits.Limits = s.Settings().Limits()
 	}
 	seen := make(map[uint32]bool, len(s.Processes))
 	for i := range s.Processes {
@@ -400,7 +399,7 @@ func (a *accounts) fits(p *process, userLocked int64) int64 {
 	if e := p.last; e != nil && e.Op == ledger.Map && p.pinned == e.PinnedAfter && userLocked == e.UserAfter {
 		return e.Fits
 	}
-	return headroom(a.sizeOf(p), a.limits.allowance, userLocked, p.limit, p.pinned, p.unlimited(a.limits))
+	return a.limits.Room(p.caller(userLocked), a.sizeOf(p))
 }
 
 // sizeOf is the size of buffer that headroom is counted in: the process's own,

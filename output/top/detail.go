@@ -9,7 +9,6 @@ import (
 	"charm.land/lipgloss/v2"
 
 	"github.com/pinwatch/pinwatch/output"
-	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // maxDetail is how many ledger entries, buffers or processes a page lists.
@@ -87,7 +86,7 @@ func (m *Model) standing(p *processRow) []string {
 		about = "at least "
 	}
 	text := fmt.Sprintf("Its buffers take %d pages of the allowance of uid %d, which has used %s%d of %d. ",
-		p.share, p.uid, about, locked, a.limits.allowance)
+		p.share, p.uid, about, locked, a.limits.Allowance)
 	switch {
 	case p.gone:
 		text = "It is gone. What it held is given back, unless an entry below says that it leaked."
@@ -108,8 +107,8 @@ func whyUnlimited(p *process, l limits) string {
 	switch {
 	case p.capIPCLock:
 		return "it has CAP_IPC_LOCK"
-	case l.paranoid <= -1:
-		return fmt.Sprintf("perf_event_paranoid is %d", l.paranoid)
+	case l.Paranoid <= -1:
+		return fmt.Sprintf("perf_event_paranoid is %d", l.Paranoid)
 	}
 	return "RLIMIT_MEMLOCK is unlimited"
 }
@@ -118,7 +117,6 @@ func whyUnlimited(p *process, l limits) string {
 // that were charged during the trace.
 func (m *Model) buffersOf(pid uint32) []string {
 	var lines []string
-	areas := [...]string{rule.Data: "data", rule.AUX: "aux"}
 	if s := m.shown.snapshot; s != nil {
 		for i := range s.Buffers {
 			if b := &s.Buffers[i]; b.PID == pid {
@@ -127,7 +125,7 @@ func (m *Model) buffersOf(pid uint32) []string {
 					payer = fmt.Sprint(b.PayerUID)
 				}
 				lines = append(lines, fmt.Sprintf("%-4s %d pages: %d charged to the process, %d to the user; paid by uid %s; mappings: %d",
-					areas[b.Area], b.Pages, b.Extra, b.Pages-b.Extra, payer, b.Mappings))
+					b.Area, b.Pages, b.Extra, b.Pages-b.Extra, payer, b.Mappings))
 			}
 		}
 		return alike(lines)
@@ -141,7 +139,7 @@ func (m *Model) buffersOf(pid uint32) []string {
 	slices.SortFunc(keys, func(a, b bufferKey) int { return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.area, b.area)) })
 	for _, key := range keys[:min(len(keys), maxDetail)] {
 		h := m.shown.buffers[key]
-		lines = append(lines, fmt.Sprintf("  %4d %-4s %8d pages: %d charged to the process, %d to uid %d", key.id, areas[key.area], h.pages, h.extra, h.user, h.uid))
+		lines = append(lines, fmt.Sprintf("  %4d %-4s %8d pages: %d charged to the process, %d to uid %d", key.id, key.area, h.pages, h.extra, h.user, h.uid))
 	}
 	return lines
 }

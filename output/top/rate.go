@@ -20,16 +20,3 @@ func (r rate) next(count, nowNS uint64) rate {
 	seconds := float64(nowNS-r.atNS) / 1e9
 	return rate{count: count, atNS: nowNS, perSecond: float64(count-r.count) / seconds}
 }
-
-// headroom is how many more buffers of a size fit: into what is left of the
-// user's allowance and, beyond it, of the process's limit. All are pages.
-// unlimited: -1.
-func headroom(size, allowance, userLocked, limit, pinned int64, unlimited bool) int64 {
-	switch {
-	case unlimited:
-		return -1
-	case size <= 0 || limit < pinned:
-		return 0
-	}
-	return (max(0, allowance-userLocked) + limit - pinned) / size
-}

@@ -28,26 +28,6 @@ func TestRate(t *testing.T) {
 	}
 }
 
-func TestHeadroom(t *testing.T) {
-	for _, c := range []struct {
-		name                                   string
-		size, allowance, locked, limit, pinned int64
-		unlimited                              bool
-		want                                   int64
-	}{
-		{"untouched", 129, 516, 0, 128, 0, false, 4},
-		{"allowance gone", 129, 516, 516, 2048, 0, false, 15},
-		{"over the allowance", 129, 516, 900, 2048, 2000, false, 0},
-		{"limit lowered below what is pinned", 1, 516, 0, 10, 11, false, 0},
-		{"no limit", 129, 516, 516, 0, 0, true, -1},
-		{"no size", 0, 516, 0, 10, 0, false, 0},
-	} {
-		if got := headroom(c.size, c.allowance, c.locked, c.limit, c.pinned, c.unlimited); got != c.want {
-			t.Errorf("%s: %d; want %d", c.name, got, c.want)
-		}
-	}
-}
-
 func TestPerSecond(t *testing.T) {
 	for r, want := range map[float64]string{0: "·", 0.04: "0.0", 7.55: "7.5", 10: "10", 99999.6: "100000", 1e9: "1e+09"} {
 		if got := perSecond(r); got != want {

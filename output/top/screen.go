@@ -173,7 +173,7 @@ func (m *Model) allowanceLine() string {
 		return m.styles.dim.Render("allowance: not known yet")
 	}
 	return fmt.Sprintf("allowance: perf_event_mlock_kb %d = %d pages × %d CPUs = %d%sparanoid %d",
-		l.mlockKiB(), l.allowance/l.cpus, l.cpus, l.allowance, between, l.paranoid)
+		l.mlockKiB(), l.Allowance/l.cpus, l.cpus, l.Allowance, between, l.Paranoid)
 }
 
 // trafficLine says how much comes, and from where, and what pinwatch costs.

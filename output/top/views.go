@@ -100,7 +100,7 @@ func processRows(a *accounts, all bool) []processRow {
 			continue
 		}
 		locked, _ := a.lockedOf(p.uid, held[p.uid])
-		rows = append(rows, processRow{process: p, container: a.containers[p.cgroup], allowance: a.limits.allowance, fits: a.fits(p, locked)})
+		rows = append(rows, processRow{process: p, container: a.containers[p.cgroup], allowance: a.limits.Allowance, fits: a.fits(p, locked)})
 	}
 	slices.SortFunc(rows, func(x, y processRow) int { return cmp.Compare(x.pid, y.pid) })
 	return rows
@@ -270,7 +270,7 @@ func userRows(a *accounts, all bool) []userRow {
 	}
 	var rows []userRow
 	for uid, s := range sums {
-		s.user, s.name, s.allowance = a.users[uid], a.names[uid], a.limits.allowance
+		s.user, s.name, s.allowance = a.users[uid], a.names[uid], a.limits.Allowance
 		if s.user == nil {
 			s.user = &user{uid: uid}
 		}
@@ -279,7 +279,7 @@ func userRows(a *accounts, all bool) []userRow {
 		if size == 0 {
 			size = a.usualSize()
 		}
-		s.fits = headroom(size, s.allowance, s.locked, 0, 0, false)
+		s.fits = a.limits.Room(rule.Caller{UserLocked: s.locked}, size)
 		if all || s.locked != 0 || s.processes != 0 || s.events != 0 {
 			rows = append(rows, s)
 		}
@@ -334,7 +334,7 @@ func cgroupRows(a *accounts, all bool) []cgroupRow {
 		}
 		g := groups[name]
 		if g == nil {
-			g = &cgroupRow{name: name, container: a.containers[p.cgroup], allowance: a.limits.allowance}
+			g = &cgroupRow{name: name, container: a.containers[p.cgroup], allowance: a.limits.Allowance}
 			groups[name] = g
 		}
 		g.add(p)

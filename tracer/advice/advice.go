@@ -116,7 +116,7 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, ask Ask) (*Explanation
 	if err != nil {
 		return nil, err
 	}
-	x := judge(Settings(s), caller, ask)
+	x := judge(s.Settings(), caller, ask)
 	x.Subject = subject(s, ask.PID, uid)
 	x.Source, x.Unknown = s.Source, append(x.Unknown, s.Degraded...)
 	if note := assumed(s, ask); ask.PID == 0 && note != "" {
@@ -125,7 +125,7 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, ask Ask) (*Explanation
 	x.hold(s, uid)
 	x.Checks = checks(x, facts)
 	if x.Verdict.Errno == "EPERM" {
-		x.Remedies = append(x.Remedies, x.endHolder(Settings(s), caller)...)
+		x.Remedies = append(x.Remedies, x.endHolder(s.Settings(), caller)...)
 		x.sortRemedies()
 	}
 	return x, nil
@@ -172,21 +172,22 @@ func (x *Explanation) AddHolders(s *snapshot.Snapshot, facts *snapshot.Facts) {
 // judge applies the rule.
 func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 	ask.Buffers = max(1, ask.Buffers)
-	done, last := settings.MapMany(caller, ask.Area, ask.Pages, ask.Buffers)
+	limits := settings.Limits()
+	done, last := limits.MapMany(caller, ask.Area, ask.Pages, ask.Buffers)
 	before := caller // the last mapping
 	for range min(done, ask.Buffers-1) {
-		before = before.Charged(settings.Map(before, ask.Area, ask.Pages))
+		before = before.Charged(limits.Map(before, ask.Area, ask.Pages))
 	}
 	x := &Explanation{
-		Version: 1, Pages: ask.Pages, Buffers: ask.Buffers, Area: areaName(ask.Area),
+		Version: 1, Pages: ask.Pages, Buffers: ask.Buffers, Area: ask.Area.String(),
 		Numbers: Numbers{
 			PageBytes: settings.PageSize, MlockKiB: settings.MlockKiB, OnlineCPUs: settings.OnlineCPUs, Paranoid: settings.Paranoid,
-			CapIPCLock: caller.CapIPCLock, UserLockLimit: settings.UserLockLimit(),
+			CapIPCLock: caller.CapIPCLock, UserLockLimit: limits.Allowance,
 			UserLocked: before.UserLocked, Extra: last.Extra, PinnedVM: before.PinnedVM, Locked: last.Locked, LockLimit: caller.LockLimit,
 			BeforeUser: before.UserLocked - caller.UserLocked, BeforePinned: before.PinnedVM - caller.PinnedVM,
 		},
 		Verdict: Verdict{Allowed: last.Errno == 0, Errno: errnoName(last.Errno), Mapped: done},
-		Fits:    settings.Fits(caller, ask.Area, ask.Pages),
+		Fits:    limits.Fits(caller, ask.Area, ask.Pages),
 		Holders: []Holder{}, Remedies: []Remedy{}, Checks: []Check{}, Unknown: []string{},
 	}
 	v := &x.Verdict
@@ -210,18 +211,9 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 	return x
 }
 
-func areaName(a rule.Area) string {
-	if a == rule.AUX {
-		return "aux"
-	}
-	return "data"
-}
-
 func (x *Explanation) area() rule.Area {
-	if x.Area == "aux" {
-		return rule.AUX
-	}
-	return rule.Data
+	area, _ := rule.ParseArea(x.Area) // it was written by String
+	return area
 }
 
 func errnoName(errno unix.Errno) string {

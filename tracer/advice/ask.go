@@ -34,7 +34,7 @@ func NewAsk(s *snapshot.Snapshot, pid, uid uint32, dataPages int64, perCPU, aux 
 	if aux {
 		ask.Area = rule.AUX
 	}
-	ask.Pages = dataPages + control(ask.Area)
+	ask.Pages = dataPages + rule.Control(ask.Area)
 	if perCPU {
 		ask.Buffers = int64(s.OnlineCPUs)
 	}
@@ -43,11 +43,6 @@ func NewAsk(s *snapshot.Snapshot, pid, uid uint32, dataPages int64, perCPU, aux 
 		ask.Limit = int64(min(own.Cur/uint64(s.PageSize), uint64(rule.Unlimited)))
 	}
 	return ask
-}
-
-// Settings are those of a snapshot.
-func Settings(s *snapshot.Snapshot) rule.Settings {
-	return rule.Settings{PageSize: s.PageSize, MlockKiB: s.MlockKiB, OnlineCPUs: s.OnlineCPUs, Paranoid: s.Paranoid}
 }
 
 // Caller is who maps, as a snapshot has it.

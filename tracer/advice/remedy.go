@@ -44,9 +44,9 @@ func remedies(s rule.Settings, c rule.Caller, ask Ask) []Remedy {
 	return list
 }
 
-// succeed says whether all buffers of an ask can be mapped.
+// succeed reports whether all buffers of an ask can be mapped.
 func succeed(s rule.Settings, c rule.Caller, ask Ask) bool {
-	done, _ := s.MapMany(c, ask.Area, ask.Pages, ask.Buffers)
+	done, _ := s.Limits().MapMany(c, ask.Area, ask.Pages, ask.Buffers)
 	return done == ask.Buffers
 }
 
@@ -57,7 +57,7 @@ func smaller(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 		if !succeed(s, c, ask) {
 			continue
 		}
-		bytes := bytesOf(s, pages-control(ask.Area))
+		bytes := bytesOf(s, pages-rule.Control(ask.Area))
 		what := fmt.Sprintf("mmap of %d pages: %d bytes of data and the control page", pages, bytes)
 		option := fmt.Sprintf("perf record --mmap-pages=%d", pages-1)
 		if ask.Area == rule.AUX {
@@ -106,7 +106,7 @@ func newProcessRemedy(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 func limit(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 	free := c
 	free.LockLimit = rule.Unlimited
-	done, last := s.MapMany(free, ask.Area, ask.Pages, ask.Buffers)
+	done, last := s.Limits().MapMany(free, ask.Area, ask.Pages, ask.Buffers)
 	if done < ask.Buffers {
 		return nil // a negative pinned_vm exceeds every limit
 	}
@@ -196,7 +196,7 @@ func geometryRemedies(ask Ask) []Remedy {
 	below := rule.Largest(ask.Area, max(ask.Pages, 2))
 	above := below
 	if below < ask.Pages {
-		above = 2*(below-control(ask.Area)) + control(ask.Area)
+		above = 2*(below-rule.Control(ask.Area)) + rule.Control(ask.Area)
 	}
 	for _, pages := range slices.Compact([]int64{below, above}) {
 		list = append(list, Remedy{Name: "size", Pages: pages,
@@ -207,13 +207,6 @@ func geometryRemedies(ask Ask) []Remedy {
 
 func (x *Explanation) sortRemedies() {
 	slices.SortStableFunc(x.Remedies, func(a, b Remedy) int { return cmp.Compare(a.rank, b.rank) })
-}
-
-func control(a rule.Area) int64 {
-	if a == rule.Data {
-		return 1
-	}
-	return 0
 }
 
 func bytesOf(s rule.Settings, pages int64) int64 { return pages * int64(s.PageSize) }

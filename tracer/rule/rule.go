@@ -1,5 +1,9 @@
-// Package rule is perf_mmap()'s decision as a pure function: what the kernel
-// will say to a mapping, before it is tried.
+// Package rule is the rulebook: what the kernel's rules say of locked memory, as pure
+// functions. It knows perf_mmap()'s decision before a mapping is tried, and imports
+// nothing of the project: the ledger, the explanations and the views all ask it.
+//
+// Two places know the rules on their own, so that one can be the witness of the other:
+// the BPF programs, which read what the kernel does, and the model of the check.
 //
 // All amounts are pages unless a name says otherwise. The names are those of the
 // local variables of perf_mmap() (kernel/events/core.c).
@@ -7,6 +11,7 @@ package rule
 
 import (
 	"math/bits"
+	"sort"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,12 +27,24 @@ type Settings struct {
 	Cumulative bool
 }
 
-// UserLockLimit is a user's allowance in pages. The kernel computes and compares
+// Limits are what the settings come to.
+func (s Settings) Limits() Limits {
+	return Limits{Allowance: s.UserLockLimit(), Paranoid: s.Paranoid, Cumulative: s.Cumulative}
+}
+
+// UserLockLimit is a user's allowance in pages (user_lock_limit). The kernel computes and compares
 // it unsigned: a negative perf_event_mlock_kb, and a negative value here, is no
 // limit at all.
 func (s Settings) UserLockLimit() int64 {
 	perCPU := s.MlockKiB >> (bits.TrailingZeros32(s.PageSize) - 10)
 	return int64(perCPU) * int64(s.OnlineCPUs)
+}
+
+// Limits are what a mapping is held against, beside the caller's own limit.
+type Limits struct {
+	Allowance  int64 // of a user (user_lock_limit); negative: no limit at all
+	Paranoid   int   // perf_event_paranoid
+	Cumulative bool  // see Settings
 }
 
 // Caller is who maps, and what it is charged already.
@@ -38,8 +55,19 @@ type Caller struct {
 	CapIPCLock bool  // effective, in the initial user namespace
 }
 
-// Exempt says whether the limit is not held against the caller.
-func (s Settings) Exempt(c Caller) bool { return c.CapIPCLock || s.Paranoid <= -1 }
+// Exempt reports whether the caller may exceed its limit.
+func (l Limits) Exempt(c Caller) bool { return MayExceed(c.CapIPCLock, l.Paranoid) }
+
+// MayExceed reports whether a capability or perf_event_paranoid lifts RLIMIT_MEMLOCK.
+func MayExceed(capIPCLock bool, paranoid int) bool { return capIPCLock || paranoid <= -1 }
+
+// Split is the intent of the accounting: to the user what still fits its allowance, to
+// the process the rest. A negative counter leaves the whole allowance, and more: that
+// is the intent; what kernels make of one is in Limits.Map.
+func Split(pages, before, allowance int64) (toUser, toProcess int64) {
+	toUser = min(pages, max(0, allowance-before))
+	return toUser, pages - toUser
+}
 
 // Outcome is what the kernel does with a mapping.
 type Outcome struct {
@@ -53,16 +81,21 @@ type Outcome struct {
 	Over int64
 }
 
-// Map says what the kernel does when a caller maps one new buffer, or the AUX area
-// of one, of so many pages: the control page counts in the data area.
-func (s Settings) Map(c Caller, area Area, pages int64) Outcome {
+// Map is what the kernel does when a caller maps one new buffer, or the AUX area of
+// one, of so many pages: the control page counts in the data area.
+func (l Limits) Map(c Caller, area Area, pages int64) Outcome {
 	if !Geometry(area, pages) {
 		return Outcome{Errno: unix.EINVAL}
 	}
+	return l.charge(c, pages)
+}
+
+// charge is the decision itself, on a number of pages that the kernel accepts.
+func (l Limits) charge(c Caller, pages int64) Outcome {
 	var o Outcome
-	o.Extra = s.extra(c, pages)
+	o.Extra = l.extra(c, pages)
 	o.UserPart = pages - o.Extra
-	if s.Cumulative {
+	if l.Cumulative {
 		o.UserPart = pages
 	}
 	o.Locked = c.PinnedVM + o.Extra
@@ -70,7 +103,7 @@ func (s Settings) Map(c Caller, area Area, pages int64) Outcome {
 	// The comparison is unsigned: what wrong refunds have made negative is more
 	// than any limit.
 	exceeds := o.Locked < 0 || o.Over > 0 && c.LockLimit < Unlimited
-	if exceeds && !s.Exempt(c) {
+	if exceeds && !l.Exempt(c) {
 		o.Errno = unix.EPERM
 	}
 	return o
@@ -78,13 +111,13 @@ func (s Settings) Map(c Caller, area Area, pages int64) Outcome {
 
 // extra is the part of a mapping for the process. The arithmetic is the kernel's,
 // unsigned: a negative counter is taken for one far above the allowance.
-func (s Settings) extra(c Caller, pages int64) int64 {
-	limit, locked := uint64(s.UserLockLimit()), uint64(c.UserLocked)
-	if !s.Cumulative {
-		locked = min(locked, limit)
+func (l Limits) extra(c Caller, pages int64) int64 {
+	allowance, locked := uint64(l.Allowance), uint64(c.UserLocked)
+	if !l.Cumulative {
+		locked = min(locked, allowance)
 	}
-	if locked += uint64(pages); locked > limit {
-		return int64(locked - limit)
+	if locked += uint64(pages); locked > allowance {
+		return int64(locked - allowance)
 	}
 	return 0
 }
@@ -96,11 +129,11 @@ func (c Caller) Charged(o Outcome) Caller {
 	return c
 }
 
-// MapMany maps up to n buffers of a size one after the other. It says how many
+// MapMany maps up to n buffers of a size one after the other. It returns how many
 // succeed, and the outcome of the last one that was tried.
-func (s Settings) MapMany(c Caller, area Area, pages, n int64) (done int64, last Outcome) {
+func (l Limits) MapMany(c Caller, area Area, pages, n int64) (done int64, last Outcome) {
 	for done < n {
-		if last = s.Map(c, area, pages); last.Errno != 0 {
+		if last = l.Map(c, area, pages); last.Errno != 0 {
 			return done, last
 		}
 		c = c.Charged(last)
@@ -116,47 +149,79 @@ const NoLimit = int64(-1)
 const mostFits = 1 << 40
 
 // Fits counts the buffers of a size that a caller can map before EPERM.
-func (s Settings) Fits(c Caller, area Area, pages int64) int64 {
-	if s.Exempt(c) || s.UserLockLimit() < 0 && c.PinnedVM >= 0 && c.PinnedVM <= c.LockLimit {
+func (l Limits) Fits(c Caller, area Area, pages int64) int64 {
+	if !Geometry(area, pages) {
+		return 0
+	}
+	return l.Room(c, pages)
+}
+
+// Room counts the charges of so many pages that succeed before EPERM, whatever they
+// are for.
+func (l Limits) Room(c Caller, pages int64) int64 {
+	if l.Exempt(c) || l.Allowance < 0 && c.PinnedVM >= 0 && c.PinnedVM <= c.LockLimit {
 		return NoLimit
 	}
 	if c.LockLimit >= Unlimited && c.PinnedVM >= 0 {
 		return NoLimit
 	}
-	first := s.Map(c, area, pages)
+	if pages <= 0 {
+		return 0
+	}
+	first := l.charge(c, pages)
 	if first.Errno != 0 {
 		return 0
 	}
 	// From here on pinned_vm is not negative.
 	c = c.Charged(first)
-	if s.Cumulative {
-		done, _ := s.MapMany(c, area, pages, 1<<20)
-		return 1 + done
+	if l.Cumulative {
+		return 1 + l.roomCumulative(c, pages)
 	}
-	return min(1+(s.Free(c)+c.LockLimit-c.PinnedVM)/pages, mostFits)
+	return min(1+(l.Free(c)+c.LockLimit-c.PinnedVM)/pages, mostFits)
+}
+
+// roomCumulative counts on where each call past the allowance takes the user's whole
+// history beyond it out of the process's limit: the k-th one takes
+// UserLocked + k*pages - Allowance.
+func (l Limits) roomCumulative(c Caller, pages int64) int64 {
+	if c.UserLocked < 0 {
+		var done int64 // by trying: taken for far above the allowance, until it is positive
+		for o := l.charge(c, pages); o.Errno == 0 && done < mostFits; o = l.charge(c, pages) {
+			c = c.Charged(o)
+			done++
+		}
+		return done
+	}
+	inside := l.Free(c) / pages
+	past := float64(c.UserLocked + inside*pages - l.Allowance)
+	room := float64(c.LockLimit - c.PinnedVM)
+	return inside + int64(sort.Search(1<<26, func(k int) bool {
+		n := float64(k + 1)
+		return n*past+float64(pages)*n*(n+1)/2 > room
+	}))
 }
 
 // Free is what is left of a caller's user's allowance.
-func (s Settings) Free(c Caller) int64 {
-	limit := s.UserLockLimit()
+func (l Limits) Free(c Caller) int64 {
 	if c.UserLocked < 0 {
 		return 0 // taken for far above the limit
 	}
-	return max(0, limit-c.UserLocked)
+	return max(0, l.Allowance-c.UserLocked)
 }
 
-// control is the number of pages of an area that hold no data.
-func control(area Area) int64 {
+// Control is the number of pages of an area that hold no data: the data area begins
+// with one control page.
+func Control(area Area) int64 {
 	if area == Data {
 		return 1
 	}
 	return 0
 }
 
-// Geometry says whether the kernel accepts a size: a power of two of pages, and
+// Geometry reports whether the kernel accepts a size: a power of two of pages, and
 // in the data area one more for the control page, which may also stand alone.
 func Geometry(area Area, pages int64) bool {
-	n := pages - control(area)
+	n := pages - Control(area)
 	if n == 0 && area == Data {
 		return true
 	}
@@ -166,11 +231,11 @@ func Geometry(area Area, pages int64) bool {
 // Largest is the largest size that the kernel accepts, up to a number of pages.
 // 0: none.
 func Largest(area Area, pages int64) int64 {
-	n := pages - control(area)
+	n := pages - Control(area)
 	if n <= 0 {
 		return 0
 	}
-	return 1<<(bits.Len64(uint64(n))-1) + control(area)
+	return 1<<(bits.Len64(uint64(n))-1) + Control(area)
 }
 
 // EPERM is the errno of a refusal for want of allowance and limit, as records have it.

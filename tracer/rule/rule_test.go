@@ -87,7 +87,7 @@ func TestMap(t *testing.T) {
 			Caller{UserLocked: 32898, PinnedVM: 112998, LockLimit: 131072}, Data, 3,
 			Outcome{Errno: unix.EPERM, UserPart: 3, Extra: 28257, Locked: 141255, Over: 10183}},
 	} {
-		if got := c.settings.Map(c.caller, c.area, c.pages); got != c.want {
+		if got := c.settings.Limits().Map(c.caller, c.area, c.pages); got != c.want {
 			t.Errorf("%s: %+v; want %+v", name, got, c.want)
 		}
 	}
@@ -95,11 +95,11 @@ func TestMap(t *testing.T) {
 
 func TestMapMany(t *testing.T) {
 	// The workload of the README: 9 buffers of 65 pages fit, the tenth does not.
-	done, last := four.MapMany(Caller{LockLimit: 128}, Data, 65, 12)
+	done, last := four.Limits().MapMany(Caller{LockLimit: 128}, Data, 65, 12)
 	if done != 9 || last.Errno != unix.EPERM || last.Over != 6 {
 		t.Errorf("%d, then %+v", done, last)
 	}
-	if done, last := four.MapMany(Caller{LockLimit: 128}, Data, 65, 9); done != 9 || last.Errno != 0 {
+	if done, last := four.Limits().MapMany(Caller{LockLimit: 128}, Data, 65, 9); done != 9 || last.Errno != 0 {
 		t.Errorf("%d, then %+v", done, last)
 	}
 }
@@ -121,7 +121,7 @@ func TestFits(t *testing.T) {
 		"negative, but ok": {four, Caller{UserLocked: 516, PinnedVM: -10, LockLimit: 128}, 65, 2},
 		"wrong size":       {four, Caller{LockLimit: 128}, 64, 0},
 	} {
-		if got := c.settings.Fits(c.caller, Data, c.pages); got != c.want {
+		if got := c.settings.Limits().Fits(c.caller, Data, c.pages); got != c.want {
 			t.Errorf("%s: %d; want %d", name, got, c.want)
 		}
 	}
@@ -137,8 +137,9 @@ func TestFitsIsWhatMapManyDoes(t *testing.T) {
 			Paranoid: int(between(-1, 4)), Cumulative: random.IntN(4) == 0}
 		c := Caller{UserLocked: between(-50, 4000), PinnedVM: between(-200, 2000), LockLimit: between(0, 3000), CapIPCLock: random.IntN(8) == 0}
 		pages := int64(1)<<random.IntN(8) + 1
-		fits := s.Fits(c, Data, pages)
-		done, last := s.MapMany(c, Data, pages, 5000)
+		l := s.Limits()
+		fits := l.Fits(c, Data, pages)
+		done, last := l.MapMany(c, Data, pages, 5000)
 		if want := done; done == 5000 {
 			if fits != NoLimit {
 				t.Fatalf("%+v %+v %d pages: %d fit; 5000 could be mapped", s, c, pages, fits)
@@ -146,7 +147,7 @@ func TestFitsIsWhatMapManyDoes(t *testing.T) {
 		} else if fits != want || last.Errno != unix.EPERM {
 			t.Fatalf("%+v %+v %d pages: %d fit; %d could be mapped, then %+v", s, c, pages, fits, want, last)
 		}
-		if o := s.Map(c, Data, pages); !s.Cumulative && (o.UserPart+o.Extra != pages || o.UserPart < 0 || o.Extra < 0) {
+		if o := l.Map(c, Data, pages); !s.Cumulative && (o.UserPart+o.Extra != pages || o.UserPart < 0 || o.Extra < 0) {
 			t.Fatalf("%+v %+v %d pages: %+v", s, c, pages, o)
 		}
 	}
@@ -159,6 +160,40 @@ func TestLargest(t *testing.T) {
 	}{{Data, 128, 65}, {Data, 129, 129}, {Data, 2, 2}, {Data, 1, 0}, {Data, -5, 0}, {AUX, 128, 128}, {AUX, 1, 1}, {AUX, 0, 0}} {
 		if got := Largest(c.area, c.pages); got != c.want {
 			t.Errorf("area %d, %d pages: %d; want %d", c.area, c.pages, got, c.want)
+		}
+	}
+}
+
+func TestRoom(t *testing.T) {
+	for _, c := range []struct {
+		name                     string
+		pages, allowance, locked int64
+		limit, pinned            int64
+		capIPCLock               bool
+		want                     int64
+	}{
+		{"untouched", 129, 516, 0, 128, 0, false, 4},
+		{"allowance gone", 129, 516, 516, 2048, 0, false, 15},
+		{"over the allowance", 129, 516, 900, 2048, 2000, false, 0},
+		{"limit lowered below what is pinned", 1, 516, 0, 10, 11, false, 0},
+		{"no limit", 129, 516, 516, 0, 0, true, NoLimit},
+		{"no size", 0, 516, 0, 10, 0, false, 0},
+		{"a size that no buffer has", 100, 516, 0, 0, 0, false, 5},
+	} {
+		l := Limits{Allowance: c.allowance, Paranoid: 2}
+		if got := l.Room(Caller{UserLocked: c.locked, PinnedVM: c.pinned, LockLimit: c.limit, CapIPCLock: c.capIPCLock}, c.pages); got != c.want {
+			t.Errorf("%s: %d; want %d", c.name, got, c.want)
+		}
+	}
+}
+
+// The intent: exactly the pages are charged, to the user what fits and never more.
+func TestSplit(t *testing.T) {
+	for _, c := range []struct{ pages, before, allowance, user, process int64 }{
+		{65, 0, 516, 65, 0}, {65, 455, 516, 61, 4}, {65, 516, 516, 0, 65}, {65, 900, 516, 0, 65}, {65, -10, 0, 10, 55}, {65, 0, 0, 0, 65},
+	} {
+		if user, process := Split(c.pages, c.before, c.allowance); user != c.user || process != c.process {
+			t.Errorf("%+v: %d, %d", c, user, process)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"math/bits"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,11 +80,14 @@ func (s *Source) Take(ctx context.Context) (*Snapshot, error) {
 	return snap, nil
 }
 
+// Settings are what the rulebook asks for.
+func (s *Snapshot) Settings() rule.Settings {
+	return rule.Settings{PageSize: s.PageSize, MlockKiB: s.MlockKiB, OnlineCPUs: s.OnlineCPUs, Paranoid: s.Paranoid}
+}
+
 // Allowance is how many pages of perf buffers a user may have at no process's
 // expense.
-func (s *Snapshot) Allowance() int64 {
-	return int64(s.MlockKiB>>(bits.TrailingZeros32(s.PageSize)-10)) * int64(s.OnlineCPUs)
-}
+func (s *Snapshot) Allowance() int64 { return s.Settings().UserLockLimit() }
 
 // Process finds a process.
 func (s *Snapshot) Process(pid uint32) (*Process, bool) {

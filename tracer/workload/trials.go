@@ -186,12 +186,12 @@ func (t *Trials) trial(ctx context.Context, random *rand.Rand, m *mapper, sum *T
 		return err
 	}
 	sum.Source = snap.Source
-	settings := advice.Settings(snap)
+	settings := snap.Settings()
 	caller, _, err := advice.Caller(snap, advice.Ask{PID: uint32(m.pid())})
 	if err != nil {
 		return err
 	}
-	predicted := settings.Map(caller, area, pages)
+	predicted := settings.Limits().Map(caller, area, pages)
 	errno, pinned, err := m.mapNew(area, event, pages)
 	if err != nil {
 		return err
@@ -213,7 +213,7 @@ func (s *TrialSummary) count(settings rule.Settings, caller rule.Caller, predict
 		name = unix.ErrnoName(errno)
 	}
 	s.Outcomes[name]++
-	if errno == 0 && predicted.Over > 0 && settings.Exempt(caller) {
+	if errno == 0 && predicted.Over > 0 && settings.Limits().Exempt(caller) {
 		s.Exempt++
 	}
 	if predicted.Errno != unix.EINVAL && predicted.Over >= -1 && predicted.Over <= 1 {
@@ -234,7 +234,7 @@ func (t *Trials) limit(ctx context.Context, random *rand.Rand, m *mapper, area r
 		if err != nil {
 			return err
 		}
-		limit = uint64(max(0, advice.Settings(snap).Map(caller, area, pages).Locked+int64(pick(random, -1, 0, 1))))
+		limit = uint64(max(0, snap.Settings().Limits().Map(caller, area, pages).Locked+int64(pick(random, -1, 0, 1))))
 	}
 	bytes := limit*uint64(os.Getpagesize()) + uint64(random.IntN(os.Getpagesize()))
 	if random.IntN(16) == 0 {
