@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -229,9 +230,14 @@ func errnoName(errno unix.Errno) string {
 func subject(s *snapshot.Snapshot, pid, uid uint32) Subject {
 	sub := Subject{PID: pid, UID: uid}
 	if p, ok := s.Process(pid); ok {
-		sub.Comm, sub.Cgroup, sub.Container = p.Comm, p.CgroupPath, Container(p.CgroupPath)
+		sub.Comm, sub.Cgroup, sub.Container = p.Comm, p.CgroupPath, container(p.CgroupPath)
 	}
 	return sub
+}
+
+func container(path string) string {
+	id := cgroup.Identify(path)
+	return id.Short()
 }
 
 // hold finds who holds a user's allowance.
@@ -284,7 +290,7 @@ func Holders(s *snapshot.Snapshot, uid uint32) []Holder {
 	holders := make([]Holder, 0, len(byPID))
 	for pid, h := range byPID {
 		if p, ok := s.Process(pid); ok {
-			h.Comm, h.UID, h.Cgroup, h.Container = p.Comm, p.UID, p.CgroupPath, Container(p.CgroupPath)
+			h.Comm, h.UID, h.Cgroup, h.Container = p.Comm, p.UID, p.CgroupPath, container(p.CgroupPath)
 			if u, ok := s.User(uid); ok && !u.Known {
 				h.Extra = min(h.Pages, max(0, p.PinnedVM))
 			}

@@ -222,27 +222,6 @@ func helps(s rule.Settings, c rule.Caller, ask Ask, r Remedy) (string, bool) {
 	return r.Name, succeed(s, c, ask) && !less
 }
 
-func TestContainer(t *testing.T) {
-	id := strings.Repeat("0123456789abcdef", 4)
-	for path, want := range map[string]string{
-		"":                                      "",
-		"/":                                     "",
-		"/user.slice/user-1000.slice":           "",
-		"/system.slice/docker-" + id + ".scope": "docker:0123456789ab",
-		"/docker/" + id:                         "docker:0123456789ab",
-		"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-" + id + ".scope": "containerd:0123456789ab",
-		"/kubepods/besteffort/pod1/" + id:                  "0123456789ab",
-		"/kubepods.slice/crio-" + id + ".scope":            "crio:0123456789ab",
-		"/machine.slice/libpod-" + id + ".scope/container": "libpod:0123456789ab",
-		"/lxc.payload.web/init.scope":                      "lxc:web",
-		"/machine.slice/machine-web.scope":                 "machine:web",
-	} {
-		if got := Container(path); got != want {
-			t.Errorf("%s: %q; want %q", path, got, want)
-		}
-	}
-}
-
 func TestParseSize(t *testing.T) {
 	for text, want := range map[string]int64{"4096": 4096, "512K": 512 << 10, "512KiB": 512 << 10, "2m": 2 << 20, "1G": 1 << 30} {
 		if got, err := ParseSize(text); err != nil || got != want {

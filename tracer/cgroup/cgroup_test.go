@@ -305,3 +305,26 @@ func ExampleIdentify() {
 	fmt.Println(id.Kind, id.PodUID, id.ContainerID[:12])
 	// Output: container 3b6f3c1e-8f0a-4a55-9d7e-0c1d2e3f4a5b 4d0c9d0e7ab4
 }
+
+// Every view names a container alike: by the runtime and the short id.
+func TestShort(t *testing.T) {
+	hex := strings.Repeat("0123456789abcdef", 4)
+	for path, want := range map[string]string{
+		"":                                       "",
+		"/":                                      "",
+		"/user.slice/user-1000.slice":            "",
+		"/system.slice/docker-" + hex + ".scope": "docker:0123456789ab",
+		"/docker/" + hex:                         "docker:0123456789ab",
+		"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/cri-containerd-" + hex + ".scope": "containerd:0123456789ab",
+		"/kubepods/besteffort/pod1/" + hex:                  "0123456789ab",
+		"/kubepods.slice/crio-" + hex + ".scope":            "cri-o:0123456789ab",
+		"/machine.slice/libpod-" + hex + ".scope/container": "podman:0123456789ab",
+		"/lxc.payload.web/init.scope":                       "lxc:web",
+		"/machine.slice/machine-web.scope":                  "systemd-nspawn:web",
+	} {
+		id := Identify(path)
+		if got := id.Short(); got != want {
+			t.Errorf("%s: %q; want %q", path, got, want)
+		}
+	}
+}

@@ -38,6 +38,19 @@ type Identity struct {
 	Unit        string // the innermost systemd unit
 }
 
+// Short names the container as a row has room for it: runtime:id, with the first twelve
+// digits of an id, or the name where the runtime has no ids; "" for what is none.
+func (id *Identity) Short() string {
+	short := id.ContainerID
+	if hexID.MatchString(short) {
+		short = short[:12]
+	}
+	if id.Runtime == "" || short == "" {
+		return short
+	}
+	return id.Runtime + ":" + short
+}
+
 // Identify reads a path such as /system.slice/ssh.service. Of containers in
 // containers it names the innermost one.
 func Identify(path string) Identity {
