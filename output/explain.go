@@ -2,11 +2,11 @@ package output
 
 import (
 	"fmt"
-	"math/bits"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -133,37 +133,7 @@ func explainRefusal(r *Row) string {
 	s := fmt.Sprintf("EPERM: pinned_vm %d + extra %d = %s > RLIMIT_MEMLOCK %s: %s over; uid %d uses %d of its allowance of %d pages.",
 		r.PinnedVM, r.Extra, amount(r.Locked, r.PageSize), amount(r.LockLimit, r.PageSize), amount(over, r.PageSize),
 		r.UID, min(r.UserLocked-r.UserExtra, r.UserLockLimit), r.UserLockLimit)
-	return s + " Remedies: " + strings.Join(remedies(r, over), ", or ") + "."
-}
-
-// remedies are the smallest changes that let the refused call succeed.
-func remedies(r *Row, over int64) []string {
-	var list []string
-	if page := int64(r.PageSize); page != 0 {
-		list = append(list, fmt.Sprintf("ulimit -l %d (KiB)", r.Locked*page/1024))
-		if cpus := int64(r.OnlineCPUs); cpus != 0 {
-			perCPU := (r.UserLockLimit + r.Extra - max(0, r.LockLimit-r.PinnedVM) + cpus - 1) / cpus
-			list = append(list, fmt.Sprintf("sysctl kernel.perf_event_mlock_kb=%d", perCPU*page/1024))
-		}
-	}
-	list = append(list, "CAP_IPC_LOCK (effective, initial user namespace)")
-	if fits := largestBuffer(r.UserExtra-over, r.Area); fits > 0 {
-		list = append(list, fmt.Sprintf("a buffer of %d pages", fits))
-	}
-	return list
-}
-
-// largestBuffer is the largest size that perf accepts, up to a number of pages:
-// a power of two, and in the data area one more for the control page. 0: none.
-func largestBuffer(pages int64, area rule.Area) int64 {
-	var control int64
-	if area == rule.Data {
-		control = 1
-	}
-	if pages <= control {
-		return 0
-	}
-	return 1<<(bits.Len64(uint64(pages-control))-1) + control
+	return s + " Remedies: " + strings.Join(advice.OfEntry(&r.Entry, r.Era == "cumulative").Brief(), ", or ") + "."
 }
 
 // explainError is about the errors that locked memory has no part in.

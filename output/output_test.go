@@ -183,18 +183,6 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-func TestLargestBuffer(t *testing.T) {
-	for _, c := range []struct {
-		pages int64
-		area  rule.Area
-		want  int64
-	}{{59, rule.Data, 33}, {65, rule.Data, 65}, {64, rule.Data, 33}, {2, rule.Data, 2}, {1, rule.Data, 0}, {-5, rule.Data, 0}, {59, rule.AUX, 32}} {
-		if got := largestBuffer(c.pages, c.area); got != c.want {
-			t.Errorf("largestBuffer(%d, %v) = %d; want %d", c.pages, c.area, got, c.want)
-		}
-	}
-}
-
 func TestExplainRefusal(t *testing.T) {
 	row := &Row{Entry: ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{Errno: rule.EPERM, UID: 1000, PageSize: 4096, OnlineCPUs: 4,
 		UserExtra: 65, UserLocked: 581, UserLockLimit: 516, Extra: 65, PinnedVM: 69, Locked: 134, LockLimit: 128}}}

@@ -160,6 +160,19 @@ func OfEntry(e *ledger.Entry, cumulative bool) *Explanation {
 	return x
 }
 
+// Brief are the settings alone that let a refused call succeed, as a row's note has
+// them: limits first, for these are what the note is about.
+func (x *Explanation) Brief() (list []string) {
+	for _, name := range [...]string{nameMemlock, nameAllowance, nameCapability, nameSmaller} {
+		for _, r := range x.Remedies {
+			if r.Name == name {
+				list = append(list, r.brief)
+			}
+		}
+	}
+	return list
+}
+
 // AddHolders completes the explanation of an event by a snapshot that was taken
 // soon after it.
 func (x *Explanation) AddHolders(s *snapshot.Snapshot, facts *snapshot.Facts) {

@@ -22,8 +22,17 @@ type Remedy struct {
 	Docker     string `json:"docker"`
 	Kubernetes string `json:"kubernetes"`
 
-	rank int // small changes first
+	brief string // the setting alone, for a row's note; "" where a row has no room for it
+	rank  int    // small changes first
 }
+
+// The names of the remedies that a row's note has room for.
+const (
+	nameMemlock    = "RLIMIT_MEMLOCK"
+	nameAllowance  = "perf_event_mlock_kb"
+	nameCapability = "CAP_IPC_LOCK"
+	nameSmaller    = "smaller buffer"
+)
 
 // remedies are the smallest changes that let all buffers of an ask succeed.
 func remedies(s rule.Settings, c rule.Caller, ask Ask) []Remedy {
@@ -64,7 +73,7 @@ func smaller(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 			what = fmt.Sprintf("mmap of %d pages: %d bytes", pages, bytes)
 			option = fmt.Sprintf("perf record --mmap-pages=,%d", pages)
 		}
-		return &Remedy{Name: "smaller buffer", Pages: pages, Change: "buffers of " + count(pages, "page"),
+		return &Remedy{Name: nameSmaller, Pages: pages, brief: "a buffer of " + count(pages, "page"), Change: "buffers of " + count(pages, "page"),
 			Price: "more events are lost in bursts", Shell: what + "; " + option}
 	}
 	return nil
@@ -111,13 +120,14 @@ func limit(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 		return nil // a negative pinned_vm exceeds every limit
 	}
 	bytes := bytesOf(s, last.Locked)
-	r := &Remedy{Name: "RLIMIT_MEMLOCK", Pages: last.Locked, Change: fmt.Sprintf("RLIMIT_MEMLOCK of %d bytes (%s)", bytes, count(last.Locked, "page")),
+	r := &Remedy{Name: nameMemlock, Pages: last.Locked, Change: fmt.Sprintf("RLIMIT_MEMLOCK of %d bytes (%s)", bytes, count(last.Locked, "page")),
 		Price:      "this process may pin so much; not host-wide. Beyond the hard limit it takes CAP_SYS_RESOURCE",
 		Shell:      fmt.Sprintf("ulimit -l %d", (bytes+1023)/1024),
 		Systemd:    fmt.Sprintf("LimitMEMLOCK=%d", bytes),
 		Docker:     fmt.Sprintf("--ulimit memlock=%d:%d", bytes, bytes),
 		Kubernetes: fmt.Sprintf("pods have no field for it. On the node, CRI-O: default_ulimits = [\"memlock=%d:%d\"]; containerd: LimitMEMLOCK=%d in containerd.service", bytes, bytes, bytes),
 	}
+	r.brief = r.Shell + " (KiB)"
 	if ask.PID != 0 {
 		r.Shell = fmt.Sprintf("prlimit --pid %d --memlock=%d (now), or %s (before it starts)", ask.PID, bytes, r.Shell)
 	}
@@ -126,7 +136,7 @@ func limit(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 
 // capability lifts the limit.
 func capability() *Remedy {
-	return &Remedy{Name: "CAP_IPC_LOCK", Change: "CAP_IPC_LOCK, effective, in the initial user namespace",
+	return &Remedy{Name: nameCapability, brief: "CAP_IPC_LOCK (effective, initial user namespace)", Change: "CAP_IPC_LOCK, effective, in the initial user namespace",
 		Price:      "the process may pin any amount of memory; not host-wide. In a user namespace of its own it does not count",
 		Shell:      "setcap cap_ipc_lock+ep PROGRAM, or setpriv --inh-caps +ipc_lock --ambient-caps +ipc_lock COMMAND",
 		Systemd:    "AmbientCapabilities=CAP_IPC_LOCK",
@@ -153,7 +163,7 @@ func allowance(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 		return nil
 	}
 	setting := fmt.Sprintf("kernel.perf_event_mlock_kb=%d", kib)
-	return &Remedy{Name: "perf_event_mlock_kb", HostWide: true, Pages: raised.UserLockLimit(),
+	return &Remedy{Name: nameAllowance, HostWide: true, brief: "sysctl " + setting, Pages: raised.UserLockLimit(),
 		Change:     fmt.Sprintf("%s: an allowance of %s", setting, count(raised.UserLockLimit(), "page")),
 		Price:      fmt.Sprintf("host-wide: every user may pin %d KiB × %d CPUs", kib, cpus),
 		Shell:      "sysctl -w " + setting,

@@ -157,7 +157,7 @@ func TestLargest(t *testing.T) {
 	for _, c := range []struct {
 		area        Area
 		pages, want int64
-	}{{Data, 128, 65}, {Data, 129, 129}, {Data, 2, 2}, {Data, 1, 0}, {Data, -5, 0}, {AUX, 128, 128}, {AUX, 1, 1}, {AUX, 0, 0}} {
+	}{{Data, 128, 65}, {Data, 129, 129}, {Data, 2, 2}, {Data, 1, 0}, {Data, -5, 0}, {Data, 59, 33}, {Data, 65, 65}, {Data, 64, 33}, {AUX, 59, 32}, {AUX, 128, 128}, {AUX, 1, 1}, {AUX, 0, 0}} {
 		if got := Largest(c.area, c.pages); got != c.want {
 			t.Errorf("area %d, %d pages: %d; want %d", c.area, c.pages, got, c.want)
 		}
