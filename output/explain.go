@@ -11,12 +11,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
-func errnoName(errno int32) string {
-	if name := unix.ErrnoName(unix.Errno(errno)); name != "" {
-		return name
-	}
-	return fmt.Sprintf("errno %d", errno)
-}
+func errnoName(errno int32) string { return rule.ErrnoName(unix.Errno(errno)) }
 
 // Bytes writes a number of bytes in the largest binary unit that fits.
 func Bytes(n int64) string {

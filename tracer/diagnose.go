@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -25,12 +24,12 @@ func explainOpen(failures []error) error {
 		err = fmt.Errorf("%w; before that: %w", err, errors.Join(failures[:len(failures)-1]...))
 	}
 	switch {
-	case !kernel.HaveKprobes() && len(kernel.MissingCapabilities()) == 0:
+	case kernel.Kprobes().Lacks() && len(kernel.MissingCapabilities()) == 0:
 		return fmt.Errorf("%s: requires kprobes (CONFIG_KPROBE_EVENTS) or fentry (running %s without them): boot a kernel that has one of them, or try one in QEMU with `pinwatch guest --kernel IMAGE -- trace`: %w", what, kernel.Release(), err)
 	case (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) && !isVerifier(err):
 		return explainPermission(what, err)
-	case errors.Is(features.HaveMapType(ebpf.RingBuf), ebpf.ErrNotSupported) && errors.Is(err, ebpf.ErrNotSupported):
-		return fmt.Errorf("ring buffer: requires Linux 5.8 (running %s): use --transport perf: %w", kernel.Release(), err)
+	case kernel.RingBuffer().Lacks() && errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("%s: use --transport perf: %w", kernel.RingBuffer().Requires(), err)
 	case unsupported(err):
 		return fmt.Errorf("%s: requires kprobes on perf_mmap (Linux 5.16) or on its callers mmap_region and remove_vma, or fentry (running %s): use another kernel, or another --attach: %w", what, kernel.Release(), err)
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -23,7 +24,7 @@ func (t *Tracer) StartFrom(ctx context.Context, source *snapshot.Source) {
 	self := uint32(os.Getpid())
 	t.older = slices.DeleteFunc(s.Older(), func(e ledger.Event) bool { return e.PID == self })
 	if len(t.older) == 0 && slices.ContainsFunc(s.Buffers, func(b snapshot.Buffer) bool { return b.PID != self }) {
-		t.degraded = append(t.degraded, fmt.Sprintf("%d mappings that are older than the trace are not known well enough for a verdict (that takes BPF iterators: Linux 5.8)", len(s.Buffers)))
+		t.degraded = append(t.degraded, fmt.Sprintf("%d mappings that are older than the trace are not known well enough for a verdict (that takes BPF iterators: Linux %s)", len(s.Buffers), kernel.Iterators().Since))
 	}
 	now := t.decoder.now()
 	for i := range t.older {

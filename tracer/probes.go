@@ -58,7 +58,7 @@ func (w way) String() string {
 // because says why this way is used and none before it.
 func (w way) because(err error) string {
 	if w.where != "" && unsupported(err) {
-		return "probes on perf_mmap: requires Linux 5.16 (running " + kernel.Release() + "); probing its callers " + w.where
+		return kernel.ProbesOnPerfMmap().Missing()
 	}
 	return fmt.Sprintf("using %s, because %v", w, err)
 }
@@ -126,7 +126,7 @@ const callsAtOnce = 1024
 
 func attachKprobe(p probe, program *ebpf.Program) (link.Link, error) {
 	switch {
-	case !kernel.HaveKprobes():
+	case kernel.Kprobes().Lacks():
 		return nil, fmt.Errorf("kprobes: %w", ebpf.ErrNotSupported)
 	case !p.ret:
 		return link.Kprobe(p.symbol, program, nil)

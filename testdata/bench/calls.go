@@ -9,18 +9,16 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"golang.org/x/sys/unix"
 )
 
 // pair opens an event, maps a buffer of two pages, unmaps it and closes the event.
 // Raw system calls: Go's scheduler has no part in what is measured.
 func pair() error {
-	attr := unix.PerfEventAttr{
-		Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_DUMMY, Size: uint32(unix.PERF_ATTR_SIZE_VER1),
-		Bits: unix.PerfBitDisabled | unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv,
-	}
+	attr := kernel.DummyEvent()
 	cpu := -1
-	fd, _, errno := unix.RawSyscall6(unix.SYS_PERF_EVENT_OPEN, uintptr(unsafe.Pointer(&attr)), 0, uintptr(cpu), uintptr(cpu), unix.PERF_FLAG_FD_CLOEXEC, 0)
+	fd, _, errno := unix.RawSyscall6(unix.SYS_PERF_EVENT_OPEN, uintptr(unsafe.Pointer(attr)), 0, uintptr(cpu), uintptr(cpu), unix.PERF_FLAG_FD_CLOEXEC, 0)
 	if errno != 0 {
 		return fmt.Errorf("perf_event_open: %w", errno)
 	}

@@ -147,13 +147,13 @@ func OfEntry(e *ledger.Entry, cumulative bool) *Explanation {
 	x.Held.UserLocked = caller.UserLocked
 	x.Held.Share = percent(caller.UserLocked, x.Numbers.UserLockLimit)
 	x.Source, x.Unknown = "event", []string{"who holds the allowance: an event does not say"}
-	if e.Errno != 0 && errnoName(unix.Errno(e.Errno)) != x.Verdict.Errno {
+	if e.Errno != 0 && rule.ErrnoName(unix.Errno(e.Errno)) != x.Verdict.Errno {
 		// Something else refused: what the kernel said counts.
 		limit := LimitOther
 		if unix.Errno(e.Errno) == unix.EINVAL {
 			limit = LimitGeometry
 		}
-		x.Verdict = Verdict{Errno: errnoName(unix.Errno(e.Errno)), Limit: limit}
+		x.Verdict = Verdict{Errno: rule.ErrnoName(unix.Errno(e.Errno)), Limit: limit}
 		x.Remedies = []Remedy{}
 	}
 	x.sortRemedies()
@@ -200,7 +200,7 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 			UserLocked: before.UserLocked, Extra: last.Extra, PinnedVM: before.PinnedVM, Locked: last.Locked, LockLimit: caller.LockLimit,
 			BeforeUser: before.UserLocked - caller.UserLocked, BeforePinned: before.PinnedVM - caller.PinnedVM,
 		},
-		Verdict: Verdict{Allowed: last.Errno == 0, Errno: errnoName(last.Errno), Mapped: done},
+		Verdict: Verdict{Allowed: last.Errno == 0, Errno: rule.ErrnoName(last.Errno), Mapped: done},
 		Fits:    limits.Fits(caller, ask.Area, ask.Pages),
 		Holders: []Holder{}, Remedies: []Remedy{}, Checks: []Check{}, Unknown: []string{},
 	}
@@ -228,16 +228,6 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 func (x *Explanation) area() rule.Area {
 	area, _ := rule.ParseArea(x.Area) // it was written by String
 	return area
-}
-
-func errnoName(errno unix.Errno) string {
-	if errno == 0 {
-		return ""
-	}
-	if name := unix.ErrnoName(errno); name != "" {
-		return name
-	}
-	return fmt.Sprintf("errno %d", int(errno))
 }
 
 func subject(s *snapshot.Snapshot, pid, uid uint32) Subject {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
@@ -287,17 +288,11 @@ func (u *user) become() error {
 }
 
 func (a *actor) openEvent(kind uint32) reply {
-	attr := unix.PerfEventAttr{
-		Type: kind,
-		Size: uint32(unix.PERF_ATTR_SIZE_VER1),
-		Bits: unix.PerfBitDisabled | unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv,
+	attr := kernel.DummyEvent()
+	if kind != attr.Type {
+		attr.Type, attr.Config, attr.Bits = kind, 0, unix.PerfBitDisabled
 	}
-	if kind == unix.PERF_TYPE_SOFTWARE {
-		attr.Config = unix.PERF_COUNT_SW_DUMMY
-	} else {
-		attr.Bits = unix.PerfBitDisabled
-	}
-	fd, err := unix.PerfEventOpen(&attr, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	fd, err := unix.PerfEventOpen(attr, 0, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
 	if err != nil {
 		return failed(fmt.Errorf("perf_event_open: %w", err))
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,7 +42,7 @@ func (o *objects) op(name string) func(*request) reply {
 func errnoOf(err error) string {
 	var errno unix.Errno
 	if errors.As(err, &errno) {
-		return unix.ErrnoName(errno)
+		return rule.ErrnoName(errno)
 	}
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		return "not supported"
@@ -200,7 +201,7 @@ func (o *objects) bpfPrograms(*request) (r reply) {
 		for range programCopies {
 			fd, errno := p.load()
 			if errno != 0 {
-				r.Notes = append(r.Notes, fmt.Sprintf("%s: %s", p.kind, unix.ErrnoName(errno)))
+				r.Notes = append(r.Notes, fmt.Sprintf("%s: %s", p.kind, rule.ErrnoName(errno)))
 				break
 			}
 			o.programs = append(o.programs, fd)

@@ -9,10 +9,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"golang.org/x/sys/unix"
 )
 
@@ -188,15 +188,6 @@ func (p *process) ask(r request, fd int) (message, error) {
 
 // vmPin is the witness of pinned_vm, in pages: negative where the counter is.
 func (p *process) vmPin() (int64, error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.SplitSeq(string(raw), "\n") {
-		if rest, ok := strings.CutPrefix(line, "VmPin:"); ok {
-			kib, err := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
-			return int64(kib) / int64(os.Getpagesize()/1024), err
-		}
-	}
-	return 0, fmt.Errorf("process %d has no VmPin", p.pid)
+	kib, err := kernel.VmPin(fmt.Sprint(p.pid))
+	return kib / int64(os.Getpagesize()/1024), err
 }

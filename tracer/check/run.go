@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
@@ -55,7 +55,7 @@ type run struct {
 // Run exercises the running kernel. An error says why that could not be done at
 // all.
 func Run(ctx context.Context, opts Options) (k Kernel, err error) {
-	k = Kernel{Release: release(), Arch: runtime.GOARCH, PageBytes: page(), Scenarios: []Scenario{}}
+	k = Kernel{Release: kernel.Release(), Arch: runtime.GOARCH, PageBytes: page(), Scenarios: []Scenario{}}
 	if err := able(); err != nil {
 		return k, err
 	}
@@ -423,21 +423,9 @@ func (w *watch) stop() (events []ledger.Event, lost uint64, err error) {
 // auxPMU finds a PMU that has an AUX area.
 func auxPMU() uint32 {
 	for _, name := range auxPMUs() {
-		raw, err := os.ReadFile("/sys/bus/event_source/devices/" + name + "/type")
-		if err != nil {
-			continue
-		}
-		if kind, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 32); err == nil {
-			return uint32(kind)
+		if kind, err := kernel.PMUType(name); err == nil {
+			return kind
 		}
 	}
 	return 0
-}
-
-func release() string {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return "unknown"
-	}
-	return unix.ByteSliceToString(u.Release[:])
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"golang.org/x/sys/unix"
 )
 
@@ -350,7 +351,7 @@ func errnoName(e unix.Errno) string {
 	if e == 0 {
 		return "ok"
 	}
-	return unix.ErrnoName(e)
+	return rule.ErrnoName(e)
 }
 
 // Refused makes a call that must fail with one of some errors, and charge

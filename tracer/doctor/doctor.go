@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer"
@@ -46,9 +45,10 @@ func Examine(opts tracer.Options) []Check {
 		checkPerfEvent(),
 		checkBTF(opts),
 		checkSymbols(),
-		checkKprobes(),
-		checkRingBuffer(),
 		checkUserNamespace(facts),
+	}
+	for _, f := range kernel.Features() {
+		checks = append(checks, checkFeature(f))
 	}
 	checks = append(checks, checkCapabilities()...)
 	checks = append(checks, checkLockdown(facts), checkSecurityModules(facts), checkSeccomp(facts), checkCgroup(), checkBPFMemory(facts))
@@ -79,22 +79,16 @@ func checkBTF(opts tracer.Options) Check {
 	return Check{"types types", StateOK, "BTF of the running kernel", ""}
 }
 
-func checkKprobes() Check {
-	if !kernel.HaveKprobes() {
-		return Check{"kprobes", StateDegraded, "neither the kprobe PMU nor tracefs has them", "boot a kernel with CONFIG_KPROBE_EVENTS; pinwatch guest runs one in QEMU"}
-	}
-	return Check{"kprobes", StateOK, "", ""}
-}
-
-func checkRingBuffer() Check {
-	err := features.HaveMapType(ebpf.RingBuf)
+// checkFeature asks the kernel for a feature.
+func checkFeature(f kernel.Feature) Check {
+	err := f.Probe()
 	switch {
 	case err == nil:
-		return Check{"BPF ring buffer", StateOK, "", ""}
+		return Check{f.Name, StateOK, "", ""}
 	case errors.Is(err, ebpf.ErrNotSupported):
-		return Check{"BPF ring buffer", StateDegraded, "requires Linux 5.8; the perf event array stands in", ""}
+		return Check{f.Name, StateDegraded, fmt.Sprintf("requires Linux %s; %s", f.Since, f.Instead), f.Remedy}
 	}
-	return Check{"BPF ring buffer", StateDegraded, "not known: " + err.Error(), "run as root"}
+	return Check{f.Name, StateDegraded, "not known: " + err.Error(), "run as root"}
 }
 
 // checkPerfEvent opens the plainest of all perf events: what refuses that one

@@ -1,18 +1,103 @@
 package kernel
 
-import "os"
+import (
+	"errors"
+	"fmt"
+	"os"
 
-// HaveKprobes reports whether the kernel offers kprobes in one of the two ways
-// that there are.
-func HaveKprobes() bool {
-	for _, path := range []string{
-		"/sys/bus/event_source/devices/kprobe/type",
-		"/sys/kernel/tracing/kprobe_events",
-		"/sys/kernel/debug/tracing/kprobe_events",
-	} {
-		if _, err := os.Stat(path); err == nil {
-			return true
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
+)
+
+// Feature is something that only some kernels offer. Whether this one does is found out
+// by asking it; the version is what people are told, never what is decided by.
+type Feature struct {
+	Name  string
+	Since string // the first version of Linux that has it
+	// Probe asks the kernel: nil means that it has it, ebpf.ErrNotSupported that it has
+	// not, and any other error that this is not known.
+	Probe   func() error
+	Instead string // what is done without it
+	Remedy  string // what the machine's owner can do; "": nothing
+}
+
+// Lacks reports whether this kernel is known to lack the feature.
+func (f Feature) Lacks() bool { return errors.Is(f.Probe(), ebpf.ErrNotSupported) }
+
+// Requires says what the feature takes, and what this machine has.
+func (f Feature) Requires() string {
+	return fmt.Sprintf("%s: requires Linux %s (running %s)", f.Name, f.Since, Release())
+}
+
+// Missing says that this kernel lacks the feature, and what is done instead.
+func (f Feature) Missing() string { return f.Requires() + "; " + f.Instead }
+
+// RingBuffer is the BPF ring buffer.
+func RingBuffer() Feature {
+	return Feature{Name: "ring buffer", Since: "5.8", Instead: "using perf event array",
+		Probe: func() error { return features.HaveMapType(ebpf.RingBuf) }}
+}
+
+// Kprobes are offered in one of two ways: by a PMU, or in tracefs.
+func Kprobes() Feature {
+	return Feature{Name: "kprobes", Since: "4.17 with CONFIG_KPROBE_EVENTS", Instead: "fentry alone is left",
+		Remedy: "boot a kernel with CONFIG_KPROBE_EVENTS; pinwatch guest runs one in QEMU",
+		Probe: func() error {
+			for _, path := range []string{
+				"/sys/bus/event_source/devices/kprobe/type",
+				"/sys/kernel/tracing/kprobe_events",
+				"/sys/kernel/debug/tracing/kprobe_events",
+			} {
+				if _, err := os.Stat(path); err == nil {
+					return nil
+				}
+			}
+			return fmt.Errorf("neither the kprobe PMU nor tracefs has them: %w", ebpf.ErrNotSupported)
+		}}
+}
+
+// ProbesOnPerfMmap are probes on perf_mmap() and perf_mmap_close() themselves. Before
+// 79df45731da6, kernel/events/core.c was built without what probes stand on.
+func ProbesOnPerfMmap() Feature {
+	return Feature{Name: "probes on perf_mmap", Since: "5.16", Instead: "probing its callers mmap_region and remove_vma",
+		Probe: func() error {
+			types, err := LoadTypes("", nil)
+			if err != nil {
+				return err
+			}
+			if !types.HasStaticFunctions() {
+				return ebpf.ErrNotSupported
+			}
+			return nil
+		}}
+}
+
+// Iterators walk through the kernel's tasks, and so through processes and the counters
+// of their users.
+func Iterators() Feature {
+	return Feature{Name: "BPF iterators", Since: "5.8", Instead: "/proc is used instead", Probe: haveIterator("task")}
+}
+
+// MappingIterator walks through the mappings of processes.
+func MappingIterator() Feature {
+	return Feature{Name: "iterator of mappings", Since: "5.12", Instead: "/proc/PID/maps and descriptors are used instead", Probe: haveIterator("task_vma")}
+}
+
+// haveIterator reports whether the kernel's types have an iterator's context.
+func haveIterator(of string) func() error {
+	return func() error {
+		types, err := LoadTypes("", nil)
+		if err != nil {
+			return err
 		}
+		if len(types.Parameters("bpf_iter_"+of)) == 0 {
+			return ebpf.ErrNotSupported
+		}
+		return nil
 	}
-	return false
+}
+
+// Features are all rows, in the order in which doctor shows them.
+func Features() []Feature {
+	return []Feature{Kprobes(), RingBuffer(), ProbesOnPerfMmap(), Iterators(), MappingIterator()}
 }

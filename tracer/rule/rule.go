@@ -237,6 +237,3 @@ func Largest(area Area, pages int64) int64 {
 	}
 	return 1<<(bits.Len64(uint64(n))-1) + Control(area)
 }
-
-// EPERM is the errno of a refusal for want of allowance and limit, as records have it.
-const EPERM = int32(unix.EPERM)

@@ -40,7 +40,7 @@ func openIterators(opts Options) (it iterators, degraded []string, err error) {
 		return it, nil, err
 	}
 	if it.vmas, err = openIterator(bpf.SnapshotProgIterTaskVma, types); err != nil {
-		degraded = append(degraded, fmt.Sprintf("mappings of perf buffers: from /proc/PID/maps and descriptors, for there is no iterator of them (Linux 5.12): %v", err))
+		degraded = append(degraded, fmt.Sprintf("mappings of perf buffers: no %s (Linux %s); %s: %v", kernel.MappingIterator().Name, kernel.MappingIterator().Since, kernel.MappingIterator().Instead, err))
 		if it.files, err = openIterator(bpf.SnapshotProgIterPerfFiles, types); err != nil {
 			degraded = append(degraded, fmt.Sprintf("charges of perf buffers: not readable: %v", err))
 		}

@@ -146,7 +146,7 @@ func (p proc) process(pid uint32, pageSize uint32) (result Process, ok bool) {
 	if !ok {
 		return result, false // no mm
 	}
-	kib, err := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(vmPin, "kB")), 10, 64)
+	kib, err := kernel.ParseKiB(vmPin)
 	result.Known = err == nil
 	// A negative counter is printed as a huge number.
 	result.PinnedVM = int64(kib) / (int64(pageSize) / 1024)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -35,7 +36,7 @@ func Open(opts Options) (*Source, error) {
 	if s.iterators, s.degraded, err = openIterators(opts); err != nil {
 		s.iterators.close()
 		s.iterators = iterators{}
-		s.degraded = []string{fmt.Sprintf("BPF iterators: not to be had, /proc is used instead (needs Linux 5.8, and CAP_BPF and CAP_PERFMON or CAP_SYS_ADMIN): %v", err)}
+		s.degraded = []string{fmt.Sprintf("%s: unavailable; %s (requires Linux %s, and CAP_BPF and CAP_PERFMON or CAP_SYS_ADMIN): %v", kernel.Iterators().Name, kernel.Iterators().Instead, kernel.Iterators().Since, err)}
 		return s, nil
 	}
 	if ns, err := os.Readlink(filepath.Join(s.proc.proc, "self/ns/pid")); err == nil && ns != initialPIDNamespace {

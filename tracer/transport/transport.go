@@ -3,12 +3,10 @@
 package transport
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/features"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
@@ -66,8 +64,8 @@ func Names() []string { return []string{Auto, Ringbuf, PerfArray} }
 func Choose(name string) (t Transport, note string, err error) {
 	switch name {
 	case "", Auto:
-		if errors.Is(features.HaveMapType(ebpf.RingBuf), ebpf.ErrNotSupported) {
-			return perfArrayTransport(), "ring buffer: requires Linux 5.8 (running " + kernel.Release() + "); using perf event array", nil
+		if ring := kernel.RingBuffer(); ring.Lacks() {
+			return perfArrayTransport(), ring.Missing(), nil
 		}
 		return ringbufTransport(), "", nil
 	case Ringbuf:

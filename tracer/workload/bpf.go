@@ -17,6 +17,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
@@ -450,7 +451,7 @@ func setTaskStorage(m *ebpf.Map, value any) error {
 
 func (b *BPFMaps) refused(out io.Writer, step string, count, updated int, errno unix.Errno) error {
 	return b.report(out, BPFStep{Step: step, Name: b.Name, Count: count, Updated: updated, Memlock: -1,
-		Errno: int(errno), ErrnoName: unix.ErrnoName(errno)}, true)
+		Errno: int(errno), ErrnoName: rule.ErrnoName(errno)}, true)
 }
 
 func (b *BPFMaps) report(out io.Writer, s BPFStep, witness bool) error {

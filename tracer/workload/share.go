@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"golang.org/x/sys/unix"
 )
 
@@ -98,7 +99,7 @@ func (t *TwoProcesses) Run(out io.Writer) error {
 }
 
 func shareReport(out io.Writer, step, process string) error {
-	pin, err := VmPin()
+	pin, err := kernel.VmPin("self")
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -210,7 +211,7 @@ func (t *Trials) trial(ctx context.Context, random *rand.Rand, m *mapper, sum *T
 func (s *TrialSummary) count(settings rule.Settings, caller rule.Caller, predicted rule.Outcome, errno unix.Errno) {
 	name := "ok"
 	if errno != 0 {
-		name = unix.ErrnoName(errno)
+		name = rule.ErrnoName(errno)
 	}
 	s.Outcomes[name]++
 	if errno == 0 && predicted.Over > 0 && settings.Limits().Exempt(caller) {
@@ -436,7 +437,7 @@ func obey(order string, areas map[int][][]byte) (answer string, err error) {
 	} else if !errors.As(err, &errno) {
 		return "", err
 	}
-	kib, err := VmPin()
+	kib, err := kernel.VmPin("self")
 	return fmt.Sprintf("%d %d", errno, kib*1024/int64(os.Getpagesize())), err
 }
 

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"golang.org/x/sys/unix"
 )
 
@@ -102,22 +104,16 @@ func (p *PerfBuffers) enough() (int, error) {
 // eventOf is an event that counts nothing worth knowing, of a PMU: "" is the
 // kernel's own dummy.
 func eventOf(pmu string) (unix.PerfEventAttr, error) {
-	attr := unix.PerfEventAttr{
-		Type:   unix.PERF_TYPE_SOFTWARE,
-		Config: unix.PERF_COUNT_SW_DUMMY,
-		Size:   uint32(unix.PERF_ATTR_SIZE_VER1),
-		Bits:   unix.PerfBitDisabled | unix.PerfBitExcludeKernel | unix.PerfBitExcludeHv,
-	}
+	attr := *kernel.DummyEvent()
 	if pmu == "" {
 		return attr, nil
 	}
-	raw, err := os.ReadFile("/sys/bus/event_source/devices/" + pmu + "/type")
+	kind, err := kernel.PMUType(pmu)
 	if err != nil {
 		return attr, fmt.Errorf("AUX area: requires a PMU that has one: %w", err)
 	}
-	kind, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 32)
-	attr.Type, attr.Config = uint32(kind), 0
-	return attr, err
+	attr.Type, attr.Config = kind, 0
+	return attr, nil
 }
 
 // openEvents opens so many events of this process, of a PMU.
@@ -215,7 +211,7 @@ func (p *PerfBuffers) mapAgain(fd, size int) error {
 }
 
 func (p *PerfBuffers) report(out io.Writer, step string, buffer int, errno unix.Errno) error {
-	pin, err := VmPin()
+	pin, err := kernel.VmPin("self")
 	if err != nil {
 		return err
 	}
@@ -228,30 +224,8 @@ func (p *PerfBuffers) report(out io.Writer, step string, buffer int, errno unix.
 	}
 	said := "ok"
 	if errno != 0 {
-		said = unix.ErrnoName(errno)
+		said = rule.ErrnoName(errno)
 	}
 	_, err = fmt.Fprintf(out, "workload: %-7s buffer %d, %d pages: %s, VmPin %d kB\n", s.Step, s.Buffer, s.Pages, said, s.VmPinKiB)
 	return err
-}
-
-// VmPin is pinned_vm of this process in KiB, as the kernel reports it in
-// /proc/self/status. It is negative where the counter is.
-func VmPin() (int64, error) {
-	raw, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.SplitSeq(string(raw), "\n") {
-		rest, ok := strings.CutPrefix(line, "VmPin:")
-		if !ok {
-			continue
-		}
-		kib, err := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("/proc/self/status: %q: %w", line, err)
-		}
-		// The kernel prints pages << (PAGE_SHIFT - 10) as unsigned.
-		return int64(kib), nil
-	}
-	return 0, errors.New("/proc/self/status: no VmPin")
 }
