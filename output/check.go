@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // The formats of a check's report.
@@ -205,8 +206,10 @@ func writeFails(b *strings.Builder, r *check.Report, names []string) {
 				first[what] = sc
 			}
 			kernels.add(what, names[i])
-			for _, v := range sc.Verdicts {
-				hurt.add(v+" hurts "+check.Hurts(v), "")
+			for _, name := range sc.Verdicts {
+				if v, ok := ledger.ParseVerdict(name); ok {
+					hurt.add(name+" hurts "+v.Impact(), "")
+				}
 			}
 		}
 		for _, what := range kernels.keys {

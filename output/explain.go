@@ -85,12 +85,17 @@ func explainVerdict(r *Row) string {
 			-r.ExpectedUser, -r.ExpectedPinned, -r.ChargedUser, -r.ChargedPinned, r.UserAfter, r.PinnedAfter, amount(r.Excess, r.PageSize))
 	case ledger.WrongRefusal:
 		s = explainWrongRefusal(r)
+	default:
+		s = ruleOf(r)
 	}
 	if r.Uncertain {
 		s += " Uncertain: another call moved the same counters meanwhile."
 	}
 	return s
 }
+
+// ruleOf is the sentence of a verdict that has no better one here.
+func ruleOf(r *Row) string { return fmt.Sprintf("%s: right is: %s.", r.Verdict, r.Verdict.Rule()) }
 
 func explainWrongRefusal(r *Row) string {
 	switch {

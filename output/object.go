@@ -275,6 +275,8 @@ func explainObjectVerdict(r *Row) string {
 		s = fmt.Sprintf("underflow: %s more were given back than were charged.", amount(r.Excess, r.PageSize))
 	case ledger.WrongRefusal:
 		s = fmt.Sprintf("wrong-refusal: locked_vm and what was asked for are within RLIMIT_MEMLOCK, or the refused call left %d pages charged.", r.ChargedUser)
+	default:
+		s = ruleOf(r)
 	}
 	if r.Uncertain {
 		s += " Uncertain: something else may have moved the counter, or memory is on its way back."

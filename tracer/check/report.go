@@ -199,7 +199,7 @@ func (sc *Scenario) conclude(traced bool) {
 	} else if len(sure) == 0 {
 		sc.Verdicts = e.named()
 	}
-	e.Hurts = hurts(sc.Verdicts)
+	e.Hurts = impact(sc.Verdicts)
 	e.Reproduce = []string{strings.Join(e.Notes, "; "), "pinwatch check --invasive --scenario " + sc.Name}
 	e.Notes = []string{}
 	sc.Reason = e.reason()
@@ -295,25 +295,15 @@ func (b *Broken) String() string {
 	return s
 }
 
-// hurts says whom broken invariants hurt.
-func hurts(verdicts []string) string {
+// impact is whom broken invariants hurt, by their names.
+func impact(verdicts []string) string {
 	var list []string
-	for _, v := range verdicts {
-		list = append(list, Hurts(v))
+	for _, name := range verdicts {
+		if v, ok := ledger.ParseVerdict(name); ok {
+			list = append(list, v.Impact())
+		}
 	}
 	return strings.Join(list, "; ")
-}
-
-// Hurts says whom a broken invariant hurts, by its name.
-func Hurts(verdict string) string {
-	return map[string]string{
-		ledger.Overcharge.String():        "the process and all of its user's: buffers that fit are refused earlier",
-		ledger.DoubleCharge.String():      "all processes of the user: its allowance is gone until the last of them ends",
-		ledger.MisdirectedRefund.String(): "the process that paid, which keeps the charge; the one that unmapped last has a pinned_vm that is too low, or negative",
-		ledger.Leak.String():              "who was charged: what is gone from the allowance or the limit does not come back",
-		ledger.Underflow.String():         "everybody else: the user or process can lock more than it is allowed, or, if the counter wraps, nothing any more",
-		ledger.WrongRefusal.String():      "the caller: refused what the limits allow, or allowed what they refuse",
-	}[verdict]
 }
 
 // How to make an exit code of a report.

@@ -49,27 +49,6 @@ func (k Kind) Op(object bool) Op {
 	return Map
 }
 
-// Verdict names the invariant that an entry breaks, if any.
-type Verdict uint8
-
-// The verdicts. Each says which statement about the accounting is broken.
-const (
-	OK                Verdict = iota
-	Overcharge                // a charge is the pages, split as intended: never more to either side, never history
-	DoubleCharge              // one buffer, one charge
-	MisdirectedRefund         // a refund goes to the user and the mm that paid
-	Leak                      // a refund equals the charge
-	Underflow                 // no counter is negative, and nothing is refunded that was not charged
-	WrongRefusal              // EPERM exactly when the rule says so, and then nothing is charged
-)
-
-var verdictNames = [...]string{"ok", "overcharge", "double-charge", "misdirected-refund", "leak", "underflow", "wrong-refusal"}
-
-func (v Verdict) String() string { return verdictNames[v] }
-
-// Verdicts is how many there are, OK included.
-const Verdicts = len(verdictNames)
-
 // Entry is what the ledger makes of an event.
 type Entry struct {
 	Event
