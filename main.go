@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -234,7 +233,8 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 // told to stop.
 func trace(ctx context.Context, opts tracer.Options, out *outputFlags, duration time.Duration, command []string) error {
 	out.filter.Command = len(command) > 0
-	s, err := session.Open(ctx, opts, snapshot.Options{BTF: opts.BTF}, command)
+	s, err := session.Open(ctx, session.Options{Tracer: opts, Snapshot: snapshot.Options{BTF: opts.BTF},
+		Command: command, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {
 		return err
 	}
@@ -252,10 +252,21 @@ func trace(ctx context.Context, opts tracer.Options, out *outputFlags, duration 
 		ctx, cancel = context.WithTimeout(ctx, duration)
 		defer cancel()
 	}
-	return s.Run(ctx, func(events iter.Seq2[ledger.Event, error]) error {
-		_, err := output.Stream(events, func() uint64 { return s.Losses().Total() }, &out.filter, w)
-		return err
-	})
+	return ended(s, s.Run(ctx, output.NewStream(w, &out.filter)))
+}
+
+// ended says what was lost, and how the command ended, if not well: neither is a failure
+// of the trace.
+func ended(s *session.Session, err error) error {
+	if losses := s.Losses(); losses.Total() > 0 {
+		fmt.Fprintf(os.Stderr, "pinwatch: lost events: %s\n", losses)
+	}
+	var command *session.CommandError
+	if errors.As(err, &command) {
+		fmt.Fprintf(os.Stderr, "pinwatch: %v\n", command)
+		return nil
+	}
+	return err
 }
 
 func replayCommand() *cobra.Command {
@@ -284,7 +295,7 @@ standard input.`,
 				return err
 			}
 			recording := output.NewRecording(in)
-			if _, err := output.Stream(recording.Events(), recording.Lost, &out.filter, w); err != nil {
+			if err := ledger.New().Run(recording.Events(), recording.Lost, output.NewStream(w, &out.filter)); err != nil {
 				return fmt.Errorf("replay %s: %w", args[0], err)
 			}
 			return nil
@@ -324,10 +335,10 @@ the processes that it may read have open.`,
 			if err := opts.Check(); err != nil {
 				return usageError{err}
 			}
-			var charged map[tracer.ObjectID]int64
+			var charged map[session.ObjectID]int64
 			if watch > 0 {
 				var err error
-				if charged, err = tracer.WatchObjects(cmd.Context(), watch); err != nil {
+				if charged, err = session.WatchObjects(cmd.Context(), watch); err != nil {
 					return err
 				}
 			}
@@ -337,7 +348,7 @@ the processes that it may read have open.`,
 			}
 			for i := range listing.Objects {
 				o := &listing.Objects[i]
-				o.Charged, o.ChargedKnown = charged[tracer.ObjectID{ID: o.ID, Program: o.Kind == bpfobj.KindProgram}]
+				o.Charged, o.ChargedKnown = charged[session.ObjectID{ID: o.ID, Program: o.Kind == bpfobj.KindProgram}]
 			}
 			for _, note := range output.MapsNotes(listing) {
 				fmt.Fprintf(os.Stderr, "pinwatch: %s\n", note)
@@ -462,22 +473,22 @@ func explain(ctx context.Context, e *explainFlags) error {
 }
 
 func explainTraced(ctx context.Context, e *explainFlags, command []string) error {
-	s, err := session.Open(ctx, e.trace, e.snapshotOpts, command)
+	s, err := session.Open(ctx, session.Options{Tracer: e.trace, Snapshot: e.snapshotOpts,
+		Command: command, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	refused := 0
-	err = s.Run(ctx, func(events iter.Seq2[ledger.Event, error]) (err error) {
-		refused, err = output.ExplainRefusals(os.Stdout, events,
-			func() (*snapshot.Snapshot, error) { return s.State.Take(context.Background()) },
-			func(pid uint32) *snapshot.Facts { return snapshot.Inspect(e.snapshotOpts, pid) }, e.json)
+	x := &output.Explainer{Out: os.Stdout, AsJSON: e.json,
+		Take:  func() (*snapshot.Snapshot, error) { return s.State.Take(context.Background()) },
+		Facts: func(pid uint32) *snapshot.Facts { return snapshot.Inspect(e.snapshotOpts, pid) }}
+	if err := ended(s, s.Run(ctx, x)); err != nil {
 		return err
-	})
-	if err == nil && refused > 0 {
+	}
+	if x.Refused > 0 {
 		return exitCode(exitFailure)
 	}
-	return err
+	return nil
 }
 
 // commandAfterDash allows arguments only as a command behind --.
@@ -647,11 +658,11 @@ func (t *topFlags) runReplay(ctx context.Context) error {
 func (t *topFlags) runLive(ctx context.Context) error {
 	t.trace.BufferBytes = t.bufferKiB << 10
 	source := &terminal.Live{Interval: t.view.Interval, Objects: terminal.Objects(bpfobj.ListHeld),
-		Container: func(path string) string { return cgroup.Identify(path).ContainerID }}
-	s, err := session.Open(ctx, t.trace, snapshot.Options{BTF: t.trace.BTF}, nil)
+		Container: func(path string) string { id := cgroup.Identify(path); return id.Short() }}
+	s, err := session.Open(ctx, session.Options{Tracer: t.trace, Snapshot: snapshot.Options{BTF: t.trace.BTF}})
 	if err == nil {
 		defer s.Close()
-		source.Tracer, source.Snapshot = s.Tracer, s.State.Take
+		source.Trace, source.Snapshot = s, s.State.Take
 		t.view.Attach = s.Attach() + ", " + s.Transport()
 	} else {
 		source.Untraced = err

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"iter"
 	"strings"
 
 	"github.com/olekukonko/tablewriter/tw"
@@ -26,50 +25,62 @@ func Advice(w io.Writer, x *advice.Explanation, asJSON bool) error {
 	return err
 }
 
-// ExplainRefusals explains every refusal among events of the traced command. The
-// same one again, of the same process, is only counted. facts are those of a
-// process.
-func ExplainRefusals(w io.Writer, events iter.Seq2[ledger.Event, error], take func() (*snapshot.Snapshot, error),
-	facts func(pid uint32) *snapshot.Facts, asJSON bool) (refusals int, err error) {
-	type key struct {
-		pid   uint32
-		errno int32
-		pages int64
+// Explainer is the sink that explains every refusal of the traced command. The same one
+// again, of the same process, is only counted.
+type Explainer struct {
+	Out    io.Writer
+	AsJSON bool
+	// Take takes a snapshot, for the holders, and Facts are those of a process.
+	Take  func() (*snapshot.Snapshot, error)
+	Facts func(pid uint32) *snapshot.Facts
+
+	Refused int // calls
+
+	mapped int
+	seen   map[refusalKey]bool
+}
+
+type refusalKey struct {
+	pid   uint32
+	errno int32
+	pages int64
+}
+
+// Enter explains an entry, if it is a new refusal.
+func (x *Explainer) Enter(e *ledger.Entry) error {
+	switch {
+	case !e.Command || e.Op != ledger.Map:
+		return nil
+	case e.Kind != ledger.Refusal:
+		x.mapped++
+		return nil
 	}
-	seen := map[key]bool{}
-	l := ledger.New()
-	mapped := 0
-	for event, err := range events {
-		if err != nil {
-			return refusals, err
-		}
-		entry := l.Apply(event)
-		switch {
-		case !event.Command || event.Op != ledger.Map:
-			continue
-		case entry.Kind != ledger.Refusal:
-			mapped++
-			continue
-		}
-		refusals++
-		this := key{event.PID, event.Errno, event.UserExtra}
-		if seen[this] {
-			continue
-		}
-		seen[this] = true
-		x := advice.OfEntry(&entry, l.Counts().Era == "cumulative")
-		if s, err := take(); err == nil {
-			x.AddHolders(s, facts(event.PID))
-		}
-		if err := Advice(w, x, asJSON); err != nil {
-			return refusals, err
-		}
+	x.Refused++
+	this := refusalKey{e.PID, e.Errno, e.UserExtra}
+	if x.seen[this] {
+		return nil
 	}
-	if asJSON {
-		return refusals, nil
+	if x.seen == nil {
+		x.seen = map[refusalKey]bool{}
 	}
-	_, err = fmt.Fprintf(w, "\n%d mappings of perf buffers succeeded, %d were refused.%s\n", mapped, refusals, elsewhere(refusals))
-	return refusals, err
+	x.seen[this] = true
+	explanation := advice.OfEntry(e, e.Era == "cumulative")
+	if s, err := x.Take(); err == nil {
+		explanation.AddHolders(s, x.Facts(e.PID))
+	}
+	return Advice(x.Out, explanation, x.AsJSON)
+}
+
+// Flush does nothing: an explanation is out when it is written.
+func (*Explainer) Flush(ledger.View) error { return nil }
+
+// Close says how often mappings succeeded and were refused.
+func (x *Explainer) Close(ledger.View, uint64) error {
+	if x.AsJSON {
+		return nil
+	}
+	_, err := fmt.Fprintf(x.Out, "\n%d mappings of perf buffers succeeded, %d were refused.%s\n", x.mapped, x.Refused, elsewhere(x.Refused))
+	return err
 }
 
 func elsewhere(refusals int) string {

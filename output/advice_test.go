@@ -141,18 +141,20 @@ func TestExplainRefusals(t *testing.T) {
 		}
 	}
 	var b strings.Builder
-	n, err := ExplainRefusals(&b, events,
-		func() (*snapshot.Snapshot, error) { return &snapshot.Snapshot{Source: snapshot.SourceProc}, nil },
-		func(uint32) *snapshot.Facts { return &snapshot.Facts{} }, false)
-	if err != nil || n != 3 {
-		t.Errorf("%d, %v", n, err)
+	x := &Explainer{Out: &b,
+		Take:  func() (*snapshot.Snapshot, error) { return &snapshot.Snapshot{Source: snapshot.SourceProc}, nil },
+		Facts: func(uint32) *snapshot.Facts { return &snapshot.Facts{} }}
+	none := func() uint64 { return 0 }
+	if err := ledger.New().Run(events, none, x); err != nil || x.Refused != 3 {
+		t.Errorf("%d, %v", x.Refused, err)
 	}
 	text := b.String()
 	if strings.Count(text, "REFUSED with EPERM") != 1 || strings.Count(text, "REFUSED with EINVAL") != 1 || !strings.Contains(text, "0 mappings of perf buffers succeeded, 3 were refused.\n") {
 		t.Error(text)
 	}
 	b.Reset()
-	if n, _ := ExplainRefusals(&b, func(func(ledger.Event, error) bool) {}, nil, nil, false); n != 0 || !strings.Contains(b.String(), "not for want of locked memory") {
+	x = &Explainer{Out: &b}
+	if err := ledger.New().Run(func(func(ledger.Event, error) bool) {}, none, x); err != nil || x.Refused != 0 || !strings.Contains(b.String(), "not for want of locked memory") {
 		t.Error(b.String())
 	}
 }

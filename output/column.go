@@ -22,11 +22,8 @@ const Version = 1
 type Row struct {
 	ledger.Entry
 
-	Summary   bool   // the last row: only the counters mean something
-	Event     uint64 // the event's number, from 1; in the summary how many there were
-	Refusals  uint64 // EPERM refusals up to now
+	Summary   bool // the last row: only the counters mean something
 	Subsystem string
-	Era       string // how this kernel was seen to account
 	Note      string // what there is to say about the row, in words
 }
 
@@ -171,7 +168,7 @@ func Columns() []Column {
 		text("subsystem", func(r *Row) string { return r.Subsystem }).
 			read(parseSubsystem),
 		text("kind", kind).read(parseKind).in("KIND", 9).left(),
-		integer("event", func(r *Row) *uint64 { return &r.Event }),
+		integer("event", func(r *Row) *uint64 { return &r.Number }),
 		integer("pid", func(r *Row) *uint32 { return &r.PID }).in("PID", 7),
 		integer("tid", func(r *Row) *uint32 { return &r.TID }),
 		text("comm", func(r *Row) string { return r.Comm }).

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"iter"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -156,7 +157,7 @@ func TestStreamIsLive(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Stream(events, func() uint64 { return 0 }, &Filter{}, w); err != nil {
+	if _, err := stream(events, func() uint64 { return 0 }, &Filter{}, w); err != nil {
 		t.Fatal(err)
 	}
 	if got := bytes.Count(out.Bytes(), []byte("\n")); got != 5 {
@@ -170,7 +171,7 @@ func TestStreamIsLive(t *testing.T) {
 			yield(ledger.Event{}, failed)
 		}
 	}
-	if _, err := Stream(broken, func() uint64 { return 0 }, &Filter{}, NewJSON(&out)); !errors.Is(err, failed) || bytes.Count(out.Bytes(), []byte("\n")) != 1 {
+	if _, err := stream(broken, func() uint64 { return 0 }, &Filter{}, NewJSON(&out)); !errors.Is(err, failed) || bytes.Count(out.Bytes(), []byte("\n")) != 1 {
 		t.Errorf("%v, with %q", err, out.String())
 	}
 }
@@ -181,6 +182,13 @@ func TestBytes(t *testing.T) {
 			t.Errorf("Bytes(%d) = %q; want %q", n, got, want)
 		}
 	}
+}
+
+// stream runs events through a ledger to a writer.
+func stream(events iter.Seq2[ledger.Event, error], lost func() uint64, filter *Filter, w Writer) (ledger.Summary, error) {
+	s := NewStream(w, filter)
+	err := ledger.New().Run(events, lost, s)
+	return s.Summary(), err
 }
 
 func TestExplainRefusal(t *testing.T) {
@@ -213,7 +221,7 @@ func TestOlder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := Stream(rec.Events(), rec.Lost, &Filter{}, table)
+	s, err := stream(rec.Events(), rec.Lost, &Filter{}, table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +261,7 @@ func FuzzRecording(f *testing.F) {
 		replay := func(in string) (string, bool) {
 			var out bytes.Buffer
 			rec := NewRecording(strings.NewReader(in))
-			_, err := Stream(rec.Events(), rec.Lost, &Filter{Older: true, Own: true}, NewJSON(&out))
+			_, err := stream(rec.Events(), rec.Lost, &Filter{Older: true, Own: true}, NewJSON(&out))
 			return out.String(), err == nil
 		}
 		first, ok := replay(in)

@@ -68,53 +68,48 @@ func matches[T comparable](wanted []T, have T) bool {
 	return false
 }
 
-// Stream runs events through a ledger to a writer, and ends with a summary when
-// the events do. It returns the ledger's summary.
-func Stream(events iter.Seq2[ledger.Event, error], lost func() uint64, filter *Filter, w Writer) (ledger.Summary, error) {
-	l := ledger.New()
-	var row Row
-	var last Row // what the summary says of the last one
-	for event, err := range events {
-		if err != nil {
-			return l.Summary(), errors.Join(err, w.Flush())
-		}
-		enter(&row, l, event)
-		if filter.Shows(&row.Entry) {
-			row.Note = Explain(&row)
-			if err := w.Write(&row); err != nil {
-				return l.Summary(), err
-			}
-			last.TimeNS, last.PageSize, last.OnlineCPUs = row.TimeNS, row.PageSize, row.OnlineCPUs
-		}
-		if event.Followed {
-			continue // the output is live, but no faster than it is read
-		}
-		if err := w.Flush(); err != nil {
-			return l.Summary(), err
-		}
+// Stream is the sink that shows a trace through a writer, and ends it with a summary.
+type Stream struct {
+	writer  Writer
+	filter  *Filter
+	row     Row
+	last    Row // what the summary says of the last row
+	summary ledger.Summary
+}
+
+// NewStream shows what passes the filter.
+func NewStream(w Writer, filter *Filter) *Stream { return &Stream{writer: w, filter: filter} }
+
+// Enter writes an entry, if it is one to show.
+func (s *Stream) Enter(e *ledger.Entry) error {
+	if !s.filter.Shows(e) {
+		return nil
 	}
-	s := l.Summary()
-	return s, w.Close(summaryRow(&last, s, lost()), s)
+	s.row = RowOf(e)
+	s.row.Note = Explain(&s.row)
+	s.last.TimeNS, s.last.PageSize, s.last.OnlineCPUs = e.TimeNS, e.PageSize, e.OnlineCPUs
+	return s.writer.Write(&s.row)
 }
 
-// Enter applies an event to a ledger and makes a row of it, without the note.
-func Enter(l *ledger.Ledger, event ledger.Event) Row {
-	var row Row
-	enter(&row, l, event)
-	return row
+// Flush has the writer show what it was given.
+func (s *Stream) Flush(ledger.View) error { return s.writer.Flush() }
+
+// Close writes the summary.
+func (s *Stream) Close(now ledger.View, lost uint64) error {
+	s.summary = now.Summary()
+	return s.writer.Close(summaryRow(&s.last, s.summary, lost), s.summary)
 }
 
-// enter sets all of a row but the note.
-func enter(row *Row, l *ledger.Ledger, event ledger.Event) {
-	row.Entry = l.Apply(event)
-	row.Subsystem = subsystemOf(&row.Entry)
-	row.Event, row.Refusals, row.Era = l.Progress()
-}
+// Summary is that of the trace, once it is closed.
+func (s *Stream) Summary() ledger.Summary { return s.summary }
+
+// RowOf is the row of an entry, without the note.
+func RowOf(e *ledger.Entry) Row { return Row{Entry: *e, Subsystem: subsystemOf(e)} }
 
 // summaryRow carries the totals in the fields of a row.
 func summaryRow(last *Row, s ledger.Summary, lost uint64) *Row {
-	r := &Row{Summary: true, Subsystem: subsystemPerf, Event: s.Events, Refusals: s.Refused}
-	r.Lost, r.Era = lost, s.Era
+	r := &Row{Summary: true, Subsystem: subsystemPerf}
+	r.Number, r.Refusals, r.Lost, r.Era = s.Events, s.Refused, lost, s.Era
 	r.TimeNS, r.PageSize, r.OnlineCPUs = last.TimeNS, last.PageSize, last.OnlineCPUs
 	r.ProcessOvercharge = s.Overcharged
 	r.Uncertain = s.Uncertain() > 0 || lost > 0

@@ -153,10 +153,11 @@ func benchmarkEvents(b *testing.B, live int, w output.Writer) {
 	}
 	filter := &output.Filter{}
 	b.ReportAllocs()
-	summary, err := output.Stream(events, func() uint64 { return 0 }, filter, w)
-	if err != nil {
+	stream := output.NewStream(w, filter)
+	if err := ledger.New().Run(events, func() uint64 { return 0 }, stream); err != nil {
 		b.Fatal(err)
 	}
+	summary := stream.Summary()
 	if summary.Verdicts[ledger.OK] != summary.Events || summary.Uncertain() != 0 || summary.Live < live-1 {
 		b.Fatalf("not the events that were meant: %+v", summary)
 	}
@@ -193,7 +194,7 @@ func BenchmarkHeap(b *testing.B) {
 		}
 		use("all")
 	}
-	if _, err := output.Stream(events, func() uint64 { return 0 }, &output.Filter{}, w); err != nil {
+	if err := ledger.New().Run(events, func() uint64 { return 0 }, output.NewStream(w, &output.Filter{})); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -33,7 +33,7 @@ func crowd(processes int, timeNS uint64) Snapshot {
 func crowdEntries(l *ledger.Ledger, n int, timeNS uint64, first int) Entries {
 	var rows []*output.Row
 	for i := range n {
-		row := output.Enter(l, ledger.Event{TimeNS: timeNS, PID: uint32(1000 + (first+i)%5000), UID: uint32(i % 50), Comm: "worker", MM: uint64(1 + (first+i)%5000),
+		row := enter(l, ledger.Event{TimeNS: timeNS, PID: uint32(1000 + (first+i)%5000), UID: uint32(i % 50), Comm: "worker", MM: uint64(1 + (first+i)%5000),
 			Buffer: uint64(first + i + 1), UserExtra: 129, UserLocked: 129, UserLockLimit: 33024, UserAfter: 129, LockLimit: 2048, PageSize: 4096, OnlineCPUs: 64, MappingsAfter: 1})
 		rows = append(rows, &row)
 	}

@@ -204,7 +204,7 @@ func (m *Model) cgroupDetail(g *cgroupRow) []string {
 		notable = append(notable, p.notable...)
 		pids[p.pid] = true
 	}
-	slices.SortFunc(notable, func(a, b *output.Row) int { return cmp.Compare(a.Event, b.Event) })
+	slices.SortFunc(notable, func(a, b *output.Row) int { return cmp.Compare(a.Number, b.Number) })
 	return append(lines, m.history(notable, func(r *output.Row) bool { return pids[r.PID] })...)
 }
 
@@ -220,8 +220,8 @@ func (m *Model) history(notable []*output.Row, of func(*output.Row) bool) []stri
 			rows = append(rows, r)
 		}
 	}
-	slices.SortFunc(rows, func(a, b *output.Row) int { return cmp.Compare(b.Event, a.Event) })
-	rows = slices.CompactFunc(rows, func(a, b *output.Row) bool { return a.Event == b.Event })
+	slices.SortFunc(rows, func(a, b *output.Row) int { return cmp.Compare(b.Number, a.Number) })
+	rows = slices.CompactFunc(rows, func(a, b *output.Row) bool { return a.Number == b.Number })
 	lines := []string{"", m.section("Ledger entries, the latest first")}
 	if len(rows) == 0 {
 		return append(lines, "  none since pinwatch started")

@@ -154,7 +154,7 @@ func (m *Model) replayState() string {
 	at := "not begun"
 	if rows := m.shown.rows; len(rows) > 0 {
 		last := rows[len(rows)-1]
-		at = fmt.Sprintf("event %d at %s", last.Event, clock(last.TimeNS))
+		at = fmt.Sprintf("event %d at %s", last.Number, clock(last.TimeNS))
 	}
 	switch {
 	case m.ended:

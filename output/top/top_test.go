@@ -76,7 +76,7 @@ func entries(t testing.TB, name string, most int) []Entries {
 		if err != nil {
 			t.Fatal(err)
 		}
-		row := output.Enter(l, event)
+		row := enter(l, event)
 		all = append(all, Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
 		if len(all) == most {
 			break
@@ -326,7 +326,7 @@ func TestSelectionStays(t *testing.T) {
 	}
 	for _, e := range entries(t, "several-users-cumulative.jsonl", 0)[56:] {
 		if m, _ = m.Update(e); selectedID(m) != id {
-			t.Fatalf("after event %d %s is selected; before it was %s", e.Rows[0].Event, selectedID(m), id)
+			t.Fatalf("after event %d %s is selected; before it was %s", e.Rows[0].Number, selectedID(m), id)
 		}
 	}
 }
@@ -439,7 +439,7 @@ func TestSnapshotAndEntries(t *testing.T) {
 	l := ledger.New()
 	m := watched(t, 120, 24)
 	send := func(e ledger.Event) {
-		row := output.Enter(l, event(e))
+		row := enter(l, event(e))
 		m, _ = m.Update(Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
 	}
 	after := host().TimeNS + 1
@@ -479,7 +479,7 @@ func TestFound(t *testing.T) {
 	l := ledger.New()
 	send := func(e ledger.Event) {
 		t.Helper()
-		row := output.Enter(l, e)
+		row := enter(l, e)
 		m, _ = m.Update(Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
 	}
 	older := ledger.Event{Op: ledger.Found, TimeNS: 1, PID: 812, UID: 1000, Payer: 1000, Comm: "agent", MM: 4, Buffer: 7, UserExtra: 65, DataPages: 65, DataExtra: 4, PinnedVM: 4, PinnedAfter: 4, LockLimit: 128,
@@ -551,4 +551,10 @@ func TestArrange(t *testing.T) {
 			before = len(places)
 		}
 	}
+}
+
+// enter makes the row of one more event.
+func enter(l *ledger.Ledger, event ledger.Event) output.Row {
+	e := l.Apply(event)
+	return output.RowOf(&e)
 }

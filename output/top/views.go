@@ -358,7 +358,7 @@ func (g *cgroupRow) add(p *process) {
 	g.refusals += p.refusals
 	g.events += p.events
 	g.perSecond += p.rate.perSecond
-	if p.broken != nil && (g.broken == nil || p.broken.Event > g.broken.Event) {
+	if p.broken != nil && (g.broken == nil || p.broken.Number > g.broken.Number) {
 		g.broken = p.broken
 	}
 }
@@ -432,10 +432,10 @@ func eventView() *view[eventRow] {
 			}
 			return rows
 		},
-		id:   func(e *eventRow) string { return strconv.FormatUint(e.Event, 10) },
+		id:   func(e *eventRow) string { return strconv.FormatUint(e.Number, 10) },
 		tone: (*eventRow).tone,
 	}
-	v.columns = append(v.columns, number("EVENT", 6, 7, "its number", func(e *eventRow) int64 { return int64(e.Event) }))
+	v.columns = append(v.columns, number("EVENT", 6, 7, "its number", func(e *eventRow) int64 { return int64(e.Number) }))
 	ranks := map[string]int{"TIME": 2, "KIND": 1, "PID": 1, "COMM": 3, "UID": 5, "BUF": 10, "PAGES": 3, "USER_LOCKED": 8, "EXTRA": 3, "PINNED_VM": 6, "LOCK_LIMIT": 9, "VERDICT": 2}
 	words := map[string]bool{"KIND": true, "PID": true, "COMM": true, "UID": true, "VERDICT": true}
 	for _, c := range output.Columns() {
@@ -444,7 +444,7 @@ func eventView() *view[eventRow] {
 		}
 		compare := func(a, b *eventRow) int { return compareCells(c.Cell(a.Row), c.Cell(b.Row)) }
 		if c.Header == "TIME" {
-			compare = func(a, b *eventRow) int { return cmp.Compare(a.Event, b.Event) }
+			compare = func(a, b *eventRow) int { return cmp.Compare(a.Number, b.Number) }
 		}
 		v.columns = append(v.columns, column[eventRow]{
 			heading: heading{name: c.Header, width: c.Width, left: c.Left, rank: ranks[c.Header]},

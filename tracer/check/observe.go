@@ -6,51 +6,45 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
-	"os/exec"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/session"
 )
 
-// Observe runs a command under a trace of its own, and returns what the ledger
-// makes of it.
+// Observe runs a command under a trace of its own, and returns what a ledger makes of
+// the command's events.
 func Observe(ctx context.Context, opts tracer.Options, command []string) (ledger.Summary, error) {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return ledger.Summary{}, fmt.Errorf("become the command's subreaper: %w", err)
-	}
-	opts.CommandParent = os.Getpid()
-	t, err := tracer.Open(opts)
+	s, err := session.Open(ctx, session.Options{Tracer: opts, NoSnapshot: true, Command: command})
 	if err != nil {
 		return ledger.Summary{}, err
 	}
-	defer t.Close()
-
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	if err := cmd.Start(); err != nil {
-		return ledger.Summary{}, fmt.Errorf("run %s: %w", command[0], err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait(); cancel() }()
-
-	l := ledger.New()
-	for event, err := range t.Events(ctx) {
-		if err != nil {
-			return ledger.Summary{}, err
-		}
-		if event.Command {
-			l.Apply(event)
-		}
-	}
-	if err := <-done; err != nil {
+	defer s.Close()
+	own := commandLedger{ledger.New()}
+	if err := s.Run(ctx, own); err != nil {
 		return ledger.Summary{}, fmt.Errorf("run %v: %w", command, err)
 	}
-	return l.Summary(), nil
+	return own.Summary(), nil
 }
+
+// commandLedger is a sink with a ledger of the traced command's events alone: what others
+// do at the same time is no part of the experiment.
+type commandLedger struct{ *ledger.Ledger }
+
+// Enter enters the event anew, if it is the command's.
+func (c commandLedger) Enter(e *ledger.Entry) error {
+	if e.Command {
+		c.Apply(e.Event)
+	}
+	return nil
+}
+
+// Flush does nothing: the summary is asked for at the end.
+func (commandLedger) Flush(ledger.View) error { return nil }
+
+// Close does nothing.
+func (commandLedger) Close(ledger.View, uint64) error { return nil }
 
 // maxPages bounds the memory that PastAllowance takes: 64 MiB of 4 KiB pages.
 const maxPages = 16384

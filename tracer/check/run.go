@@ -17,6 +17,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/session"
 )
 
 // Options say how to check the running kernel.
@@ -35,21 +36,21 @@ type Options struct {
 
 // run is a check of the running kernel.
 type run struct {
-	ctx    context.Context
-	opts   Options
-	host   *host
-	cgroup string // the check's own; ""
-	noCG   string // why there is none
-	memory bool   // cgroups have the memory controller
-	aux    uint32 // PMU type with an AUX area; 0: none
-	uid    int    // the next throwaway uid
-	model  model
-	regime func() regime // of BPF objects; found out once
-	actors string        // their cgroup, where they have none of their own; ""
-	idle   []*process    // actors that wait for the next scenario
-	tracer *tracer.Tracer
-	own    unix.CPUSet // the checker's CPU, where it is kept apart
-	others unix.CPUSet // its actors'
+	ctx     context.Context
+	opts    Options
+	host    *host
+	cgroup  string // the check's own; ""
+	noCG    string // why there is none
+	memory  bool   // cgroups have the memory controller
+	aux     uint32 // PMU type with an AUX area; 0: none
+	uid     int    // the next throwaway uid
+	model   model
+	regime  func() regime // of BPF objects; found out once
+	actors  string        // their cgroup, where they have none of their own; ""
+	idle    []*process    // actors that wait for the next scenario
+	session *session.Session
+	own     unix.CPUSet // the checker's CPU, where it is kept apart
+	others  unix.CPUSet // its actors'
 }
 
 // Run exercises the running kernel. An error says why that could not be done at
@@ -338,32 +339,24 @@ func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 		opts.Others = opts.Others || e.Charges == ChargesOthers
 	}
 	opts.Memcg = opts.BPF && r.regime().memcg
-	t, err := tracer.Open(opts)
+	s, err := session.Open(ctx, session.Options{Tracer: opts, NoSnapshot: true})
 	k.TracerMS += time.Since(began).Milliseconds()
 	if err != nil {
 		return nil, err
 	}
-	r.tracer = t
-	k.Tracer, k.TracerError = t.Attached(), ""
-	w := &watch{tracer: t, mine: ownership{first: uint32(r.uid), last: uint32(r.uid + users*len(r.opts.Exercises))}, rest: ledger.New()}
+	r.session = s
+	k.Tracer, k.TracerError = s.Attached(), ""
+	w := &watch{tracer: s.Tracer, mine: ownership{first: uint32(r.uid), last: uint32(r.uid + users*len(r.opts.Exercises))}, rest: ledger.New()}
 	ctx, w.cancel = context.WithCancel(ctx)
-	w.wait.Go(func() {
-		for e, err := range t.Events(ctx) {
-			if err != nil {
-				w.err = err
-				return
-			}
-			w.add(e)
-		}
-	})
+	w.wait.Go(func() { w.err = s.Run(ctx, w) })
 	return w, nil
 }
 
 // unwatch takes the probes off, which takes seconds in an emulated guest.
 func (r *run) unwatch() {
-	if r.tracer != nil {
-		r.tracer.Close()
-		r.tracer = nil
+	if r.session != nil {
+		r.session.Close()
+		r.session = nil
 	}
 }
 
@@ -386,15 +379,22 @@ func (w *watch) watches(c Charges) bool {
 	return c == ChargesNothing || c == ChargesObjects && objects || c == ChargesOthers && others
 }
 
-// add takes an event, if it is one of a scenario's.
-func (w *watch) add(e ledger.Event) {
+// Enter takes an event, if it is one of a scenario's.
+func (w *watch) Enter(e *ledger.Entry) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.mine.of(&e) {
-		w.events = append(w.events, e)
-		w.rest.Apply(e)
+	if w.mine.of(&e.Event) {
+		w.events = append(w.events, e.Event)
+		w.rest.Apply(e.Event)
 	}
+	return nil
 }
+
+// Flush does nothing: events are taken as they come.
+func (*watch) Flush(ledger.View) error { return nil }
+
+// Close does nothing.
+func (*watch) Close(ledger.View, uint64) error { return nil }
 
 // settle waits, not for long, until nothing is charged any more that the kernel
 // gives back in a worker of its own.

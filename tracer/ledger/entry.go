@@ -53,6 +53,11 @@ func (k Kind) Op(object bool) Op {
 type Entry struct {
 	Event
 
+	// The trace up to and with this entry: how many events it has, how many EPERM
+	// refusals, and how this kernel was seen to account.
+	Number, Refusals uint64
+	Era              string
+
 	Kind    Kind
 	Verdict Verdict
 	// Uncertain says that the verdict rests on a counter that something else

@@ -193,12 +193,6 @@ func (l *Ledger) Counts() Summary {
 	return s
 }
 
-// Progress is what every row says of the trace up to now: how many events there
-// were, how many EPERM refusals, and the era.
-func (l *Ledger) Progress() (events, refused uint64, era string) {
-	return l.summary.Events, l.summary.Refused, l.era.String()
-}
-
 // Summary returns the counts up to now.
 func (l *Ledger) Summary() Summary {
 	s := l.Counts()
@@ -222,6 +216,12 @@ func (l *Ledger) Summary() Summary {
 // yields them: a call that overlaps no other comes after all that ended before
 // it began.
 func (l *Ledger) Apply(ev Event) Entry {
+	e := l.apply(ev)
+	e.Number, e.Refusals, e.Era = l.summary.Events, l.summary.Refused, l.era.String()
+	return e
+}
+
+func (l *Ledger) apply(ev Event) Entry {
 	if ev.Lost > l.summary.Lost {
 		l.forget(ev.Lost)
 	}

@@ -1,11 +1,11 @@
 // Package session is a trace as a command has it: the tracer, what was mapped before,
-// the traced command, and what was lost.
+// the traced command, and what was lost. It owns the ledger and feeds the sinks.
 package session
 
 import (
 	"context"
 	"fmt"
-	"iter"
+	"io"
 	"os"
 	"os/exec"
 	"runtime/debug"
@@ -19,81 +19,121 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
-// Session is an open trace, what it knows of the time before it, and the command
-// that it is about, if any.
-type Session struct {
-	*tracer.Tracer
-	State   *snapshot.Source
-	command []string
+// Options say what to trace.
+type Options struct {
+	Tracer   tracer.Options
+	Snapshot snapshot.Options
+	// NoSnapshot leaves out what was mapped before: for a trace whose subject begins
+	// after it.
+	NoSnapshot bool
+	// Command is run once the trace is open, and its end ends the trace. nil: none.
+	Command []string
+	// Stdin, Stdout and Stderr are the command's. nil is the null device.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
 }
 
-// Open opens a session. It makes less garbage at a time, and gives the memory for
-// the kernel's types back: reading them takes many times more than tracing.
-func Open(ctx context.Context, opts tracer.Options, before snapshot.Options, command []string) (*Session, error) {
+// Session is an open trace. Close it.
+type Session struct {
+	*tracer.Tracer
+	// State is the state of the host at any time; nil without a snapshot.
+	State *snapshot.Source
+	opts  Options
+}
+
+// Open opens a session. It collects garbage more eagerly and returns memory to the
+// system afterwards: parsing the kernel's types needs many times the memory of tracing.
+func Open(ctx context.Context, opts Options) (*Session, error) {
 	defer debug.FreeOSMemory()
 	defer debug.SetGCPercent(debug.SetGCPercent(25))
-	if len(command) > 0 {
+	if len(opts.Command) > 0 {
 		// Orphans of the command stay below this process, and so its own.
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 			return nil, fmt.Errorf("become the command's subreaper: %w", err)
 		}
-		opts.CommandParent = os.Getpid()
+		opts.Tracer.CommandParent = os.Getpid()
 	}
-	opts.Cache = btf.NewCache()
-	before.Cache = opts.Cache
-	// The iterators' programs are loaded before there is a trace, and freed after it:
-	// it would see them.
-	state, err := snapshot.Open(before)
-	if err != nil {
+	opts.Tracer.Cache = btf.NewCache()
+	opts.Snapshot.Cache = opts.Tracer.Cache
+	s := &Session{opts: opts}
+	if !opts.NoSnapshot {
+		// The iterators' programs are loaded before there is a trace, and freed after
+		// it: it would see them.
+		var err error
+		if s.State, err = snapshot.Open(opts.Snapshot); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if s.Tracer, err = tracer.Open(opts.Tracer); err != nil {
+		s.closeState()
 		return nil, err
 	}
-	t, err := tracer.Open(opts)
-	if err != nil {
-		state.Close()
-		return nil, err
+	if s.State != nil {
+		s.Tracer.StartFrom(ctx, s.State)
 	}
-	t.StartFrom(ctx, state)
-	return &Session{t, state, command}, nil
+	return s, nil
+}
+
+func (s *Session) closeState() {
+	if s.State != nil {
+		s.State.Close()
+	}
 }
 
 // Close ends a session.
 func (s *Session) Close() {
 	s.Tracer.Close()
-	s.State.Close()
+	s.closeState()
 }
 
-// Run runs the command and has the events used until it ends, or ctx does, and says
-// what was lost.
-func (s *Session) Run(ctx context.Context, use func(iter.Seq2[ledger.Event, error]) error) error {
+// CommandError is how the traced command ended, if not well. The trace is whole all
+// the same.
+type CommandError struct {
+	Name string
+	Err  error // an *exec.ExitError
+}
+
+func (e *CommandError) Error() string { return e.Name + ": " + e.Err.Error() }
+
+// Unwrap returns the error of package exec.
+func (e *CommandError) Unwrap() error { return e.Err }
+
+// Run runs the command, and has the ledger feed the sinks until it ends, or ctx does.
+// A *CommandError says that the command failed, and nothing else did.
+func (s *Session) Run(ctx context.Context, sinks ...ledger.Sink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if len(s.command) > 0 {
-		wait, err := start(ctx, s.command)
+	ended := make(chan error, 1)
+	if len(s.opts.Command) > 0 {
+		command, err := s.start(ctx)
 		if err != nil {
 			return err
 		}
-		go func() { wait(); cancel() }()
+		go func() {
+			ended <- command.Wait()
+			cancel()
+		}()
+	} else {
+		ended <- nil
 	}
-	err := use(s.Events(ctx))
-	if losses := s.Losses(); losses.Total() > 0 {
-		fmt.Fprintf(os.Stderr, "pinwatch: lost events: %s\n", losses)
+	if err := ledger.New().Run(s.Events(ctx), func() uint64 { return s.Losses().Total() }, sinks...); err != nil {
+		return err
 	}
-	return err
+	if err := <-ended; err != nil {
+		return &CommandError{s.opts.Command[0], err}
+	}
+	return nil
 }
 
-// start runs a command; the returned function waits for it and says how it
-// ended, if not well.
-func start(ctx context.Context, command []string) (func(), error) {
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+// start starts the command.
+func (s *Session) start(ctx context.Context) (*exec.Cmd, error) {
+	cmd := exec.CommandContext(ctx, s.opts.Command[0], s.opts.Command[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.opts.Stdin, s.opts.Stdout, s.opts.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("run the command: %w", err)
 	}
-	return func() {
-		if err := cmd.Wait(); err != nil {
-			fmt.Fprintf(os.Stderr, "pinwatch: %s: %v\n", command[0], err)
-		}
-	}, nil
+	return cmd, nil
 }

@@ -21,13 +21,21 @@ import (
 // Live is the running kernel as a source. Every part may be nil: what cannot be
 // had is told on the screen.
 type Live struct {
-	Tracer   *tracer.Tracer
-	Untraced error // why there is no Tracer
+	Trace    Trace
+	Untraced error // why there is no Trace
 	Snapshot func(context.Context) (*snapshot.Snapshot, error)
 	Objects  func(context.Context) ([]top.Object, error)
 	// Container names the container of a cgroup, by its path; "": none.
 	Container func(path string) string
 	Interval  time.Duration
+}
+
+// Trace is an open trace.
+type Trace interface {
+	// Run feeds sinks until ctx ends.
+	Run(ctx context.Context, sinks ...ledger.Sink) error
+	Losses() tracer.Losses
+	Degraded() []string
 }
 
 // Run brings news until ctx ends.
@@ -37,7 +45,7 @@ func (l *Live) Run(ctx context.Context, orders <-chan top.Action, send func(tea.
 	f.degraded()
 	var running sync.WaitGroup
 	errs := make(chan error, 2)
-	if l.Tracer != nil {
+	if l.Trace != nil {
 		entered := make(chan entered, flushCount)
 		running.Go(func() { errs <- guarded(func() error { defer close(entered); return f.trace(ctx, entered) }) })
 		running.Go(func() { errs <- guarded(func() error { f.deliver(entered); return nil }) })
@@ -56,15 +64,15 @@ type feed struct {
 	usage *usage
 }
 
-// entered is a ledger entry, and the counts after it.
+// entered are ledger entries, and the counts after them.
 type entered struct {
-	row    *output.Row
+	rows   []*output.Row
 	counts ledger.Summary
 }
 
 // degraded tells what was known to be missing from the start.
 func (f *feed) degraded() {
-	if f.Tracer == nil {
+	if f.Trace == nil {
 		text := "no new events are seen, only what exists"
 		if f.Untraced != nil {
 			text += ": " + f.Untraced.Error()
@@ -72,25 +80,44 @@ func (f *feed) degraded() {
 		f.send(top.Trouble{Topic: "trace", Texts: []string{text}})
 		return
 	}
-	f.send(top.Trouble{Topic: "trace", Texts: f.Tracer.Degraded()})
+	f.send(top.Trouble{Topic: "trace", Texts: f.Trace.Degraded()})
 }
 
-// trace runs events through the ledger.
+// trace has the session feed the view.
 func (f *feed) trace(ctx context.Context, out chan<- entered) error {
-	l := ledger.New()
-	for event, err := range f.Tracer.Events(ctx) {
-		if err != nil {
-			f.send(top.Trouble{Topic: "trace", Texts: []string{"no more events are seen: " + err.Error()}})
-			return nil
-		}
-		row := output.Enter(l, event)
-		if row.Kind == ledger.Older {
-			continue // the snapshots tell
-		}
-		out <- entered{&row, l.Counts()}
+	if err := f.Trace.Run(ctx, &entries{out: out}); err != nil {
+		f.send(top.Trouble{Topic: "trace", Texts: []string{"no more events are seen: " + err.Error()}})
 	}
 	return nil
 }
+
+// entries is the sink that hands rows to the view, and the counts with the last of those
+// that are there.
+type entries struct {
+	out  chan<- entered
+	rows []*output.Row
+}
+
+// Enter keeps an entry until no more wait.
+func (s *entries) Enter(e *ledger.Entry) error {
+	if e.Kind != ledger.Older { // the snapshots tell
+		row := output.RowOf(e)
+		s.rows = append(s.rows, &row)
+	}
+	return nil
+}
+
+// Flush hands over what was entered.
+func (s *entries) Flush(now ledger.View) error {
+	if len(s.rows) > 0 {
+		s.out <- entered{s.rows, now.Counts()}
+		s.rows = nil
+	}
+	return nil
+}
+
+// Close hands over the rest.
+func (s *entries) Close(now ledger.View, _ uint64) error { return s.Flush(now) }
 
 // deliver passes entries on, several at a time.
 func (f *feed) deliver(in <-chan entered) {
@@ -110,7 +137,7 @@ func (f *feed) deliver(in <-chan entered) {
 				flush()
 				return
 			}
-			batch.Rows, batch.Counts = append(batch.Rows, e.row), e.counts
+			batch.Rows, batch.Counts = append(batch.Rows, e.rows...), e.counts
 			if len(batch.Rows) >= flushCount {
 				flush()
 			}
@@ -126,12 +153,12 @@ func (f *feed) look(ctx context.Context, orders <-chan top.Action, errs <-chan e
 	interval := time.NewTicker(f.Interval)
 	defer interval.Stop()
 	for first := true; ; first = false {
-		if err := f.snapshot(ctx); err != nil && first && f.Tracer == nil {
+		if err := f.snapshot(ctx); err != nil && first && f.Trace == nil {
 			return fmt.Errorf("there is nothing to show: %w; nor are there new events: %w", err, f.Untraced)
 		}
 		f.objects(ctx)
-		if f.Tracer != nil {
-			f.send(top.Entries{Lost: f.Tracer.Losses().Total()})
+		if f.Trace != nil {
+			f.send(top.Entries{Lost: f.Trace.Losses().Total()})
 		}
 		f.send(top.Tick{NowNS: uint64(time.Now().UnixNano()), Usage: f.usage.read()})
 	waiting:

@@ -3,7 +3,6 @@ package terminal
 import (
 	"context"
 	"io"
-	"iter"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
@@ -33,38 +32,35 @@ const (
 // Run plays the recording to its end, and then waits for ctx.
 func (r *Replay) Run(ctx context.Context, orders <-chan top.Action, send func(tea.Msg)) error {
 	recording := output.NewRecording(r.In)
-	next, stop := iter.Pull2(recording.Events())
-	defer stop()
-	p := player{Replay: *r, orders: orders, ledger: ledger.New(), send: send, usage: newUsage()}
-	for {
-		event, err, ok := next()
-		if err != nil {
-			return err
+	p := player{Replay: *r, orders: orders, send: send, usage: newUsage()}
+	paced := func(yield func(ledger.Event, error) bool) {
+		for event, err := range recording.Events() {
+			if err == nil && !p.await(ctx, &event) {
+				return
+			}
+			p.lost = recording.Lost()
+			if !yield(event, err) {
+				return
+			}
 		}
-		if !ok {
-			break
-		}
-		// What was there before has happened already.
-		if event.Op != ledger.Found && !p.wait(ctx, event.TimeNS) {
-			return nil
-		}
-		p.enter(event, recording.Lost())
 	}
-	p.flush()
-	send(top.Tick{NowNS: p.atNS, Usage: p.usage.read()})
+	if err := ledger.New().Run(paced, recording.Lost, &p); err != nil || ctx.Err() != nil {
+		return err
+	}
+	p.send(top.Tick{NowNS: p.atNS, Usage: p.usage.read()})
 	send(top.Ended{})
 	<-ctx.Done()
 	return nil
 }
 
-// player keeps the time of a replay.
+// player is the sink of a replay, and keeps its time.
 type player struct {
 	Replay
 	orders  <-chan top.Action
-	ledger  *ledger.Ledger
 	send    func(tea.Msg)
 	usage   *usage
 	rows    []*output.Row
+	counts  ledger.Summary // after the last of the rows
 	lost    uint64
 	flushed time.Time
 
@@ -73,7 +69,7 @@ type player struct {
 	step   bool
 }
 
-// wait waits until the event of a time is due. It says whether to go on.
+// wait waits until the event of a time is due. It reports whether to go on.
 func (p *player) wait(ctx context.Context, timeNS uint64) bool {
 	p.step = false
 	var gap time.Duration
@@ -130,8 +126,13 @@ func (p *player) obey(order top.Action) {
 	}
 }
 
-// enter enters an event, and ends the intervals that lie before it.
-func (p *player) enter(event ledger.Event, lost uint64) {
+// await waits until an event is due, and ends the intervals that lie before it. It
+// reports whether to go on.
+func (p *player) await(ctx context.Context, event *ledger.Event) bool {
+	// What was there before has happened already.
+	if event.Op != ledger.Found && !p.wait(ctx, event.TimeNS) {
+		return false
+	}
 	if p.tickNS == 0 {
 		p.tickNS = event.TimeNS + uint64(p.Interval)
 		p.send(top.Tick{NowNS: event.TimeNS, Usage: p.usage.read()})
@@ -141,18 +142,36 @@ func (p *player) enter(event ledger.Event, lost uint64) {
 		p.send(top.Tick{NowNS: p.tickNS, Usage: p.usage.read()})
 		p.tickNS = event.TimeNS - (event.TimeNS-p.tickNS)%uint64(p.Interval) + uint64(p.Interval)
 	}
-	row := output.Enter(p.ledger, event)
+	return true
+}
+
+// Enter keeps an entry until the next flush.
+func (p *player) Enter(e *ledger.Entry) error {
+	row := output.RowOf(e)
 	p.rows = append(p.rows, &row)
-	p.atNS, p.lost = max(p.atNS, event.TimeNS), lost
+	p.atNS = max(p.atNS, e.TimeNS)
+	return nil
+}
+
+// Flush shows what was entered, if it is much, or a while since the last time.
+func (p *player) Flush(now ledger.View) error {
+	p.counts = now.Counts()
 	if p.step || len(p.rows) >= flushCount || time.Since(p.flushed) > flushAfter {
 		p.flush()
 	}
+	return nil
+}
+
+// Close shows the rest.
+func (p *player) Close(ledger.View, uint64) error {
+	p.flush()
+	return nil
 }
 
 // flush shows what was entered.
 func (p *player) flush() {
 	if len(p.rows) > 0 {
-		p.send(top.Entries{Rows: p.rows, Counts: p.ledger.Counts(), Lost: p.lost})
+		p.send(top.Entries{Rows: p.rows, Counts: p.counts, Lost: p.lost})
 	}
 	p.rows, p.flushed = nil, time.Now()
 }

@@ -1,0 +1,64 @@
+package ledger
+
+import (
+	"errors"
+	"testing"
+)
+
+// sink counts what it is given, and fails where it is told to.
+type sink struct {
+	entered, flushed int
+	lost             uint64
+	closed           bool
+	summary          Summary
+	fail             error
+}
+
+func (s *sink) Enter(*Entry) error { s.entered++; return s.fail }
+func (s *sink) Flush(View) error   { s.flushed++; return nil }
+func (s *sink) Close(now View, lost uint64) error {
+	s.closed, s.lost, s.summary = true, lost, now.Summary()
+	return nil
+}
+
+// events yields n mappings, all but the last of which are followed by another one, and
+// then an error, if there is one.
+func events(n int, failed error) func(func(Event, error) bool) {
+	return func(yield func(Event, error) bool) {
+		for i := range n {
+			if !yield(Event{MM: 1, Buffer: uint64(i + 1), UserExtra: 9, UserLocked: int64(9 * (i + 1)), UserAfter: int64(9 * (i + 1)), UserLockLimit: 516,
+				MappingsAfter: 1, Followed: i < n-1}, nil) {
+				return
+			}
+		}
+		if failed != nil {
+			yield(Event{}, failed)
+		}
+	}
+}
+
+// One ledger feeds any number of sinks, each entry once, and they agree.
+func TestRunFeedsAllSinks(t *testing.T) {
+	a, b := &sink{}, &sink{}
+	if err := New().Run(events(3, nil), func() uint64 { return 7 }, a, b); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*sink{a, b} {
+		if s.entered != 3 || s.flushed != 1 || !s.closed || s.lost != 7 || s.summary.Events != 3 || s.summary.LiveUser != 27 {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// What breaks off is flushed and has no summary.
+func TestRunEndsWithAnError(t *testing.T) {
+	failed := errors.New("broken off")
+	s := &sink{}
+	if err := New().Run(events(2, failed), func() uint64 { return 0 }, s); !errors.Is(err, failed) || s.entered != 2 || s.flushed != 2 || s.closed {
+		t.Errorf("%v; %+v", err, s)
+	}
+	s = &sink{fail: failed}
+	if err := New().Run(events(2, nil), func() uint64 { return 0 }, s); !errors.Is(err, failed) || s.entered != 1 || s.closed {
+		t.Errorf("%v; %+v", err, s)
+	}
+}

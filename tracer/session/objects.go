@@ -1,0 +1,47 @@
+package session
+
+import (
+	"context"
+	"os"
+	"time"
+
+	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// ObjectID names a BPF object as the kernel does: maps and programs each have
+// numbers of their own.
+type ObjectID struct {
+	ID      uint32
+	Program bool
+}
+
+// WatchObjects traces for a time, and returns what was charged, in bytes, for the BPF
+// objects that were made meanwhile and still exist.
+func WatchObjects(ctx context.Context, d time.Duration) (map[ObjectID]int64, error) {
+	s, err := Open(ctx, Options{Tracer: tracer.Options{BPF: true, Memcg: true}, NoSnapshot: true})
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	watching, stop := context.WithTimeout(ctx, d)
+	defer stop()
+	charged := objectCharges{}
+	if err := s.Run(watching, charged); err != nil {
+		return nil, err
+	}
+	return charged, ctx.Err()
+}
+
+// objectCharges is a sink that keeps what objects are charged at the end, in bytes.
+type objectCharges map[ObjectID]int64
+
+func (objectCharges) Enter(*ledger.Entry) error { return nil }
+func (objectCharges) Flush(ledger.View) error   { return nil }
+
+func (c objectCharges) Close(now ledger.View, _ uint64) error {
+	for _, o := range now.Objects() {
+		c[ObjectID{o.ID, o.Program}] = o.Bytes + o.Pages*int64(os.Getpagesize())
+	}
+	return nil
+}

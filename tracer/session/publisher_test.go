@@ -1,0 +1,43 @@
+package session
+
+import (
+	"sync"
+	"testing"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// A summary can be read from another goroutine while the trace goes on: the counts only
+// grow, and the last one is whole.
+func TestPublisher(t *testing.T) {
+	const count = 2000
+	p := NewPublisher(0)
+	if p.Latest() != nil {
+		t.Errorf("before the trace: %+v", p.Latest())
+	}
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for last := uint64(0); ; {
+			now := p.Latest()
+			if now == nil {
+				continue
+			}
+			if now.Events < last {
+				t.Errorf("%d events after %d", now.Events, last)
+			}
+			last = now.Events
+			if now.Ended {
+				return
+			}
+		}
+	})
+	err := ledger.New().Run(func(yield func(ledger.Event, error) bool) {
+		for i := range int64(count) {
+			yield(ledger.Event{MM: 1, Buffer: uint64(i + 1), UserExtra: 1, UserLocked: i + 1, UserAfter: i + 1, UserLockLimit: count, MappingsAfter: 1}, nil)
+		}
+	}, func() uint64 { return 3 }, p)
+	reader.Wait()
+	if last := p.Latest(); err != nil || !last.Ended || last.Events != count || last.Lost != 3 || last.LiveUser != count {
+		t.Errorf("%v; %+v", err, last)
+	}
+}
