@@ -13,11 +13,12 @@ import (
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
-// Observe runs a command under a trace of its own, and returns what the ledger
-// makes of it.
-func Observe(ctx context.Context, opts tracer.Options, command []string) (ledger.Summary, error) {
+// Observe runs a command under a trace of its own, and returns what the ledger makes
+// of it. The command is made with a context that ends with the trace.
+func Observe(ctx context.Context, opts tracer.Options, command func(context.Context) *exec.Cmd) (ledger.Summary, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return ledger.Summary{}, fmt.Errorf("become the command's subreaper: %w", err)
 	}
@@ -30,9 +31,9 @@ func Observe(ctx context.Context, opts tracer.Options, command []string) (ledger
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd := command(ctx)
 	if err := cmd.Start(); err != nil {
-		return ledger.Summary{}, fmt.Errorf("run %s: %w", command[0], err)
+		return ledger.Summary{}, fmt.Errorf("run %s: %w", cmd.Args[0], err)
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait(); cancel() }()
@@ -47,7 +48,7 @@ func Observe(ctx context.Context, opts tracer.Options, command []string) (ledger
 		}
 	}
 	if err := <-done; err != nil {
-		return ledger.Summary{}, fmt.Errorf("run %v: %w", command, err)
+		return ledger.Summary{}, fmt.Errorf("run %s: %w", cmd.Args[0], err)
 	}
 	return l.Summary(), nil
 }
@@ -69,11 +70,6 @@ func PastAllowance(ctx context.Context, opts tracer.Options) (ledger.Summary, er
 	}
 	// Two buffers fill the allowance at the least, and three are past it.
 	pages := 1 << max(0, bits.Len64(uint64(allowance/2))-1)
-	self, err := os.Executable()
-	if err != nil {
-		return ledger.Summary{}, err
-	}
-	return Observe(ctx, opts, []string{self, "workload", "perf-buffers", "--quiet",
-		"--uid", fmt.Sprint(0x7fff0000 + os.Getpid()%0xffff), "--memlock-kib", "262144",
-		"--pages", fmt.Sprint(pages), "--max", "5", "--again", "1"})
+	load := workload.PerfBuffers{UID: 0x7fff0000 + os.Getpid()%0xffff, Memlock: 256 << 20, Pages: pages, Max: 5, Again: 1, Quiet: true}
+	return Observe(ctx, opts, load.Command)
 }
