@@ -32,7 +32,7 @@ func newCheck(s *Streams) *cobra.Command {
 	o := checkOptions{Streams: s}
 	cmd := &cobra.Command{
 		Use:   "check [flags]",
-		Short: "Tell whether this kernel, or any given one, accounts locked memory right",
+		Short: "Tell whether this kernel, or any given one, accounts locked memory correctly",
 		Long: `Runs scenarios that map, share, refuse and unmap locked memory, and tells which
 invariants of the accounting hold. The tracer watches, and witnesses that are not
 pinwatch's are read as well: VmPin, the number of pages that fit before EPERM, and

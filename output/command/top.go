@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,7 +58,7 @@ what /proc tells, and says so.`,
 	f.BoolVarP(&o.batch, "batch", "b", false, "write plain tables, even to a terminal")
 	f.IntVarP(&o.count, "count", "n", 0, "number of screens of a batch; 0: until stopped, or the last one of a recording")
 	f.DurationVarP(&o.view.Interval, "interval", "d", 2*time.Second, "time between two refreshes; of a recording, in its own time")
-	enumsFunc(f, &o.views, "view", []string{"processes"}, top.ViewNames(), "what to show first, and in a batch all of: "+alternatives(top.ViewNames()), checkView)
+	enumsFunc(f, &o.views, "view", []string{"processes"}, top.ViewNames(), "what to show first, and in a batch all of: "+strings.Join(top.ViewNames(), ", "), checkView)
 	f.StringVar(&o.view.Sort, "sort", "", "`column` to sort by")
 	f.StringVar(&o.view.Filter, "filter", "", "only rows with this `text` in a name, a pid, a uid or a verdict")
 	f.BoolVar(&o.view.All, "all", false, "include idle processes and users")
