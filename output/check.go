@@ -19,6 +19,9 @@ const (
 	FormatJUnit = "junit"
 )
 
+// Formats are the names of the formats.
+func Formats() []string { return []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit} }
+
 // ReportWriter finds the writer of a format.
 func ReportWriter(format string) (func(io.Writer, *check.Report) error, error) {
 	write := map[string]func(io.Writer, *check.Report) error{

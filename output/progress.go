@@ -23,9 +23,13 @@ type Progress struct {
 	total    int
 }
 
-// NewProgress returns the progress of a number of things on a file.
-func NewProgress(f *os.File, total int) *Progress {
-	p := &Progress{w: f, states: map[string]string{}, total: total}
+// NewProgress returns the progress of a number of things.
+func NewProgress(w io.Writer, total int) *Progress {
+	p := &Progress{w: w, states: map[string]string{}, total: total}
+	f, ok := w.(*os.File)
+	if !ok {
+		return p
+	}
 	if size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && os.Getenv("TERM") != "dumb" {
 		p.width = max(40, int(size.Col))
 	}

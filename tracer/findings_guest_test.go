@@ -141,7 +141,7 @@ pinwatch workload run-as --uid 65534 -- busybox sleep 60 &
 busybox sleep 1
 count() { pinwatch workload perf-buffers --json --pages 32 --memlock-kib 512 | busybox grep -c '"map"'; }
 count
-pinwatch workload perf-buffers --quiet --pages 32 --max 2 --again 4
+pinwatch workload perf-buffers --quiet --pages 32 --max 2 --remaps 4
 count
 pinwatch workload two-processes --payer-first | busybox tail -n 1
 }`

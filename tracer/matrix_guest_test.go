@@ -50,7 +50,7 @@ var combinations = []combination{
 }
 
 // edges are buffers mapped and unmapped in the less usual ways.
-const edges = "pinwatch trace --only perf --transport perf --own --json -- pinwatch workload edges"
+const edges = "pinwatch trace --only perf --transport perf --include-self --json -- pinwatch workload edges"
 
 // missing is what a series lacks, and how pinwatch says so; "" where it must be
 // able to.

@@ -353,7 +353,7 @@ func TestManyMaps(t *testing.T) {
 	for _, k := range guesttest.Newest(t) {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
-			out := guesttest.Run(t, k, guesttest.Shell(t), "trace", "--only", "bpf", "--broken", "--",
+			out := guesttest.Run(t, k, guesttest.Shell(t), "trace", "--only", "bpf", "--violations", "--",
 				"sh", "-c", "pinwatch workload bpf-maps --type array --count 10000 --close --quiet --memlock-kib 65536; sleep 1")
 			if out.Code != 0 || !strings.Contains(out.Stdout, ": 10000 charges, 10000 refunds,") || !strings.Contains(out.Stdout, "; 0 lost") {
 				t.Errorf("exit %d\n%s%s", out.Code, out.Stdout, out.Stderr)
@@ -373,7 +373,7 @@ func TestOtherChargers(t *testing.T) {
 	for _, k := range kernels {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
-			out := guesttest.Run(t, k, guesttest.Shell(t), "trace", "--broken", "--",
+			out := guesttest.Run(t, k, guesttest.Shell(t), "trace", "--violations", "--",
 				"sh", "-c", "pinwatch workload chargers --duration 2s; sleep 2")
 			if out.Code != 0 || !strings.Contains(out.Stdout, "; 0 lost") {
 				t.Errorf("exit %d", out.Code)

@@ -36,7 +36,7 @@ wait $trace
 echo "processes $keeper $holder"
 busybox cat /tmp/words
 pinwatch replay /tmp/recording
-pinwatch replay --json --own /tmp/recording > /tmp/again
+pinwatch replay --json --include-self /tmp/recording > /tmp/again
 busybox cmp /tmp/recording /tmp/again && echo "replayed the same"
 echo "recording:"
 busybox cat /tmp/recording

@@ -45,6 +45,18 @@ func ViewNames() []string {
 	return names
 }
 
+// ColumnNames are the names of a view's columns; nil: there is no such view.
+func ColumnNames(view string) (names []string) {
+	v, err := indexOf(view, ViewNames(), "view")
+	if err != nil {
+		return nil
+	}
+	for _, h := range views()[v].headings() {
+		names = append(names, h.name)
+	}
+	return names
+}
+
 // processRow is one row of the processes.
 type processRow struct {
 	*process

@@ -71,8 +71,8 @@ type user struct {
 	caps []string
 }
 
-// Actor serves requests until the socket ends.
-func Actor() (err error) {
+// act serves requests until the socket ends.
+func act() (err error) {
 	unix.CloseOnExec(controlFD)
 	for again := true; again && err == nil; {
 		a := &actor{sock: controlFD}

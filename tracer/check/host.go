@@ -1,6 +1,7 @@
 package check
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,8 +13,10 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/child"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // host is what a check changes on the machine. A watchdog, a process of its own,
@@ -36,8 +39,7 @@ type order struct {
 }
 
 func newHost(invasive bool) (*host, error) {
-	cmd := exec.Command("/proc/self/exe", "check-watchdog")
-	cmd.Args[0] = "pinwatch"
+	cmd := child.Command(context.Background(), watchdogChild, nil) // it outlives the check
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	pipe, err := cmd.StdinPipe()
@@ -83,10 +85,10 @@ func (h *host) keep(path string) error {
 	return h.orders.Encode(order{Path: path, Value: strings.TrimSpace(string(old))})
 }
 
-// Watchdog reads orders until the check is gone, and then carries them out, the
-// last one first.
+// Watchdog reads orders until the check is gone, and then carries them out, the last
+// one first.
 func Watchdog(in io.Reader) error {
-	signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
+	signal.Ignore(unix.SIGPIPE) // and those that no child heeds
 	var orders []order
 	decoder := json.NewDecoder(in)
 	for {

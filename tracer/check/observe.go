@@ -6,16 +6,18 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"os/exec"
 
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/session"
+	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
 // Observe runs a command under a trace of its own, and returns what a ledger makes of
 // the command's events.
-func Observe(ctx context.Context, opts tracer.Options, command []string) (ledger.Summary, error) {
+func Observe(ctx context.Context, opts tracer.Options, command func(context.Context) *exec.Cmd) (ledger.Summary, error) {
 	s, err := session.Open(ctx, session.Options{Tracer: opts, NoSnapshot: true, Command: command})
 	if err != nil {
 		return ledger.Summary{}, err
@@ -23,7 +25,7 @@ func Observe(ctx context.Context, opts tracer.Options, command []string) (ledger
 	defer s.Close()
 	own := commandLedger{ledger.New()}
 	if err := s.Run(ctx, own); err != nil {
-		return ledger.Summary{}, fmt.Errorf("run %v: %w", command, err)
+		return ledger.Summary{}, fmt.Errorf("run a command under a trace: %w", err)
 	}
 	return own.Summary(), nil
 }
@@ -63,11 +65,6 @@ func PastAllowance(ctx context.Context, opts tracer.Options) (ledger.Summary, er
 	}
 	// Two buffers fill the allowance at the least, and three are past it.
 	pages := 1 << max(0, bits.Len64(uint64(allowance/2))-1)
-	self, err := os.Executable()
-	if err != nil {
-		return ledger.Summary{}, err
-	}
-	return Observe(ctx, opts, []string{self, "workload", "perf-buffers", "--quiet",
-		"--uid", fmt.Sprint(0x7fff0000 + os.Getpid()%0xffff), "--memlock-kib", "262144",
-		"--pages", fmt.Sprint(pages), "--max", "5", "--again", "1"})
+	load := workload.PerfBuffers{UID: 0x7fff0000 + os.Getpid()%0xffff, Memlock: 256 << 20, Pages: pages, Max: 5, Again: 1, Quiet: true}
+	return Observe(ctx, opts, load.Command)
 }

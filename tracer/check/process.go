@@ -14,6 +14,8 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/child"
 )
 
 // stepTime is how long one step may take: far more than any needs, even in an
@@ -74,8 +76,7 @@ func (r *run) start(cgroup string, userNS bool, uid int) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(r.ctx, "/proc/self/exe", "check-actor")
-	cmd.Args[0] = "pinwatch"
+	cmd := child.Command(r.ctx, actorChild, nil)
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stderr = os.Stderr
 	// Ctrl-C is for the checker, which ends them all.

@@ -313,6 +313,9 @@ const (
 	ExitKselftest = "kselftest"
 )
 
+// ExitConventions are the names of those.
+func ExitConventions() []string { return []string{ExitDefault, ExitBisect, ExitKselftest} }
+
 // ExitCode is a report's exit code by one of the conventions. named says that
 // scenarios were asked for by name: one that cannot run then leaves the question
 // open.

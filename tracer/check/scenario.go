@@ -39,6 +39,14 @@ func Exercises() []Exercise {
 	return append(list, chargerExercises()...)
 }
 
+// Names are the names of all scenarios.
+func Names() (names []string) {
+	for _, e := range Exercises() {
+		names = append(names, e.Name)
+	}
+	return names
+}
+
 // Choose takes the named ones; without a name, all. An unknown name is an error
 // that tells near ones.
 func Choose(names []string) ([]Exercise, error) {

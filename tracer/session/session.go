@@ -5,7 +5,6 @@ package session
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"runtime/debug"
@@ -26,11 +25,9 @@ type Options struct {
 	// NoSnapshot leaves out what was mapped before: for a trace whose subject begins
 	// after it.
 	NoSnapshot bool
-	// Command is run once the trace is open, and its end ends the trace. nil: none.
-	Command []string
-	// Stdin, Stdout and Stderr are the command's. nil is the null device.
-	Stdin          io.Reader
-	Stdout, Stderr io.Writer
+	// Command makes the command that is run once the trace is open, and whose end ends
+	// the trace; its context ends with the trace. nil: none.
+	Command func(context.Context) *exec.Cmd
 }
 
 // Session is an open trace. Close it.
@@ -46,7 +43,7 @@ type Session struct {
 func Open(ctx context.Context, opts Options) (*Session, error) {
 	defer debug.FreeOSMemory()
 	defer debug.SetGCPercent(debug.SetGCPercent(25))
-	if len(opts.Command) > 0 {
+	if opts.Command != nil {
 		// Orphans of the command stay below this process, and so its own.
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 			return nil, fmt.Errorf("become the command's subreaper: %w", err)
@@ -91,7 +88,7 @@ func (s *Session) Close() {
 // the same.
 type CommandError struct {
 	Name string
-	Err  error // an *exec.ExitError
+	Err  error // of package exec
 }
 
 func (e *CommandError) Error() string { return e.Name + ": " + e.Err.Error() }
@@ -104,10 +101,11 @@ func (e *CommandError) Unwrap() error { return e.Err }
 func (s *Session) Run(ctx context.Context, sinks ...ledger.Sink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var command *exec.Cmd
 	ended := make(chan error, 1)
-	if len(s.opts.Command) > 0 {
-		command, err := s.start(ctx)
-		if err != nil {
+	if s.opts.Command != nil {
+		var err error
+		if command, err = s.start(ctx); err != nil {
 			return err
 		}
 		go func() {
@@ -121,15 +119,14 @@ func (s *Session) Run(ctx context.Context, sinks ...ledger.Sink) error {
 		return err
 	}
 	if err := <-ended; err != nil {
-		return &CommandError{s.opts.Command[0], err}
+		return &CommandError{command.Args[0], err}
 	}
 	return nil
 }
 
 // start starts the command.
 func (s *Session) start(ctx context.Context) (*exec.Cmd, error) {
-	cmd := exec.CommandContext(ctx, s.opts.Command[0], s.opts.Command[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.opts.Stdin, s.opts.Stdout, s.opts.Stderr
+	cmd := s.opts.Command(ctx)
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {

@@ -2,15 +2,17 @@ package workload
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/child"
 )
 
 // TwoProcesses has one process map a buffer that exceeds its user's allowance,
@@ -47,11 +49,7 @@ func (t *TwoProcesses) Run(out io.Writer) error {
 	if err := shareReport(out, "map", "payer"); err != nil {
 		return err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	sharer := exec.Command(self, "workload", "sharer", "--pages", fmt.Sprint(t.Pages))
+	sharer := child.Command(context.Background(), sharerChild, t.Pages)
 	sharer.ExtraFiles = []*os.File{os.NewFile(uintptr(events[0]), "event")}
 	sharer.Stderr = os.Stderr
 	orders, err := sharer.StdinPipe()
@@ -106,9 +104,9 @@ func shareReport(out io.Writer, step, process string) error {
 	return json.NewEncoder(out).Encode(ShareStep{Step: step, Process: process, VmPinKiB: pin})
 }
 
-// Sharer is the other process: it takes "map" and "unmap" from in, and has the
-// event as descriptor 3.
-func Sharer(pages int, in io.Reader, out io.Writer) error {
+// share is the other process: it takes "map" and "unmap" from in, and has the event as
+// descriptor 3.
+func share(pages int, in io.Reader, out io.Writer) error {
 	var data []byte
 	orders := bufio.NewScanner(in)
 	for orders.Scan() {

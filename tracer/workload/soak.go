@@ -7,12 +7,13 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/child"
 )
 
 // Soak makes processes of several users map, unmap, share, fork, exit and die
@@ -46,10 +47,6 @@ func (s *Soak) Run(ctx context.Context, out io.Writer) (err error) {
 	if err := os.WriteFile(paranoidPath, []byte("2"), 0); err != nil {
 		return fmt.Errorf("soak: %w (needs root)", err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
 	all, cancel := context.WithTimeout(ctx, s.Duration)
 	defer cancel()
 	sockets, err := datagramSockets(len(s.UIDs) * s.Processes)
@@ -59,14 +56,14 @@ func (s *Soak) Run(ctx context.Context, out io.Writer) (err error) {
 	// A user's counter lives as long as a process of the user does. One that
 	// does nothing keeps it to the end.
 	for _, uid := range s.UIDs {
-		idle := exec.Command(self, "workload", "soak-worker", "--uid", strconv.Itoa(uid), "--idle")
+		idle := child.Command(context.Background(), soakWorkerChild, soakWorker{UID: uid, Idle: true})
 		if err := idle.Start(); err != nil {
 			return err
 		}
 		defer func() { idle.Process.Kill(); idle.Wait() }()
 		// A further mapping while nothing else is under way shows what the
 		// kernel does with those.
-		if err := perfBuffers(self, uid, "--again", "1"); err != nil {
+		if err := mapOne(uid, 1); err != nil {
 			return err
 		}
 	}
@@ -77,7 +74,7 @@ func (s *Soak) Run(ctx context.Context, out io.Writer) (err error) {
 		wait.Go(func() {
 			for n := uint64(0); all.Err() == nil; n++ {
 				started[slot%len(started)]++
-				if err := s.worker(all, self, slot, n, sockets); err != nil {
+				if err := s.worker(all, slot, n, sockets); err != nil {
 					failures <- err
 					cancel()
 					return
@@ -97,7 +94,7 @@ func (s *Soak) Run(ctx context.Context, out io.Writer) (err error) {
 	// A last mapping of every user, with nothing else under way: what the
 	// counters say now is what stayed charged.
 	for _, uid := range s.UIDs {
-		if err := perfBuffers(self, uid); err != nil {
+		if err := mapOne(uid, 0); err != nil {
 			return err
 		}
 	}
@@ -110,12 +107,10 @@ func (s *Soak) Run(ctx context.Context, out io.Writer) (err error) {
 	return <-failures
 }
 
-// perfBuffers maps and unmaps one small buffer as a user.
-func perfBuffers(self string, uid int, more ...string) error {
-	args := append([]string{"workload", "perf-buffers", "--uid", strconv.Itoa(uid), "--pages", "1", "--max", "1", "--quiet"}, more...)
-	cmd := exec.Command(self, args...)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Run(); err != nil {
+// mapOne maps and unmaps one small buffer as a user, and so many more times.
+func mapOne(uid, again int) error {
+	p := PerfBuffers{UID: uid, Memlock: 512 << 10, Pages: 1, Max: 1, Again: again, Quiet: true}
+	if err := p.Command(context.Background()).Run(); err != nil {
 		return fmt.Errorf("map a buffer as uid %d: %w", uid, err)
 	}
 	return nil
@@ -145,18 +140,15 @@ func datagramSockets(n int) (pairs [][2]int, err error) {
 
 // worker runs one process in a slot. It ends by itself, or is killed, with
 // whatever it has mapped.
-func (s *Soak) worker(ctx context.Context, self string, slot int, n uint64, sockets [][2]int) error {
+func (s *Soak) worker(ctx context.Context, slot int, n uint64, sockets [][2]int) error {
 	random := rand.New(rand.NewPCG(s.Seed, uint64(slot)<<32|n))
 	life := time.Duration(float64(s.Life) * (0.2 + 1.6*random.Float64()))
-	args := []string{"workload", "soak-worker", "--uid", strconv.Itoa(s.UIDs[slot%len(s.UIDs)]), "--seed", strconv.FormatUint(random.Uint64(), 10)}
-	if s.Share {
-		args = append(args, "--share")
-	}
+	w := soakWorker{UID: s.UIDs[slot%len(s.UIDs)], Seed: random.Uint64(), Share: s.Share}
 	killed := random.IntN(2) == 0
 	if !killed {
-		args = append(args, "--life", life.String())
+		w.Life = life
 	}
-	cmd := exec.Command(self, args...)
+	cmd := child.Command(context.Background(), soakWorkerChild, w)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	own, err := unix.Dup(sockets[slot][0])
 	if err != nil {
@@ -209,8 +201,8 @@ func (s *Soak) changeSysctls(ctx context.Context) {
 	}
 }
 
-// SoakWorker is one process of a Soak.
-type SoakWorker struct {
+// soakWorker is one process of a Soak.
+type soakWorker struct {
 	UID   int
 	Seed  uint64
 	Share bool
@@ -224,9 +216,9 @@ const (
 	sendFD    = 4
 )
 
-// Run maps and unmaps at random, in several threads, until its life is over. It
+// run maps and unmaps at random, in several threads, until its life is over. It
 // leaves mapped what is mapped.
-func (w *SoakWorker) Run() error {
+func (w soakWorker) run() error {
 	if err := unix.Setresuid(w.UID, w.UID, w.UID); err != nil {
 		return fmt.Errorf("become uid %d: %w", w.UID, err)
 	}
@@ -263,7 +255,7 @@ func (w *SoakWorker) Run() error {
 	}
 	if w.Seed%3 == 0 {
 		// What is mapped goes with the mm, at exec and not at exit.
-		return unix.Exec("/proc/self/exe", []string{"pinwatch", "version", "--quiet"}, os.Environ())
+		return child.Exec(nothingChild, nil)
 	}
 	return nil
 }
@@ -472,7 +464,7 @@ func (p *player) fork() error {
 	if p.random.IntN(20) > 0 {
 		return nil
 	}
-	return exec.Command("/proc/self/exe", "version", "--quiet").Run()
+	return child.Command(context.Background(), nothingChild, nil).Run()
 }
 
 // limit changes the process's own soft limit.

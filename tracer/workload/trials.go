@@ -20,6 +20,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -279,15 +280,11 @@ type mapper struct {
 }
 
 func startMapper(ctx context.Context, kind mapperKind, pmu string) (*mapper, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
 	events, err := openEvents(pmu, eventsPerMapper)
 	if err != nil {
 		return nil, err
 	}
-	m := &mapper{kind: kind, aux: map[int]bool{}, cmd: exec.CommandContext(ctx, self, "workload", "mapper")}
+	m := &mapper{kind: kind, aux: map[int]bool{}, cmd: child.Command(ctx, mapperChild, nil)}
 	for i, fd := range events {
 		file := os.NewFile(uintptr(fd), "event")
 		defer file.Close()
@@ -390,9 +387,9 @@ func (m *mapper) unmap(random *rand.Rand) error {
 	return nil
 }
 
-// Mapper is the process's side: it maps and unmaps the events that it was given,
+// serveMapper is the process's side: it maps and unmaps the events that it was given,
 // and gives up and takes CAP_IPC_LOCK.
-func Mapper(in io.Reader, out io.Writer) error {
+func serveMapper(in io.Reader, out io.Writer) error {
 	runtime.LockOSThread()
 	areas := map[int][][]byte{}
 	orders := bufio.NewScanner(in)

@@ -1,0 +1,145 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/tracer/check"
+)
+
+// checkOptions are those of check.
+type checkOptions struct {
+	*Streams
+	tracing   tracingFlags
+	guests    check.Guests
+	scenarios []string // none: all
+	format    string
+	exit      string
+	arm64     string // pinwatch for arm64 guests
+	list      bool
+	invasive  bool
+	inGuest   bool // for the check that runs this one
+}
+
+func newCheck(s *Streams) *cobra.Command {
+	o := checkOptions{Streams: s}
+	cmd := &cobra.Command{
+		Use:   "check [flags]",
+		Short: "Tell whether this kernel, or any given one, accounts locked memory correctly",
+		Long: `Runs scenarios that map, share, refuse and unmap locked memory, and tells which
+invariants of the accounting hold. The tracer watches, and witnesses that are not
+pinwatch's are read as well: VmPin, the number of pages that fit before EPERM, and
+the files of a cgroup. With --kernel it boots that kernel in QEMU, several side by
+side.
+
+Scenarios run as throwaway users in a cgroup of their own, with little memory.
+Those that change settings of the whole machine run only with --invasive, and
+always in a guest; a watchdog puts all settings back, whatever happens.
+
+Exit status, by --exit:
+  default    0 all hold, 3 an invariant is broken, 1 could not run, 2 wrong usage
+  bisect     0 good, 1 bad, 125 cannot be tested (panic, hang, missing feature)
+  kselftest  0 pass, 1 fail or could not run, 4 skip`,
+		Example: `  pinwatch check
+  pinwatch check --kernel bzImage --scenario map-twice,past-allowance
+  pinwatch check --kernel old/bzImage --kernel new/bzImage --format junit
+  git bisect run pinwatch check --exit bisect --kernel arch/x86/boot/bzImage --scenario map-twice`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runCheck(cmd.Context(), &o) },
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&o.guests.Kernels, "kernel", nil, "kernel `image` to boot and check (see: pinwatch guest --help); may be given several times")
+	o.tracing.addBTF(f)
+	enumsFunc(f, &o.scenarios, "scenario", nil, check.Names(), "only these scenarios", func(name string) error {
+		_, err := check.Choose([]string{name})
+		return err
+	})
+	f.BoolVar(&o.list, "list", false, "list the scenarios")
+	enumVar(f, &o.format, "format", output.FormatTable, output.Formats(), "how the report is written")
+	enumVar(f, &o.exit, "exit", check.ExitDefault, check.ExitConventions(), "convention of the exit status")
+	f.BoolVar(&o.invasive, "invasive", false, "also run scenarios that change settings of the whole machine")
+	f.DurationVar(&o.guests.Timeout, "timeout", 2*time.Minute, "give up on a kernel after this time")
+	f.BoolVar(&o.guests.KeepLog, "keep-log", false, "keep the kernel's messages if something fails")
+	f.StringVar(&o.arm64, "binary-arm64", "", "static pinwatch for arm64 guests (default: pinwatch-arm64 beside this program)")
+	f.IntVar(&o.guests.Parallel, "parallel", 0, "guests at a time (default: as many as the machine has cores)")
+	f.BoolVar(&o.inGuest, "in-guest", false, "say on stderr what runs, and on stdout the report, in one line of JSON")
+	f.MarkHidden("in-guest")
+	addMachine(f, &o.guests.Base)
+	return cmd
+}
+
+func runCheck(ctx context.Context, o *checkOptions) error {
+	write, err := output.ReportWriter(o.format)
+	if err != nil {
+		return usageError{err}
+	}
+	exercises, err := check.Choose(o.scenarios)
+	if err != nil {
+		return usageError{err}
+	}
+	switch {
+	case o.list:
+		return output.CheckList(o.Out, exercises)
+	case o.inGuest:
+		_, err := checkThis(ctx, o, exercises)
+		return err
+	}
+	report, err := checkAll(ctx, o, exercises)
+	if err != nil {
+		fmt.Fprintf(o.Err, "pinwatch: %v\n", err)
+		report = check.Report{} // nothing to rest a result on
+	} else if err := write(o.Out, &report); err != nil {
+		return err
+	}
+	code, err := report.ExitCode(o.exit, len(o.scenarios) > 0)
+	if err == nil && code != 0 {
+		return exitStatus(code)
+	}
+	return err
+}
+
+// checkAll checks the given kernels, or the running one.
+func checkAll(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
+	if len(o.guests.Kernels) == 0 {
+		return checkThis(ctx, o, exercises)
+	}
+	progress := output.NewProgress(o.Err, len(o.guests.Kernels))
+	defer progress.Clear()
+	o.guests.Progress, o.guests.Done = progress.Say, progress.Done
+	o.guests.Scenarios, o.guests.BTF = o.scenarios, o.tracing.btf
+	o.guests.Binaries = map[string]string{"arm64": o.arm64}
+	return o.guests.Run(ctx)
+}
+
+// checkThis checks the running kernel.
+func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
+	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive}
+	if o.inGuest {
+		tellHost(&opts, o.Streams)
+	}
+	k, err := check.Run(ctx, opts)
+	return reportOf(k), err
+}
+
+// tellHost has a check in a guest tell the one that booted it how it goes.
+func tellHost(opts *check.Options, s *Streams) {
+	opts.Apart = true
+	debug.SetGCPercent(400) // the guest has memory, and nothing else to do with it
+	opts.Progress = func(name string, n, of int) { fmt.Fprintf(s.Err, "progress: %d/%d %s\n", n, of, name) }
+	opts.Judged = func(k check.Kernel) { writeReport(s.Out, reportOf(k)) }
+}
+
+// writeReport writes a report in one line. A host that does not get it knows.
+func writeReport(w io.Writer, r check.Report) { json.NewEncoder(w).Encode(r) }
+
+// reportOf is a report on one kernel.
+func reportOf(k check.Kernel) check.Report {
+	return check.Report{Version: check.Version, Kernels: []check.Kernel{k}}
+}

@@ -1,0 +1,65 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pinwatch/pinwatch/tracer/guest"
+)
+
+// guestOptions are those of guest.
+type guestOptions struct {
+	*Streams
+	config  guest.Config
+	console bool // show the kernel's messages
+}
+
+func newGuest(s *Streams) *cobra.Command {
+	o := guestOptions{Streams: s}
+	cmd := &cobra.Command{
+		Use:   "guest --kernel IMAGE [flags] -- COMMAND [ARG...]",
+		Short: "Boot a kernel in QEMU and run a pinwatch command in it",
+		Long: `Boots a kernel image in QEMU with this very binary as init, and runs a pinwatch
+command in it: no disk, no network, no modules. What the command prints and its
+exit status are passed on; the kernel's messages are kept apart. An emulated
+kernel starts without its certificates and the self-tests of its cryptography, with
+timers of a jiffy (highres=off), zeroes no page twice (init_on_alloc=0), and does
+not wait for a quiet moment in synchronize_rcu() (rcupdate.rcu_expedited=1).
+
+Exit status: that of the command, or 125 if the guest timed out or panicked, or
+never ran the command.`,
+		Example: `  pinwatch guest --kernel /boot/vmlinuz -- trace -- pinwatch workload perf-buffers`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.config.Args = args
+			return runGuest(cmd.Context(), &o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.config.Kernel, "kernel", "", "kernel `image` to boot: bzImage, Image, or a vmlinux with PVH, which need not unpack itself")
+	f.StringVar(&o.config.Binary, "binary", "", "static pinwatch for the guest (default: this program, or pinwatch-ARCH beside it)")
+	addMachine(f, &o.config)
+	f.StringArrayVar(&o.config.Files, "file", nil, "one more file for the guest, as `HOSTPATH:GUESTPATH`")
+	f.StringVar(&o.config.ICount, "icount", "", "make the guest's time count its instructions: what QEMU's -icount takes, such as shift=0,sleep=off (with --cpus 1 --accel tcg)")
+	f.DurationVar(&o.config.Timeout, "timeout", 2*time.Minute, "give up after this time")
+	f.BoolVar(&o.console, "console", false, "show the kernel's messages on stderr")
+	return cmd
+}
+
+func runGuest(ctx context.Context, o *guestOptions) error {
+	if o.config.Kernel == "" {
+		return usageError{errors.New("no --kernel IMAGE to boot (see pinwatch guest --help)")}
+	}
+	o.config.Stdout, o.config.Stderr = o.Out, o.Err
+	if o.console {
+		o.config.Console = o.Err
+	}
+	code, err := guest.Run(ctx, o.config)
+	if err == nil && code != 0 {
+		return exitStatus(code)
+	}
+	return err
+}

@@ -1,0 +1,110 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/tracer/bpfobj"
+	"github.com/pinwatch/pinwatch/tracer/session"
+)
+
+// mapsOptions are those of maps.
+type mapsOptions struct {
+	*Streams
+	show  output.MapsOptions
+	watch time.Duration // 0: no trace
+}
+
+func newMaps(s *Streams) *cobra.Command {
+	o := mapsOptions{Streams: s}
+	cmd := &cobra.Command{
+		Use:   "maps",
+		Short: "List BPF maps and programs: what they cost, who pays, who holds them",
+		Long: `Lists all BPF maps and programs that exist. It traces nothing unless --watch says
+so. What it cannot know is left empty, and explained on stderr.
+
+  MEMLOCK  the kernel's own estimate (fdinfo): before Linux 5.11 what is charged
+  CHARGED  what pinwatch saw the kernel charge, which takes a trace
+  UID      of a map, who is charged (before 5.11); of a program, who loaded it
+  CGROUP   the memory cgroup that a map is charged to (since 5.11); / is no limit
+  USES     the programs that use a map; the maps that a program uses
+  PINNED   paths on the bpffs that are mounted here
+  HOLDERS  processes that have it open, and links that hold a program
+
+Whether BPF memory is held against RLIMIT_MEMLOCK or charged to cgroups is found
+out by an experiment: a child process creates one map.
+
+Needs CAP_SYS_ADMIN, and CAP_SYS_PTRACE for the holders. Without them it shows what
+is open in the processes that it may read.`,
+		Example: `  pinwatch maps --sort memlock
+  pinwatch maps --cgroup /system.slice --json
+  pinwatch maps --type ringbuf --in-bytes`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runMaps(cmd.Context(), &o) },
+	}
+	f := cmd.Flags()
+	f.DurationVar(&o.watch, "watch", 0, "trace for this time first, to know what is charged for the objects made meanwhile")
+	enumVar(f, &o.show.Sort, "sort", "id", output.MapsSorts(), "order")
+	types := slices.Compact(slices.Sorted(slices.Values(slices.Concat(bpfobj.MapTypes(), bpfobj.ProgramTypes()))))
+	enumsFunc(f, &o.show.Types, "type", nil, types, "show only these types, by the kernel's names, such as percpu_array", func(name string) error {
+		return checkType(name, types)
+	})
+	f.StringSliceVar(&o.show.Names, "name", nil, "show only objects with these names")
+	f.IntSliceVar(&o.show.PIDs, "pid", nil, "show only what these processes hold")
+	f.StringVar(&o.show.Cgroup, "cgroup", "", "show only what is held in, or charged to, this cgroup or one below")
+	f.BoolVar(&o.show.MapsOnly, "maps-only", false, "leave programs out")
+	f.BoolVar(&o.show.ProgramsOnly, "progs-only", false, "leave maps out")
+	f.BoolVar(&o.show.JSON, "json", false, "write JSON lines")
+	f.BoolVar(&o.show.Bytes, "in-bytes", false, "write sizes as plain bytes")
+	renamed(f, "bytes", "in-bytes")
+	cmd.AddCommand(&cobra.Command{
+		Use:    "probe-rlimit",
+		Short:  "Try whether RLIMIT_MEMLOCK holds BPF maps",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE:   func(*cobra.Command, []string) error { return bpfobj.ProbeRlimit(os.Stdout) },
+	})
+	return cmd
+}
+
+// checkType accepts the types that pinwatch has a name for, and what it calls those of
+// newer kernels.
+func checkType(name string, types []string) error {
+	if slices.Contains(types, name) || strings.HasPrefix(name, "type ") {
+		return nil
+	}
+	return errors.New("want " + alternatives(types))
+}
+
+func runMaps(ctx context.Context, o *mapsOptions) error {
+	if err := o.show.Check(); err != nil {
+		return usageError{err}
+	}
+	var charged map[session.ObjectID]int64
+	if o.watch > 0 {
+		var err error
+		if charged, err = session.WatchObjects(ctx, o.watch); err != nil {
+			return err
+		}
+	}
+	listing, err := bpfobj.List(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range listing.Objects {
+		object := &listing.Objects[i]
+		object.Charged, object.ChargedKnown = charged[session.ObjectID{ID: object.ID, Program: object.Kind == bpfobj.KindProgram}]
+	}
+	for _, note := range output.MapsNotes(listing) {
+		fmt.Fprintf(o.Err, "pinwatch: %s\n", note)
+	}
+	return output.Maps(o.Out, listing, o.show)
+}

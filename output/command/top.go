@@ -1,0 +1,160 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pinwatch/pinwatch/output/top"
+	"github.com/pinwatch/pinwatch/output/top/terminal"
+	"github.com/pinwatch/pinwatch/tracer/bpfobj"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/session"
+	"github.com/pinwatch/pinwatch/tracer/snapshot"
+)
+
+// topOptions are those of top.
+type topOptions struct {
+	*Streams
+	tracing tracingFlags
+	view    top.Options
+	views   []string // what to show first, and in a batch all of
+	replay  string   // a recording, "-": the standard input; "": the running kernel
+	batch   bool
+	count   int // screens of a batch; 0: see Batch
+}
+
+func newTop(s *Streams) *cobra.Command {
+	o := topOptions{Streams: s}
+	cmd := &cobra.Command{
+		Use:   "top [flags]",
+		Short: "Watch who holds locked memory, and who is refused",
+		Long: `Shows who holds locked memory, now and as it changes: processes, users, cgroups,
+BPF objects and live events. What existed before pinwatch started is included.
+With --replay it shows a recording, without privileges, anywhere. If the standard
+output is not a terminal, it writes plain tables (--batch).
+
+Keys:
+` + indent(top.Keys) + `
+
+Tracing needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Without them top shows
+what /proc tells, and says so.`,
+		Example: `  pinwatch top
+  pinwatch top -b -n 3 -d 5s --view processes,users
+  pinwatch record trace.jsonl; pinwatch top --replay trace.jsonl --speed 0.5`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runTop(cmd.Context(), &o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.replay, "replay", "", "show this `recording` of record or trace --json; - for the standard input")
+	f.Float64Var(&o.view.Speed, "speed", 1, "replay speed: 1 as recorded, 2 twice as fast; 0: as fast as possible")
+	f.BoolVar(&o.view.Paused, "paused", false, "start the replay paused; n steps")
+	f.BoolVarP(&o.batch, "batch", "b", false, "write plain tables, even to a terminal")
+	f.IntVarP(&o.count, "count", "n", 0, "number of screens of a batch; 0: until stopped, or the last one of a recording")
+	f.DurationVarP(&o.view.Interval, "interval", "d", 2*time.Second, "time between two refreshes; of a recording, in its own time")
+	enumsFunc(f, &o.views, "view", []string{"processes"}, top.ViewNames(), "what to show first, and in a batch all of: "+strings.Join(top.ViewNames(), ", "), checkView)
+	f.StringVar(&o.view.Sort, "sort", "", "`column` to sort by")
+	f.StringVar(&o.view.Filter, "filter", "", "only rows with this `text` in a name, a pid, a uid or a verdict")
+	f.BoolVar(&o.view.All, "all", false, "include idle processes and users")
+	f.BoolVar(&o.view.Bytes, "in-bytes", false, "amounts in bytes, not pages")
+	o.tracing.addBackend(f)
+	o.tracing.addBuffer(f)
+	renamed(f, "bytes", "in-bytes")
+	cmd.RegisterFlagCompletionFunc("sort", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return top.ColumnNames(o.views[0]), cobra.ShellCompDirectiveNoFileComp
+	})
+	return cmd
+}
+
+// checkView accepts the name of a view.
+func checkView(name string) error {
+	_, err := top.New(top.Options{View: name})
+	return err
+}
+
+func runTop(ctx context.Context, o *topOptions) error {
+	if err := o.check(); err != nil {
+		return usageError{fmt.Errorf("%w (see pinwatch top --help)", err)}
+	}
+	if o.replay != "" {
+		return topReplay(ctx, o)
+	}
+	return topLive(ctx, o)
+}
+
+// check finds wrong usage before anything is opened.
+func (o *topOptions) check() error {
+	switch {
+	case o.view.Interval < 10*time.Millisecond:
+		return fmt.Errorf("--interval %s: want at least 10ms", o.view.Interval)
+	case o.view.Paused && o.replay == "":
+		return errors.New("--paused goes with --replay")
+	case o.view.Speed < 0 || o.count < 0:
+		return errors.New("--speed and --count cannot be negative")
+	}
+	o.view.View = o.views[0]
+	_, err := top.New(o.view)
+	return err
+}
+
+func topReplay(ctx context.Context, o *topOptions) error {
+	in, err := o.open(o.replay)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	o.view.Replay, o.view.Title = true, filepath.Base(o.replay)
+	source := &terminal.Replay{In: in, Speed: o.view.Speed, Paused: o.view.Paused, Interval: o.view.Interval}
+	if o.plain() {
+		source.Speed, source.Paused, o.view.Paused = 0, false, false
+	}
+	if err := o.show(ctx, source); err != nil {
+		return fmt.Errorf("replay %s: %w", o.replay, err)
+	}
+	return nil
+}
+
+func topLive(ctx context.Context, o *topOptions) error {
+	source := &terminal.Live{Interval: o.view.Interval, Objects: terminal.Objects(bpfobj.ListHeld),
+		Container: container}
+	from := snapshot.Options{BTF: o.tracing.btf}
+	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: from})
+	if err == nil {
+		defer s.Close()
+		source.Trace, source.Snapshot = s, s.State.Take
+		o.view.Attach = s.Attach() + ", " + s.Transport()
+	} else {
+		source.Untraced = err
+		state, err := snapshot.Open(from)
+		if err != nil {
+			return err
+		}
+		defer state.Close()
+		source.Snapshot = state.Take
+	}
+	o.view.Title = "Linux " + kernel.Release()
+	return o.show(ctx, source)
+}
+
+// plain reports whether plain tables are written.
+func (o *topOptions) plain() bool { return o.batch || o.Terminal() == nil }
+
+// show shows a source on the terminal, or as plain tables.
+func (o *topOptions) show(ctx context.Context, source terminal.Source) error {
+	if o.plain() {
+		return terminal.Batch(ctx, o.view, source, o.views, o.count, o.Out)
+	}
+	return terminal.Run(ctx, o.view, source, o.Terminal())
+}
+
+// container names the container of a cgroup; "": none.
+func container(path string) string {
+	id := cgroup.Identify(path)
+	return id.Short()
+}

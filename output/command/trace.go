@@ -1,0 +1,201 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/session"
+	"github.com/pinwatch/pinwatch/tracer/snapshot"
+)
+
+// traceOptions are those of trace, and of record, which is a trace to a file.
+type traceOptions struct {
+	*Streams
+	tracing  tracingFlags
+	rows     rowFlags
+	duration time.Duration // 0: until told to stop
+	command  []string      // to trace; none: everything
+}
+
+func (o *traceOptions) addTracing(f *pflag.FlagSet) {
+	f.DurationVar(&o.duration, "duration", 0, "stop after this time, such as 30s; 0: when told to")
+	o.tracing.addBackend(f)
+	o.tracing.addBuffer(f)
+	o.tracing.addOnly(f)
+}
+
+func newTrace(s *Streams) *cobra.Command {
+	o := traceOptions{Streams: s}
+	cmd := &cobra.Command{
+		Use:   "trace [flags] [-- COMMAND [ARG...]]",
+		Short: "Show every charge, refund and refusal as it happens",
+		Long: `Shows one row per charge, refund or refusal of a perf buffer, with the values that
+perf_mmap() decides on, and a verdict; and what BPF objects, io_uring, AF_XDP and
+others charge. Ends with Ctrl-C, after --duration, or with COMMAND, and then
+prints a summary. What was mapped before the trace is known from a snapshot: it gets
+its verdict when it is unmapped, and the summary tells whose the rest is.
+
+  USER_LOCKED  pages charged to the user, including this mapping's
+  EXTRA        the part beyond the user's allowance, charged to the process
+  PINNED_VM    pages charged to the process before the call
+  LOCK_LIMIT   RLIMIT_MEMLOCK in pages
+  VERDICT      ok, or the rule that the kernel broke; a "?" marks a verdict that
+               rests on a counter which something else moved meanwhile
+
+` + aboutOnly + `
+
+Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
+		Example: `  pinwatch trace
+  pinwatch trace --uid 1000 --json > trace.jsonl
+  pinwatch trace --only bpf,memcg --cgroup /web.slice
+  pinwatch trace -- perf record -a sleep 1`,
+		Args: commandAfterDash,
+		RunE: func(cmd *cobra.Command, command []string) error {
+			o.command = command
+			return runTrace(cmd.Context(), &o)
+		},
+	}
+	o.addTracing(cmd.Flags())
+	o.rows.add(cmd.Flags())
+	return cmd
+}
+
+func runTrace(ctx context.Context, o *traceOptions) error {
+	o.rows.filter.Only = o.tracing.only
+	return trace(ctx, o, func() (io.Writer, error) { return o.Out, nil })
+}
+
+// trace writes what happens to a sink, which is opened once the trace is.
+func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error)) error {
+	o.rows.filter.Command = len(o.command) > 0
+	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: snapshot.Options{BTF: o.tracing.btf}, Command: o.program(o.command)})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	to, err := sink()
+	if err != nil {
+		return err
+	}
+	w, err := o.rows.writer(to)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(o.Err, "pinwatch: watching %s\n", s.Attached())
+	for _, what := range s.Degraded() {
+		fmt.Fprintf(o.Err, "pinwatch: %s\n", what)
+	}
+	if o.duration > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.duration)
+		defer cancel()
+	}
+	return o.ended(s, s.Run(ctx, output.NewStream(w, &o.rows.filter)))
+}
+
+// recordOptions are those of record.
+type recordOptions struct {
+	traceOptions
+	path string
+}
+
+func newRecord(s *Streams) *cobra.Command {
+	o := recordOptions{traceOptions: traceOptions{Streams: s}}
+	cmd := &cobra.Command{
+		Use:   "record [flags] FILE [-- COMMAND [ARG...]]",
+		Short: "Keep a trace in a file, for replay and top --replay",
+		Long: `Writes to FILE what "pinwatch trace --json --include-self" would write, until
+Ctrl-C, for --duration, or until COMMAND ends. FILE is not touched before tracing
+has begun, and then replaced.
+
+` + aboutOnly + `
+
+Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Reading the recording needs no
+privileges.`,
+		Example: `  pinwatch record trace.jsonl --duration 30s
+  pinwatch record trace.jsonl -- perf record -a sleep 1
+  pinwatch top --replay trace.jsonl
+  pinwatch replay trace.jsonl`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if named := cmd.ArgsLenAtDash(); len(args) == 0 || named != 1 && (named != -1 || len(args) != 1) {
+				return errors.New("want one FILE to write, and a command to trace only after --")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.path, o.command = args[0], args[1:]
+			return runRecord(cmd.Context(), &o)
+		},
+	}
+	o.addTracing(cmd.Flags())
+	return cmd
+}
+
+func runRecord(ctx context.Context, o *recordOptions) error {
+	o.rows = rowFlags{json: true, filter: output.Filter{Own: true}}
+	var file *os.File
+	err := trace(ctx, &o.traceOptions, func() (_ io.Writer, err error) {
+		file, err = os.Create(o.path)
+		return file, err
+	})
+	if file != nil {
+		err = errors.Join(err, file.Close())
+	}
+	if err == nil {
+		fmt.Fprintf(o.Err, "pinwatch: recorded in %s; look at it with: pinwatch top --replay %[1]s\n", o.path)
+	}
+	return err
+}
+
+// replayOptions are those of replay.
+type replayOptions struct {
+	*Streams
+	rows rowFlags
+	path string // "-": the standard input
+}
+
+func newReplay(s *Streams) *cobra.Command {
+	o := replayOptions{Streams: s}
+	cmd := &cobra.Command{
+		Use:   "replay [flags] FILE",
+		Short: "Run a recording through the ledger again",
+		Long: `Reads what "pinwatch record" or "pinwatch trace --json" wrote, and runs it through
+the same ledger and the same outputs, on any machine and without privileges. FILE
+may be - for the standard input.`,
+		Example: `  pinwatch record trace.jsonl
+  pinwatch replay trace.jsonl`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			o.path = args[0]
+			return runReplay(&o)
+		},
+	}
+	o.rows.add(cmd.Flags())
+	return cmd
+}
+
+func runReplay(o *replayOptions) error {
+	in, err := o.open(o.path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	w, err := o.rows.writer(o.Out)
+	if err != nil {
+		return err
+	}
+	recording := output.NewRecording(in)
+	if err := ledger.New().Run(recording.Events(), recording.Lost, output.NewStream(w, &o.rows.filter)); err != nil {
+		return fmt.Errorf("replay %s: %w", o.path, err)
+	}
+	return nil
+}
