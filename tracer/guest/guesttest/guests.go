@@ -131,7 +131,7 @@ func (b *batch) start(k Kernel) *run {
 	b.guests.mu.Lock()
 	defer b.guests.mu.Unlock()
 	if b.runs[k] == nil {
-		r := &run{guests: b.guests, kernel: k, tests: b.tests[k], results: map[string]*result{}, done: make(chan struct{})}
+		r := &run{guests: b.guests, kernel: k, tests: b.tests[k], results: map[string]*result{}, notes: map[string][]string{}, done: make(chan struct{})}
 		b.runs[k] = r
 		go r.boot()
 	}
@@ -146,9 +146,9 @@ type run struct {
 
 	done    chan struct{} // closed when the rest is known
 	results map[string]*result
-	notes   []string // for whoever asks for the results
-	err     error    // why some results are missing
-	code    int      // of the test binary
+	notes   map[string][]string // to a test, besides its result
+	err     error               // why some results are missing
+	code    int                 // of the test binary
 	stderr  string
 }
 
@@ -160,14 +160,20 @@ func (r *run) boot() {
 	defer close(r.done)
 	defer takeSlot()()
 	for attempt := 1; ; attempt++ {
-		begun := time.Now()
-		r.err = r.once(r.unfinished())
-		r.notes = append(r.notes, fmt.Sprintf("Linux %s ran %d tests in %.1f s", r.kernel.Release, len(r.tests), time.Since(begun).Seconds()))
+		tests, begun := r.unfinished(), time.Now()
+		r.err = r.once(tests)
+		r.note(tests, "a guest with Linux %s, %.1f s: %s", r.kernel.Release, time.Since(begun).Seconds(), strings.Join(tests, " "))
 		var died *guest.Error
 		if attempt == 2 || !errors.As(r.err, &died) {
 			return
 		}
-		r.notes = append(r.notes, fmt.Sprintf("the guest died, trying once more: %v", r.err))
+		r.note(r.unfinished(), "the guest died, trying once more: %v", r.err)
+	}
+}
+
+func (r *run) note(tests []string, format string, args ...any) {
+	for _, name := range tests {
+		r.notes[name] = append(r.notes[name], fmt.Sprintf(format, args...))
 	}
 }
 
@@ -218,7 +224,7 @@ func (r *run) config(dir string, tests []string) (guest.Config, error) {
 		return c, err
 	}
 	if c.Exec, err = testBinary(arch); err != nil {
-		return c, fmt.Errorf("build the test binary: %w", err)
+		return c, err
 	}
 	testdata, err := filesBelow("testdata")
 	if err != nil {
@@ -273,6 +279,16 @@ func filesBelow(dir string) (files []string, err error) {
 // testBinaries are those of this package, by architecture.
 var testBinaries sync.Map // func() (string, error)
 
+// TestBinary is the package's test binary for the guests of an architecture.
+func TestBinary(t *testing.T, arch string) string {
+	t.Helper()
+	binary, err := testBinary(arch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
+}
+
 // testBinary is the package's test binary for guests: this very program if they can run
 // it, or one that is built once.
 func testBinary(arch string) (string, error) {
@@ -289,7 +305,7 @@ func testBinary(arch string) (string, error) {
 		cmd := exec.Command("go", "test", "-c", "-tags", "guest", "-ldflags", "-s -w", "-o", binary, ".")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%w\n%s", err, out)
+			return "", fmt.Errorf("build the test binary: %w\n%s", err, out)
 		}
 		return binary, nil
 	}))

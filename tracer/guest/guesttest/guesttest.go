@@ -43,6 +43,9 @@ func (k Kernel) Upstream() string {
 	return series
 }
 
+// Before reports whether the kernel is from before a version, such as "5.11".
+func (k Kernel) Before(version string) bool { return older(k.Release, version) }
+
 // PageKiB is how large its pages are: 16 KiB for "6.12-16k".
 func (k Kernel) PageKiB() int64 {
 	if strings.HasSuffix(k.Series, "-16k") {
@@ -99,6 +102,12 @@ func Newest(t *testing.T) []Kernel {
 		return all
 	}
 	return all[len(all)-1:]
+}
+
+// First is the first of those alone, for what does not depend on the kernel.
+func First(t *testing.T) []Kernel {
+	t.Helper()
+	return Kernels(t)[:1]
 }
 
 // WithOldest adds 5.10, which differs most, where it is not among some kernels.
@@ -306,7 +315,7 @@ func findBusybox(arch string) (string, error) {
 	return strings.TrimSpace(string(out)), nil
 }
 
-// Result is what came back from a guest.
+// Result is what came back from a guest, or what a command left.
 type Result struct {
 	Stdout, Stderr string
 	Code           int

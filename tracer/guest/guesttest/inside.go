@@ -12,8 +12,9 @@ import (
 	"testing"
 	"time"
 
-	gocmp "github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // This file is for tests that run in a guest.
@@ -22,7 +23,7 @@ import (
 // Later ones must have it: there the test goes on, and fails if they do not.
 func SkipBefore(t testing.TB, version, what string) {
 	t.Helper()
-	if running := release(t); older(running, version) {
+	if running := kernel.Release(); older(running, version) {
 		t.Skipf("%s: requires Linux %s (running %s)", what, version, running)
 	}
 }
@@ -32,16 +33,7 @@ func SkipBefore(t testing.TB, version, what string) {
 func Missing(t testing.TB, version, what string, err error) {
 	t.Helper()
 	SkipBefore(t, version, what)
-	t.Fatalf("%s: Linux %s has it, and so must this one (running %s): %v", what, version, release(t), err)
-}
-
-func release(t testing.TB) string {
-	t.Helper()
-	var uname unix.Utsname
-	if err := unix.Uname(&uname); err != nil {
-		t.Fatal(err)
-	}
-	return unix.ByteSliceToString(uname.Release[:])
+	t.Fatalf("%s: Linux %s has it, and so must this one (running %s): %v", what, version, kernel.Release(), err)
 }
 
 // older reports whether a release, such as "6.12.117+deb13-cloud-amd64", is one from
@@ -100,7 +92,7 @@ func leavesNoTrace(t *testing.T) {
 		var left string
 		// What was closed and killed may take a moment to be gone.
 		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-			if left = gocmp.Diff(before, traces(t)); left == "" {
+			if left = cmp.Diff(before, traces(t)); left == "" {
 				return
 			}
 			if time.Now().After(deadline) {

@@ -102,7 +102,9 @@ func (r *result) replay(t *testing.T) {
 		fails = fails || sub.outcome != "pass" && sub.outcome != "skip"
 		t.Run(strings.TrimPrefix(sub.name, r.name+"/"), sub.replay)
 	}
-	fmt.Fprintf(t.Output(), "%s in the guest after %.2f s\n", r.outcome, r.seconds)
+	if r.outcome != "" {
+		fmt.Fprintf(t.Output(), "%s in the guest after %.2f s\n", r.outcome, r.seconds)
+	}
 	switch {
 	case r.outcome == "skip":
 		t.SkipNow()
@@ -117,7 +119,8 @@ func (r *result) replay(t *testing.T) {
 func (r *run) replay(t *testing.T) {
 	t.Helper()
 	<-r.done
-	for _, note := range r.notes {
+	name, _, _ := strings.Cut(t.Name(), "/")
+	for _, note := range r.notes[name] {
 		fmt.Fprintln(t.Output(), note)
 	}
 	defer func() {
@@ -125,7 +128,6 @@ func (r *run) replay(t *testing.T) {
 			t.Logf("stderr of all tests on this kernel:\n%s", r.stderr)
 		}
 	}()
-	name, _, _ := strings.Cut(t.Name(), "/")
 	result := r.results[name]
 	if r.err != nil && (result == nil || result.outcome == "") {
 		t.Errorf("guest %s: %v", r.kernel.Release, r.err)
