@@ -92,6 +92,12 @@ func (c *Cmd) WaitFor(words string) {
 	}
 }
 
+// Said is what the command has written to stdout.
+func (c *Cmd) Said() string {
+	text, _ := c.stdout.now()
+	return text
+}
+
 // Stop ends the command by a signal.
 func (c *Cmd) Stop(signal os.Signal) Result {
 	c.t.Helper()
@@ -105,9 +111,8 @@ func (c *Cmd) Stop(signal os.Signal) Result {
 func (c *Cmd) Wait() Result {
 	c.t.Helper()
 	<-c.ended
-	stdout, _ := c.stdout.now()
 	stderr, _ := c.stderr.now()
-	return Result{Stdout: stdout, Stderr: stderr, Code: c.ProcessState.ExitCode()}
+	return Result{Stdout: c.Said(), Stderr: stderr, Code: c.ProcessState.ExitCode()}
 }
 
 // Run runs the command to its end.

@@ -74,14 +74,41 @@ func Set(t testing.TB, file, value string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(value), 0o644); err != nil {
-		t.Fatalf("set %s to %q: %v", file, value, err)
+	write(t, file, value)
+	t.Cleanup(func() { write(t, file, string(old)) })
+}
+
+// Cgroup makes a cgroup whose memory is accounted, and returns its directory. It is gone
+// after the test.
+func Cgroup(t testing.TB, name string) string {
+	t.Helper()
+	const root = "/sys/fs/cgroup"
+	const controllers = root + "/cgroup.subtree_control"
+	enabled, err := os.ReadFile(controllers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(strings.Fields(string(enabled)), "memory") {
+		write(t, controllers, "+memory")
+		t.Cleanup(func() { write(t, controllers, "-memory") })
+	}
+	dir := filepath.Join(root, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.WriteFile(file, old, 0o644); err != nil {
-			t.Errorf("set %s back: %v", file, err)
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
 		}
 	})
+	return dir
+}
+
+func write(t testing.TB, file, value string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(value), 0o644); err != nil {
+		t.Errorf("set %s to %q: %v", file, value, err)
+	}
 }
 
 // leavesNoTrace fails a test that leaves something behind for the next ones.
