@@ -20,8 +20,8 @@ type guestOptions struct {
 func newGuest(s *Streams) *cobra.Command {
 	o := guestOptions{Streams: s}
 	cmd := &cobra.Command{
-		Use:   "guest --kernel IMAGE [flags] -- COMMAND [ARG...]",
-		Short: "Boot a kernel in QEMU and run a pinwatch command in it",
+		Use:   "guest --kernel IMAGE [flags] {-- COMMAND | --exec FILE --} [ARG...]",
+		Short: "Boot a kernel in QEMU and run a command in it: pinwatch, or any static program",
 		Long: `Boots a kernel image in QEMU with this very binary as init, and runs a pinwatch
 command in it: no disk, no network, no modules. What the command prints and its
 exit status are passed on; the kernel's messages are kept apart. An emulated
@@ -29,10 +29,19 @@ kernel starts without its certificates and the self-tests of its cryptography, w
 timers of a jiffy (highres=off), zeroes no page twice (init_on_alloc=0), and does
 not wait for a quiet moment in synchronize_rcu() (rcupdate.rcu_expedited=1).
 
+With --exec it runs any static program instead, such as a Go package's test binary:
+as root, in /, with pinwatch in its PATH.
+
 Exit status: that of the command, or 125 if the guest timed out or panicked, or
 never ran the command.`,
-		Example: `  pinwatch guest --kernel /boot/vmlinuz -- trace -- pinwatch workload perf-buffers`,
-		Args:    cobra.MinimumNArgs(1),
+		Example: `  pinwatch guest --kernel /boot/vmlinuz -- trace -- pinwatch workload perf-buffers
+  CGO_ENABLED=0 go test -c -o some.test ./some && pinwatch guest --kernel /boot/vmlinuz --exec some.test -- -test.v`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if o.config.Exec != "" {
+				return nil
+			}
+			return cobra.MinimumNArgs(1)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.config.Args = args
 			return runGuest(cmd.Context(), &o)
@@ -40,6 +49,7 @@ never ran the command.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.config.Kernel, "kernel", "", "kernel `image` to boot: bzImage, Image, or a vmlinux with PVH, which need not unpack itself")
+	f.StringVar(&o.config.Exec, "exec", "", "static `program` to run instead of pinwatch, with the arguments after --")
 	f.StringVar(&o.config.Binary, "binary", "", "static pinwatch for the guest (default: this program, or pinwatch-ARCH beside it)")
 	addMachine(f, &o.config)
 	f.StringArrayVar(&o.config.Files, "file", nil, "one more file for the guest, as `HOSTPATH:GUESTPATH`")

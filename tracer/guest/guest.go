@@ -1,8 +1,8 @@
 // Package guest boots a kernel image in QEMU with pinwatch itself as init, and
-// runs a pinwatch command in it.
+// runs a command in it: pinwatch, or any other static program.
 //
 // The guest has no root file system, no network and no modules: its initramfs
-// is the binary and what else is asked for. Serial ports, which every kernel has
+// is that binary and what else is asked for. Serial ports, which every kernel has
 // built in, carry the kernel's console, the command's stdout and stderr, and its
 // exit code, each on a port of its own.
 package guest
@@ -28,10 +28,14 @@ import (
 
 // Config says what to boot and what to run.
 type Config struct {
-	Kernel string   // image file
-	Arch   string   // "amd64" or "arm64"; "": that of the image
-	Binary string   // static pinwatch for the guest; "": BinaryFor its architecture
-	Args   []string // of pinwatch in the guest
+	Kernel string // image file
+	Arch   string // "amd64" or "arm64"; "": that of the image
+	Binary string // static pinwatch for the guest; "": BinaryFor its architecture
+	// Exec is a static program that runs instead of pinwatch, such as a package's test
+	// binary. It lies in /exec, and finds pinwatch in its PATH. "": pinwatch itself.
+	Exec   string
+	Args   []string // of the command
+	Env    []string // more of its environment, as NAME=VALUE
 	Files  []string // more files, as HOSTPATH:GUESTPATH
 	CPUs   int      // 0: 4
 	Memory string   // "": 1G
@@ -441,7 +445,7 @@ func chooseAccel(ctx context.Context, m machine, c Config) string {
 		return accelOf(works)
 	}
 	trial := c
-	trial.Accel, trial.Args, trial.Files = "kvm", []string{"version"}, nil
+	trial.Accel, trial.Exec, trial.Args, trial.Files = "kvm", "", []string{"version"}, nil
 	trial.Stdout, trial.Stderr, trial.Console = io.Discard, io.Discard, nil
 	trial.Timeout = 10 * time.Second
 	code, err := Run(ctx, trial)

@@ -6,8 +6,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -17,10 +20,72 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 )
 
+// TestMain is what the tests run in their guests, too: the program does what its first
+// argument says.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		if act := acts[os.Args[1]]; act != nil {
+			if err := act(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(3)
+		}
+	}
+	var guests guesttest.Guests
+	os.Exit(guests.Main(m))
+}
+
+var acts = map[string]func() error{
+	// output writes to all that a guest has.
+	"output": func() error {
+		content, err := os.Open("/content")
+		if err != nil {
+			return err
+		}
+		if _, err := io.Copy(os.Stdout, content); err != nil {
+			return err
+		}
+		if err := os.WriteFile("/dev/kmsg", []byte("kernel says\n"), 0); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(os.Stderr, "words")
+		return err
+	},
+	// crash has the kernel panic.
+	"crash": func() error {
+		err := os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+		time.Sleep(time.Minute)
+		return err
+	},
+	// surroundings says what it was given.
+	"surroundings": func() error {
+		directory, err := os.Getwd()
+		if err != nil {
+			return err
+		}
+		fmt.Printf("%q in %s, uid %d, %s\n", os.Args[2:], directory, os.Geteuid(), os.Getenv("COLOUR"))
+		version := exec.Command("pinwatch", "version")
+		version.Stdout = os.Stdout
+		return version.Run()
+	},
+}
+
+// in runs this program in a guest.
+func in(t *testing.T, k guesttest.Kernel, change func(*guest.Config), args ...string) guesttest.Result {
+	t.Helper()
+	return guesttest.Run(t, k, func(c *guest.Config) {
+		c.Exec = guesttest.TestBinary(t, k.Arch)
+		if change != nil {
+			change(c)
+		}
+	}, args...)
+}
+
 // Output and exit code come back as they are, and apart from each other.
 func TestOutputIntact(t *testing.T) {
 	t.Parallel()
-	k := guesttest.Kernels(t)[0]
+	k := guesttest.First(t)[0]
 	random := rand.New(rand.NewPCG(1, 2))
 	content := make([]byte, 300<<10)
 	for i := range content {
@@ -30,11 +95,7 @@ func TestOutputIntact(t *testing.T) {
 	if err := os.WriteFile(file, content, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	shell := guesttest.Shell(t)
-	out := guesttest.Run(t, k, func(c *guest.Config) {
-		shell(c)
-		c.Files = append(c.Files, file+":content")
-	}, "workload", "run-as", "--", "sh", "-c", "busybox cat /content; busybox echo words >&2; busybox echo kernel says > /dev/kmsg; exit 3")
+	out := in(t, k, func(c *guest.Config) { c.Files = append(c.Files, file+":content") }, "output")
 	if out.Stdout != string(content) {
 		t.Errorf("stdout of %d bytes is not the %d written", len(out.Stdout), len(content))
 	}
@@ -52,18 +113,30 @@ func TestOutputIntact(t *testing.T) {
 	}
 }
 
+// Any static program runs in a guest, with pinwatch in its PATH: as pinwatch guest --exec,
+// too.
+func TestExec(t *testing.T) {
+	t.Parallel()
+	k := guesttest.First(t)[0]
+	out := in(t, k, func(c *guest.Config) { c.Env = []string{"COLOUR=deep blue"} }, "surroundings", "--one", "two words", "")
+	if want := "[\"--one\" \"two words\" \"\"] in /, uid 0, deep blue\npinwatch "; !strings.HasPrefix(out.Stdout, want) || out.Code != 3 {
+		t.Errorf("%+v; want %q", out, want)
+	}
+	cmd := exec.Command(guesttest.Binary(t), "guest", "--kernel", k.Image, "--exec", guesttest.TestBinary(t, k.Arch), "--", "-test.list", "Exec")
+	raw, err := cmd.CombinedOutput()
+	if want := "TestExec\n"; err != nil || string(raw) != want {
+		t.Errorf("pinwatch guest --exec: %v, %q; want %q", err, raw, want)
+	}
+}
+
 // Each way to have no exit code is told from the others.
 func TestOutcomes(t *testing.T) {
 	t.Parallel()
-	k := guesttest.Kernels(t)[0]
-	shell := guesttest.Shell(t)
+	k := guesttest.First(t)[0]
 	run := func(change func(*guest.Config), args ...string) error {
 		var discard bytes.Buffer
-		c := guest.Config{Kernel: k.Image, Binary: guesttest.Binary(t), Args: args, Stdout: &discard, Stderr: &discard, Timeout: 2 * time.Minute}
-		shell(&c)
-		if change != nil {
-			change(&c)
-		}
+		c := guest.Config{Kernel: k.Image, Binary: guesttest.BinaryFor(t, k.Arch), Args: args, Stdout: &discard, Stderr: &discard, Timeout: 2 * time.Minute}
+		change(&c)
 		_, err := guest.Run(context.Background(), c)
 		return err
 	}
@@ -73,7 +146,7 @@ func TestOutcomes(t *testing.T) {
 		args   []string
 	}{
 		"timeout": {guest.ErrTimeout, func(c *guest.Config) { c.Timeout = 10 * time.Second }, []string{"trace"}},
-		"panic":   {guest.ErrPanic, nil, []string{"trace", "--only", "perf", "--", "sh", "-c", "echo c > /proc/sysrq-trigger; busybox sleep 60"}},
+		"panic":   {guest.ErrPanic, func(c *guest.Config) { c.Exec = guesttest.TestBinary(t, k.Arch) }, []string{"crash"}},
 		"no init": {guest.ErrNoInit, func(c *guest.Config) { c.Memory = "nonsense" }, []string{"version"}},
 	} {
 		t.Run(name, func(t *testing.T) {

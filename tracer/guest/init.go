@@ -122,9 +122,9 @@ func (j job) run() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	process, err := os.StartProcess("/init", append([]string{"pinwatch"}, j.Args...), &os.ProcAttr{
+	process, err := os.StartProcess(j.Program, j.Args, &os.ProcAttr{
 		Dir:   "/",
-		Env:   []string{"PATH=/bin:/sbin:/usr/bin:/usr/sbin", "HOME=/", "TMPDIR=/tmp"},
+		Env:   append([]string{"PATH=/bin:/sbin:/usr/bin:/usr/sbin", "HOME=/", "TMPDIR=/tmp"}, j.Env...),
 		Files: []*os.File{null, writers[0], writers[1]},
 	})
 	if err != nil {

@@ -1,4 +1,5 @@
-// Package guesttest runs pinwatch commands in guests, for tests.
+// Package guesttest runs tests in guests: Guests runs a package's own tests there, and
+// Run a pinwatch command.
 package guesttest
 
 import (
@@ -42,6 +43,9 @@ func (k Kernel) Upstream() string {
 	return series
 }
 
+// Before reports whether the kernel is from before a version, such as "5.11".
+func (k Kernel) Before(version string) bool { return older(k.Release, version) }
+
 // PageKiB is how large its pages are: 16 KiB for "6.12-16k".
 func (k Kernel) PageKiB() int64 {
 	if strings.HasSuffix(k.Series, "-16k") {
@@ -61,9 +65,11 @@ func (k Kernel) Limits() string {
 // "5.10 newest arm64/6.12-16k".
 const DefaultSeries = "6.1 6.12 newest"
 
-// All says that PINWATCH_SERIES names the kernels: that everything is to run in all
-// of them, as for make test-kernels.
-func All() bool { return os.Getenv("PINWATCH_SERIES") != "" }
+const seriesVariable = "PINWATCH_SERIES"
+
+// All reports whether PINWATCH_SERIES names the kernels: whether everything is to run in
+// all of them, as for make test-kernels.
+func All() bool { return os.Getenv(seriesVariable) != "" }
 
 // Root is the top of the source tree.
 func Root() string {
@@ -77,7 +83,7 @@ func Kernels(t *testing.T) (all []Kernel) {
 	if !All() {
 		return Fetch(t, DefaultSeries)
 	}
-	for _, series := range strings.Fields(os.Getenv("PINWATCH_SERIES")) {
+	for _, series := range strings.Fields(os.Getenv(seriesVariable)) {
 		arch, name, found := strings.Cut(series, "/")
 		if !found {
 			arch, name = "amd64", series
@@ -96,6 +102,12 @@ func Newest(t *testing.T) []Kernel {
 		return all
 	}
 	return all[len(all)-1:]
+}
+
+// First is the first of those alone, for what does not depend on the kernel.
+func First(t *testing.T) []Kernel {
+	t.Helper()
+	return Kernels(t)[:1]
 }
 
 // WithOldest adds 5.10, which differs most, where it is not among some kernels.
@@ -167,6 +179,13 @@ var builders = map[string]func() (string, error){
 	"arm64": sync.OnceValues(func() (string, error) { return build("arm64") }),
 }
 
+// removeBuilt removes them when all tests have ended.
+func removeBuilt() {
+	if dir, err := built(); err == nil {
+		os.RemoveAll(dir)
+	}
+}
+
 func build(arch string) (string, error) {
 	dir, err := built()
 	if err != nil {
@@ -196,33 +215,51 @@ func Binary(t *testing.T) string {
 // one for this machine, where that finds it.
 func BinaryFor(t *testing.T, arch string) string {
 	t.Helper()
-	binary, err := builders[arch]()
+	binary, err := binaryFor(arch)
 	if err != nil {
-		t.Fatalf("build pinwatch: %v", err)
+		t.Fatal(err)
 	}
 	return binary
 }
 
-// Tool adds a program of this machine's and the libraries that it is linked with. It
-// skips the test where the guest is of another architecture.
-func Tool(t *testing.T, name string) func(*guest.Config) {
-	t.Helper()
+func binaryFor(arch string) (string, error) {
+	binary, err := builders[arch]()
+	if err != nil {
+		return "", fmt.Errorf("build pinwatch: %w", err)
+	}
+	return binary, nil
+}
+
+// toolFiles are a program of this machine's and the libraries that it is linked with.
+func toolFiles(name string) (files []string, err error) {
 	tool, err := exec.LookPath(name)
 	if err != nil {
-		t.Fatalf("%v: the Makefile says which package has it", err)
+		return nil, fmt.Errorf("%w: the Makefile says which package has it", err)
 	}
 	libraries, err := exec.Command("ldd", tool).Output()
 	if err != nil {
-		t.Fatalf("ldd %s: %v", tool, err)
+		return nil, fmt.Errorf("ldd %s: %w", tool, err)
+	}
+	files = append(files, tool+":bin/"+name)
+	for _, file := range regexp.MustCompile(`/\S+`).FindAllString(string(libraries), -1) {
+		files = append(files, file+":"+file)
+	}
+	return files, nil
+}
+
+// Tool adds a program of this machine's to a guest. It skips the test where the guest
+// is of another architecture.
+func Tool(t *testing.T, name string) func(*guest.Config) {
+	t.Helper()
+	files, err := toolFiles(name)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return func(c *guest.Config) {
 		if arch := archOf(t, c); arch != runtime.GOARCH {
 			t.Skipf("%s is this machine's, of %s: not for a guest of %s", name, runtime.GOARCH, arch)
 		}
-		c.Files = append(c.Files, tool+":bin/"+name)
-		for _, file := range regexp.MustCompile(`/\S+`).FindAllString(string(libraries), -1) {
-			c.Files = append(c.Files, file+":"+file)
-		}
+		c.Files = append(c.Files, files...)
 	}
 }
 
@@ -239,34 +276,46 @@ func archOf(t *testing.T, c *guest.Config) string {
 // Shell adds a busybox as sh to the guest, with the users that it wants.
 func Shell(t *testing.T) func(*guest.Config) {
 	t.Helper()
-	passwd := filepath.Join(t.TempDir(), "passwd")
-	if err := os.WriteFile(passwd, []byte("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	dir := t.TempDir()
 	return func(c *guest.Config) {
-		busybox := findBusybox(t, archOf(t, c))
-		c.Files = append(c.Files, busybox+":bin/busybox", busybox+":bin/sh", passwd+":etc/passwd")
+		files, err := shellFiles(archOf(t, c), dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Files = append(c.Files, files...)
 	}
+}
+
+// shellFiles are a busybox as sh, and the users that it wants, kept in a directory.
+func shellFiles(arch, dir string) ([]string, error) {
+	busybox, err := findBusybox(arch)
+	if err != nil {
+		return nil, err
+	}
+	passwd := filepath.Join(dir, "passwd")
+	if err := os.WriteFile(passwd, []byte("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"), 0o644); err != nil {
+		return nil, err
+	}
+	return []string{busybox + ":bin/busybox", busybox + ":bin/sh", passwd + ":etc/passwd"}, nil
 }
 
 // findBusybox finds a static busybox for the guests of an architecture.
-func findBusybox(t *testing.T, arch string) string {
-	t.Helper()
+func findBusybox(arch string) (string, error) {
 	if arch == runtime.GOARCH {
 		busybox, err := exec.LookPath("busybox")
 		if err != nil {
-			t.Fatalf("%v: apt-get install busybox-static", err)
+			return "", fmt.Errorf("%w: apt-get install busybox-static", err)
 		}
-		return busybox
+		return busybox, nil
 	}
 	out, err := exec.Command(filepath.Join(Root(), "testdata", "kernels", "fetch.sh"), "--arch", arch, "--busybox").Output()
 	if err != nil {
-		t.Fatalf("fetch a busybox for %s: %v", arch, err)
+		return "", fmt.Errorf("fetch a busybox for %s: %w", arch, err)
 	}
-	return strings.TrimSpace(string(out))
+	return strings.TrimSpace(string(out)), nil
 }
 
-// Result is what came back from a guest.
+// Result is what came back from a guest, or what a command left.
 type Result struct {
 	Stdout, Stderr string
 	Code           int
@@ -276,6 +325,7 @@ type Result struct {
 // once more, and then it is a failure.
 func Run(t *testing.T, k Kernel, change func(*guest.Config), args ...string) Result {
 	t.Helper()
+	defer takeSlot()()
 	for attempt := 1; ; attempt++ {
 		var stdout, stderr bytes.Buffer
 		config := guest.Config{Kernel: k.Image, Binary: BinaryFor(t, k.Arch), Args: args, Stdout: &stdout, Stderr: &stderr, Timeout: 3 * time.Minute}

@@ -1,0 +1,328 @@
+package guesttest
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pinwatch/pinwatch/tracer/guest"
+)
+
+// Guests are where a package's tests run, if they are to see a kernel:
+//
+//	var guests = guesttest.Guests{Tools: []string{"bpftool"}}
+//
+//	func TestMain(m *testing.M) { os.Exit(guests.Main(m)) }
+//
+//	func TestMaps(t *testing.T) {
+//		guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
+//			... // in a guest that runs k, as root
+//		})
+//	}
+//
+// Every kernel is booted once. It runs the package's own test binary, with the tests
+// that want this kernel, one after the other; the package's testdata lies where they
+// expect it. What became of each is replayed on the host as TestMaps/6.12 with its
+// subtests: -run, -skip, -v and -json work as anywhere.
+//
+// The tests in a guest share a machine: each leaves it as it was, or fails.
+type Guests struct {
+	Tools   []string      // programs of this machine's that the tests run
+	Shell   bool          // they run sh and busybox
+	Files   []string      // more files, as HOSTPATH:GUESTPATH
+	Timeout time.Duration // of all tests on a kernel; 0: 10 minutes
+	Memory  string        // of a guest; "": 1G
+
+	mu    sync.Mutex
+	batch *batch // which tests enlist in
+}
+
+// place is where a test binary runs. Its environment says so in a guest.
+type place struct {
+	Kernel Kernel `json:"kernel"`
+	Host   string `json:"host"` // architecture of the host
+}
+
+const placeVariable = "PINWATCH_GUEST_TEST"
+
+// here is where this process runs; false on the host.
+func here() (p place, inside bool) {
+	text, inside := os.LookupEnv(placeVariable)
+	if !inside {
+		return p, false
+	}
+	if err := json.Unmarshal([]byte(text), &p); err != nil {
+		panic(fmt.Sprintf("%s=%s: %v", placeVariable, text, err))
+	}
+	return p, true
+}
+
+// Main runs the package's tests, on the host or in a guest, and returns the exit code.
+func (g *Guests) Main(m *testing.M) int {
+	// A package that starts itself as a child would otherwise test itself again.
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		fmt.Fprintf(os.Stderr, "guesttest: %s is no command of a test binary\n", strings.Join(os.Args[1:], " "))
+		return 2
+	}
+	defer removeBuilt()
+	return m.Run()
+}
+
+// Test runs a test in guests: in all of some kernels. It makes t parallel, so that
+// every test of the package has said what it wants before the first kernel boots.
+func (g *Guests) Test(t *testing.T, kernels func(*testing.T) []Kernel, test func(*testing.T, Kernel)) {
+	t.Helper()
+	if p, inside := here(); inside {
+		leavesNoTrace(t)
+		test(t, p.Kernel)
+		return
+	}
+	if strings.Contains(t.Name(), "/") {
+		t.Fatal("guests.Test is for a test, not for a subtest")
+	}
+	list := kernels(t)
+	b := g.enlist(t.Name(), list)
+	t.Parallel()
+	for _, k := range list {
+		t.Run(k.String(), func(t *testing.T) {
+			run := b.start(k)
+			t.Parallel()
+			run.replay(t)
+		})
+	}
+}
+
+// batch is the tests that share guests: those that enlist before the first one starts.
+// With -count there is one for each round.
+type batch struct {
+	guests *Guests
+	tests  map[Kernel][]string
+	runs   map[Kernel]*run // once they have started
+}
+
+func (g *Guests) enlist(test string, kernels []Kernel) *batch {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.batch == nil || len(g.batch.runs) > 0 {
+		g.batch = &batch{guests: g, tests: map[Kernel][]string{}, runs: map[Kernel]*run{}}
+	}
+	for _, k := range kernels {
+		g.batch.tests[k] = append(g.batch.tests[k], test)
+	}
+	return g.batch
+}
+
+// start has a kernel booted, unless it is already, and does not wait for that.
+func (b *batch) start(k Kernel) *run {
+	b.guests.mu.Lock()
+	defer b.guests.mu.Unlock()
+	if b.runs[k] == nil {
+		r := &run{guests: b.guests, kernel: k, tests: b.tests[k], results: map[string]*result{}, notes: map[string][]string{}, done: make(chan struct{})}
+		b.runs[k] = r
+		go r.boot()
+	}
+	return b.runs[k]
+}
+
+// run is a package's tests on a kernel.
+type run struct {
+	guests *Guests
+	kernel Kernel
+	tests  []string
+
+	done    chan struct{} // closed when the rest is known
+	results map[string]*result
+	notes   map[string][]string // to a test, besides its result
+	err     error               // why some results are missing
+	code    int                 // of the test binary
+	stderr  string
+}
+
+const defaultTimeout = 10 * time.Minute
+
+// boot runs the tests. If the guest dies it does so once more, for those that have
+// not ended: an emulated one dies now and then.
+func (r *run) boot() {
+	defer close(r.done)
+	defer takeSlot()()
+	for attempt := 1; ; attempt++ {
+		tests, begun := r.unfinished(), time.Now()
+		r.err = r.once(tests)
+		r.note(tests, "a guest with Linux %s, %.1f s: %s", r.kernel.Release, time.Since(begun).Seconds(), strings.Join(tests, " "))
+		var died *guest.Error
+		if attempt == 2 || !errors.As(r.err, &died) {
+			return
+		}
+		r.note(r.unfinished(), "the guest died, trying once more: %v", r.err)
+	}
+}
+
+func (r *run) note(tests []string, format string, args ...any) {
+	for _, name := range tests {
+		r.notes[name] = append(r.notes[name], fmt.Sprintf(format, args...))
+	}
+}
+
+// unfinished are the tests that have no result yet.
+func (r *run) unfinished() []string {
+	return slices.DeleteFunc(slices.Clone(r.tests), func(name string) bool {
+		return r.results[name] != nil && r.results[name].outcome != ""
+	})
+}
+
+// once boots the kernel and runs some tests.
+func (r *run) once(tests []string) error {
+	dir, err := os.MkdirTemp("", "pinwatch-test-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	var stdout, stderr bytes.Buffer
+	config, err := r.config(dir, tests)
+	if err != nil {
+		return err
+	}
+	config.Stdout, config.Stderr = &stdout, &stderr
+	code, err := guest.Run(context.Background(), config)
+	r.code, r.stderr = code, stderr.String()
+	results, parseErr := parseResults(stdout.Bytes())
+	for _, result := range results {
+		r.results[result.name] = result
+	}
+	return cmp.Or(err, parseErr)
+}
+
+func (r *run) config(dir string, tests []string) (guest.Config, error) {
+	g, arch := r.guests, r.kernel.Arch
+	timeout := cmp.Or(g.Timeout, defaultTimeout)
+	where, err := json.Marshal(place{Kernel: r.kernel, Host: runtime.GOARCH})
+	if err != nil {
+		return guest.Config{}, err
+	}
+	c := guest.Config{
+		Kernel: r.kernel.Image, Memory: g.Memory, Files: slices.Clone(g.Files),
+		Args: []string{"-test.v=test2json", "-test.paniconexit0", "-test.run=" + pattern(flag.Lookup("test.run").Value.String(), r.kernel, tests),
+			"-test.timeout=" + timeout.String(), fmt.Sprintf("-test.short=%v", testing.Short())},
+		Env:     []string{placeVariable + "=" + string(where), seriesVariable + "=" + os.Getenv(seriesVariable)},
+		Timeout: timeout + 2*time.Minute, // after the test binary, which says where it hangs
+	}
+	if c.Binary, err = binaryFor(arch); err != nil {
+		return c, err
+	}
+	if c.Exec, err = testBinary(arch); err != nil {
+		return c, err
+	}
+	testdata, err := filesBelow("testdata")
+	if err != nil {
+		return c, err
+	}
+	c.Files = append(c.Files, testdata...)
+	for _, name := range g.Tools {
+		if arch != runtime.GOARCH {
+			break // LookPath skips what wants it
+		}
+		files, err := toolFiles(name)
+		if err != nil {
+			return c, err
+		}
+		c.Files = append(c.Files, files...)
+	}
+	if g.Shell {
+		files, err := shellFiles(arch, dir)
+		if err != nil {
+			return c, err
+		}
+		c.Files = append(c.Files, files...)
+	}
+	return c, nil
+}
+
+// pattern is for -test.run in the guest: the tests, and what was asked for below them,
+// where that is said simply. (On the host it comes below the kernel's name.)
+func pattern(asked string, k Kernel, tests []string) string {
+	names := "^(" + strings.Join(tests, "|") + ")$"
+	elements, above := strings.Split(asked, "/"), 2+strings.Count(k.String(), "/")
+	if strings.ContainsAny(asked, "|([\\") || len(elements) <= above {
+		return names
+	}
+	return names + "/" + strings.Join(elements[above:], "/")
+}
+
+// filesBelow are the files of a directory, for the same place in a guest.
+func filesBelow(dir string) (files []string, err error) {
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.Type().IsRegular() {
+			files = append(files, path+":"+path)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return files, err
+}
+
+// testBinaries are those of this package, by architecture.
+var testBinaries sync.Map // func() (string, error)
+
+// TestBinary is the package's test binary for the guests of an architecture.
+func TestBinary(t *testing.T, arch string) string {
+	t.Helper()
+	binary, err := testBinary(arch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
+}
+
+// testBinary is the package's test binary for guests: this very program if they can run
+// it, or one that is built once.
+func testBinary(arch string) (string, error) {
+	build, _ := testBinaries.LoadOrStore(arch, sync.OnceValues(func() (string, error) {
+		self, err := os.Executable()
+		if err != nil || guest.CheckProgram(self, arch) == nil {
+			return self, err
+		}
+		dir, err := built()
+		if err != nil {
+			return "", err
+		}
+		binary := filepath.Join(dir, strings.TrimSuffix(filepath.Base(self), ".test")+"-"+arch+".test")
+		cmd := exec.Command("go", "test", "-c", "-tags", "guest", "-ldflags", "-s -w", "-o", binary, ".")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build the test binary: %w\n%s", err, out)
+		}
+		return binary, nil
+	}))
+	return build.(func() (string, error))()
+}
+
+// slots are as many guests as run at a time: -parallel.
+var slots = sync.OnceValue(func() chan struct{} {
+	n := runtime.GOMAXPROCS(0)
+	if f := flag.Lookup("test.parallel"); f != nil {
+		n = f.Value.(flag.Getter).Get().(int)
+	}
+	return make(chan struct{}, n)
+})
+
+// takeSlot waits until one more guest may run. What it returns says that it has ended.
+func takeSlot() (free func()) {
+	slots() <- struct{}{}
+	return func() { <-slots() }
+}
