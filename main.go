@@ -14,6 +14,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
@@ -21,7 +22,7 @@ func main() {
 	if guest.IsInit() {
 		guest.Init()
 	}
-	child.Init(check.Children(), workload.Children())
+	child.Init(check.Children(), kernel.Children(), workload.Children())
 	// Go sets GOMAXPROCS from the cgroup by itself, but no memory limit.
 	memlimit.Set(memlimit.WithProvider(memlimit.FromCgroup))
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/doctor"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -59,7 +60,7 @@ func explained(t *testing.T, change func(*snapshot.Snapshot, *advice.Ask)) *advi
 		change(s, &ask)
 	}
 	facts := &snapshot.Facts{CapsKnown: true, UserNSKnown: true, InitialUserNS: true, LSMsKnown: true, LSMs: []string{"capability"},
-		Lockdown: "none", BPFRegime: snapshot.BPFByMemcg}
+		Lockdown: "none", BPF: kernel.BPFMemcg}
 	x, err := advice.Explain(s, facts, ask)
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // MapsOptions say which BPF objects to show, and how.
@@ -81,7 +82,7 @@ func mapsColumns(size func(int64) string) []mapsColumn {
 		{name: "charged_bytes", value: func(o *bpfobj.Object) any { return o.Charged }, header: "CHARGED",
 			cell: known(func(o *bpfobj.Object) bool { return o.ChargedKnown }, func(o *bpfobj.Object) string { return size(o.Charged) })},
 		{name: "charged_known", value: func(o *bpfobj.Object) any { return o.ChargedKnown }},
-		{name: "regime", value: func(o *bpfobj.Object) any { return o.Regime }},
+		{name: "regime", value: func(o *bpfobj.Object) any { return o.Accounting }},
 		{name: "uid", value: func(o *bpfobj.Object) any { return o.UID }, header: "UID",
 			cell: known(func(o *bpfobj.Object) bool { return o.UIDKnown }, func(o *bpfobj.Object) string { return strconv.FormatUint(uint64(o.UID), 10) })},
 		{name: "uid_known", value: func(o *bpfobj.Object) any { return o.UIDKnown }},
@@ -270,13 +271,13 @@ func (o *MapsOptions) wants(object *bpfobj.Object) bool {
 
 // MapsNotes say what the regime is, and why columns are empty, one line each.
 func MapsNotes(l *bpfobj.Listing) []string {
-	words := map[bpfobj.Regime]string{
-		bpfobj.RegimeRlimit:  "BPF memory is charged to users here, and held against RLIMIT_MEMLOCK (rlimit: a map was refused for the limit, and created without); MEMLOCK is what is charged",
-		bpfobj.RegimeMemcg:   "BPF memory is charged to memory cgroups here, and RLIMIT_MEMLOCK does not matter (memcg: a map was created with a limit of 0); MEMLOCK is the kernel's own estimate",
-		bpfobj.RegimeNone:    "BPF memory is held against nothing here: a map was created with RLIMIT_MEMLOCK 0, and cgroups do not account it; MEMLOCK is the kernel's own estimate",
-		bpfobj.RegimeUnknown: "MEMLOCK is the kernel's own estimate",
+	words := map[kernel.BPFAccounting]string{
+		kernel.BPFRlimit:  "BPF memory is charged to users here, and held against RLIMIT_MEMLOCK (rlimit: a map was refused for the limit, and created without); MEMLOCK is what is charged",
+		kernel.BPFMemcg:   "BPF memory is charged to memory cgroups here, and RLIMIT_MEMLOCK does not matter (memcg: a map was created with a limit of 0); MEMLOCK is the kernel's own estimate",
+		kernel.BPFNone:    "BPF memory is held against nothing here: a map was created with RLIMIT_MEMLOCK 0, and cgroups do not account it; MEMLOCK is the kernel's own estimate",
+		kernel.BPFUnknown: "MEMLOCK is the kernel's own estimate",
 	}
-	notes := []string{words[l.Regime]}
+	notes := []string{words[l.Accounting]}
 	if slices.ContainsFunc(l.Objects, func(o bpfobj.Object) bool { return !o.ChargedKnown }) {
 		notes = append(notes, "CHARGED is empty: what the kernel charged for an object is seen only while it happens, in a trace")
 	}

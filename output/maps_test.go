@@ -8,18 +8,19 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 func listing() *bpfobj.Listing {
 	return &bpfobj.Listing{
-		Regime: bpfobj.RegimeMemcg,
+		Accounting: kernel.BPFMemcg,
 		Objects: []bpfobj.Object{
 			{Kind: bpfobj.KindMap, ID: 7, Type: "hash", Name: "flows", KeySize: 8, ValueSize: 16, MaxEntries: 4096, Flags: 1, Memlock: 393216,
-				Regime: bpfobj.RegimeMemcg, Cgroup: "/a/b", CgroupKnown: true, CgroupID: 42, Refs: []uint32{1, 2, 3, 4, 5},
+				Accounting: kernel.BPFMemcg, Cgroup: "/a/b", CgroupKnown: true, CgroupID: 42, Refs: []uint32{1, 2, 3, 4, 5},
 				Pinned:  []string{"/sys/fs/bpf/flows", "/run/bpf/flows"},
 				Holders: []bpfobj.Holder{{PID: 10, Comm: "agent", FDs: 2, Cgroup: "/a"}, {PID: 11, Comm: "\x1b[31mred", FDs: 1, Cgroup: "/c"}}},
-			{Kind: bpfobj.KindMap, ID: 9, Type: "array", Name: "gone", KeySize: 4, ValueSize: 4, MaxEntries: 1, Memlock: 4096, Regime: bpfobj.RegimeMemcg, CgroupID: 77},
-			{Kind: bpfobj.KindProgram, ID: 1, Type: "kprobe", Name: "entry", Memlock: 8192, Regime: bpfobj.RegimeMemcg,
+			{Kind: bpfobj.KindMap, ID: 9, Type: "array", Name: "gone", KeySize: 4, ValueSize: 4, MaxEntries: 1, Memlock: 4096, Accounting: kernel.BPFMemcg, CgroupID: 77},
+			{Kind: bpfobj.KindProgram, ID: 1, Type: "kprobe", Name: "entry", Memlock: 8192, Accounting: kernel.BPFMemcg,
 				UID: 1000, UIDKnown: true, Charged: 12288, ChargedKnown: true, Refs: []uint32{7}, Links: []uint32{3}},
 		},
 	}

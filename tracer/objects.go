@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // BPF objects and their memory are watched by programs of their own, which share
@@ -72,7 +73,7 @@ func chargeProbes(types types, spec *btf.Spec) []setProbe {
 	// 7.1 on: the slab allocator charges in its hook, without a call. 7.2 gave
 	// the hook one more argument.
 	var root *btf.Struct
-	if spec.TypeByName("obj_cgroup", &root) != nil || !hasField(root, "is_root") {
+	if spec.TypeByName("obj_cgroup", &root) != nil || !kernel.HasField(root, "is_root") {
 		return list
 	}
 	hook := setProbe{symbol: "__memcg_slab_post_alloc_hook", fentry: bpf.ObjectsProgFentrySlabHook, kprobe: bpf.ObjectsProgKprobeSlabHook, required: true, hot: true}
@@ -82,13 +83,6 @@ func chargeProbes(types types, spec *btf.Spec) []setProbe {
 	return append(list, hook)
 }
 
-// chargedToUsers says whether this kernel charges BPF objects to users: then
-// their structs have a place for it.
-func chargedToUsers(kernel *btf.Spec) bool {
-	var m *btf.Struct
-	return kernel.TypeByName("bpf_map", &m) == nil && (hasField(m, "memory") || hasField(m, "pages"))
-}
-
 // openObjects attaches what is needed for BPF objects. It says whether the charges
 // to memory cgroups are watched.
 func openObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, opts Options, types types) (s *probeSet, memcg bool, err error) {
@@ -96,7 +90,10 @@ func openObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, opts 
 	if err != nil {
 		return nil, false, err
 	}
-	rlimit := chargedToUsers(kernel)
+	rlimit, err := types.ChargesBPFToUsers()
+	if err != nil {
+		return nil, false, err
+	}
 	s, memcg = &probeSet{}, opts.Memcg
 	if memcg && rlimit {
 		memcg = false

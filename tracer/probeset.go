@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 )
 
@@ -74,10 +73,6 @@ func (p setProbe) spec(all map[string]*ebpf.ProgramSpec) *ebpf.ProgramSpec {
 	bound := all[p.fentry].Copy()
 	bound.AttachTo = p.symbol
 	return bound
-}
-
-func hasField(s *btf.Struct, name string) bool {
-	return slices.ContainsFunc(s.Members, func(m btf.Member) bool { return m.Name == name })
 }
 
 // probeSet is the programs of one C source, attached. A nil one is empty.

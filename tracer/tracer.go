@@ -253,7 +253,7 @@ func (t *Tracer) watchObjects(opts Options, sources sources, types types) (err e
 // kernel does so. They are charged before the trace begins, and so are part of
 // what the user's counter held before it.
 func (t *Tracer) ownCharge(types types) []string {
-	if spec, err := types.Spec(); err != nil || !chargedToUsers(spec) {
+	if users, err := types.ChargesBPFToUsers(); err != nil || !users {
 		return nil
 	}
 	var bytes uint64

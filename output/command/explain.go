@@ -9,6 +9,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/session"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -89,7 +90,9 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 		pages = (size + int64(s.PageSize) - 1) / int64(s.PageSize)
 	}
 	ask := advice.NewAsk(s, uint32(o.pid), uint32(o.uid), pages, o.perCPU, o.aux)
-	x, err := advice.Explain(s, snapshot.Inspect(from, ask.PID), ask)
+	facts := snapshot.Inspect(from, ask.PID)
+	facts.BPF, _ = kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
+	x, err := advice.Explain(s, facts, ask)
 	if err != nil {
 		return err
 	}
@@ -110,9 +113,14 @@ func explainTraced(ctx context.Context, o *explainOptions) error {
 		return err
 	}
 	defer s.Close()
+	accounting, _ := kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
 	x := &output.Explainer{Out: o.Out, AsJSON: o.json,
-		Take:  func() (*snapshot.Snapshot, error) { return s.State.Take(context.Background()) },
-		Facts: func(pid uint32) *snapshot.Facts { return snapshot.Inspect(from, pid) }}
+		Take: func() (*snapshot.Snapshot, error) { return s.State.Take(context.Background()) },
+		Facts: func(pid uint32) *snapshot.Facts {
+			facts := snapshot.Inspect(from, pid)
+			facts.BPF = accounting
+			return facts
+		}}
 	if err := o.ended(s, s.Run(ctx, x)); err != nil {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -65,13 +64,6 @@ is open in the processes that it may read.`,
 	f.BoolVar(&o.show.JSON, "json", false, "write JSON lines")
 	f.BoolVar(&o.show.Bytes, "in-bytes", false, "write sizes as plain bytes")
 	renamed(f, "bytes", "in-bytes")
-	cmd.AddCommand(&cobra.Command{
-		Use:    "probe-rlimit",
-		Short:  "Try whether RLIMIT_MEMLOCK holds BPF maps",
-		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE:   func(*cobra.Command, []string) error { return bpfobj.ProbeRlimit(os.Stdout) },
-	})
 	return cmd
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -255,8 +256,8 @@ func TestChecks(t *testing.T) {
 		"no LSM":                   {snapshot.Facts{LSMsKnown: true, LSMs: []string{"capability", "yama"}}, 3, Passes, "yama"},
 		"an LSM":                   {snapshot.Facts{LSMsKnown: true, LSMs: []string{"selinux"}}, 3, May, "selinux"},
 		"locked down":              {snapshot.Facts{Lockdown: "confidentiality"}, 4, May, "confidentiality"},
-		"rlimit":                   {snapshot.Facts{BPFRegime: snapshot.BPFByRlimit}, 5, May, "locked_vm"},
-		"memcg":                    {snapshot.Facts{BPFRegime: snapshot.BPFByMemcg}, 5, Passes, "memory cgroup"},
+		"rlimit":                   {snapshot.Facts{BPF: kernel.BPFRlimit}, 5, May, "locked_vm"},
+		"memcg":                    {snapshot.Facts{BPF: kernel.BPFMemcg}, 5, Passes, "memory cgroup"},
 	} {
 		x, err := Explain(host(), &c.facts, Ask{Pages: 65, PID: 11})
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -151,14 +152,17 @@ func lockdownCheck(f *snapshot.Facts) Check {
 // bpfCheck tells the EPERM of bpf() from that of perf_mmap().
 func bpfCheck(f *snapshot.Facts) Check {
 	c := Check{Name: "BPF maps and programs, at bpf()", Errno: "EPERM or ENOMEM", State: Unknown}
-	switch f.BPFRegime {
-	case snapshot.BPFByRlimit:
+	switch f.BPF {
+	case kernel.BPFRlimit:
 		c.State, c.Errno = May, "EPERM"
 		c.Detail = "this kernel charges them to the user's locked_vm, against RLIMIT_MEMLOCK, whatever the capabilities: they also use up the allowance of perf buffers"
 		c.Remedy = "a larger RLIMIT_MEMLOCK for the loader"
-	case snapshot.BPFByMemcg:
+	case kernel.BPFMemcg:
 		c.State = Passes
 		c.Detail = "this kernel charges them to the memory cgroup: ENOMEM is the cgroup's limit, EPERM is a missing CAP_BPF, and RLIMIT_MEMLOCK has no part in it"
+	case kernel.BPFNone:
+		c.State = Passes
+		c.Detail = "this kernel holds them against nothing: EPERM is a missing CAP_BPF, and neither RLIMIT_MEMLOCK nor a memory cgroup has a part in it"
 	default:
 		c.Detail = "by RLIMIT_MEMLOCK (EPERM) or by memory cgroup (ENOMEM): finding out takes CAP_BPF"
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // Kinds of objects.
@@ -42,7 +43,7 @@ type Object struct {
 	// Charged is what pinwatch saw the kernel charge, in bytes.
 	Charged      int64
 	ChargedKnown bool
-	Regime       Regime
+	Accounting   kernel.BPFAccounting
 
 	// UID is the user who created a program, or is charged for a map.
 	UID      uint32
@@ -69,8 +70,8 @@ type Holder struct {
 
 // Listing is what was found.
 type Listing struct {
-	Objects []Object
-	Regime  Regime
+	Objects    []Object
+	Accounting kernel.BPFAccounting // what BPF memory is held against
 	// Notes are what could not be found out, and why.
 	Notes []string
 }
@@ -91,7 +92,7 @@ func List(ctx context.Context) (*Listing, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.addRegime(ctx, tree)
+	l.addAccounting(ctx)
 	if len(l.Objects) > 0 {
 		l.addPayers(tree)
 	}
@@ -314,4 +315,16 @@ func cgroupOf(tree *cgroup.Tree, pid int) string {
 		return ""
 	}
 	return m.Path()
+}
+
+// addAccounting finds out by experiment what BPF memory is held against.
+func (l *lister) addAccounting(ctx context.Context) {
+	accounting, err := kernel.ProbeBPFAccounting(ctx)
+	if err != nil {
+		l.note("what BPF memory is held against is not known: %v", err)
+	}
+	l.Accounting = accounting
+	for i := range l.Objects {
+		l.Objects[i].Accounting = accounting
+	}
 }

@@ -15,20 +15,16 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
+	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
 var guests = guesttest.Guests{Tools: []string{"bpftool"}}
 
 func TestMain(m *testing.M) {
-	if slices.Equal(os.Args[1:], []string{"maps", "probe-rlimit"}) { // what the list starts as a child
-		if err := bpfobj.ProbeRlimit(os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
+	child.Init(kernel.Children())
 	os.Exit(guests.Main(m))
 }
 
@@ -71,9 +67,9 @@ func mapsAgree(t *testing.T, k guesttest.Kernel) {
 	compare(t, listing.Objects, bpfobj.KindMap, show(t, tool, "map"))
 	compare(t, listing.Objects, bpfobj.KindProgram, show(t, tool, "prog"))
 
-	regime := bpfobj.RegimeMemcg
+	regime := kernel.BPFMemcg
 	if k.Before("5.11") {
-		regime = bpfobj.RegimeRlimit
+		regime = kernel.BPFRlimit
 	}
 	if len(made) != len(types) {
 		t.Errorf("the workload made %d maps; want %d", len(made), len(types))
@@ -167,7 +163,7 @@ func commandLists(t *testing.T, listed []bpfobj.Object) {
 }
 
 // checkMade looks at a map that the workload made.
-func checkMade(t *testing.T, listed []bpfobj.Object, step workload.BPFStep, regime bpfobj.Regime) {
+func checkMade(t *testing.T, listed []bpfobj.Object, step workload.BPFStep, regime kernel.BPFAccounting) {
 	t.Helper()
 	i := slices.IndexFunc(listed, func(o bpfobj.Object) bool { return o.Kind == bpfobj.KindMap && o.ID == step.ID })
 	if i < 0 {
@@ -175,13 +171,13 @@ func checkMade(t *testing.T, listed []bpfobj.Object, step workload.BPFStep, regi
 		return
 	}
 	o := listed[i]
-	if o.Memlock != step.Memlock || o.Name != step.Name || o.Regime != regime {
+	if o.Memlock != step.Memlock || o.Name != step.Name || o.Accounting != regime {
 		t.Errorf("%s: %+v; the workload saw %+v, the regime is %s", step.Type, o, step, regime)
 	}
-	if regime == bpfobj.RegimeRlimit && (!o.UIDKnown || o.UID != 2000 || o.CgroupKnown) {
+	if regime == kernel.BPFRlimit && (!o.UIDKnown || o.UID != 2000 || o.CgroupKnown) {
 		t.Errorf("%s: uid %d (%v), cgroup %q (%v); the payer is uid 2000", step.Type, o.UID, o.UIDKnown, o.Cgroup, o.CgroupKnown)
 	}
-	if regime == bpfobj.RegimeMemcg && (!o.CgroupKnown || o.Cgroup != "/payer" || o.UIDKnown) {
+	if regime == kernel.BPFMemcg && (!o.CgroupKnown || o.Cgroup != "/payer" || o.UIDKnown) {
 		t.Errorf("%s: cgroup %q (%v), uid %d (%v); the payer is /payer", step.Type, o.Cgroup, o.CgroupKnown, o.UID, o.UIDKnown)
 	}
 	if diff := cmp.Diff([]string{"/sys/fs/bpf/" + step.Type}, o.Pinned); diff != "" {

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 func TestParseFdinfo(t *testing.T) {
@@ -40,16 +41,6 @@ func TestBPFMounts(t *testing.T) {
 		"36 24 0:31 / /run/my\\040pins rw - bpf none rw\n37 24 0:32 / /bpf rw - tmpfs bpf rw\n")
 	if diff := cmp.Diff([]string{"/sys/fs/bpf", "/run/my pins"}, got); diff != "" {
 		t.Error(diff)
-	}
-}
-
-func TestToldNotToCharge(t *testing.T) {
-	for cmdline, want := range map[string]bool{
-		"console=ttyS0\n": false, "cgroup.memory=nobpf": true, "quiet cgroup.memory=nosocket,nokmem\n": true, "cgroup.memory=nosocket": false,
-	} {
-		if got := toldNotToCharge(cmdline); got != want {
-			t.Errorf("%q: %v", cmdline, got)
-		}
 	}
 }
 
@@ -105,11 +96,11 @@ func TestFindPayerPath(t *testing.T) {
 		want   payerPath
 	}{
 		"5.10": {structure("bpf_map", 256, at(48, "id", u32), at(64, "memory", structure("bpf_map_memory", 16, at(0, "pages", u32), at(8, "user", to(user))))),
-			payerPath{RegimeRlimit, []step{{72, 8}, {24, 4}}}},
+			payerPath{kernel.BPFRlimit, []step{{72, 8}, {24, 4}}}},
 		"5.11": {structure("bpf_map", 256, at(48, "id", u32), at(80, "memcg", to(memcg))),
-			payerPath{RegimeMemcg, []step{{80, 8}, {24, 8}, {200, 8}, {96, 8}}}},
+			payerPath{kernel.BPFMemcg, []step{{80, 8}, {24, 8}, {200, 8}, {96, 8}}}},
 		"6.0, in an anonymous union": {structure("bpf_map", 256, at(48, "id", u32), at(104, "", &btf.Union{Size: 8, Members: []btf.Member{at(0, "objcg", to(objcg))}})),
-			payerPath{RegimeMemcg, []step{{104, 8}, {16, 8}, {24, 8}, {200, 8}, {96, 8}}}},
+			payerPath{kernel.BPFMemcg, []step{{104, 8}, {16, 8}, {24, 8}, {200, 8}, {96, 8}}}},
 	} {
 		builder, err := btf.NewBuilder([]btf.Type{c.bpfMap}, nil)
 		if err != nil {

@@ -24,23 +24,23 @@ type step struct{ offset, size uint32 }
 // payerPath is how to get from a struct bpf_map to who pays: pointers, and at
 // the end a uid or the id of a cgroup.
 type payerPath struct {
-	regime Regime
-	steps  []step
+	accounting kernel.BPFAccounting
+	steps      []step
 }
 
 // findPayerPath looks up where this kernel keeps the payer, by its fields.
 func findPayerPath(types *btf.Spec) (payerPath, error) {
 	for _, candidate := range []struct {
-		regime Regime
-		fields [][]string
+		accounting kernel.BPFAccounting
+		fields     [][]string
 	}{
 		// Linux 6.0: 4201d9ab3e42
-		{RegimeMemcg, [][]string{{"bpf_map", "objcg"}, {"obj_cgroup", "memcg"}, {"mem_cgroup", "css", "cgroup"}, {"cgroup", "kn"}, {"kernfs_node", "id"}}},
+		{kernel.BPFMemcg, [][]string{{"bpf_map", "objcg"}, {"obj_cgroup", "memcg"}, {"mem_cgroup", "css", "cgroup"}, {"cgroup", "kn"}, {"kernfs_node", "id"}}},
 		// Linux 5.11: 80ee81e0403c
-		{RegimeMemcg, [][]string{{"bpf_map", "memcg"}, {"mem_cgroup", "css", "cgroup"}, {"cgroup", "kn"}, {"kernfs_node", "id"}}},
-		{RegimeRlimit, [][]string{{"bpf_map", "memory", "user"}, {"user_struct", "uid", "val"}}},
+		{kernel.BPFMemcg, [][]string{{"bpf_map", "memcg"}, {"mem_cgroup", "css", "cgroup"}, {"cgroup", "kn"}, {"kernfs_node", "id"}}},
+		{kernel.BPFRlimit, [][]string{{"bpf_map", "memory", "user"}, {"user_struct", "uid", "val"}}},
 	} {
-		path := payerPath{regime: candidate.regime}
+		path := payerPath{accounting: candidate.accounting}
 		for _, field := range candidate.fields {
 			s, err := member(types, field[0], field[1:])
 			if err != nil {
@@ -174,26 +174,26 @@ func iterator(types *btf.Spec, path payerPath) (asm.Instructions, error) {
 }
 
 // readPayers runs the iterator.
-func readPayers() (Regime, []record, error) {
+func readPayers() (kernel.BPFAccounting, []record, error) {
 	types, err := btf.LoadKernelSpec()
 	if err != nil {
-		return RegimeUnknown, nil, fmt.Errorf("requires a kernel with CONFIG_DEBUG_INFO_BTF: %w", err)
+		return kernel.BPFUnknown, nil, fmt.Errorf("requires a kernel with CONFIG_DEBUG_INFO_BTF: %w", err)
 	}
 	path, err := findPayerPath(types)
 	if err != nil {
-		return RegimeUnknown, nil, err
+		return kernel.BPFUnknown, nil, err
 	}
 	code, err := iterator(types, path)
 	if err != nil {
-		return RegimeUnknown, nil, err
+		return kernel.BPFUnknown, nil, err
 	}
 	program, err := loadIterator(code)
 	if err != nil {
-		return RegimeUnknown, nil, fmt.Errorf("load an iterator over maps (needs CAP_BPF and CAP_PERFMON): %w", err)
+		return kernel.BPFUnknown, nil, fmt.Errorf("load an iterator over maps (needs CAP_BPF and CAP_PERFMON): %w", err)
 	}
 	defer program.Close()
 	records, err := iterate(program)
-	return path.regime, records, err
+	return path.accounting, records, err
 }
 
 // loadIterator loads the program. Where RLIMIT_MEMLOCK holds BPF memory and
@@ -232,31 +232,31 @@ func iterate(program *ebpf.Program) ([]record, error) {
 
 // addPayers notes who pays for the maps. Programs do not remember their cgroup.
 func (l *lister) addPayers(tree *cgroup.Tree) {
-	if l.Regime != RegimeMemcg && l.Regime != RegimeRlimit {
+	if l.Accounting != kernel.BPFMemcg && l.Accounting != kernel.BPFRlimit {
 		return
 	}
-	regime, records, err := readPayers()
+	accounting, records, err := readPayers()
 	if err != nil {
 		l.note("who pays for maps is not known without a trace of their creation: %v", err)
 		return
 	}
-	if regime != l.Regime {
-		l.note("who pays for maps is not known: struct bpf_map says %s, the probe says %s", regime, l.Regime)
+	if accounting != l.Accounting {
+		l.note("who pays for maps is not known: struct bpf_map says %s, the probe says %s", accounting, l.Accounting)
 		return
 	}
 	for _, r := range records {
 		if o := l.find(KindMap, r.ID); o != nil {
-			o.setPayer(regime, r, tree)
+			o.setPayer(accounting, r, tree)
 		}
 	}
-	if regime == RegimeMemcg {
+	if accounting == kernel.BPFMemcg {
 		l.note("which cgroup pays for a program is known only from a trace of its loading: the kernel does not keep it")
 	}
 }
 
-func (o *Object) setPayer(regime Regime, r record, tree *cgroup.Tree) {
+func (o *Object) setPayer(accounting kernel.BPFAccounting, r record, tree *cgroup.Tree) {
 	switch {
-	case regime == RegimeRlimit:
+	case accounting == kernel.BPFRlimit:
 		o.UID, o.UIDKnown = uint32(r.Value), r.Found == payerFound
 	case r.Found == payerNone: // up to 7.0 the root cgroup, which has no limit, is not charged
 		o.Cgroup, o.CgroupKnown = "/", true

@@ -51,7 +51,7 @@ func Examine(opts tracer.Options) []Check {
 		checks = append(checks, checkFeature(f))
 	}
 	checks = append(checks, checkCapabilities()...)
-	checks = append(checks, checkLockdown(facts), checkSecurityModules(facts), checkSeccomp(facts), checkCgroup(), checkBPFMemory(facts))
+	checks = append(checks, checkLockdown(facts), checkSecurityModules(facts), checkSeccomp(facts), checkCgroup(), checkBPFMemory())
 	checks = append(checks, checkTrace(opts)...)
 	return append(checks, checkSnapshot(opts)...)
 }
@@ -236,16 +236,19 @@ func checkCgroup() Check {
 	return Check{"cgroup", StateDegraded, "no v2 hierarchy is mounted: paths of containers are not known", "mount -t cgroup2 none /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1"}
 }
 
-// checkBPFMemory says what BPF objects are charged to, by trying.
-func checkBPFMemory(f *snapshot.Facts) Check {
+// checkBPFMemory tells what BPF objects are charged to, by trying.
+func checkBPFMemory() Check {
 	const name = "BPF memory"
-	switch f.BPFRegime {
-	case snapshot.BPFByMemcg:
+	accounting, err := kernel.ProbeBPFAccounting(context.Background())
+	switch accounting {
+	case kernel.BPFMemcg:
 		return Check{name, StateOK, "charged to the memory cgroup; a map was made with an RLIMIT_MEMLOCK of 0", ""}
-	case snapshot.BPFByRlimit:
+	case kernel.BPFNone:
+		return Check{name, StateOK, "held against nothing: a map was made with an RLIMIT_MEMLOCK of 0, and cgroups do not account it", ""}
+	case kernel.BPFRlimit:
 		return Check{name, StateOK, "charged to the user's locked_vm, against RLIMIT_MEMLOCK; no map could be made with a limit of 0. BPF objects use up the allowance of perf buffers here", ""}
 	}
-	return Check{name, StateDegraded, "not known: no map can be made", "run as root, or grant CAP_BPF"}
+	return Check{name, StateDegraded, fmt.Sprintf("not known: %v", err), "run as root, or grant CAP_BPF"}
 }
 
 // checkSnapshot takes one.

@@ -1,12 +1,19 @@
 package doctor
 
 import (
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
+
+func TestMain(m *testing.M) {
+	child.Init(kernel.Children())
+	os.Exit(m.Run())
+}
 
 func TestSymbolsNotFound(t *testing.T) {
 	const (

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -27,7 +26,8 @@ type Facts struct {
 	LSMs                       []string
 	LSMsKnown                  bool
 	Lockdown                   string // "none", "integrity", "confidentiality", or "" where not known
-	BPFRegime                  string // BPFByRlimit, BPFByMemcg, or "" where not known
+	// BPF is what BPF memory is held against; "" where nobody tried.
+	BPF kernel.BPFAccounting
 }
 
 // The modes of seccomp, as the kernel numbers them.
@@ -38,20 +38,15 @@ const (
 	SeccompFilter
 )
 
-// What BPF objects are charged to.
-const (
-	BPFByRlimit = "rlimit" // the user's locked_vm, against RLIMIT_MEMLOCK (before 5.11)
-	BPFByMemcg  = "memcg"  // the memory cgroup
-)
-
 // Has says whether a capability is in a set.
 func Has(set uint64, capability int) bool { return set>>capability&1 != 0 }
 
 // Inspect reads the facts of a process, or with pid 0 those of the host alone. What
-// cannot be read is left unknown.
+// cannot be read is left unknown; what BPF memory is held against takes an experiment, and
+// is for the caller to find out (kernel.ProbeBPFAccounting).
 func Inspect(opts Options, pid uint32) *Facts {
 	p := newProc(opts)
-	f := &Facts{Seccomp: SeccompUnknown, BPFRegime: bpfRegime()}
+	f := &Facts{Seccomp: SeccompUnknown}
 	if raw, err := os.ReadFile(p.path(pid, "status")); err == nil {
 		f.fromStatus(fields(raw))
 	}
@@ -81,36 +76,4 @@ func (f *Facts) fromStatus(status map[string]string) {
 	if mode, err := strconv.Atoi(status["Seccomp"]); err == nil {
 		f.Seccomp = mode
 	}
-}
-
-// bpfRegime finds out what BPF objects are charged to: with an RLIMIT_MEMLOCK of
-// nothing, the kernels before 5.11 refuse every map, and later ones do not care.
-// The limit is put back at once.
-func bpfRegime() string {
-	if !canMakeMap() {
-		return ""
-	}
-	var old unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &old) != nil {
-		return ""
-	}
-	none := unix.Rlimit{Cur: 0, Max: old.Max}
-	if unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &none, nil) != nil {
-		return ""
-	}
-	defer unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &old, nil)
-	if canMakeMap() {
-		return BPFByMemcg
-	}
-	return BPFByRlimit
-}
-
-// canMakeMap makes the smallest map.
-func canMakeMap() bool {
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
-	if err != nil {
-		return false
-	}
-	m.Close()
-	return true
 }
