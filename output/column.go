@@ -189,7 +189,7 @@ func Columns() []Column {
 		integer("buffer", func(r *Row) *uint64 { return &r.BufferID }).
 			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.Buffer.Key) }).
 			as(bufferName).in("ID", 5),
-		text("area", area).read(parseArea),
+		text("area", func(r *Row) string { return r.Buffer.Area.String() }).read(parseArea),
 		derived("pages", pages).in("PAGES", 5),
 		derived("user_locked_pages", demand).as(userLocked).in("USER_LOCKED", 11).
 			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.User.Before) }),
@@ -317,22 +317,17 @@ func parseKind(r *Row, b []byte) error {
 	return nil
 }
 
-var areaNames = [...]string{rule.Data: "data", rule.AUX: "aux"}
-
-func area(r *Row) string { return areaNames[r.Buffer.Area] }
-
 func parseArea(r *Row, b []byte) error {
 	var name string
 	if err := json.Unmarshal(b, &name); err != nil {
 		return err
 	}
-	for a, n := range areaNames {
-		if n == name {
-			r.Buffer.Area = rule.Area(a)
-			return nil
-		}
+	area, ok := rule.ParseArea(name)
+	if !ok {
+		return fmt.Errorf("unknown area %q", name)
 	}
-	return fmt.Errorf("unknown area %q", name)
+	r.Buffer.Area = area
+	return nil
 }
 
 // pages of the call's mapping, or, when unmapping, of the buffer's area.

@@ -164,4 +164,6 @@ func (e *Event) Demand() int64 { return e.User.Before + e.Asked() }
 func (e *Event) Locked() int64 { return e.Process.Before + e.Buffer.Extra }
 
 // mayExceed reports whether the rule lets the caller exceed its limit.
-func (e *Event) mayExceed() bool { return e.Caller.CapIPCLock || e.Buffer.Limits.Paranoid <= -1 }
+func (e *Event) mayExceed() bool {
+	return rule.MayExceed(e.Caller.CapIPCLock, int(e.Buffer.Limits.Paranoid))
+}

@@ -47,7 +47,7 @@ func (k *kernel) mmap(uid uint32, mm, buffer uint64, pages int64) Event {
 		Buffer:  Buffer{Pages: pages, Extra: extra, Limits: k.limits()},
 	}
 	if pinned+extra > k.lockLimit {
-		_, e.Buffer.Extra = split(pages, before, k.limit) // what the tracer can know
+		_, e.Buffer.Extra = rule.Split(pages, before, k.limit) // what the tracer can know
 		e.Errno, e.User.After, e.Process.After = rule.EPERM, before, pinned
 		return e
 	}
@@ -109,22 +109,6 @@ func (k *kernel) munmap(uid uint32, mm, buffer uint64) Event {
 	k.pinned[mm] -= c[1]
 	e.User.After, e.Process.After = k.userLocked[uid], k.pinned[mm]
 	return e
-}
-
-func TestSplit(t *testing.T) {
-	for _, c := range []struct{ pages, before, limit, user, process int64 }{
-		{9, 0, 100, 9, 0},
-		{9, 91, 100, 9, 0},
-		{9, 92, 100, 8, 1},
-		{9, 100, 100, 0, 9},
-		{9, 4000, 100, 0, 9}, // the sysctl was lowered
-		{9, 0, 0, 0, 9},
-	} {
-		user, process := split(c.pages, c.before, c.limit)
-		if user != c.user || process != c.process {
-			t.Errorf("split(%d, %d, %d) = %d, %d; want %d, %d", c.pages, c.before, c.limit, user, process, c.user, c.process)
-		}
-	}
 }
 
 func TestVariants(t *testing.T) {

@@ -9,13 +9,6 @@ import (
 // The rules. Each function takes one kind of event, says what should have
 // happened, what did, and names the difference.
 
-// split is the intent of the accounting: to the user what still fits its
-// allowance, to the process the rest.
-func split(pages, before, limit int64) (toUser, toProcess int64) {
-	toUser = min(pages, max(0, limit-before))
-	return toUser, pages - toUser
-}
-
 // excess is how many pages were charged beyond the expected ones, over both
 // counters. Too little on one is no credit for too much on the other.
 func (e *Entry) excess() int64 {
@@ -27,7 +20,7 @@ func (e *Entry) excess() int64 {
 func (l *Ledger) charge(e *Entry, p *process, u *user) {
 	e.Kind = Charge
 	n, delta := e.Buffer.Pages, e.User.Delta()
-	e.ExpectedUser, e.ExpectedPinned = split(n, e.User.Before, e.Buffer.Limits.Allowance)
+	e.ExpectedUser, e.ExpectedPinned = rule.Split(n, e.User.Before, e.Buffer.Limits.Allowance)
 
 	// The buffer itself records the process's part, and that is what will be
 	// refunded. The user's part is recorded nowhere: only its counter tells.
@@ -144,7 +137,7 @@ func (l *Ledger) refusal(e *Entry, p *process, u *user) {
 	if e.Verdict != OK || e.Errno != rule.EPERM {
 		return
 	}
-	_, right := split(e.Buffer.Pages, e.User.Before-u.over, e.Buffer.Limits.Allowance)
+	_, right := rule.Split(e.Buffer.Pages, e.User.Before-u.over, e.Buffer.Limits.Allowance)
 	if e.Buffer.Existing {
 		right = 0
 	}
