@@ -49,14 +49,14 @@ type refusalKey struct {
 // Enter explains an entry, if it is a new refusal.
 func (x *Explainer) Enter(e *ledger.Entry) error {
 	switch {
-	case !e.Command || e.Op != ledger.Map:
+	case !e.Caller.Command || e.Op != ledger.Map:
 		return nil
 	case e.Kind != ledger.Refusal:
 		x.mapped++
 		return nil
 	}
 	x.Refused++
-	this := refusalKey{e.PID, e.Errno, e.UserExtra}
+	this := refusalKey{e.Caller.PID, e.Errno, e.Buffer.Pages}
 	if x.seen[this] {
 		return nil
 	}
@@ -66,7 +66,7 @@ func (x *Explainer) Enter(e *ledger.Entry) error {
 	x.seen[this] = true
 	explanation := advice.OfEntry(e, e.Era == "cumulative")
 	if s, err := x.Take(); err == nil {
-		explanation.AddHolders(s, x.Facts(e.PID))
+		explanation.AddHolders(s, x.Facts(e.Caller.PID))
 	}
 	return Advice(x.Out, explanation, x.AsJSON)
 }

@@ -128,12 +128,16 @@ func TestAdviceJSON(t *testing.T) {
 
 // Every refusal of the command is explained once, and those of others are not.
 func TestExplainRefusals(t *testing.T) {
-	refusal := ledger.Event{Command: true, PID: 11, UID: 1000, Comm: "agent", PageSize: 4096, OnlineCPUs: 4, Paranoid: 2, Errno: rule.EPERM,
-		UserExtra: 65, UserLocked: 581, UserLockLimit: 516, Extra: 65, Locked: 65, LockLimit: 16, UserAfter: 516}
+	refusal := ledger.Event{
+		Errno: rule.EPERM, PageSize: 4096,
+		Caller: ledger.Caller{Command: true, PID: 11, UID: 1000, Comm: "agent", LockLimit: 16},
+		User:   ledger.Reading{Before: 516, After: 516},
+		Buffer: ledger.Buffer{Pages: 65, Extra: 65, Limits: ledger.Limits{Allowance: 516, Paranoid: 2, OnlineCPUs: 4}},
+	}
 	others := refusal
-	others.Command = false
+	others.Caller.Command = false
 	odd := refusal
-	odd.Errno, odd.UserExtra = 22, 64
+	odd.Errno, odd.Buffer.Pages = 22, 64
 	events := func(yield func(ledger.Event, error) bool) {
 		for _, e := range []ledger.Event{refusal, others, refusal, odd} {
 			if !yield(e, nil) {

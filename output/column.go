@@ -169,43 +169,45 @@ func Columns() []Column {
 			read(parseSubsystem),
 		text("kind", kind).read(parseKind).in("KIND", 9).left(),
 		integer("event", func(r *Row) *uint64 { return &r.Number }),
-		integer("pid", func(r *Row) *uint32 { return &r.PID }).in("PID", 7),
-		integer("tid", func(r *Row) *uint32 { return &r.TID }),
-		text("comm", func(r *Row) string { return r.Comm }).
-			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.Comm) }).
-			as(func(r *Row) string { return Printable(r.Comm) }).in("COMM", 11).left(),
-		integer("uid", func(r *Row) *uint32 { return &r.UID }).in("UID", 5),
-		integer("payer_uid", func(r *Row) *uint32 { return &r.Payer }),
-		integer("cgroup_id", func(r *Row) *uint64 { return &r.CgroupID }),
-		text("cgroup", func(r *Row) string { return r.Cgroup }).
-			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.Cgroup) }).lasting(),
-		text("container", func(r *Row) string { return identify(r.Cgroup).ContainerID }).lasting(),
-		text("runtime", func(r *Row) string { return identify(r.Cgroup).Runtime }).lasting(),
-		text("pod_uid", func(r *Row) string { return identify(r.Cgroup).PodUID }).lasting(),
-		integer("cpu", func(r *Row) *uint32 { return &r.CPU }),
-		boolean("own", func(r *Row) *bool { return &r.Own }),
+		integer("pid", func(r *Row) *uint32 { return &r.Caller.PID }).in("PID", 7),
+		integer("tid", func(r *Row) *uint32 { return &r.Caller.TID }),
+		text("comm", func(r *Row) string { return r.Caller.Comm }).
+			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.Caller.Comm) }).
+			as(func(r *Row) string { return Printable(r.Caller.Comm) }).in("COMM", 11).left(),
+		integer("uid", func(r *Row) *uint32 { return &r.Caller.UID }).in("UID", 5),
+		integer("payer_uid", func(r *Row) *uint64 { return &r.User.Owner }).read(parsePayer),
+		integer("cgroup_id", func(r *Row) *uint64 { return &r.Caller.CgroupID }),
+		text("cgroup", func(r *Row) string { return r.Caller.Cgroup }).
+			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.Caller.Cgroup) }).lasting(),
+		text("container", func(r *Row) string { return identify(r.Caller.Cgroup).ContainerID }).lasting(),
+		text("runtime", func(r *Row) string { return identify(r.Caller.Cgroup).Runtime }).lasting(),
+		text("pod_uid", func(r *Row) string { return identify(r.Caller.Cgroup).PodUID }).lasting(),
+		integer("cpu", func(r *Row) *uint32 { return &r.Caller.CPU }),
+		boolean("own", func(r *Row) *bool { return &r.Caller.Self }),
 		integer("process", func(r *Row) *uint64 { return &r.ProcessID }).
-			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.MM) }),
+			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.Process.Owner) }),
 		integer("buffer", func(r *Row) *uint64 { return &r.BufferID }).
-			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.Buffer) }).
+			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.Buffer.Key) }).
 			as(bufferName).in("ID", 5),
-		text("area", area).read(parseArea),
+		text("area", func(r *Row) string { return r.Buffer.Area.String() }).read(parseArea),
 		derived("pages", pages).in("PAGES", 5),
-		integer("user_locked_pages", func(r *Row) *int64 { return &r.UserLocked }).as(userLocked).in("USER_LOCKED", 11),
-		integer("user_extra_pages", func(r *Row) *int64 { return &r.UserExtra }),
-		integer("user_lock_limit_pages", func(r *Row) *int64 { return &r.UserLockLimit }),
-		integer("extra_pages", func(r *Row) *int64 { return &r.Extra }).as(extra).in("EXTRA", 6),
-		integer("pinned_vm_pages", func(r *Row) *int64 { return &r.PinnedVM }).as(pinnedVM).in("PINNED_VM", 9),
-		integer("locked_pages", func(r *Row) *int64 { return &r.Locked }),
-		integer("lock_limit_pages", func(r *Row) *int64 { return &r.LockLimit }).as(lockLimit).in("LOCK_LIMIT", 10),
+		derived("user_locked_pages", demand).as(userLocked).in("USER_LOCKED", 11).
+			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.User.Before) }),
+		derived("user_extra_pages", func(r *Row) int64 { return r.Asked() }).
+			read(func(r *Row, b []byte) error { return json.Unmarshal(b, &r.Buffer.Pages) }),
+		integer("user_lock_limit_pages", func(r *Row) *int64 { return &r.Buffer.Limits.Allowance }),
+		integer("extra_pages", func(r *Row) *int64 { return &r.Buffer.Extra }).as(extra).in("EXTRA", 6),
+		integer("pinned_vm_pages", func(r *Row) *int64 { return &r.Process.Before }).as(pinnedVM).in("PINNED_VM", 9),
+		derived("locked_pages", locked),
+		integer("lock_limit_pages", func(r *Row) *int64 { return &r.Caller.LockLimit }).as(lockLimit).in("LOCK_LIMIT", 10),
 		integer("charged_user_pages", func(r *Row) *int64 { return &r.ChargedUser }).read(nil),
 		integer("charged_pinned_pages", func(r *Row) *int64 { return &r.ChargedPinned }).read(nil),
 		integer("expected_user_pages", func(r *Row) *int64 { return &r.ExpectedUser }).read(nil),
 		integer("expected_pinned_pages", func(r *Row) *int64 { return &r.ExpectedPinned }).read(nil),
-		integer("user_locked_after_pages", func(r *Row) *int64 { return &r.UserAfter }),
-		integer("pinned_vm_after_pages", func(r *Row) *int64 { return &r.PinnedAfter }),
-		boolean("cap_ipc_lock", func(r *Row) *bool { return &r.CapIPCLock }),
-		integer("paranoid", func(r *Row) *int32 { return &r.Paranoid }),
+		integer("user_locked_after_pages", func(r *Row) *int64 { return &r.User.After }),
+		integer("pinned_vm_after_pages", func(r *Row) *int64 { return &r.Process.After }),
+		boolean("cap_ipc_lock", func(r *Row) *bool { return &r.Caller.CapIPCLock }),
+		integer("paranoid", func(r *Row) *int32 { return &r.Buffer.Limits.Paranoid }),
 		integer("errno", func(r *Row) *int32 { return &r.Errno }),
 		text("verdict", func(r *Row) string { return r.Verdict.String() }).as(verdict).in("VERDICT", 19).left(),
 		text("certainty", certainty),
@@ -215,22 +217,22 @@ func Columns() []Column {
 		integer("pinned_vm_overcharged_pages", func(r *Row) *int64 { return &r.PinnedOver }).read(nil),
 		integer("user_locked_overcharged_pages", func(r *Row) *int64 { return &r.UserOver }).read(nil),
 		integer("fits_calls", func(r *Row) *int64 { return &r.Fits }).read(nil),
-		integer("mappings", func(r *Row) *int32 { return &r.Mappings }),
-		integer("mappings_after", func(r *Row) *int32 { return &r.MappingsAfter }),
-		integer("aux_mappings", func(r *Row) *int32 { return &r.AUXMappings }),
-		integer("aux_mappings_after", func(r *Row) *int32 { return &r.AUXMappingsAfter }),
-		integer("buffer_data_pages", func(r *Row) *int64 { return &r.DataPages }),
-		integer("buffer_data_extra_pages", func(r *Row) *int64 { return &r.DataExtra }),
-		integer("buffer_aux_pages", func(r *Row) *int64 { return &r.AUXPages }),
-		integer("buffer_aux_extra_pages", func(r *Row) *int64 { return &r.AUXExtra }),
-		boolean("overlap_user", func(r *Row) *bool { return &r.OverlapUser }),
-		boolean("overlap_process", func(r *Row) *bool { return &r.OverlapMM }),
-		boolean("overlap_buffer", func(r *Row) *bool { return &r.OverlapBuffer }),
-		boolean("locked_vm_apart", func(r *Row) *bool { return &r.Apart }),
-		boolean("user_gone", func(r *Row) *bool { return &r.UserGone }),
-		boolean("limits_moved", func(r *Row) *bool { return &r.LimitsMoved }),
+		integer("mappings", func(r *Row) *int32 { return &r.Buffer.Mappings.Before }),
+		integer("mappings_after", func(r *Row) *int32 { return &r.Buffer.Mappings.After }),
+		integer("aux_mappings", func(r *Row) *int32 { return &r.Buffer.AUXMappings.Before }),
+		integer("aux_mappings_after", func(r *Row) *int32 { return &r.Buffer.AUXMappings.After }),
+		integer("buffer_data_pages", func(r *Row) *int64 { return &r.Buffer.Recorded[rule.Data].Pages }),
+		integer("buffer_data_extra_pages", func(r *Row) *int64 { return &r.Buffer.Recorded[rule.Data].Extra }),
+		integer("buffer_aux_pages", func(r *Row) *int64 { return &r.Buffer.Recorded[rule.AUX].Pages }),
+		integer("buffer_aux_extra_pages", func(r *Row) *int64 { return &r.Buffer.Recorded[rule.AUX].Extra }),
+		boolean("overlap_user", func(r *Row) *bool { return &r.User.Shared }),
+		boolean("overlap_process", func(r *Row) *bool { return &r.Process.Shared }),
+		boolean("overlap_buffer", func(r *Row) *bool { return &r.Buffer.Shared }),
+		boolean("locked_vm_apart", func(r *Row) *bool { return &r.SplitCounter }),
+		boolean("user_gone", func(r *Row) *bool { return &r.User.Gone }),
+		boolean("limits_moved", func(r *Row) *bool { return &r.Buffer.Limits.Moved }),
 		integer("page_size_bytes", func(r *Row) *uint32 { return &r.PageSize }),
-		integer("online_cpus", func(r *Row) *uint32 { return &r.OnlineCPUs }),
+		integer("online_cpus", func(r *Row) *uint32 { return &r.Buffer.Limits.OnlineCPUs }),
 		text("era", func(r *Row) string { return r.Era }),
 		integer("refusals", func(r *Row) *uint64 { return &r.Refusals }).read(nil),
 		integer("lost", func(r *Row) *uint64 { return &r.Lost }),
@@ -272,6 +274,13 @@ func parseVersion(_ *Row, b []byte) error {
 	return nil
 }
 
+func parsePayer(r *Row, b []byte) error {
+	var uid uint32
+	err := json.Unmarshal(b, &uid)
+	r.User.Owner = uint64(uid)
+	return err
+}
+
 func kind(r *Row) string {
 	if r.Summary {
 		return "summary"
@@ -301,29 +310,24 @@ func parseKind(r *Row, b []byte) error {
 	if !ok {
 		return fmt.Errorf("unknown kind %q", name)
 	}
-	r.Kind, r.Op, r.Existing = k, k.Op(r.Subsystem == subsystemBPF), k == ledger.Mapping
+	r.Kind, r.Op, r.Buffer.Existing = k, k.Op(r.Subsystem == subsystemBPF), k == ledger.Mapping
 	if r.Charger != ledger.NoCharger {
 		r.Op = ledger.Account
 	}
 	return nil
 }
 
-var areaNames = [...]string{rule.Data: "data", rule.AUX: "aux"}
-
-func area(r *Row) string { return areaNames[r.Area] }
-
 func parseArea(r *Row, b []byte) error {
 	var name string
 	if err := json.Unmarshal(b, &name); err != nil {
 		return err
 	}
-	for a, n := range areaNames {
-		if n == name {
-			r.Area = rule.Area(a)
-			return nil
-		}
+	area, ok := rule.ParseArea(name)
+	if !ok {
+		return fmt.Errorf("unknown area %q", name)
 	}
-	return fmt.Errorf("unknown area %q", name)
+	r.Buffer.Area = area
+	return nil
 }
 
 // pages of the call's mapping, or, when unmapping, of the buffer's area.
@@ -335,12 +339,28 @@ func pages(r *Row) int64 {
 		return r.ChargedUser
 	}
 	if r.Op == ledger.Map {
-		return r.UserExtra
+		return r.Buffer.Pages
 	}
-	if r.Area == rule.AUX {
-		return r.AUXPages
+	if r.Buffer.Area == rule.AUX {
+		return r.Buffer.Recorded[rule.AUX].Pages
 	}
-	return r.DataPages
+	return r.Buffer.Recorded[rule.Data].Pages
+}
+
+// demand is the user's counter, with what a new mapping or object asks for.
+func demand(r *Row) int64 {
+	if r.Op == ledger.Map || r.Op == ledger.Create {
+		return r.Demand()
+	}
+	return r.User.Before
+}
+
+// locked is pinned_vm, with what a new mapping asks for.
+func locked(r *Row) int64 {
+	if r.Op == ledger.Map {
+		return r.Locked()
+	}
+	return r.Process.Before
 }
 
 func certainty(r *Row) string {
@@ -364,7 +384,7 @@ func bufferName(r *Row) string {
 		return "-"
 	}
 	s := strconv.FormatUint(r.BufferID, 10)
-	if r.Area == rule.AUX {
+	if r.Buffer.Area == rule.AUX {
 		s += "a"
 	}
 	return s
@@ -377,14 +397,14 @@ func userLocked(r *Row) string {
 	if r.Object != nil && !r.Object.Rlimit {
 		return none
 	}
-	return strconv.FormatInt(r.UserLocked, 10)
+	return strconv.FormatInt(demand(r), 10)
 }
 
 func pinnedVM(r *Row) string {
 	if r.Object != nil {
 		return none
 	}
-	return strconv.FormatInt(r.PinnedVM, 10)
+	return strconv.FormatInt(r.Process.Before, 10)
 }
 
 func extra(r *Row) string {
@@ -397,17 +417,17 @@ func extra(r *Row) string {
 	if r.Kind == ledger.Unmapping || r.Kind == ledger.Mapping {
 		return "0"
 	}
-	return strconv.FormatInt(r.Extra, 10)
+	return strconv.FormatInt(r.Buffer.Extra, 10)
 }
 
 func lockLimit(r *Row) string {
 	if r.Object != nil && !r.Object.Rlimit {
 		return none
 	}
-	if r.LockLimit >= rule.Unlimited {
+	if r.Caller.LockLimit >= rule.Unlimited {
 		return "unlimited"
 	}
-	return strconv.FormatInt(r.LockLimit, 10)
+	return strconv.FormatInt(r.Caller.LockLimit, 10)
 }
 
 func verdict(r *Row) string {

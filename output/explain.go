@@ -63,26 +63,26 @@ func explainVerdict(r *Row) string {
 	switch r.Verdict {
 	case ledger.Overcharge:
 		s = fmt.Sprintf("overcharge: the right extra is %d, charged were %d to the process, and %d to the user instead of %d: %s too many for a mapping of %d. Process %d so far: %s; %s.",
-			r.ExpectedPinned, r.ChargedPinned, r.ChargedUser, r.ExpectedUser, amount(r.Excess, r.PageSize), r.UserExtra,
-			r.PID, amount(r.ProcessOvercharge, r.PageSize), fits(r))
+			r.ExpectedPinned, r.ChargedPinned, r.ChargedUser, r.ExpectedUser, amount(r.Excess, r.PageSize), r.Buffer.Pages,
+			r.Caller.PID, amount(r.ProcessOvercharge, r.PageSize), fits(r))
 	case ledger.DoubleCharge:
 		s = fmt.Sprintf("double-charge: a further mapping of buffer %d charged %d to the user and %d to the process; right is nothing.",
 			r.BufferID, r.ChargedUser, r.ChargedPinned)
 		if r.Kind == ledger.Refund {
 			s = fmt.Sprintf("double-charge: buffer %d is gone, and %s that its further mappings charged did not come back.",
 				r.BufferID, amount(r.Excess, r.PageSize))
-		} else if r.Uncertain && !r.OverlapUser && !r.OverlapMM {
+		} else if r.Uncertain && !r.User.Shared && !r.Process.Shared {
 			return s + " It may come back when the buffer is unmapped: that is not known yet of this kernel."
 		}
 	case ledger.MisdirectedRefund:
 		s = fmt.Sprintf("misdirected-refund: %s that pid %d of uid %d paid for were given back to pid %d and uid %d: pinned_vm of pid %d is %d now, and that of the payer stays too high.",
-			amount(r.Excess, r.PageSize), r.PaidPID, r.PaidUID, r.PID, r.Payer, r.PID, r.PinnedAfter)
+			amount(r.Excess, r.PageSize), r.PaidPID, r.PaidUID, r.Caller.PID, r.Payer(), r.Caller.PID, r.Process.After)
 	case ledger.Leak:
 		s = fmt.Sprintf("leak: charged %d to the user and %d to the process, given back %d and %d: %s stay charged.",
 			-r.ExpectedUser, -r.ExpectedPinned, -r.ChargedUser, -r.ChargedPinned, amount(r.Excess, r.PageSize))
 	case ledger.Underflow:
 		s = fmt.Sprintf("underflow: charged %d to the user and %d to the process, given back %d and %d: the counters are at %d and %d, %s too low.",
-			-r.ExpectedUser, -r.ExpectedPinned, -r.ChargedUser, -r.ChargedPinned, r.UserAfter, r.PinnedAfter, amount(r.Excess, r.PageSize))
+			-r.ExpectedUser, -r.ExpectedPinned, -r.ChargedUser, -r.ChargedPinned, r.User.After, r.Process.After, amount(r.Excess, r.PageSize))
 	case ledger.WrongRefusal:
 		s = explainWrongRefusal(r)
 	default:
@@ -102,13 +102,13 @@ func explainWrongRefusal(r *Row) string {
 	case r.ChargedUser != 0 || r.ChargedPinned != 0:
 		return fmt.Sprintf("wrong-refusal: the refused call left %d pages charged to the user and %d to the process; right is nothing.",
 			r.ChargedUser, r.ChargedPinned)
-	case r.CapIPCLock:
+	case r.Caller.CapIPCLock:
 		return "wrong-refusal: the caller has CAP_IPC_LOCK and may exceed the limit."
-	case r.Paranoid <= -1:
-		return fmt.Sprintf("wrong-refusal: perf_event_paranoid is %d, which lifts the limit.", r.Paranoid)
+	case r.Buffer.Limits.Paranoid <= -1:
+		return fmt.Sprintf("wrong-refusal: perf_event_paranoid is %d, which lifts the limit.", r.Buffer.Limits.Paranoid)
 	}
 	return fmt.Sprintf("wrong-refusal: the right extra is %d (this kernel asks for %d too many), and %d of pinned_vm are earlier overcharges: without them the call fits.",
-		r.Extra-r.Excess, r.Excess, r.PinnedOver)
+		r.Buffer.Extra-r.Excess, r.Excess, r.PinnedOver)
 }
 
 func fits(r *Row) string {
@@ -126,13 +126,13 @@ func explainRefusal(r *Row) string {
 	if r.Errno != rule.EPERM {
 		return explainError(r)
 	}
-	over := r.Locked - r.LockLimit
+	over := r.Locked() - r.Caller.LockLimit
 	if over <= 0 {
 		return "EPERM:"
 	}
 	s := fmt.Sprintf("EPERM: pinned_vm %d + extra %d = %s > RLIMIT_MEMLOCK %s: %s over; uid %d uses %d of its allowance of %d pages.",
-		r.PinnedVM, r.Extra, amount(r.Locked, r.PageSize), amount(r.LockLimit, r.PageSize), amount(over, r.PageSize),
-		r.UID, min(r.UserLocked-r.UserExtra, r.UserLockLimit), r.UserLockLimit)
+		r.Process.Before, r.Buffer.Extra, amount(r.Locked(), r.PageSize), amount(r.Caller.LockLimit, r.PageSize), amount(over, r.PageSize),
+		r.Caller.UID, min(r.User.Before, r.Buffer.Limits.Allowance), r.Buffer.Limits.Allowance)
 	return s + " Remedies: " + strings.Join(advice.OfEntry(&r.Entry, r.Era == "cumulative").Brief(), ", or ") + "."
 }
 

@@ -155,7 +155,7 @@ func objectID(o *ledger.Object) string {
 // charged to cgroups, in pages.
 func (r *Row) objectPages() int64 {
 	if r.Object.Rlimit || r.PageSize == 0 {
-		return r.UserExtra
+		return r.Object.Pages
 	}
 	bytes, page := r.Object.Charged(), int64(r.PageSize)
 	if bytes < 0 {
@@ -244,9 +244,9 @@ func explainObjectRefusal(r *Row) string {
 	switch {
 	case o.Rlimit && r.Entry.AboutMemory():
 		s := fmt.Sprintf("%s: locked_vm of uid %d %d + %d = %s > RLIMIT_MEMLOCK %s; no capability lifts this limit.", name,
-			r.Payer, r.UserLocked-r.UserExtra, r.UserExtra, amount(r.UserLocked, r.PageSize), amount(r.LockLimit, r.PageSize))
+			r.Payer(), r.User.Before, o.Pages, amount(r.Demand(), r.PageSize), amount(r.Caller.LockLimit, r.PageSize))
 		if r.PageSize != 0 {
-			s += fmt.Sprintf(" Remedies: ulimit -l %d (KiB), or fewer or smaller maps of this user.", r.UserLocked*int64(r.PageSize)/1024)
+			s += fmt.Sprintf(" Remedies: ulimit -l %d (KiB), or fewer or smaller maps of this user.", r.Demand()*int64(r.PageSize)/1024)
 		}
 		return s
 	case !o.Rlimit && r.Entry.AboutMemory() && o.LimitCgroupID != 0:
@@ -296,13 +296,13 @@ func cgroupName(path string, id uint64) string {
 func explainAccount(r *Row) string {
 	if r.Kind == ledger.Refusal {
 		return fmt.Sprintf("%s: %s: locked_vm of uid %d is %d, RLIMIT_MEMLOCK %s: at the limit if it asked for more than the rest.", r.Charger, errnoName(r.Errno),
-			r.Payer, r.UserLocked, amount(r.LockLimit, r.PageSize))
+			r.Payer(), r.User.Before, amount(r.Caller.LockLimit, r.PageSize))
 	}
 	verb, sign := "charged to", int64(1)
 	if r.Kind == ledger.Refund {
 		verb, sign = "given back to", -1
 	}
-	s := fmt.Sprintf("%s: %d pages %s uid %d", r.Charger, sign*r.ChargedUser, verb, r.Payer)
+	s := fmt.Sprintf("%s: %d pages %s uid %d", r.Charger, sign*r.ChargedUser, verb, r.Payer())
 	if r.ChargedPinned != 0 {
 		s += fmt.Sprintf(", %d to the process", sign*r.ChargedPinned)
 	}

@@ -25,7 +25,7 @@ func TestJSONFields(t *testing.T) {
 		"charged_pinned_pages": 0.0, "cap_ipc_lock": false, "paranoid": 0.0, "errno": 0.0, "verdict": "", "certainty": "",
 		"overcharge_pages": 0.0, "overcharge_total_pages": 0.0, "lost": 0.0,
 	}
-	for _, row := range []*Row{{}, {Summary: true}, {Entry: ledger.Entry{Event: ledger.Event{Comm: "\x1b[2J\xff\"\\é"}}}} {
+	for _, row := range []*Row{{}, {Summary: true}, {Entry: ledger.Entry{Event: ledger.Event{Caller: ledger.Caller{Comm: "\x1b[2J\xff\"\\é"}}}}} {
 		var line bytes.Buffer
 		w := NewJSON(&line)
 		if err := errors.Join(w.Write(row), w.Flush()); err != nil {
@@ -99,8 +99,11 @@ func TestTableWidth(t *testing.T) {
 		t.Fatal(err)
 	}
 	huge := int64(-1 << 62)
-	row := &Row{Entry: ledger.Entry{Event: ledger.Event{PID: 1<<32 - 1, UID: 1<<32 - 2, Comm: "\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b",
-		UserExtra: huge, UserLocked: huge, Extra: huge, PinnedVM: huge, LockLimit: huge}, Verdict: ledger.MisdirectedRefund, Uncertain: true, BufferID: 1 << 60}}
+	row := &Row{Entry: ledger.Entry{Event: ledger.Event{
+		Caller:  ledger.Caller{PID: 1<<32 - 1, UID: 1<<32 - 2, Comm: "\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b\x1b", LockLimit: huge},
+		Buffer:  ledger.Buffer{Pages: huge, Extra: huge},
+		Process: ledger.Reading{Before: huge},
+	}, Verdict: ledger.MisdirectedRefund, Uncertain: true, BufferID: 1 << 60}}
 	if err := errors.Join(table.Write(row), table.Flush()); err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +122,11 @@ func TestTableRowIsTheLibrarys(t *testing.T) {
 	simply := 0
 	for _, comm := range []string{"", "sh", "two words", " before", "after ", "a  b", "\t", "ünïcödé", "漢字", "more than eleven", "\x1b[31m", "|+-"} {
 		for _, value := range []int64{0, 7, -7, 12345, 1 << 40, -1 << 62} {
-			row := &Row{Entry: ledger.Entry{Event: ledger.Event{TimeNS: 1, PID: 4711, Comm: comm, UserExtra: value, UserLocked: value, Extra: value}, BufferID: uint64(value) % 3}}
+			row := &Row{Entry: ledger.Entry{Event: ledger.Event{
+				TimeNS: 1,
+				Caller: ledger.Caller{PID: 4711, Comm: comm},
+				Buffer: ledger.Buffer{Pages: value, Extra: value},
+			}, BufferID: uint64(value) % 3}}
 			var rows [2]string
 			for i, write := range []func(*Table, *Row) error{(*Table).row, (*Table).libraryRow} {
 				var out strings.Builder
@@ -192,8 +199,13 @@ func stream(events iter.Seq2[ledger.Event, error], lost func() uint64, filter *F
 }
 
 func TestExplainRefusal(t *testing.T) {
-	row := &Row{Entry: ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{Errno: rule.EPERM, UID: 1000, PageSize: 4096, OnlineCPUs: 4,
-		UserExtra: 65, UserLocked: 581, UserLockLimit: 516, Extra: 65, PinnedVM: 69, Locked: 134, LockLimit: 128}}}
+	row := &Row{Entry: ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{
+		Errno: rule.EPERM, PageSize: 4096,
+		Caller:  ledger.Caller{UID: 1000, LockLimit: 128},
+		User:    ledger.Reading{Before: 516},
+		Process: ledger.Reading{Before: 69},
+		Buffer:  ledger.Buffer{Pages: 65, Extra: 65, Limits: ledger.Limits{Allowance: 516, OnlineCPUs: 4}},
+	}}}
 	want := "EPERM: pinned_vm 69 + extra 65 = 134 pages (536 KiB) > RLIMIT_MEMLOCK 128 pages (512 KiB): 6 pages (24 KiB) over; " +
 		"uid 1000 uses 516 of its allowance of 516 pages. Remedies: ulimit -l 536 (KiB), or sysctl kernel.perf_event_mlock_kb=524, " +
 		"or CAP_IPC_LOCK (effective, initial user namespace), or a buffer of 33 pages."

@@ -34,12 +34,12 @@ func (f *Filter) Shows(e *ledger.Entry) bool {
 	if e.Kind == ledger.Older && !f.Older {
 		return false
 	}
-	return matches(f.PIDs, e.PID) && matches(f.UIDs, e.UID) && matches(f.Comms, e.Comm) &&
-		(!f.Command || e.Command || e.Own || e.Kind == ledger.Older) && (f.Own || !e.Own) && f.subsystem(e) && f.cgroup(e) && (!f.Broken || e.Verdict != ledger.OK)
+	return matches(f.PIDs, e.Caller.PID) && matches(f.UIDs, e.Caller.UID) && matches(f.Comms, e.Caller.Comm) &&
+		(!f.Command || e.Caller.Command || e.Caller.Self || e.Kind == ledger.Older) && (f.Own || !e.Caller.Self) && f.subsystem(e) && f.cgroup(e) && (!f.Broken || e.Verdict != ledger.OK)
 }
 
 func (f *Filter) cgroup(e *ledger.Entry) bool {
-	if f.Cgroup == "" || cgroup.Matches(e.Cgroup, f.Cgroup) {
+	if f.Cgroup == "" || cgroup.Matches(e.Caller.Cgroup, f.Cgroup) {
 		return true
 	}
 	o := e.Object
@@ -87,7 +87,7 @@ func (s *Stream) Enter(e *ledger.Entry) error {
 	}
 	s.row = RowOf(e)
 	s.row.Note = Explain(&s.row)
-	s.last.TimeNS, s.last.PageSize, s.last.OnlineCPUs = e.TimeNS, e.PageSize, e.OnlineCPUs
+	s.last.TimeNS, s.last.PageSize, s.last.Buffer.Limits.OnlineCPUs = e.TimeNS, e.PageSize, e.Buffer.Limits.OnlineCPUs
 	return s.writer.Write(&s.row)
 }
 
@@ -110,7 +110,7 @@ func RowOf(e *ledger.Entry) Row { return Row{Entry: *e, Subsystem: subsystemOf(e
 func summaryRow(last *Row, s ledger.Summary, lost uint64) *Row {
 	r := &Row{Summary: true, Subsystem: subsystemPerf}
 	r.Number, r.Refusals, r.Lost, r.Era = s.Events, s.Refused, lost, s.Era
-	r.TimeNS, r.PageSize, r.OnlineCPUs = last.TimeNS, last.PageSize, last.OnlineCPUs
+	r.TimeNS, r.PageSize, r.Buffer.Limits.OnlineCPUs = last.TimeNS, last.PageSize, last.Buffer.Limits.OnlineCPUs
 	r.ProcessOvercharge = s.Overcharged
 	r.Uncertain = s.Uncertain() > 0 || lost > 0
 	for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {
@@ -156,16 +156,16 @@ func Summarize(r *Row, s ledger.Summary) string {
 	}
 	for _, u := range s.Users {
 		which := ""
-		if u.Apart {
+		if u.SplitCounter {
 			which = " (locked_vm; perf has a counter of its own)"
 		}
 		others := ""
-		if u.Others != 0 || u.Apart {
+		if u.Others != 0 || u.SplitCounter {
 			others = fmt.Sprintf(" %d by io_uring and others,", u.Others)
 		}
 		fmt.Fprintf(&b, "\nuid %d%s: %d pages charged: %d for live buffers,%s %d that should not be, %d older or not traced, %d unexplained",
 			u.UID, which, u.Counter, u.Live, others, u.Over, u.Older+u.Base, u.Unexplained())
-		if !u.Apart {
+		if !u.SplitCounter {
 			summarizeOlder(&b, &u, s.Holdings)
 		}
 	}
@@ -334,8 +334,18 @@ func parse(columns []Column, line []byte) (*Row, error) {
 			return nil, fmt.Errorf("field %q: %w", c.Name, err)
 		}
 	}
-	if row.UserExtra < 0 {
+	if row.Buffer.Pages < 0 {
 		return nil, errors.New(`field "user_extra_pages": negative`)
 	}
+	row.place()
 	return row, nil
+}
+
+// place puts the amounts of a line where an event has them: the columns have others
+// for some, as the kernel's local variables do.
+func (r *Row) place() {
+	if r.Object != nil {
+		r.Object.Pages, r.Buffer.Pages = r.Buffer.Pages, 0
+	}
+	r.User.Before -= demand(r) - r.User.Before
 }

@@ -50,6 +50,9 @@ func (d decoder) now() uint64 {
 	return d.bootNS + now
 }
 
+// isSelf reports whether a process is this one.
+func (d decoder) isSelf(pid uint32) bool { return d.self != 0 && pid == d.self }
+
 // decode reads one record in the machine's byte order. A record of an unknown
 // kind, or of another size than its kind has, is an error; the perf event array
 // pads it to 4 bytes past a multiple of 8.
@@ -101,29 +104,27 @@ func (d decoder) decodeObject(raw []byte) (ledger.Event, error) {
 		o.Payers[i] = ledger.Payer{CgroupID: p.CgroupId, Pages: p.PageBytes, Objects: p.ObjectBytes}
 	}
 	event := ledger.Event{
-		Op:          [...]ledger.Op{ledger.Create, ledger.Grow, ledger.Free}[e.Op%3],
-		Object:      o,
-		Lost:        e.Header.Lost,
-		TimeNS:      d.bootNS + e.Header.TimeNs,
-		PID:         e.Pid,
-		TID:         e.Tid,
-		UID:         e.Uid,
-		Payer:       e.PayerUid,
-		CPU:         e.Cpu,
-		Comm:        d.comms.text(e.Comm[:]),
-		Own:         d.self != 0 && e.Pid == d.self,
-		CgroupID:    e.CgroupId,
-		Command:     has(bpf.ObjectsObjectFlagOBJECT_COMMAND),
-		PageSize:    d.pageSize,
-		LockLimit:   e.LockLimit,
-		OverlapUser: has(bpf.ObjectsObjectFlagOBJECT_OVERLAP_USER),
-		UserGone:    has(bpf.ObjectsObjectFlagOBJECT_USER_GONE),
+		TimeNS:   d.bootNS + e.Header.TimeNs,
+		Lost:     e.Header.Lost,
+		Op:       [...]ledger.Op{ledger.Create, ledger.Grow, ledger.Free}[e.Op%3],
+		PageSize: d.pageSize,
+		Caller: ledger.Caller{
+			PID: e.Pid, TID: e.Tid, UID: e.Uid, CPU: e.Cpu,
+			Comm:      d.comms.text(e.Comm[:]),
+			CgroupID:  e.CgroupId,
+			LockLimit: e.LockLimit,
+			Command:   has(bpf.ObjectsObjectFlagOBJECT_COMMAND),
+			Self:      d.isSelf(e.Pid),
+		},
+		User: ledger.Reading{
+			Owner:  uint64(e.PayerUid),
+			Shared: has(bpf.ObjectsObjectFlagOBJECT_OVERLAP_USER),
+			Gone:   has(bpf.ObjectsObjectFlagOBJECT_USER_GONE),
+		},
+		Object: o,
 	}
 	if o.Rlimit {
-		event.UserExtra, event.UserLocked, event.UserAfter = e.Pages, e.UserBefore, e.UserAfter
-		if event.Op == ledger.Create {
-			event.UserLocked += e.Pages
-		}
+		o.Pages, event.User.Before, event.User.After = e.Pages, e.UserBefore, e.UserAfter
 	}
 	if e.Ret < 0 {
 		event.Errno = -e.Ret
@@ -139,32 +140,34 @@ func (d decoder) decodeCharge(raw []byte) (ledger.Event, error) {
 	}
 	has := func(flag bpf.ChargersChargeFlag) bool { return e.Flags&flag != 0 }
 	event := ledger.Event{
-		Op:          ledger.Account,
-		Charger:     ledger.Charger(e.Charger) + ledger.IOUring,
-		Apart:       has(bpf.ChargersChargeFlagCHARGE_APART),
-		Lost:        e.Header.Lost,
-		TimeNS:      d.bootNS + e.Header.TimeNs,
-		PID:         e.Pid,
-		TID:         e.Tid,
-		UID:         e.Uid,
-		Payer:       e.PayerUid,
-		CPU:         e.Cpu,
-		Comm:        d.comms.text(e.Comm[:]),
-		Own:         d.self != 0 && e.Pid == d.self,
-		CgroupID:    e.CgroupId,
-		Command:     has(bpf.ChargersChargeFlagCHARGE_COMMAND),
-		CapIPCLock:  has(bpf.ChargersChargeFlagCHARGE_CAP_IPC_LOCK),
-		PageSize:    d.pageSize,
-		MM:          e.Mm,
-		UserLocked:  e.UserBefore,
-		UserAfter:   e.UserAfter,
-		PinnedVM:    e.PinnedBefore,
-		Locked:      e.PinnedBefore,
-		PinnedAfter: e.PinnedAfter,
-		LockLimit:   e.LockLimit,
-		OverlapUser: has(bpf.ChargersChargeFlagCHARGE_OVERLAP_USER),
-		OverlapMM:   has(bpf.ChargersChargeFlagCHARGE_OVERLAP_MM),
-		UserGone:    has(bpf.ChargersChargeFlagCHARGE_USER_GONE),
+		TimeNS:   d.bootNS + e.Header.TimeNs,
+		Lost:     e.Header.Lost,
+		Op:       ledger.Account,
+		PageSize: d.pageSize,
+		Caller: ledger.Caller{
+			PID: e.Pid, TID: e.Tid, UID: e.Uid, CPU: e.Cpu,
+			Comm:       d.comms.text(e.Comm[:]),
+			CgroupID:   e.CgroupId,
+			CapIPCLock: has(bpf.ChargersChargeFlagCHARGE_CAP_IPC_LOCK),
+			LockLimit:  e.LockLimit,
+			Command:    has(bpf.ChargersChargeFlagCHARGE_COMMAND),
+			Self:       d.isSelf(e.Pid),
+		},
+		User: ledger.Reading{
+			Owner:  uint64(e.PayerUid),
+			Before: e.UserBefore,
+			After:  e.UserAfter,
+			Shared: has(bpf.ChargersChargeFlagCHARGE_OVERLAP_USER),
+			Gone:   has(bpf.ChargersChargeFlagCHARGE_USER_GONE),
+		},
+		SplitCounter: has(bpf.ChargersChargeFlagCHARGE_APART),
+		Process: ledger.Reading{
+			Owner:  e.Mm,
+			Before: e.PinnedBefore,
+			After:  e.PinnedAfter,
+			Shared: has(bpf.ChargersChargeFlagCHARGE_OVERLAP_MM),
+		},
+		Charger: ledger.Charger(e.Charger) + ledger.IOUring,
 	}
 	if e.Ret < 0 && e.Ret >= -4095 { // not the lower half of a pointer
 		event.Errno = -e.Ret
@@ -226,53 +229,58 @@ func (d decoder) decodeCall(raw []byte) (ledger.Event, error) {
 
 	has := func(flag bpf.PerfFlag) bool { return e.Flags&flag != 0 }
 	event := ledger.Event{
-		Lost:             e.Header.Lost,
-		TimeNS:           d.bootNS + e.Header.TimeNs,
-		PID:              e.Pid,
-		TID:              e.Tid,
-		UID:              e.Uid,
-		CPU:              e.Cpu,
-		Comm:             d.comms.text(e.Comm[:]),
-		CgroupID:         e.CgroupId,
-		Own:              d.self != 0 && e.Pid == d.self,
-		Command:          has(bpf.PerfFlagFLAG_COMMAND),
-		PageSize:         d.pageSize,
-		OnlineCPUs:       e.OnlineCpus,
-		CapIPCLock:       has(bpf.PerfFlagFLAG_CAP_IPC_LOCK),
-		Paranoid:         e.Paranoid,
-		Errno:            -e.Ret,
-		MM:               e.Mm,
-		Buffer:           e.Buffer,
-		Payer:            e.PayerUid,
-		Existing:         has(bpf.PerfFlagFLAG_EXISTING),
-		Mappings:         e.Mappings,
-		MappingsAfter:    e.MappingsAfter,
-		AUXMappings:      e.AuxMappings,
-		AUXMappingsAfter: e.AuxMappingsAfter,
-		UserExtra:        e.UserExtra,
-		UserLocked:       e.UserLocked,
-		UserLockLimit:    e.UserLockLimit,
-		Extra:            e.Extra,
-		PinnedVM:         e.PinnedVm,
-		Locked:           e.Locked,
-		LockLimit:        e.LockLimit,
-		UserAfter:        e.UserAfter,
-		PinnedAfter:      e.PinnedAfter,
-		DataPages:        e.DataPages,
-		DataExtra:        e.DataExtra,
-		AUXPages:         e.AuxPages,
-		AUXExtra:         e.AuxExtra,
-		OverlapUser:      has(bpf.PerfFlagFLAG_OVERLAP_USER),
-		OverlapMM:        has(bpf.PerfFlagFLAG_OVERLAP_MM),
-		UserGone:         has(bpf.PerfFlagFLAG_USER_GONE),
-		OverlapBuffer:    has(bpf.PerfFlagFLAG_OVERLAP_BUFFER),
-		LimitsMoved:      has(bpf.PerfFlagFLAG_LIMITS_MOVED),
+		TimeNS:   d.bootNS + e.Header.TimeNs,
+		Lost:     e.Header.Lost,
+		Op:       ledger.Map,
+		Errno:    -e.Ret,
+		PageSize: d.pageSize,
+		Caller: ledger.Caller{
+			PID: e.Pid, TID: e.Tid, UID: e.Uid, CPU: e.Cpu,
+			Comm:       d.comms.text(e.Comm[:]),
+			CgroupID:   e.CgroupId,
+			CapIPCLock: has(bpf.PerfFlagFLAG_CAP_IPC_LOCK),
+			LockLimit:  e.LockLimit,
+			Command:    has(bpf.PerfFlagFLAG_COMMAND),
+			Self:       d.isSelf(e.Pid),
+		},
+		User: ledger.Reading{
+			Owner:  uint64(e.PayerUid),
+			Before: e.UserLocked - e.UserExtra,
+			After:  e.UserAfter,
+			Shared: has(bpf.PerfFlagFLAG_OVERLAP_USER),
+			Gone:   has(bpf.PerfFlagFLAG_USER_GONE),
+		},
+		Process: ledger.Reading{
+			Owner:  e.Mm,
+			Before: e.PinnedVm,
+			After:  e.PinnedAfter,
+			Shared: has(bpf.PerfFlagFLAG_OVERLAP_MM),
+		},
+		Buffer: ledger.Buffer{
+			Key:         e.Buffer,
+			Pages:       e.UserExtra,
+			Existing:    has(bpf.PerfFlagFLAG_EXISTING),
+			Extra:       e.Extra,
+			Mappings:    ledger.Count{Before: e.Mappings, After: e.MappingsAfter},
+			AUXMappings: ledger.Count{Before: e.AuxMappings, After: e.AuxMappingsAfter},
+			Recorded: [2]ledger.Recorded{
+				rule.Data: {Pages: e.DataPages, Extra: e.DataExtra},
+				rule.AUX:  {Pages: e.AuxPages, Extra: e.AuxExtra},
+			},
+			Limits: ledger.Limits{
+				Allowance:  e.UserLockLimit,
+				Paranoid:   e.Paranoid,
+				OnlineCPUs: e.OnlineCpus,
+				Moved:      has(bpf.PerfFlagFLAG_LIMITS_MOVED),
+			},
+			Shared: has(bpf.PerfFlagFLAG_OVERLAP_BUFFER),
+		},
 	}
 	if e.Op == bpf.PerfOpOP_UNMAP {
-		event.Op = ledger.Unmap
+		event.Op, event.User.Before = ledger.Unmap, e.UserLocked
 	}
 	if e.Area == bpf.PerfAreaAREA_AUX {
-		event.Area = rule.AUX
+		event.Buffer.Area = rule.AUX
 	}
 	return event, nil
 }

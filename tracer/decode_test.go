@@ -29,10 +29,17 @@ func TestDecode(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := ledger.Event{
-		TimeNS: 1007, Op: ledger.Unmap, Area: rule.AUX, PID: 20, TID: 21, UID: 22, CPU: 3, Comm: "perf", CgroupID: 11,
-		Command: true, PageSize: 16384, OnlineCPUs: 4, CapIPCLock: true, Paranoid: -1, Errno: 22, MM: 12, Buffer: 13,
-		Payer: 23, Mappings: 2, MappingsAfter: 1, UserExtra: 9, UserLocked: 18, UserLockLimit: 4, Extra: 9, PinnedVM: 5,
-		Locked: 14, LockLimit: 16, UserAfter: 4, PinnedAfter: -1, DataPages: 9, DataExtra: 5, AUXPages: 2, AUXExtra: 1, AUXMappings: 6, AUXMappingsAfter: 7, OverlapMM: true,
+		TimeNS: 1007, Op: ledger.Unmap, Errno: 22, PageSize: 16384,
+		Caller:  ledger.Caller{PID: 20, TID: 21, UID: 22, CPU: 3, Comm: "perf", CgroupID: 11, Command: true, CapIPCLock: true, LockLimit: 16},
+		User:    ledger.Reading{Owner: 23, Before: 18, After: 4},
+		Process: ledger.Reading{Owner: 12, Before: 5, After: -1, Shared: true},
+		Buffer: ledger.Buffer{
+			Key: 13, Area: rule.AUX, Pages: 9, Extra: 9,
+			Mappings:    ledger.Count{Before: 2, After: 1},
+			AUXMappings: ledger.Count{Before: 6, After: 7},
+			Recorded:    [2]ledger.Recorded{rule.Data: {Pages: 9, Extra: 5}, rule.AUX: {Pages: 2, Extra: 1}},
+			Limits:      ledger.Limits{Allowance: 4, Paranoid: -1, OnlineCPUs: 4},
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -25,7 +25,7 @@ func (n *names) add(e *ledger.Event) {
 	if n.tree == nil {
 		return
 	}
-	e.Cgroup = lookup(n.callers, e.CgroupID, n.tree.Path)
+	e.Caller.Cgroup = lookup(n.callers, e.Caller.CgroupID, n.tree.Path)
 	if o := e.Object; o != nil {
 		for i := range o.Payers {
 			o.Payers[i].Cgroup = lookup(n.payers, o.Payers[i].CgroupID, n.tree.MemoryPath)

@@ -22,7 +22,7 @@ func (t *Tracer) StartFrom(ctx context.Context, source *snapshot.Source) {
 	}
 	// The tracer's own buffers were mapped before the trace, too, but it has seen that.
 	self := uint32(os.Getpid())
-	t.older = slices.DeleteFunc(s.Older(), func(e ledger.Event) bool { return e.PID == self })
+	t.older = slices.DeleteFunc(s.Older(), func(e ledger.Event) bool { return e.Caller.PID == self })
 	if len(t.older) == 0 && slices.ContainsFunc(s.Buffers, func(b snapshot.Buffer) bool { return b.PID != self }) {
 		t.degraded = append(t.degraded, fmt.Sprintf("%d mappings that are older than the trace are not known well enough for a verdict (that takes BPF iterators: Linux %s)", len(s.Buffers), kernel.Iterators().Since))
 	}

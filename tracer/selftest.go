@@ -125,7 +125,7 @@ func (t *Tracer) awaitOwn(calls int) (seen int, err error) {
 		if err != nil {
 			return seen, err
 		}
-		if event.Own {
+		if event.Caller.Self {
 			seen++
 		} else {
 			t.early = append(t.early, event)

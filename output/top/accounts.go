@@ -179,19 +179,19 @@ func lastOf(old, more []*output.Row, most int) []*output.Row {
 // enter adds one ledger entry.
 func (a *accounts) enter(row *output.Row) {
 	e := &row.Entry
-	if e.UserLockLimit > 0 || e.Op == ledger.Map {
-		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(e.OnlineCPUs), Limits: rule.Limits{Allowance: e.UserLockLimit, Paranoid: int(e.Paranoid)}}
+	if l := e.Buffer.Limits; l.Allowance > 0 || e.Op == ledger.Map {
+		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(l.OnlineCPUs), Limits: rule.Limits{Allowance: l.Allowance, Paranoid: int(l.Paranoid)}}
 	}
 	if e.Kind == ledger.Older {
 		a.found(e)
 		return
 	}
-	p, u := a.change(e.PID), a.changeUser(e.Payer)
-	p.comm, p.uid, p.gone, p.last, p.lastNS = e.Comm, e.UID, false, row, e.TimeNS
-	if p.cgroupID = e.CgroupID; a.paths[e.CgroupID] != "" {
-		p.cgroup = a.paths[e.CgroupID]
-	} else if p.cgroup != "" && e.CgroupID != 0 {
-		a.paths[e.CgroupID] = p.cgroup
+	p, u := a.change(e.Caller.PID), a.changeUser(e.Payer())
+	p.comm, p.uid, p.gone, p.last, p.lastNS = e.Caller.Comm, e.Caller.UID, false, row, e.TimeNS
+	if p.cgroupID = e.Caller.CgroupID; a.paths[e.Caller.CgroupID] != "" {
+		p.cgroup = a.paths[e.Caller.CgroupID]
+	} else if p.cgroup != "" && e.Caller.CgroupID != 0 {
+		a.paths[e.Caller.CgroupID] = p.cgroup
 	}
 	p.events++
 	u.events++
@@ -206,15 +206,15 @@ func (a *accounts) enter(row *output.Row) {
 	}
 	p.overcharged, p.over, u.overcharged = e.ProcessOvercharge, e.PinnedOver, e.UserOvercharge
 	if e.Op == ledger.Map {
-		p.limit, p.limitKnown, p.capIPCLock = e.LockLimit, true, e.CapIPCLock
-		p.size, u.size = e.UserExtra, e.UserExtra
+		p.limit, p.limitKnown, p.capIPCLock = e.Caller.LockLimit, true, e.Caller.CapIPCLock
+		p.size, u.size = e.Buffer.Pages, e.Buffer.Pages
 	}
 	if a.snapshot != nil && e.TimeNS <= a.snapshot.TimeNS {
 		return // the snapshot has the counters of later
 	}
-	p.pinned = e.PinnedAfter
-	u.locked, u.lockedKnown = e.UserAfter, true
-	if e.UserGone {
+	p.pinned = e.Process.After
+	u.locked, u.lockedKnown = e.User.After, true
+	if e.User.Gone {
 		u.locked = 0 // the counter went with the user's last process
 	}
 	a.move(e)
@@ -222,12 +222,12 @@ func (a *accounts) enter(row *output.Row) {
 
 // found adds what was mapped before a recording began.
 func (a *accounts) found(e *ledger.Entry) {
-	p, u := a.change(e.PID), a.changeUser(e.Payer)
-	p.comm, p.uid, p.cgroup, p.cgroupID = e.Comm, e.UID, e.Cgroup, e.CgroupID
-	p.pinned, p.limit, p.limitKnown, p.capIPCLock = e.PinnedAfter, e.LockLimit, true, e.CapIPCLock
-	p.size, u.size = e.UserExtra, e.UserExtra
-	if e.UserAfter != 0 {
-		u.locked, u.lockedKnown = e.UserAfter, true
+	p, u := a.change(e.Caller.PID), a.changeUser(e.Payer())
+	p.comm, p.uid, p.cgroup, p.cgroupID = e.Caller.Comm, e.Caller.UID, e.Caller.Cgroup, e.Caller.CgroupID
+	p.pinned, p.limit, p.limitKnown, p.capIPCLock = e.Process.After, e.Caller.LockLimit, true, e.Caller.CapIPCLock
+	p.size, u.size = e.Buffer.Pages, e.Buffer.Pages
+	if e.User.After != 0 {
+		u.locked, u.lockedKnown = e.User.After, true
 	}
 	a.move(e)
 }
@@ -245,14 +245,14 @@ func worse(old, row *output.Row) *output.Row {
 func (a *accounts) move(e *ledger.Entry) {
 	switch e.Kind {
 	case ledger.Charge, ledger.Older:
-		h := held{pid: e.PID, uid: e.Payer, pages: e.UserExtra, user: e.ChargedUser, extra: e.ChargedPinned}
+		h := held{pid: e.Caller.PID, uid: e.Payer(), pages: e.Buffer.Pages, user: e.ChargedUser, extra: e.ChargedPinned}
 		if e.BufferID != 0 {
-			a.buffers[bufferKey{e.BufferID, e.Area}] = h
+			a.buffers[bufferKey{e.BufferID, e.Buffer.Area}] = h
 		}
-		a.processes[e.PID].hold(h, 1) // a copy of this call's own
+		a.processes[e.Caller.PID].hold(h, 1) // a copy of this call's own
 	case ledger.Refund:
 		areas := []rule.Area{rule.AUX}
-		if e.MappingsAfter == 0 {
+		if e.Buffer.Mappings.After == 0 {
 			areas = []rule.Area{rule.Data, rule.AUX}
 		}
 		for _, area := range areas {
@@ -261,8 +261,8 @@ func (a *accounts) move(e *ledger.Entry) {
 			switch {
 			case ok:
 				delete(a.buffers, key)
-			case area == e.Area: // older than the trace
-				h = held{pid: e.PID, uid: e.Payer, pages: e.DataPages, user: -e.ChargedUser, extra: -e.ChargedPinned}
+			case area == e.Buffer.Area: // older than the trace
+				h = held{pid: e.Caller.PID, uid: e.Payer(), pages: e.Buffer.Recorded[rule.Data].Pages, user: -e.ChargedUser, extra: -e.ChargedPinned}
 			default:
 				continue
 			}
@@ -396,7 +396,7 @@ func (a *accounts) lockedOf(uid uint32, held int64) (pages int64, known bool) {
 // What the ledger said with its last entry is better than the rule, as long as
 // nothing has moved since: it knows how this kernel accounts.
 func (a *accounts) fits(p *process, userLocked int64) int64 {
-	if e := p.last; e != nil && e.Op == ledger.Map && p.pinned == e.PinnedAfter && userLocked == e.UserAfter {
+	if e := p.last; e != nil && e.Op == ledger.Map && p.pinned == e.Process.After && userLocked == e.User.After {
 		return e.Fits
 	}
 	return a.limits.Room(p.caller(userLocked), a.sizeOf(p))

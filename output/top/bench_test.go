@@ -33,8 +33,14 @@ func crowd(processes int, timeNS uint64) Snapshot {
 func crowdEntries(l *ledger.Ledger, n int, timeNS uint64, first int) Entries {
 	var rows []*output.Row
 	for i := range n {
-		row := enter(l, ledger.Event{TimeNS: timeNS, PID: uint32(1000 + (first+i)%5000), UID: uint32(i % 50), Comm: "worker", MM: uint64(1 + (first+i)%5000),
-			Buffer: uint64(first + i + 1), UserExtra: 129, UserLocked: 129, UserLockLimit: 33024, UserAfter: 129, LockLimit: 2048, PageSize: 4096, OnlineCPUs: 64, MappingsAfter: 1})
+		row := enter(l, ledger.Event{
+			TimeNS: timeNS, PageSize: 4096,
+			Caller:  ledger.Caller{PID: uint32(1000 + (first+i)%5000), UID: uint32(i % 50), Comm: "worker", LockLimit: 2048},
+			User:    ledger.Reading{After: 129},
+			Process: ledger.Reading{Owner: uint64(1 + (first+i)%5000)},
+			Buffer: ledger.Buffer{Key: uint64(first + i + 1), Pages: 129, Mappings: ledger.Count{After: 1},
+				Limits: ledger.Limits{Allowance: 33024, OnlineCPUs: 64}},
+		})
 		rows = append(rows, &row)
 	}
 	return Entries{Rows: rows, Counts: l.Counts()}

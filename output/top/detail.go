@@ -73,7 +73,7 @@ func (m *Model) processDetail(p *processRow) []string {
 	if buffers := m.buffersOf(p.pid); len(buffers) > 0 {
 		lines = append(append(lines, "", m.section("Buffers")), buffers...)
 	}
-	return append(lines, m.history(p.notable, func(r *output.Row) bool { return r.PID == p.pid })...)
+	return append(lines, m.history(p.notable, func(r *output.Row) bool { return r.Caller.PID == p.pid })...)
 }
 
 // standing says in words how a process stands with its limits.
@@ -172,7 +172,7 @@ func (m *Model) userDetail(u *userRow) []string {
 	if rest := u.locked - held; u.known && rest != 0 {
 		lines = append(lines, fmt.Sprintf("  %8d pages besides: of others than perf buffers, of buffers that are shared or whose process is gone, or charged wrongly", rest))
 	}
-	return append(lines, m.history(u.notable, func(r *output.Row) bool { return r.Payer == u.uid || r.UID == u.uid })...)
+	return append(lines, m.history(u.notable, func(r *output.Row) bool { return r.Payer() == u.uid || r.Caller.UID == u.uid })...)
 }
 
 // holders lists processes by what they take of an allowance.
@@ -205,7 +205,7 @@ func (m *Model) cgroupDetail(g *cgroupRow) []string {
 		pids[p.pid] = true
 	}
 	slices.SortFunc(notable, func(a, b *output.Row) int { return cmp.Compare(a.Number, b.Number) })
-	return append(lines, m.history(notable, func(r *output.Row) bool { return pids[r.PID] })...)
+	return append(lines, m.history(notable, func(r *output.Row) bool { return pids[r.Caller.PID] })...)
 }
 
 // history are ledger entries, the latest first: the notable ones that were kept,

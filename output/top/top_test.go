@@ -433,7 +433,7 @@ func TestPause(t *testing.T) {
 // tell of it; events after the snapshot count on top of it.
 func TestSnapshotAndEntries(t *testing.T) {
 	event := func(e ledger.Event) ledger.Event {
-		e.PageSize, e.OnlineCPUs, e.UserLockLimit, e.Paranoid = 4096, 4, 516, 2
+		e.PageSize, e.Buffer.Limits.OnlineCPUs, e.Buffer.Limits.Allowance, e.Buffer.Limits.Paranoid = 4096, 4, 516, 2
 		return e
 	}
 	l := ledger.New()
@@ -443,9 +443,27 @@ func TestSnapshotAndEntries(t *testing.T) {
 		m, _ = m.Update(Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
 	}
 	after := host().TimeNS + 1
-	send(ledger.Event{TimeNS: after, PID: 4712, UID: 1000, Payer: 1000, Comm: "x", MM: 1, Buffer: 1, UserExtra: 9, UserLocked: 9, UserAfter: 9, LockLimit: 128, MappingsAfter: 1})
-	send(ledger.Event{TimeNS: after, PID: 5000, UID: 1000, Payer: 1000, Comm: "y", MM: 2, Errno: rule.EPERM, UserExtra: 600, UserLocked: 609, UserAfter: 9, Extra: 93, Locked: 93, LockLimit: 16})
-	send(ledger.Event{TimeNS: after, PID: 5001, UID: 1000, Payer: 1000, Comm: "z", MM: 3, Buffer: 2, UserExtra: 9, UserLocked: 18, UserAfter: 18, LockLimit: 128, MappingsAfter: 1})
+	send(ledger.Event{
+		TimeNS:  after,
+		Caller:  ledger.Caller{PID: 4712, UID: 1000, Comm: "x", LockLimit: 128},
+		User:    ledger.Reading{Owner: 1000, After: 9},
+		Process: ledger.Reading{Owner: 1},
+		Buffer:  ledger.Buffer{Key: 1, Pages: 9, Mappings: ledger.Count{After: 1}},
+	})
+	send(ledger.Event{
+		TimeNS: after, Errno: rule.EPERM,
+		Caller:  ledger.Caller{PID: 5000, UID: 1000, Comm: "y", LockLimit: 16},
+		User:    ledger.Reading{Owner: 1000, Before: 9, After: 9},
+		Process: ledger.Reading{Owner: 2},
+		Buffer:  ledger.Buffer{Pages: 600, Extra: 93},
+	})
+	send(ledger.Event{
+		TimeNS:  after,
+		Caller:  ledger.Caller{PID: 5001, UID: 1000, Comm: "z", LockLimit: 128},
+		User:    ledger.Reading{Owner: 1000, Before: 9, After: 18},
+		Process: ledger.Reading{Owner: 3},
+		Buffer:  ledger.Buffer{Key: 2, Pages: 9, Mappings: ledger.Count{After: 1}},
+	})
 	if p := m.news.processes[4712]; p.buffers != 1 || p.share != 9 || p.comm != "x" {
 		t.Errorf("pid 4712 has %d buffers, %d pages", p.buffers, p.share)
 	}
@@ -453,7 +471,13 @@ func TestSnapshotAndEntries(t *testing.T) {
 		t.Errorf("uid 1000 has %d pages locked, known: %v", u.locked, u.lockedKnown)
 	}
 	// An unmapping of a buffer older than the trace.
-	send(ledger.Event{TimeNS: after, Op: ledger.Unmap, PID: 812, Comm: "agent", MM: 4, Buffer: 77, Mappings: 1, UserLocked: 516, UserAfter: 387, PinnedVM: 1548, PinnedAfter: 1548, DataPages: 129})
+	send(ledger.Event{
+		TimeNS: after, Op: ledger.Unmap,
+		Caller:  ledger.Caller{PID: 812, Comm: "agent"},
+		User:    ledger.Reading{Before: 516, After: 387},
+		Process: ledger.Reading{Owner: 4, Before: 1548, After: 1548},
+		Buffer:  ledger.Buffer{Key: 77, Mappings: ledger.Count{Before: 1}, Recorded: [2]ledger.Recorded{rule.Data: {Pages: 129}}},
+	})
 	if p := m.news.processes[812]; p.buffers != 15 || p.share != 387 {
 		t.Errorf("pid 812 has %d buffers, share %d; want 15 and 387", p.buffers, p.share)
 	}
@@ -482,8 +506,15 @@ func TestFound(t *testing.T) {
 		row := enter(l, e)
 		m, _ = m.Update(Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
 	}
-	older := ledger.Event{Op: ledger.Found, TimeNS: 1, PID: 812, UID: 1000, Payer: 1000, Comm: "agent", MM: 4, Buffer: 7, UserExtra: 65, DataPages: 65, DataExtra: 4, PinnedVM: 4, PinnedAfter: 4, LockLimit: 128,
-		UserLocked: 516, UserAfter: 516, UserLockLimit: 516, MappingsAfter: 1, PageSize: 4096, OnlineCPUs: 4, Cgroup: "/a"}
+	recorded := [2]ledger.Recorded{rule.Data: {Pages: 65, Extra: 4}}
+	older := ledger.Event{
+		TimeNS: 1, Op: ledger.Found, PageSize: 4096,
+		Caller:  ledger.Caller{PID: 812, UID: 1000, Comm: "agent", LockLimit: 128, Cgroup: "/a"},
+		User:    ledger.Reading{Owner: 1000, Before: 516, After: 516},
+		Process: ledger.Reading{Owner: 4, Before: 4, After: 4},
+		Buffer: ledger.Buffer{Key: 7, Pages: 65, Mappings: ledger.Count{After: 1}, Recorded: recorded,
+			Limits: ledger.Limits{Allowance: 516, OnlineCPUs: 4}},
+	}
 	send(older)
 	p := m.shown.processes[812]
 	if p == nil || p.buffers != 1 || p.share != 61 || p.pinned != 4 || p.limit != 128 || p.events != 0 || p.cgroup != "/a" || m.shown.users[1000].locked != 516 {
@@ -492,7 +523,13 @@ func TestFound(t *testing.T) {
 	if m.shown.counts.Events != 0 || len(m.shown.rows) != 0 || m.list.len() != 1 {
 		t.Errorf("%d events, %d rows of them, %d processes", m.shown.counts.Events, len(m.shown.rows), m.list.len())
 	}
-	send(ledger.Event{Op: ledger.Unmap, TimeNS: 2, PID: 812, UID: 1000, Payer: 1000, Comm: "agent", MM: 4, Buffer: 7, Mappings: 1, UserLocked: 516, UserAfter: 455, PinnedVM: 4, DataPages: 65, DataExtra: 4, LockLimit: 128, UserLockLimit: 516})
+	send(ledger.Event{
+		TimeNS: 2, Op: ledger.Unmap,
+		Caller:  ledger.Caller{PID: 812, UID: 1000, Comm: "agent", LockLimit: 128},
+		User:    ledger.Reading{Owner: 1000, Before: 516, After: 455},
+		Process: ledger.Reading{Owner: 4, Before: 4},
+		Buffer:  ledger.Buffer{Key: 7, Mappings: ledger.Count{Before: 1}, Recorded: recorded, Limits: ledger.Limits{Allowance: 516}},
+	})
 	if p := m.shown.processes[812]; p.buffers != 0 || p.share != 0 || p.pinned != 0 || p.events != 1 || len(m.shown.rows) != 1 {
 		t.Errorf("after it was unmapped: %+v", p)
 	}

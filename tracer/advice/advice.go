@@ -135,15 +135,15 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, ask Ask) (*Explanation
 // OfEntry is the same explanation of a refusal that was seen, from the event's own
 // numbers. The holders of that time are not known from it.
 func OfEntry(e *ledger.Entry, cumulative bool) *Explanation {
-	cpus := max(1, int64(e.OnlineCPUs))
+	cpus := max(1, int64(e.Buffer.Limits.OnlineCPUs))
 	page := max(1024, int64(e.PageSize))
 	settings := rule.Settings{
-		PageSize: uint32(page), OnlineCPUs: int(cpus), Paranoid: int(e.Paranoid), Cumulative: cumulative,
-		MlockKiB: int(e.UserLockLimit / cpus * (page / 1024)),
+		PageSize: uint32(page), OnlineCPUs: int(cpus), Paranoid: int(e.Buffer.Limits.Paranoid), Cumulative: cumulative,
+		MlockKiB: int(e.Buffer.Limits.Allowance / cpus * (page / 1024)),
 	}
-	caller := rule.Caller{UserLocked: e.UserLocked - e.UserExtra, PinnedVM: e.PinnedVM, LockLimit: e.LockLimit, CapIPCLock: e.CapIPCLock}
-	x := judge(settings, caller, Ask{Area: e.Area, Pages: e.UserExtra, Buffers: 1})
-	x.Subject = Subject{PID: e.PID, Comm: e.Comm, UID: e.UID}
+	caller := rule.Caller{UserLocked: e.User.Before, PinnedVM: e.Process.Before, LockLimit: e.Caller.LockLimit, CapIPCLock: e.Caller.CapIPCLock}
+	x := judge(settings, caller, Ask{Area: e.Buffer.Area, Pages: e.Buffer.Pages, Buffers: 1})
+	x.Subject = Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID}
 	x.Held.UserLocked = caller.UserLocked
 	x.Held.Share = percent(caller.UserLocked, x.Numbers.UserLockLimit)
 	x.Source, x.Unknown = "event", []string{"who holds the allowance: an event does not say"}

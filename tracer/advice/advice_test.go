@@ -137,8 +137,11 @@ func TestGeometry(t *testing.T) {
 // Of an event, the same: its numbers are what the kernel decided on.
 func TestOfEntry(t *testing.T) {
 	e := ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{
-		PID: 10, UID: 1000, Comm: "a", PageSize: 4096, OnlineCPUs: 4, Paranoid: 2, Errno: rule.EPERM,
-		UserExtra: 65, UserLocked: 581, UserLockLimit: 516, Extra: 65, PinnedVM: 69, Locked: 134, LockLimit: 128,
+		Errno: rule.EPERM, PageSize: 4096,
+		Caller:  ledger.Caller{PID: 10, UID: 1000, Comm: "a", LockLimit: 128},
+		User:    ledger.Reading{Before: 516},
+		Process: ledger.Reading{Before: 69},
+		Buffer:  ledger.Buffer{Pages: 65, Extra: 65, Limits: ledger.Limits{Allowance: 516, Paranoid: 2, OnlineCPUs: 4}},
 	}}
 	x := OfEntry(&e, false)
 	if want := (Verdict{Errno: "EPERM", Limit: LimitMemlock, Over: 6}); x.Verdict != want {
@@ -153,8 +156,11 @@ func TestOfEntry(t *testing.T) {
 	}
 	// The published trace: refused by the history.
 	e = ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{
-		PID: 10, PageSize: 4096, OnlineCPUs: 36, Paranoid: 2, Errno: rule.EPERM,
-		UserExtra: 3, UserLocked: 32901, UserLockLimit: 4644, PinnedVM: 112998, LockLimit: 131072,
+		Errno: rule.EPERM, PageSize: 4096,
+		Caller:  ledger.Caller{PID: 10, LockLimit: 131072},
+		User:    ledger.Reading{Before: 32898},
+		Process: ledger.Reading{Before: 112998},
+		Buffer:  ledger.Buffer{Pages: 3, Limits: ledger.Limits{Allowance: 4644, Paranoid: 2, OnlineCPUs: 36}},
 	}}
 	if x := OfEntry(&e, true); x.Numbers.Extra != 28257 || x.Verdict.Over != 10183 {
 		t.Errorf("%+v %+v", x.Numbers, x.Verdict)

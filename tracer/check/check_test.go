@@ -242,13 +242,13 @@ func TestAtRest(t *testing.T) {
 	s := &Scene{uids: []int{uid, uid + 1}, charged: 2}
 	object := func(key uint64) *ledger.Object { return &ledger.Object{Key: key} }
 	create := func(uid uint32, key uint64) ledger.Event {
-		return ledger.Event{Op: ledger.Create, UID: uid, Object: object(key), PageSize: 4096}
+		return ledger.Event{Op: ledger.Create, Caller: ledger.Caller{UID: uid}, Object: object(key), PageSize: 4096}
 	}
 	free := func(key uint64) ledger.Event {
 		return ledger.Event{Op: ledger.Free, Object: object(key), PageSize: 4096}
 	}
 	ring := func(worker, before, after int64) ledger.Event {
-		return ledger.Event{Op: ledger.Account, Charger: ledger.IOUring, UID: uint32(worker), Payer: uid, UserLocked: before, UserAfter: after}
+		return ledger.Event{Op: ledger.Account, Charger: ledger.IOUring, Caller: ledger.Caller{UID: uint32(worker)}, User: ledger.Reading{Owner: uid, Before: before, After: after}}
 	}
 	for _, c := range []struct {
 		name   string

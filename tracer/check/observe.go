@@ -36,7 +36,7 @@ type commandLedger struct{ *ledger.Ledger }
 
 // Enter enters the event anew, if it is the command's.
 func (c commandLedger) Enter(e *ledger.Entry) error {
-	if e.Command {
+	if e.Caller.Command {
 		c.Apply(e.Event)
 	}
 	return nil

@@ -149,7 +149,7 @@ func judge(events []ledger.Event, lost uint64) Watched {
 		}
 		e := first[v]
 		w.Broken = append(w.Broken, Broken{
-			Verdict: v.String(), Certainty: certainty, Count: count, Kind: e.Kind.String(), PID: e.PID, UID: e.UID, UserExtraPages: e.UserExtra,
+			Verdict: v.String(), Certainty: certainty, Count: count, Kind: e.Kind.String(), PID: e.Caller.PID, UID: e.Caller.UID, UserExtraPages: e.Asked(),
 			ExpectedUserPages: e.ExpectedUser, ChargedUserPages: e.ChargedUser,
 			ExpectedPinnedPages: e.ExpectedPinned, ChargedPinnedPages: e.ChargedPinned, ExcessPages: e.Excess,
 		})

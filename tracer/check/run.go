@@ -294,7 +294,7 @@ type ownership struct {
 // its own, as nobody's.
 func (o *ownership) of(e *ledger.Event) bool {
 	in := func(uid uint32) bool { return o.first <= uid && uid <= o.last }
-	theirs := in(e.UID) || in(e.Payer)
+	theirs := in(e.Caller.UID) || in(e.Payer())
 	switch {
 	case e.Object == nil:
 	case e.Op == ledger.Create && e.Errno == 0:

@@ -26,34 +26,34 @@ type settlement struct {
 }
 
 // before takes the reading at a call's entry.
-func (c *counter) before(reading int64, overlap bool) (s settlement) {
-	if overlap {
+func (c *counter) before(r *Reading) (s settlement) {
+	if r.Shared {
 		return s
 	}
 	switch {
 	case !c.known:
 	case c.unknown:
-		s.others = reading - c.value
-	case reading == c.value:
+		s.others = r.Before - c.value
+	case r.Before == c.value:
 		s.right = c.waiting
 	case c.waiting == 0:
-		s.foreign = reading - c.value
+		s.foreign = r.Before - c.value
 	}
 	c.waiting, c.unknown = 0, false
 	return s
 }
 
 // after takes the reading at a call's return, and what the call is taken to
-// have done.
-func (c *counter) after(reading, did int64, overlap, gone, waits bool) {
-	c.last = reading
+// have done. waits says that the verdict on it waits for the next reading.
+func (c *counter) after(r *Reading, did int64, waits bool) {
+	c.last = r.After
 	switch {
-	case gone:
+	case r.Gone:
 		c.known = false
-	case overlap:
+	case r.Shared:
 		c.value += did
 	default:
-		c.value, c.known = reading, true
+		c.value, c.known = r.After, true
 	}
 	if waits {
 		c.waiting++

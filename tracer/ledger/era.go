@@ -19,10 +19,10 @@ func (e era) String() string { return eraNames[e] }
 
 // observe infers the era from a charge whose two parts are certain.
 func (l *Ledger) observe(e *Entry) {
-	if e.UserLocked <= e.UserLockLimit {
+	if e.Demand() <= e.Buffer.Limits.Allowance {
 		return // every kernel charges this alike
 	}
-	n, history := e.UserExtra, e.UserLocked-e.UserLockLimit
+	n, history := e.Buffer.Pages, e.Demand()-e.Buffer.Limits.Allowance
 	var seen era
 	switch user, pinned := e.ChargedUser, e.ChargedPinned; {
 	case user == n-pinned && pinned == e.ExpectedPinned:

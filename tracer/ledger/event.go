@@ -50,109 +50,120 @@ func ParseCharger(name string) (Charger, bool) {
 	return 0, false
 }
 
-// Event is one call, with what was read at its entry and at its return.
+// Event is one call, with what was read at its entry and at its return. No field
+// changes its meaning with another one.
 type Event struct {
-	Lost     uint64 // events lost before this one, as far as is known
 	TimeNS   uint64 // at return, Unix time in nanoseconds
-	Op       Op
-	Area     rule.Area
-	PID      uint32 // of the caller, as are all up to Command
-	TID      uint32
-	UID      uint32
-	CPU      uint32
-	Comm     string
-	CgroupID uint64
-	Cgroup   string // its path, where it is known
-	Command  bool   // the caller descends from the command that is traced
-	Own      bool   // the caller is the tracer itself, which maps perf buffers to read events from
+	Lost     uint64 // events lost before this one, as far as is known
 	Followed bool   // the next event is there already
 
-	PageSize   uint32 // bytes
-	OnlineCPUs uint32
+	Op       Op
+	Errno    int32  // 0, or why the call failed
+	PageSize uint32 // bytes
 
-	CapIPCLock bool  // effective, in the initial user namespace
+	Caller Caller
+	// User is the counter of the user that pays: of the caller when mapping, of the
+	// one who once paid when unmapping. Its owner is a uid.
+	User Reading
+	// SplitCounter reports whether User is locked_vm on a kernel where perf has a
+	// counter of its own (user_struct.perf_mlock, 7.3).
+	SplitCounter bool
+	// Process is mm_struct.pinned_vm of the process that pays. Its owner identifies
+	// the mm within one trace, and may be used again once that is gone; 0: unknown.
+	Process Reading
+
+	Buffer  Buffer  // of Map, Unmap and Found
+	Object  *Object // of Create, Grow and Free; else nil
+	Charger Charger // of Account
+}
+
+// Caller is who made the call.
+type Caller struct {
+	PID, TID, UID, CPU uint32
+	Comm               string
+	CgroupID           uint64
+	Cgroup             string // its path, where it is known
+	CapIPCLock         bool   // effective, in the initial user namespace
+	LockLimit          int64  // RLIMIT_MEMLOCK, in pages
+	Command            bool   // descends from the command that is traced
+	Self               bool   // is the tracer, which maps perf buffers to read events from
+}
+
+// Reading is one of the kernel's counters at a call's entry and at its return, in
+// pages.
+type Reading struct {
+	Owner         uint64
+	Before, After int64
+	// Shared reports whether another call was under way on the same counter, so that
+	// the difference may not be this call's alone.
+	Shared bool
+	// Gone reports whether the counter's owner went with this call, so that After
+	// could not be read.
+	Gone bool
+}
+
+// Delta is what the call did to the counter, as far as can be seen.
+func (r *Reading) Delta() int64 { return r.After - r.Before }
+
+// Undisturbed reports whether Delta is this call's alone.
+func (r *Reading) Undisturbed() bool { return !r.Shared && !r.Gone }
+
+// Buffer is a perf buffer, and what a call did to it. Amounts are pages.
+type Buffer struct {
+	Key      uint64 // identifies it within a trace, and may be used again; 0: there is none
+	Area     rule.Area
+	Pages    int64 // of this mapping, the control page included
+	Existing bool  // the area was there before the call
+	// Extra is the part for the process: what the buffer records for this area, or
+	// what the intent of the accounting gives where no area was made.
+	Extra int64
+	// Mappings are all of the buffer's, AUXMappings those of its AUX area alone.
+	Mappings, AUXMappings Count
+	// Recorded is what the buffer itself records of its areas when one is unmapped or
+	// found.
+	Recorded [2]Recorded // by rule.Area
+	Limits   Limits
+	// Shared reports whether another call mapped or unmapped the buffer meanwhile.
+	Shared bool
+}
+
+// Count is a number of mappings, at a call's entry and at its return.
+type Count struct{ Before, After int32 }
+
+// Recorded is what a buffer records of one of its areas: its pages, and how many of
+// them were charged to the process.
+type Recorded struct{ Pages, Extra int64 }
+
+// Limits are what perf_mmap() decides by, besides RLIMIT_MEMLOCK.
+type Limits struct {
+	Allowance  int64 // of the user, in pages
 	Paranoid   int32 // perf_event_paranoid
-	Errno      int32 // 0, or why the call failed
-
-	// Charger is who moved the counters, where Op is Account.
-	Charger Charger
-	// Apart says that this kernel has a counter of perf's own (user_struct.perf_mlock,
-	// 7.3), so that locked_vm, which this event is about, is another one.
-	Apart bool
-	// Object is the BPF object that the call is about, or nil.
-	Object *Object
-
-	// MM and Buffer identify the process that is charged and the buffer. They
-	// mean something only within one trace, and are used again after the thing
-	// they name is gone. Buffer is 0 when there is none.
-	MM, Buffer uint64
-	// Payer is the uid whose counter was read: of the caller when mapping, of
-	// the one who once paid when unmapping.
-	Payer uint32
-	// Existing says that the area was there before the call.
-	Existing bool
-	// Mappings and MappingsAfter count the buffer's mappings before the call and
-	// at its return, those of its AUX area included, which AUXMappings and
-	// AUXMappingsAfter count alone.
-	Mappings, MappingsAfter       int32
-	AUXMappings, AUXMappingsAfter int32
-
-	// The local variables of perf_mmap(). All are of the entry but Extra, which
-	// is what the buffer records as charged to the process for this area, or what
-	// the intent of the accounting gives where no area was made. When unmapping,
-	// UserLocked is the user's counter alone, and Locked equals PinnedVM.
-	UserExtra     int64 // pages of this mapping
-	UserLocked    int64 // the user's counter + UserExtra
-	UserLockLimit int64 // the user's allowance
-	Extra         int64 // the part for the process
-	PinnedVM      int64 // mm_struct.pinned_vm
-	Locked        int64 // PinnedVM + Extra
-	LockLimit     int64 // RLIMIT_MEMLOCK
-
-	// At return.
-	UserAfter   int64 // the user's counter
-	PinnedAfter int64 // mm_struct.pinned_vm
-
-	// What the buffer itself records of its areas when one is unmapped or found: pages,
-	// and how many of them were charged to the process.
-	DataPages, DataExtra int64
-	AUXPages, AUXExtra   int64
-
-	// OverlapUser and OverlapMM say that another call was under way on the
-	// same counter, so that its difference may not be this call's alone.
-	OverlapUser, OverlapMM bool
-	// OverlapBuffer says that another call mapped or unmapped the same buffer
-	// meanwhile.
-	OverlapBuffer bool
-	// UserGone says that the user's last reference went with this call: the
-	// counter could not be read after it.
-	UserGone bool
-	// LimitsMoved says that a limit or a sysctl was changed during the call: the
+	OnlineCPUs uint32
+	// Moved reports whether a limit or a sysctl was changed during the call: the
 	// kernel may have decided by other ones than are given here.
-	LimitsMoved bool
+	Moved bool
 }
 
-// userBefore is the user's counter at entry.
-func (e *Event) userBefore() int64 {
-	if e.Op == Map || e.Op == Create {
-		return e.UserLocked - e.UserExtra
+// Payer is the uid whose counter was read.
+func (e *Event) Payer() uint32 { return uint32(e.User.Owner) }
+
+// Asked is how many pages the call asked the user's counter for, or gives back to it.
+func (e *Event) Asked() int64 {
+	if e.Object != nil {
+		return e.Object.Pages
 	}
-	return e.UserLocked
+	return e.Buffer.Pages
 }
 
-// recorded is what the buffer itself records of an area.
-func (e *Event) recorded(area rule.Area) (pages, extra int64) {
-	if area == rule.AUX {
-		return e.AUXPages, e.AUXExtra
-	}
-	return e.DataPages, e.DataExtra
+// Demand is what the user's counter would be if all that was asked for were charged to
+// it. The kernel calls it user_locked.
+func (e *Event) Demand() int64 { return e.User.Before + e.Asked() }
+
+// Locked is what pinned_vm would be with the part for the process, which the kernel
+// holds against RLIMIT_MEMLOCK. It calls that locked.
+func (e *Event) Locked() int64 { return e.Process.Before + e.Buffer.Extra }
+
+// mayExceed reports whether the rule lets the caller exceed its limit.
+func (e *Event) mayExceed() bool {
+	return rule.MayExceed(e.Caller.CapIPCLock, int(e.Buffer.Limits.Paranoid))
 }
-
-// userDelta is what the call did to the user's counter, as far as can be seen.
-func (e *Event) userDelta() int64 { return e.UserAfter - e.userBefore() }
-
-// pinnedDelta is what the call did to pinned_vm, as far as can be seen.
-func (e *Event) pinnedDelta() int64 { return e.PinnedAfter - e.PinnedVM }
-
-// mayExceed says that the rule lets the caller exceed its limit.
-func (e *Event) mayExceed() bool { return e.CapIPCLock || e.Paranoid <= -1 }

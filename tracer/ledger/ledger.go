@@ -65,11 +65,11 @@ type process struct {
 	over int64
 }
 
-// counterKey names a user's counter. Where perf has one of its own, locked_vm is
-// apart.
+// counterKey names a user's counter: where perf has one of its own, locked_vm is
+// another one.
 type counterKey struct {
 	uid   uint32
-	apart bool
+	split bool
 }
 
 type user struct {
@@ -147,12 +147,13 @@ func (s *Summary) charged(b *buffer, user, pinned int64) {
 type Balance struct {
 	UID     uint32
 	Counter int64 // the kernel's, at the last reading
-	Apart   bool  // locked_vm, where perf has a counter of its own
-	Live    int64 // charged for live buffers and BPF objects
-	Older   int64 // for buffers that are known to be older than the trace
-	Others  int64 // charged by io_uring and others
-	Over    int64 // held and should not be
-	Base    int64 // of buffers that are older and not known, and of what is not traced
+	// SplitCounter reports whether this is locked_vm where perf has another counter.
+	SplitCounter bool
+	Live         int64 // charged for live buffers and BPF objects
+	Older        int64 // for buffers that are known to be older than the trace
+	Others       int64 // charged by io_uring and others
+	Over         int64 // held and should not be
+	Base         int64 // of buffers that are older and not known, and of what is not traced
 }
 
 // Unexplained is what the ledger does not account for: 0, or it is wrong.
@@ -202,12 +203,12 @@ func (l *Ledger) Summary() Summary {
 			if u.locked.unknown {
 				counter, others = u.locked.last, others+u.locked.last-u.locked.value
 			}
-			s.Users = append(s.Users, Balance{UID: key.uid, Apart: key.apart, Others: others, Counter: counter, Live: u.live, Older: u.older, Over: u.over, Base: u.base})
+			s.Users = append(s.Users, Balance{UID: key.uid, SplitCounter: key.split, Others: others, Counter: counter, Live: u.live, Older: u.older, Over: u.over, Base: u.base})
 		}
 	}
 	s.Holdings = l.olderHoldings()
 	slices.SortFunc(s.Users, func(a, b Balance) int {
-		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(b2i(a.Apart), b2i(b.Apart)))
+		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(b2i(a.SplitCounter), b2i(b.SplitCounter)))
 	})
 	return s
 }
@@ -225,58 +226,51 @@ func (l *Ledger) apply(ev Event) Entry {
 	if ev.Lost > l.summary.Lost {
 		l.forget(ev.Lost)
 	}
-	switch {
-	case ev.Object != nil:
-		return l.object(ev)
-	case ev.Op == Account:
-		return l.account(ev)
-	case ev.Op == Found:
+	if ev.Op == Found {
 		return l.found(ev)
 	}
 	e := Entry{Event: ev}
-	l.disown(&e)
-	p := l.pinnedOf(&e)
-	u := l.counterOf(&e)
-
 	switch {
-	case ev.Errno != 0:
-		l.refusal(&e, p, u)
-	case ev.Op == Map && (ev.Existing || l.raced(&ev)):
-		l.mapping(&e, p, u)
-	case ev.Op == Map:
-		l.charge(&e, p, u)
-	default:
-		l.unmap(&e, p, u)
+	case ev.Object != nil:
+		l.recognize(&e)
+	case ev.Op != Account:
+		l.disown(&e)
 	}
-
-	waiting := !ev.Own && e.Uncertain && e.Verdict == OK && (ev.OverlapUser || ev.OverlapMM)
-	u.locked.after(ev.UserAfter, e.ChargedUser, ev.OverlapUser, ev.UserGone, waiting && ev.OverlapUser)
-	p.pinned.after(ev.PinnedAfter, e.ChargedPinned, ev.OverlapMM, false, waiting && !ev.OverlapUser)
-	l.finish(&e, p, u)
+	u, p := l.read(&e)
+	switch {
+	case ev.Object != nil:
+		l.judgeObject(&e, u)
+	case ev.Op == Account:
+		l.judgeAccount(&e, u, p)
+	default:
+		l.judgeBuffer(&e, u, p)
+	}
+	l.settle(&e, u, p)
 	return e
 }
 
-// pinnedOf takes the reading of the process's pinned_vm at a call's entry.
-func (l *Ledger) pinnedOf(e *Entry) *process {
-	p := l.process(&e.Event)
-	e.ProcessID = p.id
-	settled := p.pinned.before(e.PinnedVM, e.OverlapMM)
-	l.summary.Settled += settled.right
-	l.summary.ForeignPinned += settled.foreign
-	return p
+// read takes the readings at a call's entry. A call that is not about the counter of a
+// user or of a process has a nil one.
+func (l *Ledger) read(e *Entry) (u *user, p *process) {
+	if e.Object == nil || e.Object.Rlimit {
+		u = l.readUser(e)
+	}
+	if e.Object == nil && (e.Op != Account || e.Process.Owner != 0) {
+		p = l.readProcess(e)
+	}
+	return u, p
 }
 
-// counterOf takes the reading of the payer's counter at a call's entry.
-func (l *Ledger) counterOf(e *Entry) *user {
-	u := l.user(e.Payer, e.Apart)
-	if !u.locked.known && (!e.OverlapUser || !u.seen) {
+func (l *Ledger) readUser(e *Entry) *user {
+	u := l.user(e.Payer(), e.SplitCounter)
+	if !u.locked.known && (!e.User.Shared || !u.seen) {
 		// The first reading of all is taken as it is: nothing that the ledger knows
 		// of is in it.
-		u.base = e.userBefore() - u.live - u.older - u.others - u.over
-		u.locked.known, u.locked.value = true, e.userBefore()
+		u.base = e.User.Before - u.live - u.older - u.others - u.over
+		u.locked.known, u.locked.value = true, e.User.Before
 	}
 	u.seen = true
-	settled := u.locked.before(e.userBefore(), e.OverlapUser)
+	settled := u.locked.before(&e.User)
 	u.base += settled.foreign
 	u.others += settled.others
 	l.summary.Settled += settled.right
@@ -284,24 +278,58 @@ func (l *Ledger) counterOf(e *Entry) *user {
 	return u
 }
 
-// raced says that another call made the buffer between this one's entry and its
-// decision: it looked new, and was there.
-func (l *Ledger) raced(ev *Event) bool {
-	b := l.buffers[ev.Buffer]
-	return b != nil && b.areas[ev.Area] != nil && (l.summary.Lost == 0 || ev.OverlapBuffer)
+func (l *Ledger) readProcess(e *Entry) *process {
+	p := l.process(&e.Event)
+	e.ProcessID = p.id
+	settled := p.pinned.before(&e.Process)
+	l.summary.Settled += settled.right
+	l.summary.ForeignPinned += settled.foreign
+	return p
 }
 
-// finish adds what every entry carries, and counts it.
-func (l *Ledger) finish(e *Entry, p *process, u *user) {
-	e.ProcessOvercharge, e.PinnedOver = p.overcharge, p.over
-	e.UserOvercharge, e.UserOver = u.overcharge, u.over
+// settle takes the readings at a call's return, adds what every entry carries, and
+// counts it.
+func (l *Ledger) settle(e *Entry, u *user, p *process) {
+	account := e.Op == Account // whose counters alone say what it did
+	waits := e.Uncertain && e.Verdict == OK && !account && !e.Caller.Self
+	if u != nil {
+		u.locked.after(&e.User, e.ChargedUser, waits && e.User.Shared)
+		u.locked.unknown = u.locked.unknown || account && e.User.Shared
+		e.UserOvercharge, e.UserOver = u.overcharge, u.over
+	}
+	if p != nil {
+		p.pinned.after(&e.Process, e.ChargedPinned, waits && e.Process.Shared && !e.User.Shared)
+		p.pinned.unknown = p.pinned.unknown || account && e.Process.Shared
+		e.ProcessOvercharge, e.PinnedOver = p.overcharge, p.over
+	}
 	e.Fits = l.fits(e)
 	l.count(e)
 }
 
+// judgeBuffer enters a call on a perf buffer.
+func (l *Ledger) judgeBuffer(e *Entry, u *user, p *process) {
+	switch {
+	case e.Errno != 0:
+		l.refusal(e, p, u)
+	case e.Op == Map && (e.Buffer.Existing || l.raced(&e.Event)):
+		l.mapping(e, p, u)
+	case e.Op == Map:
+		l.charge(e, p, u)
+	default:
+		l.unmap(e, p, u)
+	}
+}
+
+// raced says that another call made the buffer between this one's entry and its
+// decision: it looked new, and was there.
+func (l *Ledger) raced(ev *Event) bool {
+	b := l.buffers[ev.Buffer.Key]
+	return b != nil && b.areas[ev.Buffer.Area] != nil && (l.summary.Lost == 0 || ev.Buffer.Shared)
+}
+
 func (l *Ledger) count(e *Entry) {
 	s := &l.summary
-	if e.Own {
+	if e.Caller.Self {
 		s.Own++
 		return
 	}
@@ -314,23 +342,28 @@ func (l *Ledger) count(e *Entry) {
 	}
 }
 
-// fits counts the further calls like e that will succeed.
+// fits counts the further calls like e that will succeed; -1 where no limit holds, or
+// none is known.
 func (l *Ledger) fits(e *Entry) int64 {
-	if e.mayExceed() || e.LockLimit >= rule.Unlimited {
+	switch {
+	case e.Object != nil:
+		return e.objectFits()
+	case e.Op == Account || e.mayExceed() || e.Caller.LockLimit >= rule.Unlimited:
 		return -1
 	}
-	pages, userLocked, room := e.UserExtra, e.UserAfter, e.LockLimit-e.PinnedAfter
+	pages, room := e.Buffer.Pages, e.Caller.LockLimit-e.Process.After
 	if pages <= 0 || room < 0 {
 		return 0
 	}
-	free := max(0, e.UserLockLimit-userLocked)
+	allowance := e.Buffer.Limits.Allowance
+	free := max(0, allowance-e.User.After)
 	if l.era != eraCumulative {
 		return (free + room) / pages
 	}
 	// Here every call past the allowance takes the user's whole history beyond
-	// it out of the room: the k-th one userLocked + k*pages - limit.
+	// it out of the room: the k-th one userLocked + k*pages - allowance.
 	inside := free / pages
-	past := float64(userLocked + inside*pages - e.UserLockLimit)
+	past := float64(e.User.After + inside*pages - allowance)
 	return inside + int64(sort.Search(1<<26, func(k int) bool {
 		n := float64(k + 1)
 		return n*past+float64(pages)*n*(n+1)/2 > float64(room)
@@ -339,21 +372,21 @@ func (l *Ledger) fits(e *Entry) int64 {
 
 // process returns the account of the process that ev charges.
 func (l *Ledger) process(ev *Event) *process {
-	p := l.processes[ev.MM]
+	p := l.processes[ev.Process.Owner]
 	// An mm may have died, and its address been used again: by another process,
 	// if the pid says so and the counter is not the old one's.
-	other := p != nil && ev.Op == Map && p.pid != ev.PID &&
-		(p.charges == 0 || !ev.OverlapMM && ev.PinnedVM != p.pinned.value)
+	other := p != nil && ev.Op == Map && p.pid != ev.Caller.PID &&
+		(p.charges == 0 || !ev.Process.Shared && ev.Process.Before != p.pinned.value)
 	if p == nil || other {
 		l.lastProcess++
-		p = &process{id: l.lastProcess, pid: ev.PID}
-		l.processes[ev.MM] = p
+		p = &process{id: l.lastProcess, pid: ev.Caller.PID}
+		l.processes[ev.Process.Owner] = p
 	}
 	return p
 }
 
-func (l *Ledger) user(uid uint32, apart bool) *user {
-	key := counterKey{uid, apart}
+func (l *Ledger) user(uid uint32, split bool) *user {
+	key := counterKey{uid, split}
 	u := l.users[key]
 	if u == nil {
 		u = &user{}
@@ -364,30 +397,30 @@ func (l *Ledger) user(uid uint32, apart bool) *user {
 
 // open enters a charge of a buffer's area.
 func (l *Ledger) open(e *Entry, p *process, u *user) {
-	if e.Buffer == 0 {
+	if e.Buffer.Key == 0 {
 		return // it was gone before it could be read
 	}
-	b := l.buffers[e.Buffer]
-	if b != nil && b.areas[e.Area] != nil {
+	b := l.buffers[e.Buffer.Key]
+	if b != nil && b.areas[e.Buffer.Area] != nil {
 		// The address is used again: the end of the old one was lost.
-		l.close(e.Buffer, rule.Data)
-		l.close(e.Buffer, rule.AUX)
+		l.close(e.Buffer.Key, rule.Data)
+		l.close(e.Buffer.Key, rule.AUX)
 		b = nil
 	}
 	if b == nil {
 		b = l.newBuffer(e)
-		l.buffers[e.Buffer] = b
+		l.buffers[e.Buffer.Key] = b
 		l.summary.live(b, 1)
 	}
 	e.BufferID = b.id
 	b.count(&e.Event, 1)
-	b.areas[e.Area] = &b.room[e.Area]
-	*b.areas[e.Area] = charge{payer: e.Payer, mm: e.MM, process: p.id, user: e.ChargedUser, pinned: e.ChargedPinned,
+	b.areas[e.Buffer.Area] = &b.room[e.Buffer.Area]
+	*b.areas[e.Buffer.Area] = charge{payer: e.Payer(), mm: e.Process.Owner, process: p.id, user: e.ChargedUser, pinned: e.ChargedPinned,
 		userOver: max(0, e.ChargedUser-e.ExpectedUser), pinnedOver: max(0, e.ChargedPinned-e.ExpectedPinned)}
 	p.charges++
-	p.over += b.areas[e.Area].pinnedOver
-	u.over += b.areas[e.Area].userOver
-	u.live += e.ChargedUser - b.areas[e.Area].userOver
+	p.over += b.areas[e.Buffer.Area].pinnedOver
+	u.over += b.areas[e.Buffer.Area].userOver
+	u.live += e.ChargedUser - b.areas[e.Buffer.Area].userOver
 	l.summary.charged(b, e.ChargedUser, e.ChargedPinned)
 }
 
@@ -401,19 +434,19 @@ func (l *Ledger) newBuffer(e *Entry) *buffer {
 	}
 	last := len(l.spare) - 1
 	if last < 0 {
-		return &buffer{id: id, own: e.Own}
+		return &buffer{id: id, own: e.Caller.Self}
 	}
 	b := l.spare[last]
 	l.spare = l.spare[:last]
-	*b = buffer{id: id, own: e.Own}
+	*b = buffer{id: id, own: e.Caller.Self}
 	return b
 }
 
 // count follows the number of mappings.
 func (b *buffer) count(ev *Event, change int32) {
 	b.mapped += change
-	if !ev.OverlapBuffer {
-		b.mapped = ev.MappingsAfter
+	if !ev.Buffer.Shared {
+		b.mapped = ev.Buffer.Mappings.After
 	}
 }
 

@@ -39,48 +39,76 @@ func rest(pages, extra int64) int64               { return pages - extra }
 func (k *kernel) mmap(uid uint32, mm, buffer uint64, pages int64) Event {
 	before, pinned := k.userLocked[uid], k.pinned[mm]
 	extra := k.extra(before, pages, k.limit)
-	e := Event{Op: Map, PID: uint32(mm), UID: uid, Payer: uid, MM: mm, Paranoid: 2, PageSize: 4096,
-		UserExtra: pages, UserLocked: before + pages, UserLockLimit: k.limit, Extra: extra,
-		PinnedVM: pinned, Locked: pinned + extra, LockLimit: k.lockLimit}
+	e := Event{
+		Op: Map, PageSize: 4096,
+		Caller:  k.caller(uid, mm),
+		User:    Reading{Owner: uint64(uid), Before: before},
+		Process: Reading{Owner: mm, Before: pinned},
+		Buffer:  Buffer{Pages: pages, Extra: extra, Limits: k.limits()},
+	}
 	if pinned+extra > k.lockLimit {
-		_, e.Extra = split(pages, before, k.limit) // what the tracer can know
-		e.Errno, e.UserAfter, e.PinnedAfter = rule.EPERM, before, pinned
+		_, e.Buffer.Extra = rule.Split(pages, before, k.limit) // what the tracer can know
+		e.Errno, e.User.After, e.Process.After = rule.EPERM, before, pinned
 		return e
 	}
 	k.userLocked[uid] += k.user(pages, extra)
 	k.pinned[mm] += extra
 	k.charged[buffer] = [2]int64{k.user(pages, extra), extra}
-	e.Buffer, e.MappingsAfter = buffer, 1
-	e.UserAfter, e.PinnedAfter = k.userLocked[uid], k.pinned[mm]
+	e.Buffer.Key, e.Buffer.Mappings.After = buffer, 1
+	e.User.After, e.Process.After = k.userLocked[uid], k.pinned[mm]
 	return e
+}
+
+func (k *kernel) caller(uid uint32, mm uint64) Caller {
+	return Caller{PID: uint32(mm), UID: uid, LockLimit: k.lockLimit}
+}
+
+func (k *kernel) limits() Limits { return Limits{Allowance: k.limit, Paranoid: 2, OnlineCPUs: 1} }
+
+// mmapAgain returns the event of a process mapping a buffer a second time, for which
+// the user is charged.
+func (k *kernel) mmapAgain(uid uint32, mm, buffer uint64, charged int64) Event {
+	before, pinned := k.userLocked[uid], k.pinned[mm]
+	k.userLocked[uid] += charged
+	return Event{
+		Op: Map, PageSize: 4096,
+		Caller:  k.caller(uid, mm),
+		User:    Reading{Owner: uint64(uid), Before: before, After: before + charged},
+		Process: Reading{Owner: mm, Before: pinned, After: pinned},
+		Buffer: Buffer{Key: buffer, Existing: true, Pages: k.charged[buffer][0] + k.charged[buffer][1],
+			Mappings: Count{Before: 1, After: 2}, Limits: k.limits()},
+	}
+}
+
+// munmapOne returns the event of one of a buffer's two mappings going, for which the
+// user is given something back.
+func (k *kernel) munmapOne(uid uint32, mm, buffer uint64, refunded int64) Event {
+	e := k.mmapAgain(uid, mm, buffer, -refunded)
+	e.Op, e.Buffer.Existing, e.Buffer.Mappings = Unmap, false, Count{Before: 2, After: 1}
+	e.Buffer.Recorded = k.recorded(buffer)
+	return e
+}
+
+// recorded is what a buffer without an AUX area records.
+func (k *kernel) recorded(buffer uint64) [2]Recorded {
+	c := k.charged[buffer]
+	return [2]Recorded{rule.Data: {Pages: c[0] + c[1], Extra: c[1]}}
 }
 
 // munmap returns the event of the last mapping of a buffer going in mm.
 func (k *kernel) munmap(uid uint32, mm, buffer uint64) Event {
 	c := k.charged[buffer]
-	e := Event{Op: Unmap, PID: uint32(mm), UID: uid, Payer: uid, MM: mm, Buffer: buffer, Mappings: 1,
-		UserLocked: k.userLocked[uid], UserLockLimit: k.limit, Extra: c[1], DataPages: c[0] + c[1], DataExtra: c[1],
-		PinnedVM: k.pinned[mm], Locked: k.pinned[mm], LockLimit: k.lockLimit}
+	e := Event{
+		Op:      Unmap,
+		Caller:  k.caller(uid, mm),
+		User:    Reading{Owner: uint64(uid), Before: k.userLocked[uid]},
+		Process: Reading{Owner: mm, Before: k.pinned[mm]},
+		Buffer:  Buffer{Key: buffer, Extra: c[1], Mappings: Count{Before: 1}, Recorded: k.recorded(buffer), Limits: k.limits()},
+	}
 	k.userLocked[uid] -= c[0]
 	k.pinned[mm] -= c[1]
-	e.UserAfter, e.PinnedAfter = k.userLocked[uid], k.pinned[mm]
+	e.User.After, e.Process.After = k.userLocked[uid], k.pinned[mm]
 	return e
-}
-
-func TestSplit(t *testing.T) {
-	for _, c := range []struct{ pages, before, limit, user, process int64 }{
-		{9, 0, 100, 9, 0},
-		{9, 91, 100, 9, 0},
-		{9, 92, 100, 8, 1},
-		{9, 100, 100, 0, 9},
-		{9, 4000, 100, 0, 9}, // the sysctl was lowered
-		{9, 0, 0, 0, 9},
-	} {
-		user, process := split(c.pages, c.before, c.limit)
-		if user != c.user || process != c.process {
-			t.Errorf("split(%d, %d, %d) = %d, %d; want %d, %d", c.pages, c.before, c.limit, user, process, c.user, c.process)
-		}
-	}
 }
 
 func TestVariants(t *testing.T) {
@@ -142,11 +170,11 @@ func TestRefusal(t *testing.T) {
 		t.Errorf("at the limit: %v %v; want refusal ok", e.Kind, e.Verdict)
 	}
 	for name, change := range map[string]func(*Event){
-		"has CAP_IPC_LOCK":  func(e *Event) { e.CapIPCLock = true },
-		"paranoid is -1":    func(e *Event) { e.Paranoid = -1 },
-		"within the limit":  func(e *Event) { e.LockLimit = 23 },
-		"left it charged":   func(e *Event) { e.PinnedAfter += 9 },
-		"left user charged": func(e *Event) { e.UserAfter += 9 },
+		"has CAP_IPC_LOCK":  func(e *Event) { e.Caller.CapIPCLock = true },
+		"paranoid is -1":    func(e *Event) { e.Buffer.Limits.Paranoid = -1 },
+		"within the limit":  func(e *Event) { e.Caller.LockLimit = 23 },
+		"left it charged":   func(e *Event) { e.Process.After += 9 },
+		"left user charged": func(e *Event) { e.User.After += 9 },
 	} {
 		wrong := refused
 		change(&wrong)
@@ -195,9 +223,9 @@ func TestFits(t *testing.T) {
 
 func TestFitsWithoutLimit(t *testing.T) {
 	for name, change := range map[string]func(*Event){
-		"CAP_IPC_LOCK": func(e *Event) { e.CapIPCLock = true },
-		"paranoid -1":  func(e *Event) { e.Paranoid = -1 },
-		"unlimited":    func(e *Event) { e.LockLimit = rule.Unlimited },
+		"CAP_IPC_LOCK": func(e *Event) { e.Caller.CapIPCLock = true },
+		"paranoid -1":  func(e *Event) { e.Buffer.Limits.Paranoid = -1 },
+		"unlimited":    func(e *Event) { e.Caller.LockLimit = rule.Unlimited },
 	} {
 		ev := newKernel(clamped, rest).mmap(1000, 1, 1, 9)
 		change(&ev)
@@ -210,19 +238,16 @@ func TestFitsWithoutLimit(t *testing.T) {
 func TestFurtherMappings(t *testing.T) {
 	k, l := newKernel(clamped, rest), New()
 	l.Apply(k.mmap(1000, 1, 1, 9))
-	further := Event{Op: Map, Existing: true, PID: 1, UID: 1000, Payer: 1000, MM: 1, Buffer: 1, Mappings: 1, MappingsAfter: 2,
-		UserExtra: 9, UserLocked: 4 + 9, UserLockLimit: 4, PinnedVM: 5, Locked: 5, LockLimit: 1000, UserAfter: 4, PinnedAfter: 5}
+	further := k.mmapAgain(1000, 1, 1, 0)
 	if e := l.Apply(further); e.Kind != Mapping || e.Verdict != OK || e.BufferID != 1 {
 		t.Errorf("further mapping: %v %v, buffer %d", e.Kind, e.Verdict, e.BufferID)
 	}
 	double := further
-	double.PinnedAfter += 9
+	double.Process.After += 9
 	if e := l.Apply(double); e.Verdict != DoubleCharge || e.Excess != 9 {
 		t.Errorf("charged again: %v, excess %d; want double-charge, 9", e.Verdict, e.Excess)
 	}
-	first := k.munmap(1000, 1, 1)
-	first.Mappings, first.MappingsAfter = 2, 1
-	first.UserAfter, first.PinnedAfter = first.UserLocked, first.PinnedVM
+	first := k.munmapOne(1000, 1, 1, 0)
 	if e := l.Apply(first); e.Kind != Unmapping || e.Verdict != OK {
 		t.Errorf("first of two unmapped: %v %v; want unmapping ok", e.Kind, e.Verdict)
 	}
@@ -236,11 +261,11 @@ func TestRefunds(t *testing.T) {
 		excess  int64
 	}{
 		{"whole", func(*Event) {}, OK, 0},
-		{"part of the process's stays", func(e *Event) { e.PinnedAfter += 2 }, Leak, 2},
-		{"the user's stays", func(e *Event) { e.UserAfter += 4 }, Leak, 4},
-		{"too much", func(e *Event) { e.PinnedAfter -= 3 }, Underflow, 3},
-		{"to another process", func(e *Event) { e.MM, e.PID = 2, 2 }, MisdirectedRefund, 5},
-		{"to another user", func(e *Event) { e.Payer = 7 }, MisdirectedRefund, 4},
+		{"part of the process's stays", func(e *Event) { e.Process.After += 2 }, Leak, 2},
+		{"the user's stays", func(e *Event) { e.User.After += 4 }, Leak, 4},
+		{"too much", func(e *Event) { e.Process.After -= 3 }, Underflow, 3},
+		{"to another process", func(e *Event) { e.Process.Owner, e.Caller.PID = 2, 2 }, MisdirectedRefund, 5},
+		{"to another user", func(e *Event) { e.User.Owner = 7 }, MisdirectedRefund, 4},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k, l := newKernel(clamped, rest), New()
@@ -274,12 +299,12 @@ func TestRefundOfBothAreas(t *testing.T) {
 			k, l := newKernel(clamped, rest), New()
 			l.Apply(k.mmap(1000, 1, 1, 1))
 			aux := k.mmap(1000, 1, 1, 9)
-			aux.Area = rule.AUX
+			aux.Buffer.Area = rule.AUX
 			l.Apply(aux)
 			last := k.munmap(1000, 1, 1)
-			last.Area, last.AUXMappings, last.AUXPages, last.AUXExtra = rule.AUX, 1, 9, 6
-			last.DataPages, last.DataExtra = 1, 0
-			last.UserAfter = last.UserLocked - c.given
+			last.Buffer.Area, last.Buffer.AUXMappings.Before = rule.AUX, 1
+			last.Buffer.Recorded = [2]Recorded{rule.Data: {Pages: 1}, rule.AUX: {Pages: 9, Extra: 6}}
+			last.User.After = last.User.Before - c.given
 			if e := l.Apply(last); e.Kind != Refund || e.Verdict != c.verdict || e.Uncertain != c.doubtful {
 				t.Errorf("got %v %v, uncertain %v; want %v, %v", e.Kind, e.Verdict, e.Uncertain, c.verdict, c.doubtful)
 			}
@@ -294,12 +319,11 @@ func TestConcurrentUnmap(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			k, l := newKernel(clamped, rest), New()
 			l.Apply(k.mmap(1000, 1, 1, 9))
-			l.Apply(Event{Op: Map, Existing: true, PID: 1, UID: 1000, Payer: 1000, MM: 1, Buffer: 1, Mappings: 1, MappingsAfter: 2,
-				UserExtra: 9, UserLocked: 4 + 9, UserLockLimit: 4, PinnedVM: 5, Locked: 5, LockLimit: 1000, UserAfter: 4, PinnedAfter: 5})
+			l.Apply(k.mmapAgain(1000, 1, 1, 0))
 			end := k.munmap(1000, 1, 1)
-			end.OverlapUser, end.OverlapMM, end.OverlapBuffer = true, true, true
+			end.User.Shared, end.Process.Shared, end.Buffer.Shared = true, true, true
 			for _, mappings := range entered {
-				end.Mappings = mappings
+				end.Buffer.Mappings.Before = mappings
 				if e := l.Apply(end); e.Verdict != OK {
 					t.Errorf("%v %v", e.Kind, e.Verdict)
 				}
@@ -328,13 +352,13 @@ func TestReuse(t *testing.T) {
 	k, l := newKernel(clamped, rest), New()
 	for i := range uint64(3) {
 		ev := k.mmap(1000, 1, 1, 9)
-		ev.PID = 100 + uint32(i)
+		ev.Caller.PID = 100 + uint32(i)
 		e := l.Apply(ev)
 		if e.BufferID != i+1 || e.ProcessID != i+1 || e.Verdict != OK {
 			t.Errorf("round %d: buffer %d, process %d, %v", i, e.BufferID, e.ProcessID, e.Verdict)
 		}
 		ev = k.munmap(1000, 1, 1)
-		ev.PID = 100 + uint32(i)
+		ev.Caller.PID = 100 + uint32(i)
 		l.Apply(ev)
 	}
 }
@@ -344,7 +368,7 @@ func TestReuse(t *testing.T) {
 func TestOverlap(t *testing.T) {
 	k, l := newKernel(clamped, rest), New()
 	ev := k.mmap(1000, 1, 1, 9)
-	ev.OverlapUser, ev.UserAfter = true, ev.UserAfter+100
+	ev.User.Shared, ev.User.After = true, ev.User.After+100
 	if e := l.Apply(ev); e.Verdict != OK || !e.Uncertain {
 		t.Errorf("overlap: %v, uncertain %v; want ok, uncertain", e.Verdict, e.Uncertain)
 	}
@@ -352,7 +376,7 @@ func TestOverlap(t *testing.T) {
 	ev = k.mmap(1000, 1, 1, 9)
 	l.Apply(ev)
 	ev = k.mmap(1000, 1, 2, 9)
-	ev.OverlapUser, ev.OverlapMM = true, true
+	ev.User.Shared, ev.Process.Shared = true, true
 	if e := l.Apply(ev); e.Verdict != Overcharge || e.Uncertain {
 		t.Errorf("cumulative under overlap: %v, uncertain %v; want overcharge, exact", e.Verdict, e.Uncertain)
 	}
@@ -363,33 +387,22 @@ func TestOverlap(t *testing.T) {
 func TestDoubleChargeStays(t *testing.T) {
 	k, l := newKernel(clamped, rest), New()
 	k.limit = 100
-	again := func(buffer uint64, comesBack bool) (mapped, unmapped, last Entry) {
+	again := func(buffer uint64, refunded int64) (mapped, unmapped, last Entry) {
 		l.Apply(k.mmap(1000, 1, buffer, 9))
-		before := k.userLocked[1000]
-		ev := Event{Op: Map, Existing: true, PID: 1, UID: 1000, Payer: 1000, MM: 1, Buffer: buffer, Mappings: 1, MappingsAfter: 2,
-			UserExtra: 9, UserLocked: before + 9, UserLockLimit: 100, LockLimit: 1000, UserAfter: before + 9}
-		k.userLocked[1000] += 9
-		mapped = l.Apply(ev)
-		ev = k.munmap(1000, 1, buffer)
-		k.userLocked[1000] += 9 // not the last: munmap of the helper is the last one's
-		ev.Mappings, ev.MappingsAfter, ev.UserAfter = 2, 1, ev.UserLocked
-		if comesBack {
-			ev.UserAfter -= 9
-			k.userLocked[1000] -= 9
-		}
-		unmapped = l.Apply(ev)
+		mapped = l.Apply(k.mmapAgain(1000, 1, buffer, 9))
+		unmapped = l.Apply(k.munmapOne(1000, 1, buffer, refunded))
 		last = l.Apply(k.munmap(1000, 1, buffer))
 		return mapped, unmapped, last
 	}
-	mapped, unmapped, last := again(1, true)
+	mapped, unmapped, last := again(1, 9)
 	if mapped.Verdict != DoubleCharge || !mapped.Uncertain || unmapped.Verdict != OK || last.Verdict != OK {
 		t.Errorf("comes back: %v (uncertain %v), %v, %v; want double-charge uncertain, ok, ok", mapped.Verdict, mapped.Uncertain, unmapped.Verdict, last.Verdict)
 	}
-	mapped, unmapped, last = again(2, false)
+	mapped, unmapped, last = again(2, 0)
 	if !mapped.Uncertain || unmapped.Verdict != OK || last.Verdict != DoubleCharge || last.Excess != 9 || last.Uncertain {
 		t.Errorf("stays: %v, %v, %v with %d; want uncertain, ok, double-charge 9", mapped.Verdict, unmapped.Verdict, last.Verdict, last.Excess)
 	}
-	if mapped, _, _ = again(3, false); mapped.Verdict != DoubleCharge || mapped.Uncertain {
+	if mapped, _, _ = again(3, 0); mapped.Verdict != DoubleCharge || mapped.Uncertain {
 		t.Errorf("once known: %v, uncertain %v; want double-charge, exact", mapped.Verdict, mapped.Uncertain)
 	}
 }
@@ -399,7 +412,7 @@ func TestOwn(t *testing.T) {
 	k, l := newKernel(clamped, rest), New()
 	k.limit = 12
 	own := k.mmap(0, 7, 1, 9)
-	own.Own = true
+	own.Caller.Self = true
 	l.Apply(own)
 	if e := l.Apply(k.mmap(0, 8, 2, 9)); e.Verdict != OK || e.Uncertain || e.ChargedUser != 3 {
 		t.Errorf("%v, uncertain %v, %d to the user; want ok, exact, 3", e.Verdict, e.Uncertain, e.ChargedUser)
@@ -412,7 +425,7 @@ func TestOwn(t *testing.T) {
 		t.Errorf("the user: %+v", u)
 	}
 	own = k.munmap(0, 7, 1)
-	own.Own = true
+	own.Caller.Self = true
 	l.Apply(own)
 	if s := l.Summary(); s.Own != 2 || s.OwnUser != 0 || s.Events != 1 || s.Users[0].Unexplained() != 0 {
 		t.Errorf("after the unmapping: %+v", s)

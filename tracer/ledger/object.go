@@ -4,7 +4,7 @@ import "github.com/pinwatch/pinwatch/tracer/rule"
 
 // Object is a BPF map or program, and what one call on it was charged.
 type Object struct {
-	Key        uint64 // identifies it within a trace, as Event.Buffer does; 0: not known
+	Key        uint64 // identifies it within a trace, as Buffer.Key does; 0: not known
 	Program    bool   // else a map
 	Type       uint32 // bpf_map_type or bpf_prog_type
 	ID         uint32
@@ -17,6 +17,9 @@ type Object struct {
 	// Rlimit says that this kernel charges BPF objects to a user, in pages,
 	// against RLIMIT_MEMLOCK. Else it charges memory cgroups, in bytes.
 	Rlimit bool
+	// Pages are what the user is asked for, or given back: what the object itself
+	// records. 0 where memory cgroups pay.
+	Pages int64
 	// Watched says that the charges to memory cgroups were watched.
 	Watched bool
 	// Later says that elements of the map are freed after it, through RCU.
@@ -86,40 +89,31 @@ func (l *Ledger) Objects() (list []Charged) {
 // errnoMemory is what a memory cgroup refuses with.
 const errnoMemory = 12 // ENOMEM
 
-// object enters an event of a BPF object.
-func (l *Ledger) object(ev Event) Entry {
-	e := Entry{Event: ev}
-	o := ev.Object
-	if a := l.objects[o.Key]; a != nil && ev.Op != Create {
-		// The kernel frees objects in a worker of its own, when their ids are
-		// free already.
-		e.Command, e.Own = a.command, a.own
-		if o.ID == 0 {
-			o.ID = a.id
-		}
+// recognize says of a known object's event whose it is. The kernel frees objects in a
+// worker of its own, when their ids are free already.
+func (l *Ledger) recognize(e *Entry) {
+	a := l.objects[e.Object.Key]
+	if a == nil || e.Op == Create {
+		return
 	}
-	var u *user
-	if o.Rlimit {
-		u = l.counterOf(&e)
+	e.Caller.Command, e.Caller.Self = a.command, a.own
+	if e.Object.ID == 0 {
+		e.Object.ID = a.id
 	}
+}
+
+// judgeObject enters a call on a BPF object. Where cgroups pay there is no user.
+func (l *Ledger) judgeObject(e *Entry, u *user) {
 	switch {
-	case ev.Errno != 0:
-		l.objectRefusal(&e, u)
-	case ev.Op == Create:
-		l.objectCharge(&e, u)
-	case ev.Op == Grow:
-		l.objectGrowth(&e)
+	case e.Errno != 0:
+		l.objectRefusal(e, u)
+	case e.Op == Create:
+		l.objectCharge(e, u)
+	case e.Op == Grow:
+		l.objectGrowth(e)
 	default:
-		l.objectRefund(&e, u)
+		l.objectRefund(e, u)
 	}
-	if u != nil {
-		waiting := e.Uncertain && e.Verdict == OK && ev.OverlapUser
-		u.locked.after(ev.UserAfter, e.ChargedUser, ev.OverlapUser, ev.UserGone, waiting)
-		e.UserOvercharge, e.UserOver = u.overcharge, u.over
-	}
-	e.Fits = l.objectFits(&e)
-	l.count(&e)
-	return e
 }
 
 // objectCharge is a new object. Its user is charged the pages that the object
@@ -128,13 +122,13 @@ func (l *Ledger) object(ev Event) Entry {
 func (l *Ledger) objectCharge(e *Entry, u *user) {
 	e.Kind = Charge
 	o := e.Object
-	a := &account{id: o.ID, program: o.Program, payer: e.Payer, command: e.Command, own: e.Own, watched: o.Watched, bytes: o.Charged(), pageBytes: o.PageBytes()}
+	a := &account{id: o.ID, program: o.Program, payer: e.Payer(), command: e.Caller.Command, own: e.Caller.Self, watched: o.Watched, bytes: o.Charged(), pageBytes: o.PageBytes()}
 	if o.Rlimit {
-		e.ExpectedUser, e.ChargedUser = e.UserExtra, e.UserExtra
-		if !e.OverlapUser && !e.UserGone {
-			e.ChargedUser = e.userDelta()
+		e.ExpectedUser, e.ChargedUser = o.Pages, o.Pages
+		e.Uncertain = !e.User.Undisturbed()
+		if !e.Uncertain {
+			e.ChargedUser = e.User.Delta()
 		}
-		e.Uncertain = e.OverlapUser || e.UserGone
 		if e.ChargedUser != e.ExpectedUser {
 			e.Verdict, e.Excess = Overcharge, e.excess()
 			e.Uncertain = true // something that is not traced may have moved the counter
@@ -172,7 +166,7 @@ func (l *Ledger) objectRefusal(e *Entry, u *user) {
 	switch {
 	case e.AboutMemory() && o.Rlimit:
 		l.refused(e)
-	case e.AboutMemory() && !e.Own:
+	case e.AboutMemory() && !e.Caller.Self:
 		l.summary.RefusedByCgroup++
 	}
 	if !o.Rlimit {
@@ -181,15 +175,15 @@ func (l *Ledger) objectRefusal(e *Entry, u *user) {
 		e.Uncertain = o.PageBytes() != 0
 		return
 	}
-	e.Uncertain = e.OverlapUser || e.UserGone
+	e.Uncertain = !e.User.Undisturbed()
 	if !e.Uncertain {
-		e.ChargedUser = e.userDelta()
+		e.ChargedUser = e.User.Delta()
 		u.over += e.ChargedUser
 	}
 	switch {
 	case e.ChargedUser != 0:
 		e.Verdict, e.Excess, e.Uncertain = WrongRefusal, e.excess(), true
-	case e.Errno == rule.EPERM && e.UserExtra > 0 && e.UserLocked <= e.LockLimit:
+	case e.Errno == rule.EPERM && o.Pages > 0 && e.Demand() <= e.Caller.LockLimit:
 		// Others that ask at the same time raise the counter until they are
 		// refused themselves.
 		e.Verdict, e.Uncertain = WrongRefusal, true
@@ -202,7 +196,7 @@ func (e *Entry) AboutMemory() bool {
 	case o == nil:
 		return e.Errno == rule.EPERM
 	case o.Rlimit:
-		return e.Errno == rule.EPERM && e.UserExtra > 0
+		return e.Errno == rule.EPERM && o.Pages > 0
 	default:
 		return e.Errno == errnoMemory
 	}
@@ -230,15 +224,14 @@ func (l *Ledger) objectRefund(e *Entry, u *user) {
 }
 
 func (l *Ledger) objectUserRefund(e *Entry, a *account, u *user) {
-	pages := e.UserExtra // by its own record
+	pages := e.Object.Pages // by its own record
 	if a != nil {
 		pages = a.pages
 	}
 	e.ExpectedUser, e.ChargedUser = -pages, -pages
-	if e.OverlapUser || e.UserGone {
-		e.Uncertain = true
-	} else {
-		e.ChargedUser = e.userDelta()
+	e.Uncertain = !e.User.Undisturbed()
+	if !e.Uncertain {
+		e.ChargedUser = e.User.Delta()
 	}
 	if a == nil {
 		u.base += e.ChargedUser // of an object older than the trace
@@ -274,14 +267,14 @@ func (l *Ledger) closeObject(key uint64) {
 
 // objectFits counts the further objects like this one that the user's limit
 // leaves room for; -1 where no such limit holds.
-func (l *Ledger) objectFits(e *Entry) int64 {
-	if !e.Object.Rlimit || e.LockLimit >= rule.Unlimited {
+func (e *Entry) objectFits() int64 {
+	if !e.Object.Rlimit || e.Caller.LockLimit >= rule.Unlimited {
 		return -1
 	}
-	if e.UserExtra <= 0 {
+	if e.Object.Pages <= 0 {
 		return 0
 	}
-	return max(0, e.LockLimit-e.UserAfter) / e.UserExtra
+	return max(0, e.Caller.LockLimit-e.User.After) / e.Object.Pages
 }
 
 // pagesOf rounds bytes up to pages.

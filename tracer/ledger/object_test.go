@@ -4,13 +4,20 @@ import "testing"
 
 // made is a map that was created, in the rlimit era.
 func made(key uint64, before, pages, after, limit int64) Event {
-	return Event{Op: Create, PageSize: 4096, Payer: 7, UserExtra: pages, UserLocked: before + pages, UserAfter: after,
-		LockLimit: limit, Object: &Object{Key: key, ID: uint32(key), Rlimit: true}}
+	return Event{
+		Op: Create, PageSize: 4096,
+		Caller: Caller{LockLimit: limit},
+		User:   Reading{Owner: 7, Before: before, After: after},
+		Object: &Object{Key: key, ID: uint32(key), Rlimit: true, Pages: pages},
+	}
 }
 
 func freed(key uint64, before, pages, after int64) Event {
-	return Event{Op: Free, PageSize: 4096, Payer: 7, UserExtra: pages, UserLocked: before, UserAfter: after,
-		Object: &Object{Key: key, Rlimit: true}}
+	return Event{
+		Op: Free, PageSize: 4096,
+		User:   Reading{Owner: 7, Before: before, After: after},
+		Object: &Object{Key: key, Rlimit: true, Pages: pages},
+	}
 }
 
 func refused(e Event, errno int32) Event {
@@ -19,7 +26,7 @@ func refused(e Event, errno int32) Event {
 }
 
 func overlapped(e Event) Event {
-	e.OverlapUser = true
+	e.User.Shared = true
 	return e
 }
 
@@ -80,7 +87,7 @@ func TestObjects(t *testing.T) {
 
 // charger is what another subsystem did to a user's counter.
 func charger(before, after int64) Event {
-	return Event{Op: Account, Charger: IOUring, Payer: 7, UserLocked: before, UserAfter: after}
+	return Event{Op: Account, Charger: IOUring, User: Reading{Owner: 7, Before: before, After: after}}
 }
 
 // A user's counter is explained whatever overlaps: what nobody can tell at once,
@@ -111,11 +118,11 @@ func TestOtherChargersAreExplained(t *testing.T) {
 // What the tracer itself does is accounted, and counted apart.
 func TestOwnObjects(t *testing.T) {
 	l := New()
-	own := made(1, 0, 9, 9, 100)
-	own.Own = true
+	own := overlapped(made(1, 0, 9, 9, 100))
+	own.Caller.Self = true
 	l.Apply(own)
 	free := l.Apply(freed(1, 9, 9, 0)) // by a worker of the kernel's
-	if s := l.Summary(); !free.Own || s.Events != 0 || s.Own != 2 || s.Objects != 0 {
-		t.Errorf("own %v, summary %+v", free.Own, s)
+	if s := l.Summary(); !free.Caller.Self || s.Events != 0 || s.Own != 2 || s.Objects != 0 || s.Settled != 0 {
+		t.Errorf("own %v, summary %+v", free.Caller.Self, s)
 	}
 }

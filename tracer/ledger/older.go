@@ -33,32 +33,32 @@ type holdingKey struct{ pid, uid uint32 }
 func (l *Ledger) found(ev Event) Entry {
 	e := Entry{Event: ev, Kind: Older, Fits: -1}
 	l.foundNS = max(l.foundNS, ev.TimeNS)
-	pages, extra := ev.recorded(ev.Area)
-	e.ChargedUser, e.ChargedPinned = pages-extra, extra
+	record := ev.Buffer.Recorded[ev.Buffer.Area]
+	e.ChargedUser, e.ChargedPinned = record.Pages-record.Extra, record.Extra
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
-	e.Uncertain = ev.MM == 0 && extra != 0
-	b := l.buffers[ev.Buffer]
-	if ev.Buffer == 0 {
+	e.Uncertain = ev.Process.Owner == 0 && record.Extra != 0
+	b := l.buffers[ev.Buffer.Key]
+	if ev.Buffer.Key == 0 {
 		return e // nothing would know it again
 	}
 	if b == nil {
 		b = l.newBuffer(&e)
 		b.older = true
-		l.buffers[ev.Buffer] = b
+		l.buffers[ev.Buffer.Key] = b
 	}
 	e.BufferID = b.id
-	if b.areas[ev.Area] != nil {
+	if b.areas[ev.Buffer.Area] != nil {
 		return e
 	}
-	c := &b.room[ev.Area]
-	*c = charge{payer: ev.Payer, mm: ev.MM, user: e.ChargedUser, pinned: e.ChargedPinned, holding: l.holding(&ev)}
-	if ev.MM != 0 {
+	c := &b.room[ev.Buffer.Area]
+	*c = charge{payer: ev.Payer(), mm: ev.Process.Owner, user: e.ChargedUser, pinned: e.ChargedPinned, holding: l.holding(&ev)}
+	if ev.Process.Owner != 0 {
 		p := l.process(&ev)
 		p.charges++
 		c.process, e.ProcessID = p.id, p.id
 	}
-	b.areas[ev.Area], b.mapped = c, ev.MappingsAfter
-	if ev.Area == rule.Data {
+	b.areas[ev.Buffer.Area], b.mapped = c, ev.Buffer.Mappings.After
+	if ev.Buffer.Area == rule.Data {
 		c.holding.Buffers++
 	}
 	c.holding.Pinned += c.pinned
@@ -67,10 +67,10 @@ func (l *Ledger) found(ev Event) Entry {
 }
 
 func (l *Ledger) holding(ev *Event) *Holding {
-	key := holdingKey{ev.PID, ev.Payer}
+	key := holdingKey{ev.Caller.PID, ev.Payer()}
 	h := l.holdings[key]
 	if h == nil {
-		h = &Holding{PID: ev.PID, Comm: ev.Comm, UID: ev.Payer}
+		h = &Holding{PID: ev.Caller.PID, Comm: ev.Caller.Comm, UID: ev.Payer()}
 		l.holdings[key] = h
 	}
 	return h
@@ -101,7 +101,7 @@ func (h *Holding) release(c *charge, area rule.Area) {
 // before or after, or even another one at the same address; or it is about another
 // buffer. The entry keeps its number, so that a recording tells the same.
 func (l *Ledger) disown(e *Entry) {
-	b := l.buffers[e.Buffer]
+	b := l.buffers[e.Buffer.Key]
 	if b == nil {
 		return
 	}
@@ -109,14 +109,14 @@ func (l *Ledger) disown(e *Entry) {
 		if c == nil || c.holding == nil {
 			continue
 		}
-		another := e.Op == Map && !e.Existing && e.Area == rule.Area(area)
-		if pages, extra := e.recorded(rule.Area(area)); e.Op == Unmap && pages != 0 {
-			another = pages != c.user+c.pinned || extra != c.pinned
+		another := e.Op == Map && !e.Buffer.Existing && e.Buffer.Area == rule.Area(area)
+		if record := e.Buffer.Recorded[area]; e.Op == Unmap && record.Pages != 0 {
+			another = record.Pages != c.user+c.pinned || record.Extra != c.pinned
 		}
 		if e.TimeNS <= l.foundNS || another {
 			l.hold(c, -c.user)
 			c.user = 0
-			l.close(e.Buffer, rule.Area(area))
+			l.close(e.Buffer.Key, rule.Area(area))
 			e.BufferID = b.id
 		}
 	}
@@ -128,12 +128,12 @@ func (l *Ledger) disown(e *Entry) {
 // the refund tells.
 func (l *Ledger) olderRefund(e *Entry, paid []*charge) {
 	all := l.era == eraCumulative || l.era == eraTwice
-	if !all && l.era == eraUnknown && !e.OverlapUser && !e.UserGone {
+	if !all && l.era == eraUnknown && e.User.Undisturbed() {
 		var pages int64
 		for _, c := range paid {
 			pages += c.user + c.pinned
 		}
-		all = e.userDelta() == -pages
+		all = e.User.Delta() == -pages
 	}
 	if !all {
 		return

@@ -16,16 +16,25 @@ const (
 // olderBuffer is a buffer of 65 pages that process 10 of uid 1000 has mapped, 4 of
 // them at its own charge.
 func olderBuffer() Event {
-	return Event{Op: Found, TimeNS: foundAt, Buffer: 0xb, DataPages: 65, DataExtra: 4, Payer: 1000, MM: 0xa, PID: 10, Comm: "holder", PinnedVM: 4, MappingsAfter: 1}
+	return Event{
+		Op: Found, TimeNS: foundAt,
+		Caller:  Caller{PID: 10, Comm: "holder"},
+		User:    Reading{Owner: 1000},
+		Process: Reading{Owner: 0xa, Before: 4},
+		Buffer:  Buffer{Key: 0xb, Mappings: Count{After: 1}, Recorded: [2]Recorded{rule.Data: {Pages: 65, Extra: 4}}},
+	}
 }
 
 // unmapping is the end of that buffer, in a process and with the counters after
 // it.
 func unmapping(mm uint64, pid uint32, pinnedBefore, pinnedAfter, userAfter int64) Event {
 	return Event{
-		Op: Unmap, TimeNS: later, PID: pid, UID: 1000, MM: mm, Buffer: 0xb, Payer: 1000, Mappings: 1,
-		UserLocked: 516, UserAfter: userAfter, PinnedVM: pinnedBefore, Locked: pinnedBefore, PinnedAfter: pinnedAfter,
-		DataPages: 65, DataExtra: 4, Extra: 4, LockLimit: 128, UserLockLimit: 516,
+		Op: Unmap, TimeNS: later,
+		Caller:  Caller{PID: pid, UID: 1000, LockLimit: 128},
+		User:    Reading{Owner: 1000, Before: 516, After: userAfter},
+		Process: Reading{Owner: mm, Before: pinnedBefore, After: pinnedAfter},
+		Buffer: Buffer{Key: 0xb, Extra: 4, Mappings: Count{Before: 1}, Limits: Limits{Allowance: 516},
+			Recorded: [2]Recorded{rule.Data: {Pages: 65, Extra: 4}}},
 	}
 }
 
@@ -106,7 +115,7 @@ func TestOlderOfUnknownPayer(t *testing.T) {
 	} {
 		l := New()
 		shared := olderBuffer()
-		shared.MM = 0
+		shared.Process.Owner = 0
 		if e := l.Apply(shared); !e.Uncertain || e.ProcessID != 0 {
 			t.Errorf("%s: found %+v", name, e)
 		}
@@ -122,8 +131,11 @@ func TestOlderMappedAgain(t *testing.T) {
 	l := New()
 	l.Apply(olderBuffer())
 	e := l.Apply(Event{
-		Op: Map, TimeNS: later, Existing: true, PID: 10, UID: 1000, MM: 0xa, Buffer: 0xb, Payer: 1000, Mappings: 1, MappingsAfter: 2,
-		UserExtra: 65, UserLocked: 516 + 65, UserAfter: 516, PinnedVM: 4, PinnedAfter: 69, LockLimit: 128, UserLockLimit: 516,
+		Op: Map, TimeNS: later,
+		Caller:  Caller{PID: 10, UID: 1000, LockLimit: 128},
+		User:    Reading{Owner: 1000, Before: 516, After: 516},
+		Process: Reading{Owner: 0xa, Before: 4, After: 69},
+		Buffer:  Buffer{Key: 0xb, Existing: true, Pages: 65, Mappings: Count{Before: 1, After: 2}, Limits: Limits{Allowance: 516}},
 	})
 	if e.Kind != Mapping || e.Verdict != DoubleCharge || e.BufferID != 1 {
 		t.Errorf("%v %v of buffer %d", e.Kind, e.Verdict, e.BufferID)
@@ -133,19 +145,47 @@ func TestOlderMappedAgain(t *testing.T) {
 // charging is the event of process 10 mapping a buffer of 65 pages.
 func charging(timeNS, buffer uint64, before int64) Event {
 	return Event{
-		Op: Map, TimeNS: timeNS, PID: 10, UID: 1000, MM: 0xa, Buffer: buffer, Payer: 1000, MappingsAfter: 1,
-		UserExtra: 65, UserLocked: before + 65, UserAfter: before + 65, LockLimit: 128, UserLockLimit: 516,
+		Op: Map, TimeNS: timeNS,
+		Caller:  Caller{PID: 10, UID: 1000, LockLimit: 128},
+		User:    Reading{Owner: 1000, Before: before, After: before + 65},
+		Process: Reading{Owner: 0xa},
+		Buffer:  Buffer{Key: buffer, Pages: 65, Mappings: Count{After: 1}, Limits: Limits{Allowance: 516}},
 	}
 }
 
 func foundOf(buffer uint64, pages int64) Event {
-	return Event{Op: Found, TimeNS: foundAt, PID: 10, Comm: "holder", MM: 0xa, Buffer: buffer, Payer: 1000, DataPages: pages, MappingsAfter: 1}
+	return Event{
+		Op: Found, TimeNS: foundAt,
+		Caller:  Caller{PID: 10, Comm: "holder"},
+		User:    Reading{Owner: 1000},
+		Process: Reading{Owner: 0xa},
+		Buffer:  Buffer{Key: buffer, Mappings: Count{After: 1}, Recorded: [2]Recorded{rule.Data: {Pages: pages}}},
+	}
 }
 
 // unmapOf is the refund of a buffer without extra.
 func unmapOf(timeNS, buffer uint64, pages, before int64) Event {
-	return Event{Op: Unmap, TimeNS: timeNS, PID: 10, UID: 1000, MM: 0xa, Buffer: buffer, Payer: 1000, Mappings: 1,
-		UserLocked: before, UserAfter: before - pages, DataPages: pages, UserLockLimit: 516}
+	return Event{
+		Op: Unmap, TimeNS: timeNS,
+		Caller:  Caller{PID: 10, UID: 1000},
+		User:    Reading{Owner: 1000, Before: before, After: before - pages},
+		Process: Reading{Owner: 0xa},
+		Buffer:  Buffer{Key: buffer, Mappings: Count{Before: 1}, Limits: Limits{Allowance: 516}, Recorded: [2]Recorded{rule.Data: {Pages: pages}}},
+	}
+}
+
+// auxCharging and auxUnmapOf are the same of an AUX area of 65 pages.
+func auxCharging(timeNS, buffer uint64, before int64) Event {
+	e := charging(timeNS, buffer, before)
+	e.Buffer.Area = rule.AUX
+	return e
+}
+
+func auxUnmapOf(timeNS, buffer uint64, before int64) Event {
+	e := unmapOf(timeNS, buffer, 65, before)
+	e.Buffer.Area, e.Buffer.Recorded = rule.AUX, [2]Recorded{rule.AUX: {Pages: 65}}
+	e.Buffer.Mappings, e.Buffer.AUXMappings = Count{Before: 2, After: 1}, Count{Before: 1}
+	return e
 }
 
 // While the snapshot is taken things move on. Whatever it saw of that, nothing
@@ -176,12 +216,7 @@ func TestOlderRaces(t *testing.T) {
 		},
 		"an AUX area comes": {
 			[]Event{foundOf(1, 33)},
-			[]Event{func() Event { e := charging(later, 1, 33); e.Area = rule.AUX; return e }(),
-				func() Event {
-					e := unmapOf(later, 1, 0, 98)
-					e.Area, e.AUXPages, e.UserAfter, e.Mappings, e.MappingsAfter, e.AUXMappings = rule.AUX, 65, 33, 2, 1, 1
-					return e
-				}(), unmapOf(later, 1, 33, 33)},
+			[]Event{auxCharging(later, 1, 33), auxUnmapOf(later, 1, 98), unmapOf(later, 1, 33, 33)},
 		},
 	} {
 		l, again := New(), New()
@@ -191,7 +226,7 @@ func TestOlderRaces(t *testing.T) {
 				t.Errorf("%s: %v of buffer %d: %v %d, uncertain %v", name, e.Kind, e.BufferID, e.Verdict, e.Excess, e.Uncertain)
 			}
 			// A recording has the ledger's numbers, and must tell the same.
-			ev.Buffer, ev.MM = e.BufferID, e.ProcessID
+			ev.Buffer.Key, ev.Process.Owner = e.BufferID, e.ProcessID
 			again.Apply(ev)
 		}
 		s := l.Summary()

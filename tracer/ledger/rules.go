@@ -9,13 +9,6 @@ import (
 // The rules. Each function takes one kind of event, says what should have
 // happened, what did, and names the difference.
 
-// split is the intent of the accounting: to the user what still fits its
-// allowance, to the process the rest.
-func split(pages, before, limit int64) (toUser, toProcess int64) {
-	toUser = min(pages, max(0, limit-before))
-	return toUser, pages - toUser
-}
-
 // excess is how many pages were charged beyond the expected ones, over both
 // counters. Too little on one is no credit for too much on the other.
 func (e *Entry) excess() int64 {
@@ -26,15 +19,15 @@ func (e *Entry) excess() int64 {
 // charged, split as intended: never more than n to either side, never history.
 func (l *Ledger) charge(e *Entry, p *process, u *user) {
 	e.Kind = Charge
-	n, delta := e.UserExtra, e.userDelta()
-	e.ExpectedUser, e.ExpectedPinned = split(n, e.userBefore(), e.UserLockLimit)
+	n, delta := e.Buffer.Pages, e.User.Delta()
+	e.ExpectedUser, e.ExpectedPinned = rule.Split(n, e.User.Before, e.Buffer.Limits.Allowance)
 
 	// The buffer itself records the process's part, and that is what will be
 	// refunded. The user's part is recorded nowhere: only its counter tells.
-	e.ChargedPinned, e.ChargedUser = e.Extra, delta
-	userKnown := !e.OverlapUser && !e.UserGone
+	e.ChargedPinned, e.ChargedUser = e.Buffer.Extra, delta
+	userKnown := e.User.Undisturbed()
 	if !userKnown {
-		e.ChargedUser = n - e.Extra
+		e.ChargedUser = n - e.Buffer.Extra
 		if l.era == eraCumulative || l.era == eraTwice {
 			e.ChargedUser = n
 		}
@@ -45,32 +38,32 @@ func (l *Ledger) charge(e *Entry, p *process, u *user) {
 	}
 
 	switch {
-	case e.Extra > n:
+	case e.Buffer.Extra > n:
 		// More than all pages, by the buffer's own record: certain, whatever
 		// else was under way. What the user paid on top is not.
-	case !userKnown || !e.OverlapMM && e.pinnedDelta() != e.Extra:
+	case !userKnown || !e.Process.Shared && e.Process.Delta() != e.Buffer.Extra:
 		e.Uncertain = true
 	case e.Verdict == OK:
-	case delta != n && delta != n-e.Extra || e.Extra != e.ExpectedPinned:
+	case delta != n && delta != n-e.Buffer.Extra || e.Buffer.Extra != e.ExpectedPinned:
 		// No kernel is known to do this, but something that is not traced
 		// (io_uring, AF_XDP, ...) may have moved the user's counter between
 		// our reading and the kernel's.
 		e.Uncertain = true
 	}
-	if userKnown && e.Uncertain && e.Extra <= n && delta != n && delta != n-e.Extra {
+	if userKnown && e.Uncertain && e.Buffer.Extra <= n && delta != n && delta != n-e.Buffer.Extra {
 		// Whatever moved the counter, what the buffer will give back is known, and
 		// the refund is held against that.
-		e.ChargedUser = n - e.Extra
+		e.ChargedUser = n - e.Buffer.Extra
 		u.base += delta - e.ChargedUser
 		l.summary.ForeignUser += delta - e.ChargedUser
 	}
-	if (!userKnown || e.LimitsMoved) && e.Extra <= n && e.Verdict == Overcharge {
+	if (!userKnown || e.Buffer.Limits.Moved) && e.Buffer.Extra <= n && e.Verdict == Overcharge {
 		// What was left of the allowance is unknown, so the split proves nothing.
 		e.Uncertain = true
 		e.Verdict, e.Excess = OK, 0
 		e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
 	}
-	if userKnown && !e.Uncertain && !e.LimitsMoved {
+	if userKnown && !e.Uncertain && !e.Buffer.Limits.Moved {
 		l.observe(e)
 	}
 	l.open(e, p, u)
@@ -88,11 +81,11 @@ func (l *Ledger) charge(e *Entry, p *process, u *user) {
 func (l *Ledger) mapping(e *Entry, p *process, u *user) {
 	e.Kind = Mapping
 	l.nothing(e, DoubleCharge)
-	if e.OverlapUser && l.againStays {
+	if e.User.Shared && l.againStays {
 		// What cannot be seen is taken to be what this kernel does.
-		e.ChargedUser, e.Excess, e.Verdict = e.UserExtra, e.UserExtra, DoubleCharge
+		e.ChargedUser, e.Excess, e.Verdict = e.Buffer.Pages, e.Buffer.Pages, DoubleCharge
 	}
-	b := l.buffers[e.Buffer]
+	b := l.buffers[e.Buffer.Key]
 	if b == nil {
 		return
 	}
@@ -112,12 +105,12 @@ func (l *Ledger) mapping(e *Entry, p *process, u *user) {
 
 // nothing is the rule of calls that may not move a counter.
 func (l *Ledger) nothing(e *Entry, broken Verdict) {
-	e.Uncertain = e.OverlapUser || e.OverlapMM || e.UserGone
-	if !e.OverlapUser && !e.UserGone {
-		e.ChargedUser = e.userDelta()
+	e.Uncertain = !e.User.Undisturbed() || e.Process.Shared
+	if e.User.Undisturbed() {
+		e.ChargedUser = e.User.Delta()
 	}
-	if !e.OverlapMM {
-		e.ChargedPinned = e.pinnedDelta()
+	if !e.Process.Shared {
+		e.ChargedPinned = e.Process.Delta()
 	}
 	if e.ChargedUser == 0 && e.ChargedPinned == 0 {
 		return
@@ -125,7 +118,7 @@ func (l *Ledger) nothing(e *Entry, broken Verdict) {
 	e.Verdict, e.Excess = broken, e.excess()
 	// One counter alone may have been moved by what is not traced; by the pages
 	// of this very mapping, that would be a coincidence.
-	if e.ChargedUser+e.ChargedPinned != e.UserExtra {
+	if e.ChargedUser+e.ChargedPinned != e.Buffer.Pages {
 		e.Uncertain = true
 	}
 }
@@ -144,25 +137,24 @@ func (l *Ledger) refusal(e *Entry, p *process, u *user) {
 	if e.Verdict != OK || e.Errno != rule.EPERM {
 		return
 	}
-	_, right := split(e.UserExtra, e.userBefore()-u.over, e.UserLockLimit)
-	if e.Existing {
+	_, right := rule.Split(e.Buffer.Pages, e.User.Before-u.over, e.Buffer.Limits.Allowance)
+	if e.Buffer.Existing {
 		right = 0
 	}
 	if l.era == eraCumulative {
-		e.Extra = max(0, e.UserLocked-e.UserLockLimit)
-		e.Locked = e.PinnedVM + e.Extra
+		e.Buffer.Extra = max(0, e.Demand()-e.Buffer.Limits.Allowance)
 	}
-	e.Excess = max(0, e.Extra-right)
+	e.Excess = max(0, e.Buffer.Extra-right)
 	// What the counters hold wrongly does not make a refusal right.
-	if e.mayExceed() || e.PinnedVM-p.over+right <= e.LockLimit {
+	if e.mayExceed() || e.Process.Before-p.over+right <= e.Caller.LockLimit {
 		e.Verdict = WrongRefusal
-		e.Uncertain = e.Uncertain || e.LimitsMoved
+		e.Uncertain = e.Uncertain || e.Buffer.Limits.Moved
 	}
 }
 
 // refused counts an EPERM, if not the tracer's own.
 func (l *Ledger) refused(e *Entry) {
-	if e.Own {
+	if e.Caller.Self {
 		return
 	}
 	l.summary.Refused++
@@ -175,7 +167,7 @@ func (l *Ledger) refused(e *Entry) {
 // comes back: all of it, to the user and to the process that paid.
 func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 	e.Kind = Unmapping
-	b := l.buffers[e.Buffer]
+	b := l.buffers[e.Buffer.Key]
 	if b != nil {
 		e.BufferID = b.id
 		b.count(&e.Event, -1)
@@ -198,29 +190,29 @@ func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 		// Older than the trace: what it was charged is known from its own
 		// record alone.
 		known = false
-		pages, extra := e.recorded(area)
-		paid = append(paid, &charge{payer: e.Payer, mm: e.MM, process: p.id, user: pages - extra, pinned: extra})
+		record := e.Buffer.Recorded[area]
+		paid = append(paid, &charge{payer: e.Payer(), mm: e.Process.Owner, process: p.id, user: record.Pages - record.Extra, pinned: record.Extra})
 	}
 	if !known {
-		u.base += e.userDelta() // of an older buffer
+		u.base += e.User.Delta() // of an older buffer
 	}
 	l.olderRefund(e, paid)
 	for _, c := range paid {
 		e.ExpectedUser -= c.user
 		e.ExpectedPinned -= c.pinned
 	}
-	e.ChargedUser, e.ChargedPinned = e.userDelta(), e.pinnedDelta()
-	if e.OverlapUser || e.UserGone {
+	e.ChargedUser, e.ChargedPinned = e.User.Delta(), e.Process.Delta()
+	if !e.User.Undisturbed() {
 		e.ChargedUser, e.Uncertain = e.ExpectedUser, true
 	}
-	if e.OverlapMM {
+	if e.Process.Shared {
 		e.ChargedPinned, e.Uncertain = e.ExpectedPinned, true
 	}
 	if known {
 		l.judgeRefund(e, paid, b, p, u)
 	}
 	for _, c := range paid {
-		if c.process != p.id && !e.OverlapMM && (c.holding == nil || e.certainlyMisdirected()) {
+		if c.process != p.id && !e.Process.Shared && (c.holding == nil || e.certainlyMisdirected()) {
 			// This process got what another one paid, which keeps its charge.
 			p.over += e.ChargedPinned
 			if payer := l.processes[c.mm]; payer != nil && payer.id == c.process {
@@ -230,7 +222,7 @@ func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 		}
 	}
 	for _, area := range ended {
-		l.close(e.Buffer, area)
+		l.close(e.Buffer.Key, area)
 	}
 }
 
@@ -241,7 +233,7 @@ func (l *Ledger) unmapOne(e *Entry, b *buffer, p *process, u *user) {
 	if b == nil || e.Verdict == OK || e.ChargedUser < -b.again.user || e.ChargedPinned < -b.again.pinned {
 		return
 	}
-	e.Verdict, e.Excess, e.Uncertain = OK, 0, e.OverlapUser || e.OverlapMM
+	e.Verdict, e.Excess, e.Uncertain = OK, 0, e.User.Shared || e.Process.Shared
 	b.again.user += e.ChargedUser
 	b.again.pinned += e.ChargedPinned
 	u.over += e.ChargedUser
@@ -254,7 +246,7 @@ func (l *Ledger) paid(b *buffer, area rule.Area, e *Entry) *charge {
 	if b == nil || b.areas[area] == nil {
 		return nil
 	}
-	if _, extra := e.recorded(area); l.summary.Lost > 0 && extra != b.areas[area].pinned {
+	if l.summary.Lost > 0 && e.Buffer.Recorded[area].Extra != b.areas[area].pinned {
 		return nil
 	}
 	return b.areas[area]
@@ -263,19 +255,19 @@ func (l *Ledger) paid(b *buffer, area rule.Area, e *Entry) *charge {
 // ended appends the areas of b whose last mapping this was. b is nil for a buffer
 // that the ledger does not have.
 func (e *Event) ended(areas []rule.Area, b *buffer) []rule.Area {
-	if e.Area == rule.AUX && e.AUXMappings > 0 && e.AUXMappingsAfter == 0 {
+	if e.Buffer.Area == rule.AUX && e.Buffer.AUXMappings.Before > 0 && e.Buffer.AUXMappings.After == 0 {
 		areas = append(areas, rule.AUX)
 	}
 	switch {
-	case e.MappingsAfter > 0:
+	case e.Buffer.Mappings.After > 0:
 		return areas
-	case e.Mappings > 1 && e.OverlapBuffer:
+	case e.Buffer.Mappings.Before > 1 && e.Buffer.Shared:
 		// Other calls unmapped the same buffer at the same time, and only one of
 		// them was the last. The refund tells; where there is none to see, the
 		// count of the events does.
 		last := b != nil && b.mapped <= 0
-		if !e.OverlapMM && e.DataExtra != 0 {
-			last = e.pinnedDelta() != 0
+		if !e.Process.Shared && e.Buffer.Recorded[rule.Data].Extra != 0 {
+			last = e.Process.Delta() != 0
 		}
 		if !last {
 			return areas
@@ -287,17 +279,17 @@ func (e *Event) ended(areas []rule.Area, b *buffer) []rule.Area {
 // judgeRefund compares a refund with the charges that it belongs to.
 func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u *user) {
 	again := b.again
-	if e.MappingsAfter > 0 {
+	if e.Buffer.Mappings.After > 0 {
 		again.user, again.pinned = 0, 0 // the buffer lives on
 	}
 	var misdirected int64
 	older := false
 	for _, c := range paid {
 		older = older || c.holding != nil
-		if c.mm != 0 && c.mm != e.MM {
+		if c.mm != 0 && c.mm != e.Process.Owner {
 			misdirected += c.pinned
 		}
-		if c.payer != e.Payer {
+		if c.payer != e.Payer() {
 			misdirected += c.user
 		}
 		e.PaidUID = c.payer
@@ -347,7 +339,7 @@ func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u 
 
 // certainlyMisdirected says of the refund of an older buffer that this process
 // cannot have paid what it was given back.
-func (e *Entry) certainlyMisdirected() bool { return !e.OverlapMM && e.PinnedAfter < 0 }
+func (e *Entry) certainlyMisdirected() bool { return !e.Process.Shared && e.Process.After < 0 }
 
 // keepsAgain is for a kernel that keeps what further mappings were charged. Once
 // that is certain, so are the verdicts on them.

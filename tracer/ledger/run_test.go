@@ -26,8 +26,13 @@ func (s *sink) Close(now View, lost uint64) error {
 func events(n int, failed error) func(func(Event, error) bool) {
 	return func(yield func(Event, error) bool) {
 		for i := range n {
-			if !yield(Event{MM: 1, Buffer: uint64(i + 1), UserExtra: 9, UserLocked: int64(9 * (i + 1)), UserAfter: int64(9 * (i + 1)), UserLockLimit: 516,
-				MappingsAfter: 1, Followed: i < n-1}, nil) {
+			mapping := Event{
+				Followed: i < n-1,
+				User:     Reading{Before: int64(9 * i), After: int64(9 * (i + 1))},
+				Process:  Reading{Owner: 1},
+				Buffer:   Buffer{Key: uint64(i + 1), Pages: 9, Mappings: Count{After: 1}, Limits: Limits{Allowance: 516}},
+			}
+			if !yield(mapping, nil) {
 				return
 			}
 		}

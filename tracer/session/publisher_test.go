@@ -33,7 +33,12 @@ func TestPublisher(t *testing.T) {
 	})
 	err := ledger.New().Run(func(yield func(ledger.Event, error) bool) {
 		for i := range int64(count) {
-			yield(ledger.Event{MM: 1, Buffer: uint64(i + 1), UserExtra: 1, UserLocked: i + 1, UserAfter: i + 1, UserLockLimit: count, MappingsAfter: 1}, nil)
+			yield(ledger.Event{
+				User:    ledger.Reading{Before: i, After: i + 1},
+				Process: ledger.Reading{Owner: 1},
+				Buffer: ledger.Buffer{Key: uint64(i + 1), Pages: 1, Mappings: ledger.Count{After: 1},
+					Limits: ledger.Limits{Allowance: count}},
+			}, nil)
 		}
 	}, func() uint64 { return 3 }, p)
 	reader.Wait()

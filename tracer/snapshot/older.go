@@ -11,7 +11,7 @@ import (
 //
 // The kernel does not record which process paid. It is taken to be the one that has
 // the buffer mapped, where there is only one, and its pinned_vm holds what all such
-// buffers of its were charged. Where it is not so the events have no MM. One that
+// buffers of its were charged. Where it is not so the events have no process. One that
 // had the buffer passed on and was charged as much for another can still be mistaken
 // for who paid.
 func (s *Snapshot) Older() []ledger.Event {
@@ -28,23 +28,29 @@ func (s *Snapshot) Older() []ledger.Event {
 			continue
 		}
 		e := ledger.Event{
-			Op: ledger.Found, TimeNS: s.TimeNS, Area: b.Area, PID: b.PID, TID: b.PID, Payer: b.PayerUID, Buffer: b.identity,
-			Mappings: b.all, MappingsAfter: b.all, UserExtra: b.Pages, Extra: b.Extra,
-			PageSize: s.PageSize, OnlineCPUs: uint32(s.OnlineCPUs), Paranoid: int32(s.Paranoid), UserLockLimit: s.Allowance(),
+			TimeNS: s.TimeNS, Op: ledger.Found, PageSize: s.PageSize,
+			Caller: ledger.Caller{PID: b.PID, TID: b.PID},
+			User:   ledger.Reading{Owner: uint64(b.PayerUID)},
+			Buffer: ledger.Buffer{
+				Key: b.identity, Area: b.Area, Pages: b.Pages, Extra: b.Extra,
+				Mappings: ledger.Count{Before: b.all, After: b.all},
+				Limits:   ledger.Limits{Allowance: s.Allowance(), Paranoid: int32(s.Paranoid), OnlineCPUs: uint32(s.OnlineCPUs)},
+			},
 		}
-		e.DataPages, e.DataExtra = b.Pages, b.Extra
+		e.Buffer.Recorded[b.Area] = ledger.Recorded{Pages: b.Pages, Extra: b.Extra}
 		if b.Area == rule.AUX {
-			e.DataPages, e.DataExtra, e.AUXPages, e.AUXExtra = 0, 0, b.Pages, b.Extra
-			e.AUXMappings, e.AUXMappingsAfter = b.Mappings, b.Mappings
+			e.Buffer.AUXMappings = ledger.Count{Before: b.Mappings, After: b.Mappings}
 		}
 		if u, ok := s.User(b.PayerUID); ok && u.Known {
-			e.UserLocked, e.UserAfter = u.PerfLocked, u.PerfLocked
+			e.User.Before, e.User.After = u.PerfLocked, u.PerfLocked
 		}
 		if p, ok := s.Process(b.PID); ok {
-			e.Comm, e.UID, e.CgroupID, e.Cgroup, e.CapIPCLock = p.Comm, p.UID, p.cgroupID, p.CgroupPath, p.CapIPCLock
-			e.PinnedVM, e.PinnedAfter, e.Locked, e.LockLimit = p.PinnedVM, p.PinnedVM, p.PinnedVM, p.LockLimit
+			c := &e.Caller
+			c.Comm, c.UID, c.CgroupID, c.Cgroup = p.Comm, p.UID, p.cgroupID, p.CgroupPath
+			c.CapIPCLock, c.LockLimit = p.CapIPCLock, p.LockLimit
+			e.Process.Before, e.Process.After = p.PinnedVM, p.PinnedVM
 			if b.only() && b.mm == p.mm && p.PinnedVM >= pinned[b.mm] {
-				e.MM = b.mm
+				e.Process.Owner = b.mm
 			}
 		}
 		older = append(older, e)

@@ -160,8 +160,8 @@ func TestBuilder(t *testing.T) {
 	// Who paid is known of what one listed process alone has mapped.
 	paid := map[uint64]uint64{}
 	for _, o := range s.Older() {
-		if o.Area == rule.Data {
-			paid[o.Buffer] = o.MM
+		if o.Buffer.Area == rule.Data {
+			paid[o.Buffer.Key] = o.Process.Owner
 		}
 	}
 	if diff := cmp.Diff(map[uint64]uint64{0xb: 0, 0xc: 11 << 8, 0xd: 0}, paid); diff != "" {
