@@ -54,7 +54,6 @@ type bpftool struct {
 func TestMapsAgreeWithBPFTool(t *testing.T) { guests.Test(t, guesttest.Newest, mapsAgree) }
 
 func mapsAgree(t *testing.T, k guesttest.Kernel) {
-	tool := guesttest.LookPath(t, "bpftool")
 	types := []string{"array", "percpu-array", "hash", "hash-noprealloc", "lru", "lpm-trie", "ringbuf", "stack-trace", "array-of-maps", "queue"}
 	made := makeMaps(t, types)
 	// A trace is the source of programs and links.
@@ -64,8 +63,11 @@ func mapsAgree(t *testing.T, k guesttest.Kernel) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	compare(t, listing.Objects, bpfobj.KindMap, show(t, tool, "map"))
-	compare(t, listing.Objects, bpfobj.KindProgram, show(t, tool, "prog"))
+	t.Run("bpftool", func(t *testing.T) {
+		tool := guesttest.LookPath(t, "bpftool")
+		compare(t, listing.Objects, bpfobj.KindMap, show(t, tool, "map"))
+		compare(t, listing.Objects, bpfobj.KindProgram, show(t, tool, "prog"))
+	})
 
 	regime := kernel.BPFMemcg
 	if k.Before("5.11") {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -203,38 +204,72 @@ func TestKnownBadKernel(t *testing.T) {
 	}
 }
 
+var guests guesttest.Guests
+
+func TestMain(m *testing.M) { os.Exit(guests.Main(m)) }
+
 // A checker that is killed with SIGKILL while a setting is changed leaves the
 // machine as it was.
 func TestKilledCheckerRestores(t *testing.T) {
-	t.Parallel()
-	const script = `
-mlock=/proc/sys/kernel/perf_event_mlock_kb; paranoid=/proc/sys/kernel/perf_event_paranoid; cpu=/sys/devices/system/cpu/cpu3/online
-state() { busybox cat $mlock $paranoid $cpu /sys/fs/cgroup/cgroup.subtree_control; busybox ls -d /sys/fs/cgroup/pinwatch* 2>/dev/null; true; }
-state > /before
-try() { # scenario file
-	old=$(busybox cat $2); now=$old; changed=
-	pinwatch check --invasive --scenario $1 > /dev/null 2>&1 & pid=$!
-	while [ -d /proc/$pid ]; do
-		read -r now < $2
-		[ "$now" = "$old" ] || { changed=yes; break; }
-	done
-	busybox kill -9 $pid; wait $pid
-	busybox echo "$1 changed:$changed"
-	for i in 1 2 3 4 5 6 7 8 9 10; do
-		state > /after; busybox cmp -s /before /after && break; busybox sleep 0.5
-	done
-	busybox cmp /before /after && busybox echo restored
+	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.Fetch(t, "6.12") }
+	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
+		const settings = "/proc/sys/kernel/perf_event_"
+		for scenario, file := range map[string]string{
+			"sysctl-lowered":     settings + "mlock_kb",
+			"paranoid-minus-one": settings + "paranoid",
+			"cpu-offline":        "/sys/devices/system/cpu/cpu3/online",
+		} {
+			t.Run(scenario, func(t *testing.T) {
+				before := machine(t)
+				killWhileChanged(t, scenario, file)
+				var diff string
+				for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+					if diff = cmp.Diff(before, machine(t)); diff == "" {
+						return
+					}
+				}
+				t.Errorf("not restored: before - after +\n%s", diff)
+			})
+		}
+	})
 }
-try sysctl-lowered $mlock
-try paranoid-minus-one $paranoid
-try cpu-offline $cpu
-`
-	k := guesttest.Fetch(t, "6.12")[0]
-	out := guesttest.Run(t, k, guesttest.Shell(t), "workload", "run-as", "--", "sh", "-c", script)
-	want := "sysctl-lowered changed:yes\nrestored\nparanoid-minus-one changed:yes\nrestored\ncpu-offline changed:yes\nrestored\n"
-	if out.Stdout != want {
-		t.Errorf("got %q\n%s", out.Stdout, out.Stderr)
+
+// killWhileChanged runs a scenario, and kills the checker when a file has changed.
+func killWhileChanged(t *testing.T, scenario, file string) {
+	t.Helper()
+	old := read(t, file)
+	checker := guesttest.Command(t, "pinwatch", "check", "--invasive", "--scenario", scenario).Start()
+	for read(t, file) == old {
+		if checker.Ended() {
+			t.Fatalf("%s did not change: %+v", file, checker.Wait())
+		}
 	}
+	checker.Stop(os.Kill)
+}
+
+// machine is what a checker changes.
+func machine(t *testing.T) map[string]string {
+	t.Helper()
+	state := map[string]string{}
+	for _, file := range []string{"/proc/sys/kernel/perf_event_mlock_kb", "/proc/sys/kernel/perf_event_paranoid",
+		"/sys/devices/system/cpu/cpu3/online", "/sys/fs/cgroup/cgroup.subtree_control"} {
+		state[file] = read(t, file)
+	}
+	groups, err := filepath.Glob("/sys/fs/cgroup/pinwatch*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	state["cgroups"] = strings.Join(groups, " ")
+	return state
+}
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }
 
 // A kernel that panics, hangs or has no BTF is never "bad" for git bisect.

@@ -98,6 +98,16 @@ func (c *Cmd) Said() string {
 	return text
 }
 
+// Ended reports whether the command has ended.
+func (c *Cmd) Ended() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // Stop ends the command by a signal.
 func (c *Cmd) Stop(signal os.Signal) Result {
 	c.t.Helper()

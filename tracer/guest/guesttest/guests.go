@@ -160,9 +160,7 @@ func (r *run) boot() {
 	defer close(r.done)
 	defer takeSlot()()
 	for attempt := 1; ; attempt++ {
-		tests, begun := r.unfinished(), time.Now()
-		r.err = r.once(tests)
-		r.note(tests, "a guest with Linux %s, %.1f s: %s", r.kernel.Release, time.Since(begun).Seconds(), strings.Join(tests, " "))
+		r.err = r.once(r.unfinished())
 		var died *guest.Error
 		if attempt == 2 || !errors.As(r.err, &died) {
 			return
@@ -197,7 +195,9 @@ func (r *run) once(tests []string) error {
 		return err
 	}
 	config.Stdout, config.Stderr = &stdout, &stderr
+	begun := time.Now()
 	code, err := guest.Run(context.Background(), config)
+	r.note(tests, "a guest with Linux %s, %.1f s: %s", r.kernel.Release, time.Since(begun).Seconds(), strings.Join(tests, " "))
 	r.code, r.stderr = code, stderr.String()
 	results, parseErr := parseResults(stdout.Bytes())
 	for _, result := range results {
