@@ -3,7 +3,6 @@ package ledger
 import (
 	"cmp"
 	"slices"
-	"sort"
 
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -351,23 +350,9 @@ func (l *Ledger) fits(e *Entry) int64 {
 	case e.Op == Account || e.mayExceed() || e.Caller.LockLimit >= rule.Unlimited:
 		return -1
 	}
-	pages, room := e.Buffer.Pages, e.Caller.LockLimit-e.Process.After
-	if pages <= 0 || room < 0 {
-		return 0
-	}
-	allowance := e.Buffer.Limits.Allowance
-	free := max(0, allowance-e.User.After)
-	if l.era != eraCumulative {
-		return (free + room) / pages
-	}
-	// Here every call past the allowance takes the user's whole history beyond
-	// it out of the room: the k-th one userLocked + k*pages - allowance.
-	inside := free / pages
-	past := float64(e.User.After + inside*pages - allowance)
-	return inside + int64(sort.Search(1<<26, func(k int) bool {
-		n := float64(k + 1)
-		return n*past+float64(pages)*n*(n+1)/2 > float64(room)
-	}))
+	b := &e.Buffer
+	limits := rule.Limits{Allowance: b.Limits.Allowance, Paranoid: int(b.Limits.Paranoid), Cumulative: l.era == eraCumulative}
+	return limits.Room(rule.Caller{UserLocked: e.User.After, PinnedVM: e.Process.After, LockLimit: e.Caller.LockLimit}, b.Pages)
 }
 
 // process returns the account of the process that ev charges.
