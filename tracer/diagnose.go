@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/probe"
 )
 
 // The errors of a machine that cannot trace: what was tried, what is needed,
@@ -30,7 +31,7 @@ func explainOpen(failures []error) error {
 		return explainPermission(what, err)
 	case kernel.RingBuffer().Lacks() && errors.Is(err, ebpf.ErrNotSupported):
 		return fmt.Errorf("%s: use --transport perf: %w", kernel.RingBuffer().Requires(), err)
-	case unsupported(err):
+	case probe.Unsupported(err):
 		return fmt.Errorf("%s: requires kprobes on perf_mmap (Linux 5.16) or on its callers mmap_region and remove_vma, or fentry (running %s): use another kernel, or another --attach: %w", what, kernel.Release(), err)
 	}
 	return fmt.Errorf("%s on Linux %s: %w", what, kernel.Release(), err)

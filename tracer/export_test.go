@@ -8,12 +8,12 @@ import (
 // Records makes events of records as Tracer.Events does, on a host with one cgroup.
 type Records struct {
 	decoder decoder
-	names   *names
+	names   *cgroupPaths
 }
 
 // NewRecords knows the path of one cgroup.
 func NewRecords(cgroupID uint64, path string) *Records {
-	n := &names{tree: &cgroup.Tree{}, callers: map[uint64]string{cgroupID: path}, payers: map[uint64]string{}}
+	n := &cgroupPaths{tree: &cgroup.Tree{}, callers: map[uint64]string{cgroupID: path}, payers: map[uint64]string{}}
 	return &Records{decoder{pageSize: 4096, comms: texts{}}, n}
 }
 

@@ -13,25 +13,12 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/probe"
 )
 
 // A probe that attaches is not a probe that fires: the compiler may have inlined
 // the function and left a symbol behind, and an emulated machine may lose a
 // breakpoint. So one call of each kind is made, and every probe must see it.
-
-// ProbeState is what the self-test found of a probe.
-type ProbeState struct {
-	Symbol string `json:"symbol"`
-	Return bool   `json:"return"` // on the function's return
-	Fired  bool   `json:"fired"`
-}
-
-func (p ProbeState) String() string {
-	if p.Return {
-		return "the return of " + p.Symbol
-	}
-	return p.Symbol
-}
 
 // errSilent says that a probe is attached and does not fire.
 var errSilent = errors.New("attached, but silent")
@@ -41,7 +28,7 @@ var errNoSelfTest = errors.New("no self-test")
 
 // selfTest makes one call of each kind and asks every probe for it. Events of
 // others that come meanwhile are kept for Events.
-func (t *Tracer) selfTest() ([]ProbeState, error) {
+func (t *Tracer) selfTest() (states []probe.State, err error) {
 	// The kernel counts the runs of BPF programs only while asked to (5.8+).
 	// Where it does not, the reports alone must do.
 	counted := false
@@ -57,27 +44,25 @@ func (t *Tracer) selfTest() ([]ProbeState, error) {
 	if err != nil {
 		return nil, err
 	}
-	var states []ProbeState
-	var silent []string
-	for _, p := range t.way.probes {
-		state := ProbeState{Symbol: p.symbol, Return: p.ret, Fired: seen == calls && !p.idle}
-		if counted {
-			stats, err := t.objects.Programs[p.program].Stats()
-			if err != nil {
-				return nil, fmt.Errorf("%w: %w", errNoSelfTest, err)
-			}
-			state.Fired = stats.RunCount > 0
-		}
-		if !state.Fired && !p.idle && !p.optional {
-			silent = append(silent, state.String())
-		}
-		states = append(states, state)
+	if !counted {
+		states = t.perf.Assumed(seen == calls)
+	} else if states, err = allFired(t.perf); err != nil {
+		return states, err
 	}
-	switch {
-	case len(silent) > 0:
-		return states, fmt.Errorf("%w: the probes on %v", errSilent, silent)
-	case seen < calls:
+	if seen < calls {
 		return states, fmt.Errorf("%w: the self-test made %d calls and %d were reported", errSilent, calls, seen)
+	}
+	return states, nil
+}
+
+// allFired fails if one that must has not.
+func allFired(set *probe.Set) ([]probe.State, error) {
+	states, silent, err := set.Fired()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNoSelfTest, err)
+	}
+	if len(silent) > 0 {
+		return states, fmt.Errorf("%w: the probes on %v", errSilent, silent)
 	}
 	return states, nil
 }
@@ -143,22 +128,21 @@ func (t *Tracer) testObjects() error {
 		return nil
 	}
 	defer stats.Close()
-	var states []ProbeState
 	for deadline := time.Now().Add(2 * time.Second); ; {
 		if err := exerciseObjects(); err != nil {
 			t.degraded = append(t.degraded, "the probes on BPF objects were not tested: "+err.Error())
 			return nil
 		}
-		var silent []string
-		if states, silent = t.bpf.fired(); len(silent) == 0 {
-			break
-		} else if time.Now().After(deadline) {
-			return fmt.Errorf("self-test on Linux %s: %w: the probes on %v", kernel.Release(), errSilent, silent)
+		states, err := allFired(t.bpfObjects)
+		if err == nil {
+			t.states = append(t.states, states...)
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("self-test on Linux %s: %w", kernel.Release(), err)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	t.states = append(t.states, states...)
-	return nil
 }
 
 // exerciseObjects makes the smallest map and program, and closes them.
@@ -178,7 +162,7 @@ func exerciseObjects() error {
 
 // Probes says what the self-test found of each probe; nil when it could not be
 // made.
-func (t *Tracer) Probes() []ProbeState { return t.states }
+func (t *Tracer) Probes() []probe.State { return t.states }
 
 // replayEarly yields what came during the self-test.
 func (t *Tracer) replayEarly(yield func(ledger.Event, error) bool) bool {

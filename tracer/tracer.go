@@ -15,13 +15,13 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/probe"
 	"github.com/pinwatch/pinwatch/tracer/transport"
 )
 
@@ -32,7 +32,7 @@ type Options struct {
 	// Cache keeps what was read of the kernel's own types, for others that want them;
 	// nil: there are none.
 	Cache *btf.Cache
-	// Attach is AttachFentry, AttachKprobe, or AttachAuto, the default: the best
+	// Attach is probe.AttachFentry, probe.AttachKprobe, or probe.AttachAuto, the default: the best
 	// that the kernel has.
 	Attach string
 	// Transport is transport.Ringbuf, transport.PerfArray, or transport.Auto, the
@@ -54,20 +54,19 @@ type Options struct {
 
 // Tracer is an open trace. Close it.
 type Tracer struct {
-	objects   *ebpf.Collection
-	links     []link.Link
-	reader    transport.Reader
-	decoder   decoder
-	names     *names
-	asked     *ebpf.Program // for kernel symbols; nil where that was not to be had
-	bpf       *probeSet     // of BPF objects; nil where they are not watched
-	others    *probeSet     // of the other chargers
-	way       way
+	backend   probe.Backend
 	transport transport.Transport
-	degraded  []string
-	states    []ProbeState // what the self-test found of them
-	early     []ledger.Event
-	older     []ledger.Event // what was mapped before
+	// perf is on perf buffers, and its maps are shared by the others, which are nil
+	// where they are not watched.
+	perf, bpfObjects, chargers *probe.Set
+	symbolProgram              *ebpf.Program // looked kernel symbols up; nil where that was impossible
+	reader                     transport.Reader
+	decoder                    decoder
+	cgroups                    *cgroupPaths
+	degraded                   []string
+	states                     []probe.State  // what the self-test found of the probes
+	early                      []ledger.Event // that came during it
+	preexisting                []ledger.Event // what was mapped before
 	// begun and ended are when the trace began, and ended, in Unix ns; 0: not yet. lost
 	// is what was lost until its end.
 	begun uint64
@@ -82,7 +81,7 @@ type Tracer struct {
 // Open loads and attaches. An error says what is needed, what this machine has
 // and what to do.
 func Open(opts Options) (_ *Tracer, err error) {
-	candidates, err := chosen(opts.Attach)
+	candidates, err := probe.Choose(opts.Attach)
 	if err != nil {
 		return nil, err
 	}
@@ -91,73 +90,65 @@ func Open(opts Options) (_ *Tracer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var degraded []string
-	if note != "" {
-		degraded = append(degraded, note)
-	}
-	sources, err := readSources(opts, via)
+	specs, err := probe.ReadSpecs(via, opts.BPF, opts.Others)
 	if err != nil {
 		return nil, err
 	}
-	found, err := kernel.LoadTypes(opts.BTF, opts.Cache)
+	types, err := kernel.LoadTypes(opts.BTF, opts.Cache)
 	if err != nil {
 		return nil, err
 	}
-	types := types{Types: found}
-	asked, absent := sources.resolve(types)
+	running, symbolProgram := specs.Resolve(types)
 	defer func() {
 		if err != nil {
-			asked.Close()
+			symbolProgram.Close()
 		}
 	}()
-	types.absent = absent
-	if types.Note != "" {
-		degraded = append(degraded, types.Note)
-	}
+	degraded := slices.DeleteFunc([]string{note, types.Note}, func(s string) bool { return s == "" })
 	var failures []error
 	for len(candidates) > 0 {
-		w := candidates[0]
-		t, err := open(opts, w, via, sources, types)
+		b := candidates[0]
+		t, err := open(opts, b, via, specs, running)
 		if err == nil {
-			t.asked = asked
+			t.symbolProgram = symbolProgram
 			t.degraded = append(degraded, t.degraded...)
 			t.degraded = append(t.degraded, t.ownCharge(types)...)
 			if len(failures) > 0 {
-				t.degraded = append(t.degraded, w.because(failures[0]))
+				t.degraded = append(t.degraded, b.FallbackReason(failures[0]))
 			}
 			return t, nil
 		}
 		failures = append(failures, err)
-		// The ways want different privileges: what one lacks, another one may not
+		// The backends want different privileges: what one lacks, another one may not
 		// need.
 		candidates = candidates[1:]
 		if isVerifier(err) {
 			break
 		} else if errors.Is(err, os.ErrPermission) {
-			candidates = slices.DeleteFunc(candidates, func(other way) bool { return other.name == w.name })
-		} else if !unsupported(err) {
+			candidates = slices.DeleteFunc(candidates, func(other probe.Backend) bool { return other.Name == b.Name })
+		} else if !probe.Unsupported(err) {
 			break
 		}
 	}
 	return nil, explainOpen(failures)
 }
 
-// open opens a trace in one way. Silent probes are attached once more: emulated
+// open opens a trace by one backend. Silent probes are attached once more: emulated
 // machines lose some.
-func open(opts Options, w way, via transport.Transport, sources sources, types types) (_ *Tracer, err error) {
-	t := &Tracer{way: w, transport: via, names: newNames()}
+func open(opts Options, b probe.Backend, via transport.Transport, specs probe.Specs, running probe.Kernel) (_ *Tracer, err error) {
+	t := &Tracer{backend: b, transport: via, cgroups: newCgroupPaths()}
 	defer func() {
 		if err != nil {
 			t.Close()
 		}
 	}()
-	if err := t.load(opts, sources, types); err != nil {
+	if err := t.load(opts, specs, running); err != nil {
 		return nil, err
 	}
 	if err := t.configure(opts); err != nil {
 		return nil, err
 	}
-	if t.reader, err = via.Open(t.objects.Maps); err != nil {
+	if t.reader, err = via.Open(t.perf.Maps()); err != nil {
 		t.reader = nil
 		return nil, fmt.Errorf("open the %s: %w", via.What, err)
 	}
@@ -168,13 +159,14 @@ func open(opts Options, w way, via transport.Transport, sources sources, types t
 		return nil, err
 	}
 	if opts.Others {
-		if t.others, err = openChargers(sources.chargers, t.objects.Maps, types); err != nil {
+		if t.chargers, err = probe.Open(specs.Chargers, probe.Chargers(specs.Chargers, running), running, t.perf.Maps()); err != nil {
 			t.degraded = append(t.degraded, fmt.Sprintf("io_uring, AF_XDP and others that share locked_vm are not watched: %v", err))
-			err = nil
+			t.chargers, err = nil, nil
 		}
+		t.degraded = append(t.degraded, t.chargers.Notes()...)
 	}
 	if opts.BPF {
-		if err := t.watchObjects(opts, sources, types); err != nil {
+		if err := t.watchObjects(opts, specs, running); err != nil {
 			return nil, err
 		}
 	}
@@ -189,7 +181,7 @@ func open(opts Options, w way, via transport.Transport, sources sources, types t
 // way meanwhile: the self-test has given these the time to return.
 func (t *Tracer) begin() error {
 	// The ring cannot have been full yet.
-	if err := t.objects.Maps[bpf.PerfMapLossesMap].Update(uint32(0), bpf.PerfLosses{}, ebpf.UpdateExist); err != nil {
+	if err := t.perf.Maps()[bpf.PerfMapLossesMap].Update(uint32(0), bpf.PerfLosses{}, ebpf.UpdateExist); err != nil {
 		return fmt.Errorf("begin to count losses: %w", err)
 	}
 	t.begun = t.decoder.now()
@@ -233,37 +225,36 @@ func (t *Tracer) within(event *ledger.Event) bool {
 
 // watchObjects attaches to BPF objects as well. They want kprobes, and kernel
 // symbols: where this user may not have these, perf buffers are still watched.
-func (t *Tracer) watchObjects(opts Options, sources sources, types types) (err error) {
-	var memcg bool
-	t.bpf, memcg, err = openObjects(sources.objects, t.objects.Maps, opts, types)
+func (t *Tracer) watchObjects(opts Options, specs probe.Specs, running probe.Kernel) (err error) {
+	var notes []string
+	t.bpfObjects, t.decoder.memcg, notes, err = probe.OpenBPFObjects(specs.BPFObjects, t.perf.Maps(), opts.Memcg, running)
 	switch {
 	case err == nil:
-		t.decoder.memcg = memcg
-		t.degraded = append(t.degraded, t.bpf.degraded...)
+		t.degraded = append(t.degraded, slices.Concat(notes, t.bpfObjects.Notes())...)
 		return t.testObjects()
 	case opts.Memcg:
 		return fmt.Errorf("watch BPF objects: %w", err)
-	default:
-		t.degraded = append(t.degraded, fmt.Sprintf("BPF objects are not watched: %v", err))
 	}
+	t.bpfObjects, t.decoder.memcg = nil, false
+	t.degraded = append(t.degraded, fmt.Sprintf("BPF objects are not watched: %v", err))
 	return nil
 }
 
 // ownCharge says what pinwatch's BPF objects are charged to its user, where the
 // kernel does so. They are charged before the trace begins, and so are part of
 // what the user's counter held before it.
-func (t *Tracer) ownCharge(types types) []string {
+func (t *Tracer) ownCharge(types kernel.Types) []string {
 	if users, err := types.ChargesBPFToUsers(); err != nil || !users {
 		return nil
 	}
 	var bytes uint64
-	for _, m := range t.objects.Maps {
+	for _, m := range t.perf.Maps() {
 		if info, err := m.Info(); err == nil {
 			n, _ := info.Memlock()
 			bytes += n
 		}
 	}
-	for _, p := range t.objects.Programs {
+	for _, p := range t.perf.Programs() {
 		if info, err := p.Info(); err == nil {
 			n, _ := info.Memlock()
 			bytes += n
@@ -272,46 +263,43 @@ func (t *Tracer) ownCharge(types types) []string {
 	return []string{fmt.Sprintf("this kernel charges BPF objects to their user: pinwatch's own are %d pages of uid %d's locked_vm, charged before the trace begins", bytes/uint64(os.Getpagesize()), os.Getuid())}
 }
 
-// attach attaches the probes and has each show that it works.
+// attach attaches the probes on perf buffers and has each show that it works.
 func (t *Tracer) attach() (err error) {
 	for attempt := 1; ; attempt++ {
-		var degraded []string
-		if t.links, degraded, err = t.way.attachAll(t.objects); err != nil {
-			return err
+		if err = t.perf.Attach(); err != nil {
+			return fmt.Errorf("%s: %w", t.backend.Name, err)
 		}
 		t.states, err = t.selfTest()
 		switch {
 		case err == nil:
-			t.degraded = append(t.degraded, degraded...)
+			t.degraded = append(t.degraded, t.perf.Notes()...)
 			return t.begin()
 		case errors.Is(err, errNoSelfTest):
-			t.degraded = append(t.degraded, degraded...)
+			t.degraded = append(t.degraded, t.perf.Notes()...)
 			t.degraded = append(t.degraded, "the probes were not tested: "+err.Error())
 			return t.begin()
 		case !errors.Is(err, errSilent) || attempt == 2:
 			return fmt.Errorf("self-test on Linux %s: %w", kernel.Release(), err)
 		}
-		t.detachWay()
+		t.perf.Detach()
 	}
 }
 
-// load loads the way's programs and the maps.
-func (t *Tracer) load(opts Options, sources sources, types types) (err error) {
-	spec := sources.perf.Copy()
-	t.way.programs(spec)
+// load loads the backend's programs and the maps.
+func (t *Tracer) load(opts Options, specs probe.Specs, running probe.Kernel) (err error) {
+	spec := specs.Perf.Copy()
 	if err := t.transport.Resize(spec.Maps, opts.BufferBytes); err != nil {
 		return err
 	}
-	if !types.HaveTypedReads() {
-		hideTypedReads(spec.Programs)
+	if !running.HaveTypedReads() {
+		probe.HideTypedReads(spec)
 	}
-	collection := ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{KernelTypes: types.File}, Cache: types.Cache}
-	t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
+	t.perf, err = probe.Load(spec, t.backend.Probes, running, nil)
 	if errors.Is(err, ebpf.ErrRestrictedKernel) {
-		setSymbols(spec.Programs, nil)
+		probe.HideSymbols(spec)
 		t.refresh = func() error { return t.configure(opts) }
 		t.degraded = append(t.degraded, "kernel symbols are hidden (no CAP_SYSLOG, or kernel.kptr_restrict is 2): sysctls and CPUs are read every "+refreshInterval.String()+", not at every call")
-		t.objects, err = ebpf.NewCollectionWithOptions(spec, collection)
+		t.perf, err = probe.Load(spec, t.backend.Probes, running, nil)
 	}
 	return err
 }
@@ -337,7 +325,7 @@ func (t *Tracer) configure(opts Options) error {
 		WatchMemcg:        boolInt(opts.Memcg),
 		PossibleCpus:      uint32(possible),
 	}
-	if err := t.objects.Maps[bpf.PerfMapConfigMap].Put(uint32(0), config); err != nil {
+	if err := t.perf.Maps()[bpf.PerfMapConfigMap].Put(uint32(0), config); err != nil {
 		return fmt.Errorf("configure the BPF programs: %w", err)
 	}
 	return nil
@@ -345,11 +333,11 @@ func (t *Tracer) configure(opts Options) error {
 
 // Attached says what is watched, and how.
 func (t *Tracer) Attached() string {
-	return "perf buffers mapped and unmapped: " + t.way.String() + ", " + t.transport.What
+	return "perf buffers mapped and unmapped: " + t.backend.String() + ", " + t.transport.What
 }
 
-// Attach is the way that is in use: AttachFentry or AttachKprobe.
-func (t *Tracer) Attach() string { return t.way.name }
+// Attach is the backend in use: probe.AttachFentry or probe.AttachKprobe.
+func (t *Tracer) Attach() string { return t.backend.Name }
 
 // Transport is how events come from the kernel.
 func (t *Tracer) Transport() string { return t.transport.What }
@@ -387,7 +375,7 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 			defer cancel()
 			go t.keepFresh(fresh)
 		}
-		if !t.replayOlder(yield) || !t.replayEarly(yield) {
+		if !t.replayPreexisting(yield) || !t.replayEarly(yield) {
 			return
 		}
 		var record []byte
@@ -412,7 +400,7 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 			}
 			event.Lost += missed + t.reader.Lost()
 			event.Followed = t.reader.More()
-			t.names.add(&event)
+			t.cgroups.add(&event)
 			if !yield(event, err) || err != nil {
 				return
 			}
@@ -420,116 +408,53 @@ func (t *Tracer) Events(ctx context.Context) iter.Seq2[ledger.Event, error] {
 	}
 }
 
-// missedInterval is how often the kernel's own count of missed probes is read
-// while there are events.
-const missedInterval = 100 * time.Millisecond
-
-// Losses are the calls that the trace does not hold.
-type Losses struct {
-	RingFull     uint64 // records that found the ring buffer full
-	InFlightFull uint64 // calls not followed: too many under way at once
-	MissedReturn uint64 // calls whose return was not seen
-	MissedEntry  uint64 // calls whose entry was not seen
-	MissedProbe  uint64 // hits that the kernel's kprobes did not pass on, by its own count (6.7+)
-}
-
-// Total is the sum of all losses.
-func (l Losses) Total() uint64 {
-	return l.RingFull + l.InFlightFull + l.MissedReturn + l.MissedEntry + l.MissedProbe
-}
-
-// String says what was lost and what helps.
-func (l Losses) String() string {
-	return fmt.Sprintf("%d found the buffer full or without one on their CPU (a larger one: --buffer-kib), %d calls were too many at once, %d returns and %d entries were not seen, %d hits were missed by the kernel's kprobes",
-		l.RingFull, l.InFlightFull, l.MissedReturn, l.MissedEntry, l.MissedProbe)
-}
-
-// Losses reads the loss counters. They only grow, until the trace ends.
-func (t *Tracer) Losses() Losses {
-	losses := t.lost.Load()
-	if losses == nil {
-		now := t.counted()
-		losses = &now
-	}
-	total := *losses
-	total.RingFull += t.lostInTransit()
-	return total
-}
-
-// counted is what the kernel counts, and its programs.
-func (t *Tracer) counted() Losses {
-	var counted bpf.PerfLosses
-	t.objects.Maps[bpf.PerfMapLossesMap].Lookup(uint32(0), &counted) // cannot fail: an array, and its only key
-	return Losses{
-		MissedProbe:  t.missedProbes(),
-		RingFull:     counted.RingFull,
-		InFlightFull: counted.InFlightFull,
-		MissedReturn: counted.MissedReturn,
-		MissedEntry:  counted.MissedEntry,
-	}
-}
-
-// lostInTransit is how many records were sent and did not come. Once detached it
-// is exact.
-func (t *Tracer) lostInTransit() uint64 {
-	if t.links != nil {
-		return t.reader.Lost()
-	}
-	return t.reader.LostInAll()
-}
-
-// missedProbes asks the kernel how often a probe was hit and its program not run,
-// because another one was under way on the CPU.
-func (t *Tracer) missedProbes() (sum uint64) {
-	for _, program := range t.objects.Programs {
-		if stats, err := program.Stats(); err == nil {
-			sum += stats.RecursionMisses
-		}
-	}
-	return sum + t.bpf.missed() + t.others.missed() + missedByLinks(t.links)
-}
-
-func missedByLinks(links []link.Link) (sum uint64) {
-	for _, l := range links {
-		info, err := l.Info()
-		if err != nil {
-			continue // not known before 6.7
-		}
-		if event := info.PerfEvent(); event != nil && event.Kprobe() != nil {
-			sum += event.Kprobe().Missed
-		}
-	}
-	return sum
-}
-
 // detach stops the flow of events.
 func (t *Tracer) detach() {
-	t.detachWay()
-	t.bpf.detach()
-	t.others.detach()
-}
-
-// detachWay takes the probes on perf buffers off, the entries first.
-func (t *Tracer) detachWay() {
-	for _, l := range slices.Backward(t.links) {
-		l.Close()
-	}
-	t.links = nil
+	t.perf.Detach()
+	t.bpfObjects.Detach()
+	t.chargers.Detach()
 }
 
 // Close detaches and frees everything.
 func (t *Tracer) Close() error {
 	t.detach()
-	t.bpf.close()
-	t.others.close()
+	t.bpfObjects.Close()
+	t.chargers.Close()
 	if t.reader != nil {
 		t.reader.Close()
 	}
-	if t.objects != nil {
-		t.objects.Close()
-	}
-	t.asked.Close()
+	t.perf.Close()
+	t.symbolProgram.Close()
 	return nil
+}
+
+// Watches reports what a trace watches besides perf buffers, after what this kernel or
+// this user does not allow was left out.
+func (t *Tracer) Watches() (bpfObjects, chargers bool) {
+	return t.bpfObjects != nil, t.chargers != nil
+}
+
+// StartWith has the events begin with what is mapped already, and which the probes, being
+// attached by now, will see unmapped. The tracer's own buffers were mapped before the
+// trace, too, but it has seen that.
+func (t *Tracer) StartWith(preexisting []ledger.Event) {
+	self := uint32(os.Getpid())
+	t.preexisting = slices.DeleteFunc(preexisting, func(e ledger.Event) bool { return e.Caller.PID == self })
+	now := t.decoder.now()
+	for i := range t.preexisting {
+		t.preexisting[i].TimeNS = now
+	}
+}
+
+// replayPreexisting yields what was mapped before.
+func (t *Tracer) replayPreexisting(yield func(ledger.Event, error) bool) bool {
+	for _, e := range t.preexisting {
+		if !yield(e, nil) {
+			return false
+		}
+	}
+	t.preexisting = nil
+	return true
 }
 
 func boolInt(b bool) uint32 {

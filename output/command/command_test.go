@@ -14,9 +14,9 @@ import (
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/command"
 	"github.com/pinwatch/pinwatch/output/top"
-	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/probe"
 	"github.com/pinwatch/pinwatch/tracer/transport"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
@@ -68,18 +68,18 @@ func TestEnumeratedFlags(t *testing.T) {
 		names   []string
 	}{
 		{"trace", "transport", transport.Names()},
-		{"trace", "attach", tracer.AttachNames()},
+		{"trace", "attach", probe.AttachNames()},
 		{"trace", "only", output.Subsystems()},
 		{"record x", "transport", transport.Names()},
-		{"record x", "attach", tracer.AttachNames()},
+		{"record x", "attach", probe.AttachNames()},
 		{"record x", "only", output.Subsystems()},
 		{"top", "transport", transport.Names()},
-		{"top", "attach", tracer.AttachNames()},
+		{"top", "attach", probe.AttachNames()},
 		{"top", "view", top.ViewNames()},
 		{"top", "sort", top.ColumnNames("processes")},
 		{"top --view users", "sort", top.ColumnNames("users")},
 		{"doctor", "transport", transport.Names()},
-		{"doctor", "attach", tracer.AttachNames()},
+		{"doctor", "attach", probe.AttachNames()},
 		{"explain", "source", []string{"auto", "proc"}},
 		{"maps", "sort", output.MapsSorts()},
 		{"maps", "type", types},

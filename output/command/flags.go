@@ -14,6 +14,7 @@ import (
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/probe"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 	"github.com/pinwatch/pinwatch/tracer/transport"
 )
@@ -36,7 +37,7 @@ func (t *tracingFlags) addBTF(f *pflag.FlagSet) {
 // addBackend adds the flags that choose how to attach and what carries the events.
 func (t *tracingFlags) addBackend(f *pflag.FlagSet) {
 	t.addBTF(f)
-	enumVar(f, &t.attach, "attach", tracer.AttachAuto, tracer.AttachNames(), "how to attach to the kernel")
+	enumVar(f, &t.attach, "attach", probe.AttachAuto, probe.AttachNames(), "how to attach to the kernel")
 	enumVar(f, &t.transport, "transport", transport.Auto, transport.Names(), "what carries events from the kernel")
 }
 

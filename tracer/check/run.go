@@ -375,7 +375,7 @@ type watch struct {
 
 // watches says whether a scenario's charges are watched.
 func (w *watch) watches(c Charges) bool {
-	objects, others := w.tracer.Watched()
+	objects, others := w.tracer.Watches()
 	return c == ChargesNothing || c == ChargesObjects && objects || c == ChargesOthers && others
 }
 

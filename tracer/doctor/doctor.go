@@ -15,6 +15,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/probe"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -275,8 +276,8 @@ func checkSnapshot(opts tracer.Options) []Check {
 
 // checkOtherWays opens a trace in every way to attach that was not used.
 func checkOtherWays(opts tracer.Options, used string) (checks []Check) {
-	for _, name := range tracer.AttachNames() {
-		if name == used || name == tracer.AttachAuto {
+	for _, name := range probe.AttachNames() {
+		if name == used || name == probe.AttachAuto {
 			continue
 		}
 		opts.Attach = name

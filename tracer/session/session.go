@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -36,6 +38,7 @@ type Session struct {
 	// State is the state of the host at any time; nil without a snapshot.
 	State *snapshot.Source
 	opts  Options
+	notes []string // what is not known of the time before
 }
 
 // Open opens a session. It collects garbage more eagerly and returns memory to the
@@ -67,10 +70,30 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 		return nil, err
 	}
 	if s.State != nil {
-		s.Tracer.StartFrom(ctx, s.State)
+		s.startFrom(ctx)
 	}
 	return s, nil
 }
+
+// startFrom has the trace begin with what is mapped already. The probes are attached by
+// now, so nothing is missed between the snapshot and them. Without a snapshot a trace
+// begins with nothing, and says so.
+func (s *Session) startFrom(ctx context.Context) {
+	now, err := s.State.Take(ctx)
+	if err != nil {
+		s.notes = append(s.notes, fmt.Sprintf("what was mapped before is not known: %v", err))
+		return
+	}
+	preexisting := now.Preexisting()
+	foreign := slices.ContainsFunc(now.Buffers, func(b snapshot.Buffer) bool { return b.PID != uint32(os.Getpid()) })
+	if len(preexisting) == 0 && foreign {
+		s.notes = append(s.notes, fmt.Sprintf("%d mappings that are older than the trace are not known well enough for a verdict (that takes BPF iterators: Linux %s)", len(now.Buffers), kernel.Iterators().Since))
+	}
+	s.StartWith(preexisting)
+}
+
+// Degraded says what this kernel or this user does not allow, and what that means.
+func (s *Session) Degraded() []string { return slices.Concat(s.Tracer.Degraded(), s.notes) }
 
 func (s *Session) closeState() {
 	if s.State != nil {

@@ -159,7 +159,7 @@ func TestBuilder(t *testing.T) {
 	}
 	// Who paid is known of what one listed process alone has mapped.
 	paid := map[uint64]uint64{}
-	for _, o := range s.Older() {
+	for _, o := range s.Preexisting() {
 		if o.Buffer.Area == rule.Data {
 			paid[o.Buffer.Key] = o.Process.Owner
 		}

@@ -5,23 +5,23 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
-// names adds the paths of cgroups to events. A cgroup may be gone when its event
+// cgroupPaths adds the paths of cgroups to events. A cgroup may be gone when its event
 // is read, so paths that were found are kept.
-type names struct {
+type cgroupPaths struct {
 	tree    *cgroup.Tree // nil where no hierarchy is mounted
 	callers map[uint64]string
 	payers  map[uint64]string
 }
 
-// namesKept bounds the memory for paths.
-const namesKept = 1 << 16
+// pathsKept bounds the memory for paths.
+const pathsKept = 1 << 16
 
-func newNames() *names {
+func newCgroupPaths() *cgroupPaths {
 	tree, _ := cgroup.Host() // without, ids stand for themselves
-	return &names{tree: tree, callers: map[uint64]string{}, payers: map[uint64]string{}}
+	return &cgroupPaths{tree: tree, callers: map[uint64]string{}, payers: map[uint64]string{}}
 }
 
-func (n *names) add(e *ledger.Event) {
+func (n *cgroupPaths) add(e *ledger.Event) {
 	if n.tree == nil {
 		return
 	}
@@ -44,7 +44,7 @@ func lookup(known map[uint64]string, id uint64, find func(uint64) (string, bool)
 		return path
 	}
 	if path, ok = find(id); ok {
-		if len(known) >= namesKept {
+		if len(known) >= pathsKept {
 			clear(known)
 		}
 		known[id] = path

@@ -1,4 +1,4 @@
-package tracer
+package probe
 
 import (
 	"testing"
@@ -30,7 +30,7 @@ func TestHideTypedReads(t *testing.T) {
 	if calls, addresses := uses(); calls == 0 || addresses == 0 {
 		t.Fatalf("%d calls of %s, its address taken %d times: nothing to hide", calls, kernel.TypedReads, addresses)
 	}
-	hideTypedReads(spec.Programs)
+	HideTypedReads(spec)
 	if calls, addresses := uses(); calls != 0 || addresses != 0 {
 		t.Errorf("hidden, but %d calls of %s, its address taken %d times", calls, kernel.TypedReads, addresses)
 	}

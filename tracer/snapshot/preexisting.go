@@ -5,7 +5,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
-// Older are the buffers that are mapped already, as the events that a ledger wants
+// Preexisting are the buffers that are mapped already, as the events that a ledger wants
 // before all others. A buffer that several processes map is listed once. There are
 // none where the kernel's iterators did not give their identities.
 //
@@ -14,7 +14,7 @@ import (
 // buffers of its were charged. Where it is not so the events have no process. One that
 // had the buffer passed on and was charged as much for another can still be mistaken
 // for who paid.
-func (s *Snapshot) Older() []ledger.Event {
+func (s *Snapshot) Preexisting() []ledger.Event {
 	pinned := map[uint64]int64{} // by mm, what would have been charged to it
 	for i := range s.Buffers {
 		if b := &s.Buffers[i]; b.only() {

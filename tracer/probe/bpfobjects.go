@@ -1,0 +1,162 @@
+package probe
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
+)
+
+// BPF objects and their memory are watched by programs of their own, which share the
+// transport with those for perf buffers.
+
+// many is how many calls may be under way at once, in bpf(2) or waiting for RCU: more than
+// the kernel follows by itself.
+const many = 512
+
+// objectProbes are for the making and the end of maps and programs. bpf(2) and
+// the others are called through pointers or from other files, so that no
+// compiler can hide a call. A return comes before its entry.
+func objectProbes(rlimit, memcg bool) []Probe {
+	list := []Probe{
+		{Program: bpf.ObjectsProgKretprobeSysBpf, AtOnce: many},
+		{Program: bpf.ObjectsProgKprobeAnonInodeGetfd},
+	}
+	// What comes back with an object is known at the return.
+	if rlimit || memcg {
+		list = append(list, Probe{Program: bpf.ObjectsProgKretprobeBpfMapFreeDeferred, AtOnce: many})
+	}
+	if rlimit {
+		list = append(list,
+			Probe{Program: bpf.ObjectsProgKretprobeBpfProgPutRcu, AtOnce: many},
+			// How much was asked for.
+			Probe{Program: bpf.ObjectsProgKprobeBpfMapChargeInit, Optional: true},
+			Probe{Program: bpf.ObjectsProgKprobeBpfMapPrechargeMemlock, Optional: true},
+			Probe{Program: bpf.ObjectsProgKprobeBpfProgCharge, Optional: true})
+	}
+	return append(list,
+		Probe{Program: bpf.ObjectsProgKprobeBpfMapFreeDeferred},
+		Probe{Program: bpf.ObjectsProgKprobeBpfProgPutRcu},
+		Probe{Program: bpf.ObjectsProgKprobeSysBpf})
+}
+
+// pair is a probe by a kprobe or, where the kernel has it, by a trampoline: kprobes are
+// skipped inside of BPF programs and of bpf(2), trampolines are not. "" is none.
+type pair struct {
+	symbol         string
+	kprobe, fentry string
+	optional       bool
+	ret            bool
+}
+
+// growthProbes are for what maps take later. They are hot where a program updates maps.
+func growthProbes() (list []pair) {
+	for _, symbol := range []string{"bpf_map_kmalloc_node", "bpf_map_kmalloc_nolock", "bpf_map_kzalloc"} {
+		list = append(list,
+			pair{symbol, bpf.ObjectsProgKretprobeMapAlloc, bpf.ObjectsProgFexitMapAlloc, true, true},
+			pair{symbol, bpf.ObjectsProgKprobeMapAlloc, bpf.ObjectsProgFentryMapAlloc, true, false})
+	}
+	return append(list,
+		pair{"bpf_map_alloc_percpu", bpf.ObjectsProgKretprobeMapAllocPercpu, bpf.ObjectsProgFexitMapAllocPercpu, true, true},
+		pair{"bpf_map_alloc_percpu", bpf.ObjectsProgKprobeMapAllocPercpu, bpf.ObjectsProgFentryMapAllocPercpu, true, false},
+		pair{"bpf_mem_refill", bpf.ObjectsProgKretprobeBpfMemRefill, bpf.ObjectsProgFexitBpfMemRefill, true, true},
+		pair{"bpf_mem_refill", bpf.ObjectsProgKprobeBpfMemRefill, bpf.ObjectsProgFentryBpfMemRefill, true, false})
+}
+
+// chargeProbes are on the hot functions that charge memory cgroups. They are
+// complete and do not overlap: every byte that is charged in a bracket passes
+// through one of them.
+func chargeProbes(k Kernel, spec *btf.Spec) []pair {
+	list := []pair{
+		{symbol: "__memcg_kmem_uncharge_page", fentry: bpf.ObjectsProgFentryUnchargePage, kprobe: bpf.ObjectsProgKprobeUnchargePage},
+		{symbol: "obj_cgroup_uncharge", fentry: bpf.ObjectsProgFentryObjUncharge, kprobe: bpf.ObjectsProgKprobeObjUncharge},
+		// The trampoline's sees arguments and result; a kprobe takes two.
+		{symbol: "__memcg_kmem_charge_page", fentry: bpf.ObjectsProgFexitChargePage, kprobe: bpf.ObjectsProgKretprobeChargePage, ret: true},
+		{symbol: "__memcg_kmem_charge_page", kprobe: bpf.ObjectsProgKprobeChargePage},
+		{symbol: "obj_cgroup_charge", fentry: bpf.ObjectsProgFentryObjCharge, kprobe: bpf.ObjectsProgKprobeObjCharge},
+		{symbol: "obj_cgroup_charge_account", fentry: bpf.ObjectsProgFentryObjChargeAccount, kprobe: bpf.ObjectsProgKprobeObjChargeAccount, optional: true},
+	}
+	// 7.1 on: the slab allocator charges in its hook, without a call. 7.2 gave
+	// the hook one more argument.
+	var root *btf.Struct
+	if spec.TypeByName("obj_cgroup", &root) != nil || !kernel.HasField(root, "is_root") {
+		return list
+	}
+	hook := pair{symbol: "__memcg_slab_post_alloc_hook", fentry: bpf.ObjectsProgFentrySlabHook, kprobe: bpf.ObjectsProgKprobeSlabHook}
+	if len(k.Parameters(hook.symbol)) == 6 {
+		hook.fentry, hook.kprobe = bpf.ObjectsProgFentrySlabHookFlags, bpf.ObjectsProgKprobeSlabHookFlags
+	}
+	return append(list, hook)
+}
+
+// chosen makes rows of pairs: by trampolines, where they have a program for it and the
+// kernel's types know the function, else by kprobes. A charge path's second kprobe is not
+// needed with a trampoline.
+func chosen(pairs []pair, trampolines bool, k Kernel) (list []Probe) {
+	taken := map[string]bool{}
+	for _, p := range pairs {
+		row := Probe{Program: p.fentry, Symbol: p.symbol, Optional: p.optional, Hot: true}
+		if !trampolines || p.fentry == "" || len(k.Parameters(p.symbol)) == 0 {
+			if taken[p.symbol] {
+				continue
+			}
+			row.Program = p.kprobe
+			if p.ret {
+				row.AtOnce = many
+			}
+		} else {
+			taken[p.symbol] = true
+		}
+		list = append(list, row)
+	}
+	return list
+}
+
+// OpenBPFObjects loads and attaches what is needed for BPF objects, and for what memory
+// cgroups are charged for them, if that is asked for and this kernel does it: watched
+// reports that. The notes say what cannot be seen here.
+func OpenBPFObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, memcg bool, k Kernel) (s *Set, watched bool, notes []string, err error) {
+	types, err := k.Spec()
+	if err != nil {
+		return nil, false, nil, err
+	}
+	rlimit, err := k.ChargesBPFToUsers()
+	if err != nil {
+		return nil, false, nil, err
+	}
+	if memcg && rlimit {
+		memcg = false
+		notes = append(notes, "memory cgroups: this kernel charges BPF objects to users (RLIMIT_MEMLOCK), not to cgroups")
+	}
+	probes := objectProbes(rlimit, memcg)
+	if !memcg {
+		s, err := Open(source, probes, k, shared)
+		return s, false, notes, err
+	}
+	// What is charged in a bracket must be seen from the first bracket on.
+	pairs := slices.Concat(chargeProbes(k, types), growthProbes())
+	s, err = Open(source, slices.Concat(chosen(pairs, true, k), probes), k, shared)
+	if err == nil || !Unsupported(err) {
+		return s, true, notes, err
+	}
+	notes = append(notes, fmt.Sprintf("memory that maps take later is not seen from inside of bpf(2) and of BPF programs: kprobes are skipped there, and there are no trampolines: %v", err))
+	s, err = Open(source, slices.Concat(chosen(pairs, false, k), probes), k, shared)
+	return s, true, notes, err
+}
+
+// Open loads and attaches.
+func Open(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[string]*ebpf.Map) (*Set, error) {
+	s, err := Load(source, probes, k, shared)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Attach(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}

@@ -1,0 +1,86 @@
+package probe
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/pinwatch/pinwatch/bpf"
+)
+
+// Chargers are the probes on the other ones that charge locked_vm and pinned_vm: those of
+// the compiled programs, but for the exceptions below. All are optional: most are in
+// modules, or of some versions only. A new charger whose function every kernel calls
+// alike needs no line here.
+func Chargers(source *ebpf.CollectionSpec, k Kernel) (list []Probe) {
+	rules := exceptions(k)
+	for _, program := range slices.Sorted(maps.Keys(source.Programs)) {
+		symbols, known := rules[program]
+		if !known {
+			symbols = []string{""} // as its section says
+		}
+		for _, symbol := range symbols {
+			p := Probe{Program: program, Symbol: symbol, Optional: true}.fromELF(source.Programs[program])
+			if p.ret {
+				p.AtOnce = many
+			}
+			// 5.10 calls nothing but what GCC split off it.
+			if p.Symbol == "mm_account_pinned_pages" {
+				p.Outlined = "mm_account_pinned_pages.part.0"
+			}
+			list = append(list, p)
+		}
+	}
+	// A return comes before its entry, and each function's two together.
+	slices.SortStableFunc(list, func(a, b Probe) int {
+		if a.Symbol != b.Symbol {
+			return strings.Compare(a.Symbol, b.Symbol)
+		}
+		switch {
+		case a.ret == b.ret:
+			return 0
+		case a.ret:
+			return -1
+		}
+		return 1
+	})
+	return list
+}
+
+// exceptions are the functions of programs that are for others, or more, than their
+// section says; none: the program is for other kernels.
+func exceptions(k Kernel) map[string][]string {
+	rules := map[string][]string{
+		// Up to 5.11 or so the buffer is the first argument, then it follows the skb.
+		bpf.ChargersProgKprobeZerocopyFirst:  {"sock_zerocopy_callback"},
+		bpf.ChargersProgKprobeZerocopySecond: {"msg_zerocopy_callback", "msg_zerocopy_complete"},
+		bpf.ChargersProgKretprobeZerocopy:    {"sock_zerocopy_callback", "msg_zerocopy_callback", "msg_zerocopy_complete"},
+	}
+	// The end of a ring calls the first of these that there is.
+	var unregister, exit []string
+	switch {
+	case len(k.Parameters("__io_sqe_buffers_unregister")) > 0:
+		unregister = []string{"__io_sqe_buffers_unregister"}
+	case len(k.Parameters("io_sqe_buffers_unregister")) > 0:
+		unregister = []string{"io_sqe_buffers_unregister"}
+	case !k.HasStaticFunctions() && k.Absent == nil: // one of them
+		unregister, exit = []string{"io_buffer_unmap"}, []string{"io_ring_exit_work"}
+	case !k.HasStaticFunctions() && !k.Absent["io_buffer_unmap"]: // 5.10
+		unregister = []string{"io_buffer_unmap"}
+	default:
+		exit = []string{"io_ring_exit_work"}
+	}
+	rules[bpf.ChargersProgKprobeIoSqeBuffersUnregister] = unregister
+	rules[bpf.ChargersProgKretprobeIoSqeBuffersUnregister] = unregister
+	rules[bpf.ChargersProgKprobeIoRingExitWork] = exit
+	rules[bpf.ChargersProgKretprobeIoRingExitWork] = exit
+	// 7.0 gives the user in place of the ring.
+	rules[bpf.ChargersProgKprobeIoFreeRegionUser] = nil
+	if slices.Index(k.Parameters("io_free_region"), "user") == 0 {
+		rules[bpf.ChargersProgKprobeIoFreeRegionUser] = []string{"io_free_region"}
+		rules[bpf.ChargersProgKprobeIoFreeRegion] = nil
+	}
+	return rules
+}

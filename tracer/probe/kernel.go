@@ -1,0 +1,164 @@
+package probe
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/transport"
+)
+
+// Kernel is the running one, as far as probes depend on it.
+type Kernel struct {
+	kernel.Types
+	// Absent holds, for functions that only some kernels have, whether this one is
+	// known to lack them. nil: nothing is known.
+	Absent map[string]bool
+}
+
+// lacks reports whether this kernel is known to have nothing that a probe could be on.
+func (k Kernel) lacks(p Probe) bool {
+	return k.Absent[p.Symbol] && (p.Outlined == "" || k.Absent[p.Outlined])
+}
+
+// has reports whether this kernel is known to have a probe's function.
+func (k Kernel) has(p Probe) bool {
+	absent, known := k.Absent[p.Symbol]
+	return known && !absent
+}
+
+// Specs are the built-in programs, as they are before they fit a kernel; nil are those
+// that are not asked for.
+type Specs struct {
+	Perf, BPFObjects, Chargers *ebpf.CollectionSpec
+}
+
+// ReadSpecs reads those that are made for a transport.
+func ReadSpecs(via transport.Transport, bpfObjects, chargers bool) (s Specs, err error) {
+	if s.Perf, err = via.Perf(); err == nil && bpfObjects {
+		s.BPFObjects, err = via.BPFObjects()
+	}
+	if err == nil && chargers {
+		s.Chargers, err = via.Chargers()
+	}
+	if err != nil {
+		return s, fmt.Errorf("read the built-in BPF programs: %w", err)
+	}
+	return s, nil
+}
+
+// Resolve looks up the kernel variables that the programs read, puts their addresses in,
+// and finds out which optional functions this kernel lacks. Where the kernel cannot be
+// asked, or does not tell, the variables are left to the library. Close the program that
+// comes back after the trace, which would show its end; it may be nil.
+//
+// /proc/kallsyms, where the library looks symbols up, is rendered line by line for every
+// symbol there is: most of what a start would cost. Since 5.16 a program can ask for a
+// symbol instead, with the same privileges.
+func (s Specs) Resolve(types kernel.Types) (Kernel, *ebpf.Program) {
+	k := Kernel{Types: types}
+	functions := s.optionalFunctions(k)
+	var variables []string
+	s.eachProgram(func(program *ebpf.ProgramSpec) {
+		for _, ins := range program.Instructions {
+			if isSymbol(ins) && !slices.Contains(variables, ins.Reference()) {
+				variables = append(variables, ins.Reference())
+			}
+		}
+	})
+	asked, addresses, err := kernel.SymbolAddresses(slices.Concat(variables, functions))
+	if err != nil {
+		k.Absent = kernel.AbsentSymbols(functions)
+		return k, asked
+	}
+	s.eachProgram(func(program *ebpf.ProgramSpec) { setSymbols(program, addresses) })
+	k.Absent = map[string]bool{}
+	for _, name := range functions {
+		k.Absent[name] = addresses[name] == 0
+	}
+	return k, asked
+}
+
+func (s Specs) eachProgram(do func(*ebpf.ProgramSpec)) {
+	for _, spec := range []*ebpf.CollectionSpec{s.Perf, s.BPFObjects, s.Chargers} {
+		if spec == nil {
+			continue
+		}
+		for _, program := range spec.Programs {
+			do(program)
+		}
+	}
+}
+
+// optionalFunctions are those that not every kernel has.
+func (s Specs) optionalFunctions(k Kernel) (functions []string) {
+	var probes []Probe
+	if s.BPFObjects != nil {
+		for _, p := range slices.Concat(objectProbes(true, true), chosen(growthProbes(), false, k)) {
+			probes = append(probes, p.fromELF(s.BPFObjects.Programs[p.Program]))
+		}
+	}
+	if s.Chargers != nil {
+		probes = append(probes, Chargers(s.Chargers, k)...)
+	}
+	for _, p := range probes {
+		for _, name := range []string{p.Symbol, p.Outlined} {
+			if p.Optional && name != "" && !slices.Contains(functions, name) {
+				functions = append(functions, name)
+			}
+		}
+	}
+	return functions
+}
+
+// HideSymbols makes programs take all kernel variables to be absent: for a user to whom
+// the kernel does not show its symbols.
+func HideSymbols(spec *ebpf.CollectionSpec) {
+	for _, program := range spec.Programs {
+		setSymbols(program, nil)
+	}
+}
+
+// isSymbol reports whether an instruction loads the address of a kernel variable.
+func isSymbol(ins asm.Instruction) bool {
+	if !ins.OpCode.IsDWordLoad() {
+		return false
+	}
+	switch ins.Reference() {
+	case "sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus", "__cpu_online_mask", "nr_cpu_ids",
+		"bpf_map_fops", "bpf_prog_fops", "__per_cpu_offset":
+		return true
+	}
+	return false
+}
+
+// setSymbols makes a program take kernel variables to be at these addresses, or to be
+// absent.
+func setSymbols(program *ebpf.ProgramSpec, addresses map[string]uint64) {
+	for i, ins := range program.Instructions {
+		if isSymbol(ins) {
+			program.Instructions[i] = asm.LoadImm(ins.Dst, int64(addresses[ins.Reference()]), asm.DWord).
+				WithSymbol(ins.Symbol()).WithSource(ins.Source())
+		}
+	}
+}
+
+// HideTypedReads makes programs do without the kernel function for typed reads. The
+// library would look for a missing one in the types of every module, for every call.
+func HideTypedReads(spec *ebpf.CollectionSpec) {
+	for _, program := range spec.Programs {
+		for i, ins := range program.Instructions {
+			if ins.Reference() != kernel.TypedReads {
+				continue
+			}
+			absent := asm.LoadImm(ins.Dst, 0, asm.DWord)
+			if ins.IsKfuncCall() { // not come to any more
+				absent = asm.Mov.Imm(asm.R0, 0)
+			}
+			program.Instructions[i] = absent.WithSymbol(ins.Symbol()).WithSource(ins.Source())
+		}
+	}
+}

@@ -1,0 +1,99 @@
+// Package probe attaches the BPF programs to the kernel: one engine, and a table for each
+// subsystem. A row takes what it can from the compiled programs: what function they are
+// for, and whether they are for its entry or its return.
+package probe
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+)
+
+// Probe is one program on one function.
+type Probe struct {
+	// Program is the program's name in the collection. It may be on several functions.
+	Program string
+	// Symbol is the function; "": the one that the program's section names.
+	Symbol string
+	// Outlined is tried first: the part of the function that a compiler split off.
+	Outlined string
+	// Optional probes sharpen what the others see, or are for functions that only some
+	// kernels have. One that cannot be attached takes nothing else with it.
+	Optional bool
+	// Without says what a trace lacks without the probe, which is then said; "": its
+	// absence is nothing to speak of.
+	Without string
+	// Idle ones are not reached by the self-test.
+	Idle bool
+	// Hot ones run for everyone, and nearly always for nothing: what they miss was
+	// nearly always nobody's.
+	Hot bool
+	// AtOnce is how many calls may be under way without their returns going unseen. 0:
+	// the kernel's own choice, one per CPU or two with a floor of ten. Another number
+	// takes tracefs.
+	AtOnce int
+
+	ret bool // at the function's return
+}
+
+// State is what became of a probe.
+type State struct {
+	Symbol string `json:"symbol"`
+	Return bool   `json:"return"` // on the function's return
+	Fired  bool   `json:"fired"`
+}
+
+func (s State) String() string {
+	if s.Return {
+		return "the return of " + s.Symbol
+	}
+	return s.Symbol
+}
+
+// fromELF completes a row by its program: the function, and entry or return.
+func (p Probe) fromELF(spec *ebpf.ProgramSpec) Probe {
+	p.ret = strings.HasPrefix(spec.SectionName, "kretprobe/") || spec.AttachType == ebpf.AttachTraceFExit
+	if p.Symbol == "" {
+		p.Symbol = spec.AttachTo
+	}
+	if isSyscall := strings.HasPrefix(p.Symbol, "sys_"); isSyscall {
+		p.Symbol = syscallPrefix() + p.Symbol
+	}
+	return p
+}
+
+// syscallPrefix is what this architecture has before the name of a system call's
+// function, since 4.17.
+func syscallPrefix() string {
+	return map[string]string{"amd64": "__x64_", "arm64": "__arm64_"}[runtime.GOARCH]
+}
+
+// trampoline reports whether a program goes by a trampoline (fentry, fexit), else by a
+// kprobe.
+func trampoline(spec *ebpf.ProgramSpec) bool { return spec.Type == ebpf.Tracing }
+
+// loaded names the probe's program as it is loaded. A trampoline's is bound to its
+// function, so it may be there several times.
+func (p Probe) loaded(spec *ebpf.ProgramSpec) string {
+	if trampoline(spec) {
+		return p.Program + "@" + p.Symbol
+	}
+	return p.Program
+}
+
+// Unsupported reports whether an error says that this kernel does not offer what was
+// asked for, so that another way may do.
+func Unsupported(err error) bool {
+	const enotsupp = unix.Errno(524) // the kernel's own, for trampolines that the architecture lacks
+	for _, known := range []error{ebpf.ErrNotSupported, btf.ErrNotFound, os.ErrNotExist, unix.EINVAL, unix.EOPNOTSUPP, enotsupp} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,255 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/pinwatch/pinwatch/tracer/kernel"
+)
+
+// Set is the programs of one C source: loaded, and, once Attach was called, attached. A
+// nil one is empty.
+type Set struct {
+	collection *ebpf.Collection
+	specs      map[string]*ebpf.ProgramSpec
+	probes     []Probe
+	kernel     Kernel
+	links      []attached // in the order of attaching
+	notes      []string
+
+	// Replaced by tests.
+	attach  func(Probe, *ebpf.ProgramSpec, *ebpf.Program) (link.Link, error)
+	skipped func(*ebpf.Program) uint64
+	missed  func(link.Link) uint64
+}
+
+type attached struct {
+	link.Link
+	probe Probe
+}
+
+// Load loads the programs of probes from a source. Those for functions that this kernel
+// is known to lack are left out: to try all the same costs the time of the program's
+// verification, and before 6.2 (60443c88f3a8) a walk through all kernel symbols, several
+// times. Maps that are given are shared instead of made.
+func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[string]*ebpf.Map) (*Set, error) {
+	s := &Set{specs: source.Programs, kernel: k, attach: attachLink, skipped: recursionMisses, missed: missedByKprobe}
+	spec := source.Copy()
+	spec.Programs = map[string]*ebpf.ProgramSpec{}
+	for _, p := range probes {
+		program, ok := source.Programs[p.Program]
+		if !ok {
+			return nil, fmt.Errorf("no program %s is built in", p.Program)
+		}
+		p = p.fromELF(program)
+		if p.Optional && k.lacks(p) {
+			continue
+		}
+		s.probes = append(s.probes, p)
+		program = program.Copy()
+		if trampoline(program) {
+			program.AttachTo = p.Symbol
+		}
+		spec.Programs[p.loaded(program)] = program
+	}
+	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}, Cache: k.Cache}
+	options.Programs.KernelTypes = k.File
+	for name, m := range shared {
+		if mine, ok := spec.Maps[name]; ok {
+			mine.MaxEntries = m.MaxEntries()
+			options.MapReplacements[name] = m
+		}
+	}
+	var err error
+	if s.collection, err = ebpf.NewCollectionWithOptions(spec, options); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Maps are those that the programs use, by name.
+func (s *Set) Maps() map[string]*ebpf.Map { return s.collection.Maps }
+
+// Programs are the loaded programs, by name.
+func (s *Set) Programs() map[string]*ebpf.Program {
+	if s == nil {
+		return nil
+	}
+	return s.collection.Programs
+}
+
+// Attach attaches all probes, in the order of the table, in which a return comes before
+// its entry: no call is seen entering but not returning. Without one that is not
+// optional it fails, and nothing stays attached.
+func (s *Set) Attach() error {
+	s.notes = nil
+	for _, p := range s.probes {
+		l, err := s.attachOne(p)
+		switch {
+		case err == nil:
+			s.links = append(s.links, attached{l, p})
+		case p.Optional:
+			s.forgo(p, err)
+		default:
+			s.Detach()
+			return fmt.Errorf("attach to %s: %w", State{Symbol: p.Symbol, Return: p.ret}, err)
+		}
+	}
+	return nil
+}
+
+// forgo does without an optional probe, and without the other one on its function: a
+// return without its entry, or the reverse, would be taken for a loss.
+func (s *Set) forgo(p Probe, err error) {
+	s.links = slices.DeleteFunc(s.links, func(l attached) bool {
+		twin := l.probe.Optional && l.probe.Symbol == p.Symbol
+		if twin {
+			l.Close()
+		}
+		return twin
+	})
+	known := !errors.Is(err, os.ErrNotExist) && s.kernel.has(p)
+	switch {
+	case p.Without != "":
+		s.notes = append(s.notes, fmt.Sprintf("%s: cannot attach to %s: %v", p.Without, p.Symbol, err))
+	case known || !Unsupported(err):
+		s.notes = append(s.notes, fmt.Sprintf("%s is not watched: %v", State{Symbol: p.Symbol, Return: p.ret}, err))
+	}
+}
+
+func (s *Set) attachOne(p Probe) (link.Link, error) {
+	spec := s.specs[p.Program]
+	program := s.collection.Programs[p.loaded(spec)]
+	if p.Outlined != "" && !s.kernel.Absent[p.Outlined] {
+		part := p
+		part.Symbol = p.Outlined
+		if l, err := s.attach(part, spec, program); err == nil {
+			return l, nil
+		}
+	}
+	return s.attach(p, spec, program)
+}
+
+func attachLink(p Probe, spec *ebpf.ProgramSpec, program *ebpf.Program) (link.Link, error) {
+	if trampoline(spec) {
+		return link.AttachTracing(link.TracingOptions{Program: program})
+	}
+	if kernel.Kprobes().Lacks() {
+		return nil, fmt.Errorf("kprobes: %w", ebpf.ErrNotSupported)
+	}
+	if !p.ret {
+		return link.Kprobe(p.Symbol, program, nil)
+	}
+	if p.AtOnce > 0 {
+		// Only tracefs takes a number, and it may not be there.
+		if l, err := link.Kretprobe(p.Symbol, program, &link.KprobeOptions{RetprobeMaxActive: p.AtOnce}); err == nil {
+			return l, nil
+		}
+	}
+	return link.Kretprobe(p.Symbol, program, nil)
+}
+
+// Notes say what a trace lacks for want of optional probes.
+func (s *Set) Notes() []string {
+	if s == nil {
+		return nil
+	}
+	return s.notes
+}
+
+// Fired says of every attached probe whether it has run, by the kernel's own count, which
+// must have been switched on, and names those that should have and have not.
+func (s *Set) Fired() (states []State, silent []string, err error) {
+	for _, l := range s.links {
+		stats, err := s.collection.Programs[l.probe.loaded(s.specs[l.probe.Program])].Stats()
+		if err != nil {
+			return nil, nil, err
+		}
+		state := State{Symbol: l.probe.Symbol, Return: l.probe.ret, Fired: stats.RunCount > 0}
+		if !state.Fired && l.probe.mustFire() {
+			silent = append(silent, state.String())
+		}
+		states = append(states, state)
+	}
+	return states, silent, nil
+}
+
+// mustFire reports whether the self-test reaches the probe.
+func (p Probe) mustFire() bool { return !p.Optional && !p.Idle && !p.Hot }
+
+// Assumed says of every attached probe that it has run, if all calls of the self-test were
+// reported: for kernels that do not count the runs of programs.
+func (s *Set) Assumed(reported bool) (states []State) {
+	for _, l := range s.links {
+		states = append(states, State{Symbol: l.probe.Symbol, Return: l.probe.ret, Fired: reported && !l.probe.Idle})
+	}
+	return states
+}
+
+// Missed is how often a probe was hit and its program not run, by the kernel's own counts:
+// of programs, because another one was under way on the CPU (5.12), and of kprobes (6.7).
+func (s *Set) Missed() (sum uint64) {
+	if s == nil {
+		return 0
+	}
+	counted := map[string]bool{}
+	for _, l := range s.links {
+		if l.probe.Hot {
+			continue
+		}
+		name := l.probe.loaded(s.specs[l.probe.Program])
+		if !counted[name] {
+			counted[name] = true
+			sum += s.skipped(s.collection.Programs[name])
+		}
+		sum += s.missed(l.Link)
+	}
+	return sum
+}
+
+func recursionMisses(program *ebpf.Program) uint64 {
+	stats, err := program.Stats()
+	if err != nil {
+		return 0 // not known before 5.12
+	}
+	return stats.RecursionMisses
+}
+
+func missedByKprobe(l link.Link) uint64 {
+	info, err := l.Info()
+	if err != nil {
+		return 0 // not known before 6.7
+	}
+	if event := info.PerfEvent(); event != nil && event.Kprobe() != nil {
+		return event.Kprobe().Missed
+	}
+	return 0
+}
+
+// Attached reports whether any probe is.
+func (s *Set) Attached() bool { return s != nil && len(s.links) > 0 }
+
+// Detach takes the probes off, the entries first.
+func (s *Set) Detach() {
+	if s == nil {
+		return
+	}
+	for _, l := range slices.Backward(s.links) {
+		l.Close()
+	}
+	s.links = nil
+}
+
+// Close detaches and frees everything.
+func (s *Set) Close() {
+	if s == nil {
+		return
+	}
+	s.Detach()
+	s.collection.Close()
+}

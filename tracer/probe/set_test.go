@@ -1,0 +1,156 @@
+package probe
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/bpf"
+)
+
+// fakeLink is attached to nothing, and remembers whether it was closed.
+type fakeLink struct {
+	link.Link
+	open *[]string
+	name string
+}
+
+func (l *fakeLink) Close() error {
+	*l.open = slices.DeleteFunc(*l.open, func(name string) bool { return name == l.name })
+	return nil
+}
+
+// fake is a set of probes that are attached to nothing: fails says why one cannot be.
+func fake(probes []Probe, absent map[string]bool, fails func(Probe) error) (s *Set, open *[]string) {
+	open = &[]string{}
+	s = &Set{probes: probes, specs: map[string]*ebpf.ProgramSpec{}, kernel: Kernel{Absent: absent}, collection: &ebpf.Collection{},
+		skipped: func(*ebpf.Program) uint64 { return 10 }, missed: func(link.Link) uint64 { return 1 }}
+	for _, p := range probes {
+		s.specs[p.Program] = &ebpf.ProgramSpec{Type: ebpf.Kprobe}
+	}
+	s.attach = func(p Probe, _ *ebpf.ProgramSpec, _ *ebpf.Program) (link.Link, error) {
+		if err := fails(p); err != nil {
+			return nil, err
+		}
+		name := State{Symbol: p.Symbol, Return: p.ret}.String()
+		*open = append(*open, name)
+		return &fakeLink{open: open, name: name}, nil
+	}
+	return s, open
+}
+
+// An optional probe that fails, whatever for, takes with it the other one on its function
+// and nothing else. It is said, unless the kernel is known to lack the function.
+func TestOptionalProbesFailAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		err    error
+		absent map[string]bool
+		notes  int
+	}{
+		"no such function":             {os.ErrNotExist, nil, 0},
+		"as old and new kernels say":   {unix.EINVAL, nil, 0},
+		"the function is there":        {unix.EINVAL, map[string]bool{"b": false}, 1},
+		"something else goes wrong":    {unix.EBUSY, nil, 1},
+		"the library does not know it": {ebpf.ErrNotSupported, nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, open := fake([]Probe{
+				{Program: "1", Symbol: "a", ret: true, Optional: true}, {Program: "2", Symbol: "a", Optional: true},
+				{Program: "3", Symbol: "b", ret: true, Optional: true}, {Program: "4", Symbol: "b", Optional: true},
+				{Program: "5", Symbol: "c"},
+			}, c.absent, func(p Probe) error {
+				if p.Program == "4" {
+					return fmt.Errorf("creating perf_kprobe PMU: %w", c.err)
+				}
+				return nil
+			})
+			if err := s.Attach(); err != nil {
+				t.Fatal(err)
+			}
+			if want := []string{"the return of a", "a", "c"}; !slices.Equal(*open, want) {
+				t.Errorf("attached: %v; want %v", *open, want)
+			}
+			if len(s.Notes()) != c.notes {
+				t.Errorf("notes: %q; want %d", s.Notes(), c.notes)
+			}
+			s.Detach()
+			if len(*open) != 0 {
+				t.Errorf("still attached: %v", *open)
+			}
+		})
+	}
+}
+
+// A required one takes all with it.
+func TestRequiredProbesFailTogether(t *testing.T) {
+	s, open := fake([]Probe{{Program: "1", Symbol: "a"}, {Program: "2", Symbol: "b"}}, nil, func(p Probe) error {
+		if p.Symbol == "b" {
+			return unix.EBUSY
+		}
+		return nil
+	})
+	if err := s.Attach(); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "b") || len(*open) != 0 {
+		t.Errorf("%v; attached: %v", err, *open)
+	}
+}
+
+// What the kernel's kprobes missed is counted for every probe but the hot ones, whatever
+// subsystem it is of.
+func TestMissedHitsAreCounted(t *testing.T) {
+	s, _ := fake([]Probe{{Program: "1", Symbol: "a"}, {Program: "2", Symbol: "b", Optional: true}, {Program: "3", Symbol: "c", Hot: true}}, nil, func(Probe) error { return nil })
+	if err := s.Attach(); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Missed(); got != 22 {
+		t.Errorf("%d missed; want 22", got)
+	}
+	var none *Set
+	if none.Missed() != 0 || none.Attached() || none.Notes() != nil {
+		t.Error("a set that is not there has something")
+	}
+}
+
+// The tables name programs that are built in, and each has a function and, where that is
+// entered, also its return.
+func TestTables(t *testing.T) {
+	perf, err := bpf.LoadPerf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range backends() {
+		for _, p := range b.Probes {
+			if spec := perf.Programs[p.Program]; spec == nil || p.fromELF(spec).Symbol == "" {
+				t.Errorf("%s: %s is not built in, or for no function", b, p.Program)
+			}
+		}
+	}
+	objects, err := bpf.LoadObjects()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range slices.Concat(objectProbes(true, true), chosen(growthProbes(), false, Kernel{})) {
+		if spec := objects.Programs[p.Program]; spec == nil || p.fromELF(spec).Symbol == "" {
+			t.Errorf("%s is not built in, or for no function", p.Program)
+		}
+	}
+	chargers, err := bpf.LoadChargers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := Chargers(chargers, Kernel{})
+	for i, p := range list {
+		if !p.Optional || p.ret != (i%2 == 0) || p.ret && p.Symbol != list[i+1].Symbol {
+			t.Errorf("%+v: not optional, or not the return before the entry", p)
+		}
+	}
+	if len(list) < 30 {
+		t.Errorf("%d probes on other chargers", len(list))
+	}
+}
