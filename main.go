@@ -11,18 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/command"
-	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/guest"
-	"github.com/pinwatch/pinwatch/tracer/kernel"
-	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
 func main() {
 	if guest.IsInit() {
 		guest.Init()
 	}
-	child.Init(check.Children(), kernel.Children(), workload.Children())
+	child.Init(command.Children()...)
 	// Go sets GOMAXPROCS from the cgroup by itself, but no memory limit.
 	memlimit.Set(memlimit.WithProvider(memlimit.FromCgroup))
 

@@ -16,7 +16,11 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
 // The exit statuses. A command that has others documents them.
@@ -33,6 +37,11 @@ type usageError struct{ error }
 type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// Children are the processes that commands start, for child.Init.
+func Children() []child.Table {
+	return []child.Table{check.Children(), kernel.Children(), workload.Children()}
+}
 
 // Main runs the command that the arguments ask for, without the program's name, and
 // returns its exit status.

@@ -10,15 +10,13 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/pinwatch/pinwatch/output/command"
-	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/child"
-	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
 // TestMain makes the test binary what main makes of pinwatch: its scripts run it by
 // that name.
 func TestMain(m *testing.M) {
-	child.Init(check.Children(), workload.Children())
+	child.Init(command.Children()...)
 	testscript.Main(m, map[string]func(){"pinwatch": func() {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 		defer stop()

@@ -57,6 +57,7 @@ func (s *Soak) Run(ctx context.Context, out io.Writer) (err error) {
 	// does nothing keeps it to the end.
 	for _, uid := range s.UIDs {
 		idle := child.Command(context.Background(), soakWorkerChild, soakWorker{UID: uid, Idle: true})
+		idle.Stderr = os.Stderr
 		if err := idle.Start(); err != nil {
 			return err
 		}
@@ -222,8 +223,8 @@ func (w soakWorker) run() error {
 	if err := unix.Setresuid(w.UID, w.UID, w.UID); err != nil {
 		return fmt.Errorf("become uid %d: %w", w.UID, err)
 	}
-	if w.Idle {
-		select {}
+	for w.Idle {
+		time.Sleep(time.Hour) // to wait for nothing at all would be a deadlock
 	}
 	const threads = 3
 	end := make(chan struct{})
