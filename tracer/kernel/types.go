@@ -22,6 +22,9 @@ func (t Types) Spec() (*btf.Spec, error) {
 	if t.File != nil {
 		return t.File, nil
 	}
+	if t.Cache == nil {
+		return nil, fmt.Errorf("kernel types: none were read: %w", btf.ErrNotFound)
+	}
 	return t.Cache.Kernel()
 }
 
