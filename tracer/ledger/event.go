@@ -55,26 +55,25 @@ func ParseCharger(name string) (Charger, bool) {
 type Event struct {
 	TimeNS   uint64 // at return, Unix time in nanoseconds
 	Lost     uint64 // events lost before this one, as far as is known
-	Followed bool   // the next event is there already
-
-	Op       Op
-	Errno    int32  // 0, or why the call failed
 	PageSize uint32 // bytes
+	Errno    int32  // 0, or why the call failed
+	Op       Op
+	Charger  Charger // of Account
+	Followed bool    // the next event is there already
+	// SplitCounter reports whether User is locked_vm on a kernel where perf has a
+	// counter of its own (user_struct.perf_mlock, 7.3).
+	SplitCounter bool
 
 	Caller Caller
 	// User is the counter of the user that pays: of the caller when mapping, of the
 	// one who once paid when unmapping. Its owner is a uid.
 	User Reading
-	// SplitCounter reports whether User is locked_vm on a kernel where perf has a
-	// counter of its own (user_struct.perf_mlock, 7.3).
-	SplitCounter bool
 	// Process is mm_struct.pinned_vm of the process that pays. Its owner identifies
 	// the mm within one trace, and may be used again once that is gone; 0: unknown.
 	Process Reading
 
-	Buffer  Buffer  // of Map, Unmap and Found
-	Object  *Object // of Create, Grow and Free; else nil
-	Charger Charger // of Account
+	Buffer Buffer  // of Map, Unmap and Found
+	Object *Object // of Create, Grow and Free; else nil
 }
 
 // Caller is who made the call.
@@ -83,8 +82,8 @@ type Caller struct {
 	Comm               string
 	CgroupID           uint64
 	Cgroup             string // its path, where it is known
-	CapIPCLock         bool   // effective, in the initial user namespace
 	LockLimit          int64  // RLIMIT_MEMLOCK, in pages
+	CapIPCLock         bool   // effective, in the initial user namespace
 	Command            bool   // descends from the command that is traced
 	Self               bool   // is the tracer, which maps perf buffers to read events from
 }
@@ -110,10 +109,8 @@ func (r *Reading) Undisturbed() bool { return !r.Shared && !r.Gone }
 
 // Buffer is a perf buffer, and what a call did to it. Amounts are pages.
 type Buffer struct {
-	Key      uint64 // identifies it within a trace, and may be used again; 0: there is none
-	Area     rule.Area
-	Pages    int64 // of this mapping, the control page included
-	Existing bool  // the area was there before the call
+	Key   uint64 // identifies it within a trace, and may be used again; 0: there is none
+	Pages int64  // of this mapping, the control page included
 	// Extra is the part for the process: what the buffer records for this area, or
 	// what the intent of the accounting gives where no area was made.
 	Extra int64
@@ -123,6 +120,8 @@ type Buffer struct {
 	// found.
 	Recorded [2]Recorded // by rule.Area
 	Limits   Limits
+	Area     rule.Area
+	Existing bool // the area was there before the call
 	// Shared reports whether another call mapped or unmapped the buffer meanwhile.
 	Shared bool
 }
