@@ -30,6 +30,9 @@ func Chargers(source *ebpf.CollectionSpec, k Kernel) (list []Probe) {
 			if p.Symbol == "mm_account_pinned_pages" {
 				p.Outlined = "mm_account_pinned_pages.part.0"
 			}
+			// It is missed where it runs in an interrupt that came upon another kprobe,
+			// and there a worker gives back (537cf4e3cc2f), which has a probe of its own.
+			p.Hot = p.Symbol == "xdp_put_umem"
 			list = append(list, p)
 		}
 	}

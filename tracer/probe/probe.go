@@ -31,7 +31,7 @@ type Probe struct {
 	// Idle ones are not reached by the self-test.
 	Idle bool
 	// Hot ones run for everyone, and nearly always for nothing: what they miss was
-	// nearly always nobody's.
+	// nearly always nobody's, and is not counted.
 	Hot bool
 	// AtOnce is how many calls may be under way without their returns going unseen. 0:
 	// the kernel's own choice, one per CPU or two with a floor of ten. Another number
