@@ -267,7 +267,7 @@ func (t *Tracer) ownCharge(types kernel.Types) []string {
 func (t *Tracer) attach() (err error) {
 	for attempt := 1; ; attempt++ {
 		if err = t.perf.Attach(); err != nil {
-			return fmt.Errorf("%s: %w", t.backend.Name, err)
+			return err
 		}
 		t.states, err = t.selfTest()
 		switch {

@@ -77,6 +77,14 @@ func syscallPrefix() string {
 // kprobe.
 func trampoline(spec *ebpf.ProgramSpec) bool { return spec.Type == ebpf.Tracing }
 
+// hook is what a program is attached by, as --attach names it.
+func hook(spec *ebpf.ProgramSpec) string {
+	if trampoline(spec) {
+		return AttachFentry
+	}
+	return AttachKprobe
+}
+
 // loaded names the probe's program as it is loaded. A trampoline's is bound to its
 // function, so it may be there several times.
 func (p Probe) loaded(spec *ebpf.ProgramSpec) string {

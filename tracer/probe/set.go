@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -85,20 +86,25 @@ func (s *Set) Programs() map[string]*ebpf.Program {
 
 // Attach attaches all probes, in the order of the table, in which a return comes before
 // its entry: no call is seen entering but not returning. Without one that is not
-// optional it fails, and nothing stays attached.
+// optional, or without any, it fails, and nothing stays attached.
 func (s *Set) Attach() error {
 	s.notes = nil
+	var first error
 	for _, p := range s.probes {
 		l, err := s.attachOne(p)
 		switch {
 		case err == nil:
 			s.links = append(s.links, attached{l, p})
 		case p.Optional:
+			first = cmp.Or(first, err)
 			s.forgo(p, err)
 		default:
 			s.Detach()
-			return fmt.Errorf("attach to %s: %w", State{Symbol: p.Symbol, Return: p.ret}, err)
+			return fmt.Errorf("attach %s to %s: %w", hook(s.specs[p.Program]), p.Symbol, err)
 		}
+	}
+	if len(s.links) == 0 {
+		return first
 	}
 	return nil
 }

@@ -88,6 +88,14 @@ func TestOptionalProbesFailAlone(t *testing.T) {
 	}
 }
 
+// Where none can be attached, that is said once.
+func TestNoneCanBeAttached(t *testing.T) {
+	s, _ := fake([]Probe{{Program: "1", Symbol: "a", Optional: true}, {Program: "2", Symbol: "b", Optional: true}}, nil, func(Probe) error { return unix.EACCES })
+	if err := s.Attach(); !errors.Is(err, unix.EACCES) {
+		t.Error(err)
+	}
+}
+
 // A required one takes all with it.
 func TestRequiredProbesFailTogether(t *testing.T) {
 	s, open := fake([]Probe{{Program: "1", Symbol: "a"}, {Program: "2", Symbol: "b"}}, nil, func(p Probe) error {
