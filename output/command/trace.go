@@ -86,13 +86,13 @@ func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error))
 	if err != nil {
 		return err
 	}
-	w, err := o.rows.writer(to)
-	if err != nil {
-		return err
-	}
 	fmt.Fprintf(o.Err, "pinwatch: watching %s\n", s.Attached())
 	for _, what := range s.Degraded() {
 		fmt.Fprintf(o.Err, "pinwatch: %s\n", what)
+	}
+	w, err := o.rows.writer(to)
+	if err != nil {
+		return err
 	}
 	if o.duration > 0 {
 		var cancel context.CancelFunc

@@ -211,7 +211,9 @@ func (c Config) boot(ctx context.Context, m machine, accel, dir, initramfs strin
 	tooLong := time.AfterFunc(limit, cancel)
 	defer tooLong.Stop()
 	init := &control{ready: func() { tooLong.Stop() }}
-	sinks := []io.Writer{kernel, c.Stdout, c.Stderr, init}
+	var turn sync.Mutex
+	stdout, stderr := &wholeLines{to: c.Stdout, turn: &turn}, &wholeLines{to: c.Stderr, turn: &turn}
+	sinks := []io.Writer{kernel, stdout, stderr, init}
 
 	args := append([]string{}, m.args...)
 	args = append(args, "-accel", accel, "-cpu", m.cpu(accel), "-smp", strconv.Itoa(c.cpus()), "-m", c.memory(),
@@ -260,6 +262,8 @@ func (c Config) boot(ctx context.Context, m machine, accel, dir, initramfs strin
 	}
 	wait.Wait()
 	listeners = nil
+	stdout.Flush() // as above: a sink that fails is the reader's affair
+	stderr.Flush()
 	said, ready := init.said()
 	code, err := outcome(ctx, err, said, kernel.String(), complaints.String())
 	if err != nil && !ready {

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/pinwatch/pinwatch/"
+
+// floors are the rooms of the house from the ground up. A room imports only rooms of
+// lower floors.
+var floors = [][]string{
+	{"tracer/rule", "tracer/cgroup", "tracer/child", "tracer/guest"},
+	{"bpf", "tracer/kernel"},
+	{"tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
+	{"tracer/probe", "tracer/snapshot"},
+	{"tracer", "tracer/advice"},
+	{"tracer/session", "tracer/workload"},
+	{"tracer/check", "tracer/doctor"},
+	{"output/row"},
+	{"output/recording"},
+	{"output"},
+	{"output/top"},
+	{"output/top/terminal"},
+	{"output/command"},
+	{"."},
+}
+
+// large rooms may have more than mostLines of Go that somebody wrote: tables of scenarios,
+// workloads and views.
+var large = []string{"tracer/check", "tracer/workload", "output/top"}
+
+const mostLines = 1760
+
+func floorOf(room string) int {
+	return slices.IndexFunc(floors, func(rooms []string) bool { return slices.Contains(rooms, room) })
+}
+
+// sources are the files of the house that somebody wrote, tests and what only tests and
+// benchmarks use left out, by their rooms.
+func sources(t *testing.T) map[string][]string {
+	rooms := map[string][]string{}
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && name != "." || d.Name() == "testdata") {
+			return fs.SkipDir
+		}
+		generated := strings.HasSuffix(name, "_bpfel.go") || name == "gen.go"
+		if strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go") && !generated {
+			rooms[path.Dir(name)] = append(rooms[path.Dir(name)], name)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rooms
+}
+
+// The plan of the rooms holds: no import runs from a lower room to a higher one, or beside
+// it, and no room is too large to be known.
+func TestHouse(t *testing.T) {
+	for room, files := range sources(t) {
+		if floorOf(room) < 0 {
+			t.Errorf("%s: a room of no floor: give it one, in floors", room)
+		}
+		lines := 0
+		for _, file := range files {
+			raw, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines += bytes.Count(raw, []byte("\n"))
+			f, err := parser.ParseFile(token.NewFileSet(), file, raw, parser.ImportsOnly)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, spec := range f.Imports {
+				name, _ := strconv.Unquote(spec.Path.Value)
+				lower, ours := strings.CutPrefix(name, module)
+				if ours && floorOf(lower) >= floorOf(room) {
+					t.Errorf("%s imports %s, which is not on a lower floor", file, lower)
+				}
+			}
+		}
+		if lines > mostLines && !slices.Contains(large, room) {
+			t.Errorf("%s has %d lines: more than %d", room, lines, mostLines)
+		}
+		if room == "." && lines >= 60 {
+			t.Errorf("the entry has %d lines", lines)
+		}
+	}
+}
