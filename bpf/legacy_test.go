@@ -59,7 +59,7 @@ func legacyObjects(t *testing.T) map[string]*ebpf.CollectionSpec {
 	t.Helper()
 	specs := map[string]*ebpf.CollectionSpec{}
 	for _, arch := range []string{"x86", "arm64"} {
-		raw, err := os.ReadFile("legacy_" + arch + "_bpfel.o")
+		raw, err := os.ReadFile("perf_legacy_" + arch + "_bpfel.o")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,16 +21,16 @@ func perfArrayTransport() Transport {
 	return Transport{
 		Name:       PerfArray,
 		What:       "perf event array",
-		Perf:       bpf.LoadLegacy,
-		BPFObjects: bpf.LoadOldObjects,
-		Chargers:   bpf.LoadOldChargers,
+		Perf:       bpf.LoadPerfLegacy,
+		BPFObjects: bpf.LoadObjectsLegacy,
+		Chargers:   bpf.LoadChargersLegacy,
 		Resize: func(maps map[string]*ebpf.MapSpec, _ uint32) error {
 			cpus, err := ebpf.PossibleCPU()
-			maps[bpf.LegacyMapRingsMap].MaxEntries = uint32(cpus)
+			maps[bpf.PerfLegacyMapRingsMap].MaxEntries = uint32(cpus)
 			return err
 		},
 		Open: func(maps map[string]*ebpf.Map) (Reader, error) {
-			r := &perfReader{events: maps[bpf.LegacyMapEvents], index: maps[bpf.LegacyMapRingsMap], sent: maps[bpf.LegacyMapOrderMap]}
+			r := &perfReader{events: maps[bpf.PerfLegacyMapEvents], index: maps[bpf.PerfLegacyMapRingsMap], sent: maps[bpf.PerfLegacyMapOrderMap]}
 			// Enough for the self-test, and for the larger rings being mapped, all
 			// perhaps on one CPU.
 			var err error
