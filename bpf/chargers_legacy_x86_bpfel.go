@@ -16,14 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ChargersLegacyMapChargeBlank                      = "charge_blank"
-	ChargersLegacyMapChargeCalls                      = "charge_calls"
+	ChargersLegacyMapCalls                            = "calls"
+	ChargersLegacyMapCallsOverflow                    = "calls_overflow"
 	ChargersLegacyMapConfigMap                        = "config_map"
 	ChargersLegacyMapEvents                           = "events"
-	ChargersLegacyMapFlows                            = "flows"
+	ChargersLegacyMapInflightMap                      = "inflight_map"
 	ChargersLegacyMapLossesMap                        = "losses_map"
-	ChargersLegacyMapOrderMap                         = "order_map"
 	ChargersLegacyMapRingsMap                         = "rings_map"
+	ChargersLegacyMapSeqMap                           = "seq_map"
 	ChargersLegacyProgKprobeDoUpdatePinned            = "kprobe_do_update_pinned"
 	ChargersLegacyProgKprobeIbUmemGet                 = "kprobe_ib_umem_get"
 	ChargersLegacyProgKprobeIbUmemRelease             = "kprobe_ib_umem_release"
@@ -34,6 +34,9 @@ const (
 	ChargersLegacyProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
 	ChargersLegacyProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
 	ChargersLegacyProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
+	ChargersLegacyProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
+	ChargersLegacyProgKprobeMsgZerocopyComplete       = "kprobe_msg_zerocopy_complete"
+	ChargersLegacyProgKprobeSockZerocopyCallback      = "kprobe_sock_zerocopy_callback"
 	ChargersLegacyProgKprobeSysIoUringRegister        = "kprobe_sys_io_uring_register"
 	ChargersLegacyProgKprobeSysIoUringSetup           = "kprobe_sys_io_uring_setup"
 	ChargersLegacyProgKprobeVfioLockAcct              = "kprobe_vfio_lock_acct"
@@ -42,8 +45,6 @@ const (
 	ChargersLegacyProgKprobeXdpPutUmem                = "kprobe_xdp_put_umem"
 	ChargersLegacyProgKprobeXdpUmemCreate             = "kprobe_xdp_umem_create"
 	ChargersLegacyProgKprobeXdpUmemReleaseDeferred    = "kprobe_xdp_umem_release_deferred"
-	ChargersLegacyProgKprobeZerocopyFirst             = "kprobe_zerocopy_first"
-	ChargersLegacyProgKprobeZerocopySecond            = "kprobe_zerocopy_second"
 	ChargersLegacyProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
 	ChargersLegacyProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
 	ChargersLegacyProgKretprobeIbUmemRelease          = "kretprobe_ib_umem_release"
@@ -53,6 +54,9 @@ const (
 	ChargersLegacyProgKretprobeIoSqeBuffersUnregister = "kretprobe_io_sqe_buffers_unregister"
 	ChargersLegacyProgKretprobeIoptPagesUpdatePinned  = "kretprobe_iopt_pages_update_pinned"
 	ChargersLegacyProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
+	ChargersLegacyProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
+	ChargersLegacyProgKretprobeMsgZerocopyComplete    = "kretprobe_msg_zerocopy_complete"
+	ChargersLegacyProgKretprobeSockZerocopyCallback   = "kretprobe_sock_zerocopy_callback"
 	ChargersLegacyProgKretprobeSysIoUringRegister     = "kretprobe_sys_io_uring_register"
 	ChargersLegacyProgKretprobeSysIoUringSetup        = "kretprobe_sys_io_uring_setup"
 	ChargersLegacyProgKretprobeVfioLockAcct           = "kretprobe_vfio_lock_acct"
@@ -61,7 +65,6 @@ const (
 	ChargersLegacyProgKretprobeXdpPutUmem             = "kretprobe_xdp_put_umem"
 	ChargersLegacyProgKretprobeXdpUmemCreate          = "kretprobe_xdp_umem_create"
 	ChargersLegacyProgKretprobeXdpUmemReleaseDeferred = "kretprobe_xdp_umem_release_deferred"
-	ChargersLegacyProgKretprobeZerocopy               = "kretprobe_zerocopy"
 )
 
 // LoadChargersLegacy returns the embedded CollectionSpec for ChargersLegacy.
@@ -116,6 +119,9 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
 	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
+	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
+	KprobeMsgZerocopyComplete       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSockZerocopyCallback      *ebpf.ProgramSpec `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister        *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup           *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_setup"`
 	KprobeVfioLockAcct              *ebpf.ProgramSpec `ebpf:"kprobe_vfio_lock_acct"`
@@ -124,8 +130,6 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeXdpPutUmem                *ebpf.ProgramSpec `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate             *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
-	KprobeZerocopyFirst             *ebpf.ProgramSpec `ebpf:"kprobe_zerocopy_first"`
-	KprobeZerocopySecond            *ebpf.ProgramSpec `ebpf:"kprobe_zerocopy_second"`
 	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
@@ -135,6 +139,9 @@ type ChargersLegacyProgramSpecs struct {
 	KretprobeIoSqeBuffersUnregister *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
+	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
+	KretprobeMsgZerocopyComplete    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSockZerocopyCallback   *ebpf.ProgramSpec `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister     *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_setup"`
 	KretprobeVfioLockAcct           *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_lock_acct"`
@@ -143,21 +150,20 @@ type ChargersLegacyProgramSpecs struct {
 	KretprobeXdpPutUmem             *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_put_umem"`
 	KretprobeXdpUmemCreate          *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_create"`
 	KretprobeXdpUmemReleaseDeferred *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_release_deferred"`
-	KretprobeZerocopy               *ebpf.ProgramSpec `ebpf:"kretprobe_zerocopy"`
 }
 
 // ChargersLegacyMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ChargersLegacyMapSpecs struct {
-	ChargeBlank *ebpf.MapSpec `ebpf:"charge_blank"`
-	ChargeCalls *ebpf.MapSpec `ebpf:"charge_calls"`
-	ConfigMap   *ebpf.MapSpec `ebpf:"config_map"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	LossesMap   *ebpf.MapSpec `ebpf:"losses_map"`
-	OrderMap    *ebpf.MapSpec `ebpf:"order_map"`
-	RingsMap    *ebpf.MapSpec `ebpf:"rings_map"`
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
+	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
+	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
+	RingsMap      *ebpf.MapSpec `ebpf:"rings_map"`
+	SeqMap        *ebpf.MapSpec `ebpf:"seq_map"`
 }
 
 // ChargersLegacyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -186,26 +192,26 @@ func (o *ChargersLegacyObjects) Close() error {
 //
 // It can be passed to LoadChargersLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ChargersLegacyMaps struct {
-	ChargeBlank *ebpf.Map `ebpf:"charge_blank"`
-	ChargeCalls *ebpf.Map `ebpf:"charge_calls"`
-	ConfigMap   *ebpf.Map `ebpf:"config_map"`
-	Events      *ebpf.Map `ebpf:"events"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	LossesMap   *ebpf.Map `ebpf:"losses_map"`
-	OrderMap    *ebpf.Map `ebpf:"order_map"`
-	RingsMap    *ebpf.Map `ebpf:"rings_map"`
+	Calls         *ebpf.Map `ebpf:"calls"`
+	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.Map `ebpf:"config_map"`
+	Events        *ebpf.Map `ebpf:"events"`
+	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
+	LossesMap     *ebpf.Map `ebpf:"losses_map"`
+	RingsMap      *ebpf.Map `ebpf:"rings_map"`
+	SeqMap        *ebpf.Map `ebpf:"seq_map"`
 }
 
 func (m *ChargersLegacyMaps) Close() error {
 	return _ChargersLegacyClose(
-		m.ChargeBlank,
-		m.ChargeCalls,
+		m.Calls,
+		m.CallsOverflow,
 		m.ConfigMap,
 		m.Events,
-		m.Flows,
+		m.InflightMap,
 		m.LossesMap,
-		m.OrderMap,
 		m.RingsMap,
+		m.SeqMap,
 	)
 }
 
@@ -229,6 +235,9 @@ type ChargersLegacyPrograms struct {
 	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
 	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
+	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
+	KprobeMsgZerocopyComplete       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSockZerocopyCallback      *ebpf.Program `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister        *ebpf.Program `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup           *ebpf.Program `ebpf:"kprobe_sys_io_uring_setup"`
 	KprobeVfioLockAcct              *ebpf.Program `ebpf:"kprobe_vfio_lock_acct"`
@@ -237,8 +246,6 @@ type ChargersLegacyPrograms struct {
 	KprobeXdpPutUmem                *ebpf.Program `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate             *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
-	KprobeZerocopyFirst             *ebpf.Program `ebpf:"kprobe_zerocopy_first"`
-	KprobeZerocopySecond            *ebpf.Program `ebpf:"kprobe_zerocopy_second"`
 	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
@@ -248,6 +255,9 @@ type ChargersLegacyPrograms struct {
 	KretprobeIoSqeBuffersUnregister *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
+	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
+	KretprobeMsgZerocopyComplete    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSockZerocopyCallback   *ebpf.Program `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister     *ebpf.Program `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup        *ebpf.Program `ebpf:"kretprobe_sys_io_uring_setup"`
 	KretprobeVfioLockAcct           *ebpf.Program `ebpf:"kretprobe_vfio_lock_acct"`
@@ -256,7 +266,6 @@ type ChargersLegacyPrograms struct {
 	KretprobeXdpPutUmem             *ebpf.Program `ebpf:"kretprobe_xdp_put_umem"`
 	KretprobeXdpUmemCreate          *ebpf.Program `ebpf:"kretprobe_xdp_umem_create"`
 	KretprobeXdpUmemReleaseDeferred *ebpf.Program `ebpf:"kretprobe_xdp_umem_release_deferred"`
-	KretprobeZerocopy               *ebpf.Program `ebpf:"kretprobe_zerocopy"`
 }
 
 func (p *ChargersLegacyPrograms) Close() error {
@@ -271,6 +280,9 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeIoSqeBuffersUnregister,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
+		p.KprobeMsgZerocopyCallback,
+		p.KprobeMsgZerocopyComplete,
+		p.KprobeSockZerocopyCallback,
 		p.KprobeSysIoUringRegister,
 		p.KprobeSysIoUringSetup,
 		p.KprobeVfioLockAcct,
@@ -279,8 +291,6 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeXdpPutUmem,
 		p.KprobeXdpUmemCreate,
 		p.KprobeXdpUmemReleaseDeferred,
-		p.KprobeZerocopyFirst,
-		p.KprobeZerocopySecond,
 		p.KretprobeDoUpdatePinned,
 		p.KretprobeIbUmemGet,
 		p.KretprobeIbUmemRelease,
@@ -290,6 +300,9 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KretprobeIoSqeBuffersUnregister,
 		p.KretprobeIoptPagesUpdatePinned,
 		p.KretprobeMmAccountPinnedPages,
+		p.KretprobeMsgZerocopyCallback,
+		p.KretprobeMsgZerocopyComplete,
+		p.KretprobeSockZerocopyCallback,
 		p.KretprobeSysIoUringRegister,
 		p.KretprobeSysIoUringSetup,
 		p.KretprobeVfioLockAcct,
@@ -298,7 +311,6 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KretprobeXdpPutUmem,
 		p.KretprobeXdpUmemCreate,
 		p.KretprobeXdpUmemReleaseDeferred,
-		p.KretprobeZerocopy,
 	)
 }
 

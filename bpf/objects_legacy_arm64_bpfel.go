@@ -17,16 +17,16 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	ObjectsLegacyMapCaches                        = "caches"
+	ObjectsLegacyMapCalls                         = "calls"
+	ObjectsLegacyMapCallsOverflow                 = "calls_overflow"
 	ObjectsLegacyMapConfigMap                     = "config_map"
 	ObjectsLegacyMapEvents                        = "events"
-	ObjectsLegacyMapFlows                         = "flows"
 	ObjectsLegacyMapGrowths                       = "growths"
+	ObjectsLegacyMapInflightMap                   = "inflight_map"
 	ObjectsLegacyMapLossesMap                     = "losses_map"
-	ObjectsLegacyMapObjectBlank                   = "object_blank"
-	ObjectsLegacyMapObjectCalls                   = "object_calls"
 	ObjectsLegacyMapOpenMap                       = "open_map"
-	ObjectsLegacyMapOrderMap                      = "order_map"
 	ObjectsLegacyMapRingsMap                      = "rings_map"
+	ObjectsLegacyMapSeqMap                        = "seq_map"
 	ObjectsLegacyProgFentryBpfMemRefill           = "fentry_bpf_mem_refill"
 	ObjectsLegacyProgFentryMapAlloc               = "fentry_map_alloc"
 	ObjectsLegacyProgFentryMapAllocPercpu         = "fentry_map_alloc_percpu"
@@ -151,17 +151,17 @@ type ObjectsLegacyProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsLegacyMapSpecs struct {
-	Caches      *ebpf.MapSpec `ebpf:"caches"`
-	ConfigMap   *ebpf.MapSpec `ebpf:"config_map"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	Growths     *ebpf.MapSpec `ebpf:"growths"`
-	LossesMap   *ebpf.MapSpec `ebpf:"losses_map"`
-	ObjectBlank *ebpf.MapSpec `ebpf:"object_blank"`
-	ObjectCalls *ebpf.MapSpec `ebpf:"object_calls"`
-	OpenMap     *ebpf.MapSpec `ebpf:"open_map"`
-	OrderMap    *ebpf.MapSpec `ebpf:"order_map"`
-	RingsMap    *ebpf.MapSpec `ebpf:"rings_map"`
+	Caches        *ebpf.MapSpec `ebpf:"caches"`
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
+	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	Growths       *ebpf.MapSpec `ebpf:"growths"`
+	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
+	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
+	OpenMap       *ebpf.MapSpec `ebpf:"open_map"`
+	RingsMap      *ebpf.MapSpec `ebpf:"rings_map"`
+	SeqMap        *ebpf.MapSpec `ebpf:"seq_map"`
 }
 
 // ObjectsLegacyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -190,32 +190,32 @@ func (o *ObjectsLegacyObjects) Close() error {
 //
 // It can be passed to LoadObjectsLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsLegacyMaps struct {
-	Caches      *ebpf.Map `ebpf:"caches"`
-	ConfigMap   *ebpf.Map `ebpf:"config_map"`
-	Events      *ebpf.Map `ebpf:"events"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	Growths     *ebpf.Map `ebpf:"growths"`
-	LossesMap   *ebpf.Map `ebpf:"losses_map"`
-	ObjectBlank *ebpf.Map `ebpf:"object_blank"`
-	ObjectCalls *ebpf.Map `ebpf:"object_calls"`
-	OpenMap     *ebpf.Map `ebpf:"open_map"`
-	OrderMap    *ebpf.Map `ebpf:"order_map"`
-	RingsMap    *ebpf.Map `ebpf:"rings_map"`
+	Caches        *ebpf.Map `ebpf:"caches"`
+	Calls         *ebpf.Map `ebpf:"calls"`
+	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.Map `ebpf:"config_map"`
+	Events        *ebpf.Map `ebpf:"events"`
+	Growths       *ebpf.Map `ebpf:"growths"`
+	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
+	LossesMap     *ebpf.Map `ebpf:"losses_map"`
+	OpenMap       *ebpf.Map `ebpf:"open_map"`
+	RingsMap      *ebpf.Map `ebpf:"rings_map"`
+	SeqMap        *ebpf.Map `ebpf:"seq_map"`
 }
 
 func (m *ObjectsLegacyMaps) Close() error {
 	return _ObjectsLegacyClose(
 		m.Caches,
+		m.Calls,
+		m.CallsOverflow,
 		m.ConfigMap,
 		m.Events,
-		m.Flows,
 		m.Growths,
+		m.InflightMap,
 		m.LossesMap,
-		m.ObjectBlank,
-		m.ObjectCalls,
 		m.OpenMap,
-		m.OrderMap,
 		m.RingsMap,
+		m.SeqMap,
 	)
 }
 

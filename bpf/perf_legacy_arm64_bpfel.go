@@ -16,15 +16,14 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	PerfLegacyMapBlank                   = "blank"
 	PerfLegacyMapCalls                   = "calls"
-	PerfLegacyMapCallsElsewhere          = "calls_elsewhere"
+	PerfLegacyMapCallsOverflow           = "calls_overflow"
 	PerfLegacyMapConfigMap               = "config_map"
 	PerfLegacyMapEvents                  = "events"
-	PerfLegacyMapFlows                   = "flows"
+	PerfLegacyMapInflightMap             = "inflight_map"
 	PerfLegacyMapLossesMap               = "losses_map"
-	PerfLegacyMapOrderMap                = "order_map"
 	PerfLegacyMapRingsMap                = "rings_map"
+	PerfLegacyMapSeqMap                  = "seq_map"
 	PerfLegacyProgFentryPerfMmap         = "fentry_perf_mmap"
 	PerfLegacyProgFentryPerfMmapClose    = "fentry_perf_mmap_close"
 	PerfLegacyProgFexitPerfMmap          = "fexit_perf_mmap"
@@ -103,15 +102,14 @@ type PerfLegacyProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PerfLegacyMapSpecs struct {
-	Blank          *ebpf.MapSpec `ebpf:"blank"`
-	Calls          *ebpf.MapSpec `ebpf:"calls"`
-	CallsElsewhere *ebpf.MapSpec `ebpf:"calls_elsewhere"`
-	ConfigMap      *ebpf.MapSpec `ebpf:"config_map"`
-	Events         *ebpf.MapSpec `ebpf:"events"`
-	Flows          *ebpf.MapSpec `ebpf:"flows"`
-	LossesMap      *ebpf.MapSpec `ebpf:"losses_map"`
-	OrderMap       *ebpf.MapSpec `ebpf:"order_map"`
-	RingsMap       *ebpf.MapSpec `ebpf:"rings_map"`
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
+	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
+	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
+	RingsMap      *ebpf.MapSpec `ebpf:"rings_map"`
+	SeqMap        *ebpf.MapSpec `ebpf:"seq_map"`
 }
 
 // PerfLegacyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -140,28 +138,26 @@ func (o *PerfLegacyObjects) Close() error {
 //
 // It can be passed to LoadPerfLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PerfLegacyMaps struct {
-	Blank          *ebpf.Map `ebpf:"blank"`
-	Calls          *ebpf.Map `ebpf:"calls"`
-	CallsElsewhere *ebpf.Map `ebpf:"calls_elsewhere"`
-	ConfigMap      *ebpf.Map `ebpf:"config_map"`
-	Events         *ebpf.Map `ebpf:"events"`
-	Flows          *ebpf.Map `ebpf:"flows"`
-	LossesMap      *ebpf.Map `ebpf:"losses_map"`
-	OrderMap       *ebpf.Map `ebpf:"order_map"`
-	RingsMap       *ebpf.Map `ebpf:"rings_map"`
+	Calls         *ebpf.Map `ebpf:"calls"`
+	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.Map `ebpf:"config_map"`
+	Events        *ebpf.Map `ebpf:"events"`
+	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
+	LossesMap     *ebpf.Map `ebpf:"losses_map"`
+	RingsMap      *ebpf.Map `ebpf:"rings_map"`
+	SeqMap        *ebpf.Map `ebpf:"seq_map"`
 }
 
 func (m *PerfLegacyMaps) Close() error {
 	return _PerfLegacyClose(
-		m.Blank,
 		m.Calls,
-		m.CallsElsewhere,
+		m.CallsOverflow,
 		m.ConfigMap,
 		m.Events,
-		m.Flows,
+		m.InflightMap,
 		m.LossesMap,
-		m.OrderMap,
 		m.RingsMap,
+		m.SeqMap,
 	)
 }
 
