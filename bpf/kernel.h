@@ -28,6 +28,7 @@ struct user_pt_regs {
 /* 5.5 (6ae08ae3dea2) parted it in two for kernel and user; the older one goes on
  * to work for both on x86_64 and arm64. */
 #define bpf_probe_read_kernel bpf_probe_read
+#define bpf_probe_read_user bpf_probe_read
 #endif
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>

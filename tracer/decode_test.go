@@ -202,6 +202,9 @@ func TestChargersByName(t *testing.T) {
 			t.Errorf("%s is %q: %v", name, c, err)
 		}
 	}
+	if s := ledger.Charger(200).String(); s != "charger-200" {
+		t.Errorf("a charger without a name is %q", s)
+	}
 }
 
 // Each flag is a bit of its own, and says something of a record that can have it.
