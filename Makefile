@@ -46,6 +46,9 @@ kernels: ## fetch Debian's kernels of all series, for the guests
 	testdata/kernels/fetch.sh
 
 .PHONY: generate
+generate: export BPF2GO_CC := clang-19
+generate: export BPF2GO_STRIP := testdata/strip.sh
+generate: export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -mcpu=v2 -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu
 generate: ## compile bpf/*.c and make the Go bindings
 	testdata/install.sh $(CLANG)
 	$(GO) generate ./gen.go

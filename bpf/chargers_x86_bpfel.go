@@ -13,54 +13,6 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type ChargersChargeCall struct {
-	_         structs.HostLayout
-	Event     ChargersChargeEvent
-	User      uint64
-	UserFlow  uint64
-	UserBegun uint64
-	MmBegun   uint64
-}
-
-type ChargersChargeEvent struct {
-	_      structs.HostLayout
-	Header struct {
-		_      structs.HostLayout
-		Record uint32
-		Pad    uint32
-		Order  uint64
-		TimeNs uint64
-		Lost   uint64
-	}
-	CgroupId     uint64
-	Mm           uint64
-	UserBefore   int64
-	UserAfter    int64
-	PinnedBefore int64
-	PinnedAfter  int64
-	LockLimit    int64
-	Charger      ChargersCharger
-	Flags        ChargersChargeFlag
-	Pid          uint32
-	Tid          uint32
-	Uid          uint32
-	PayerUid     uint32
-	Cpu          uint32
-	Ret          int32
-	Comm         [16]uint8
-}
-
-type ChargersChargeFlag uint32
-
-const (
-	ChargersChargeFlagCHARGE_OVERLAP_USER ChargersChargeFlag = 1
-	ChargersChargeFlagCHARGE_OVERLAP_MM   ChargersChargeFlag = 2
-	ChargersChargeFlagCHARGE_COMMAND      ChargersChargeFlag = 4
-	ChargersChargeFlagCHARGE_USER_GONE    ChargersChargeFlag = 8
-	ChargersChargeFlagCHARGE_APART        ChargersChargeFlag = 16
-	ChargersChargeFlagCHARGE_CAP_IPC_LOCK ChargersChargeFlag = 32
-)
-
 type ChargersCharger uint32
 
 const (
@@ -71,42 +23,51 @@ const (
 	ChargersChargerCHARGER_IOMMUFD  ChargersCharger = 4
 	ChargersChargerCHARGER_VFIO     ChargersCharger = 5
 	ChargersChargerCHARGER_VDPA     ChargersCharger = 6
+	ChargersChargerCHARGER_COUNT    ChargersCharger = 7
 )
 
-type ChargersConfig struct {
-	_                 structs.HostLayout
-	PageShift         uint32
-	PerfEventMlockKb  int32
-	PerfEventParanoid int32
-	OnlineCpus        uint32
-	CommandParent     uint32
-	WatchMemcg        uint32
-	PossibleCpus      uint32
+type ChargersReading struct {
+	_      structs.HostLayout
+	Owner  uint64
+	Before int64
+	After  int64
 }
 
-type ChargersFlow struct {
-	_     structs.HostLayout
-	Begun uint64
-	Ended uint64
-}
-
-type ChargersLosses struct {
-	_            structs.HostLayout
-	RingFull     uint64
-	InFlightFull uint64
-	MissedReturn uint64
-	MissedEntry  uint64
+type ChargersRecord struct {
+	_      structs.HostLayout
+	Header struct {
+		_      structs.HostLayout
+		Kind   uint32
+		Flags  uint32
+		Seq    uint64
+		TimeNs uint64
+		Lost   uint64
+		Caller struct {
+			_         structs.HostLayout
+			CgroupId  uint64
+			LockLimit int64
+			Pid       uint32
+			Tid       uint32
+			Uid       uint32
+			Cpu       uint32
+			Comm      [16]uint8
+		}
+	}
+	User    ChargersReading
+	Process ChargersReading
+	Charger ChargersCharger
+	Ret     int32
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ChargersMapChargeBlank                      = "charge_blank"
-	ChargersMapChargeCalls                      = "charge_calls"
+	ChargersMapCalls                            = "calls"
+	ChargersMapCallsOverflow                    = "calls_overflow"
 	ChargersMapConfigMap                        = "config_map"
 	ChargersMapEvents                           = "events"
-	ChargersMapFlows                            = "flows"
+	ChargersMapInflightMap                      = "inflight_map"
 	ChargersMapLossesMap                        = "losses_map"
 	ChargersProgKprobeDoUpdatePinned            = "kprobe_do_update_pinned"
 	ChargersProgKprobeIbUmemGet                 = "kprobe_ib_umem_get"
@@ -118,6 +79,9 @@ const (
 	ChargersProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
 	ChargersProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
 	ChargersProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
+	ChargersProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
+	ChargersProgKprobeMsgZerocopyComplete       = "kprobe_msg_zerocopy_complete"
+	ChargersProgKprobeSockZerocopyCallback      = "kprobe_sock_zerocopy_callback"
 	ChargersProgKprobeSysIoUringRegister        = "kprobe_sys_io_uring_register"
 	ChargersProgKprobeSysIoUringSetup           = "kprobe_sys_io_uring_setup"
 	ChargersProgKprobeVfioLockAcct              = "kprobe_vfio_lock_acct"
@@ -126,8 +90,6 @@ const (
 	ChargersProgKprobeXdpPutUmem                = "kprobe_xdp_put_umem"
 	ChargersProgKprobeXdpUmemCreate             = "kprobe_xdp_umem_create"
 	ChargersProgKprobeXdpUmemReleaseDeferred    = "kprobe_xdp_umem_release_deferred"
-	ChargersProgKprobeZerocopyFirst             = "kprobe_zerocopy_first"
-	ChargersProgKprobeZerocopySecond            = "kprobe_zerocopy_second"
 	ChargersProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
 	ChargersProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
 	ChargersProgKretprobeIbUmemRelease          = "kretprobe_ib_umem_release"
@@ -137,6 +99,9 @@ const (
 	ChargersProgKretprobeIoSqeBuffersUnregister = "kretprobe_io_sqe_buffers_unregister"
 	ChargersProgKretprobeIoptPagesUpdatePinned  = "kretprobe_iopt_pages_update_pinned"
 	ChargersProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
+	ChargersProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
+	ChargersProgKretprobeMsgZerocopyComplete    = "kretprobe_msg_zerocopy_complete"
+	ChargersProgKretprobeSockZerocopyCallback   = "kretprobe_sock_zerocopy_callback"
 	ChargersProgKretprobeSysIoUringRegister     = "kretprobe_sys_io_uring_register"
 	ChargersProgKretprobeSysIoUringSetup        = "kretprobe_sys_io_uring_setup"
 	ChargersProgKretprobeVfioLockAcct           = "kretprobe_vfio_lock_acct"
@@ -145,7 +110,6 @@ const (
 	ChargersProgKretprobeXdpPutUmem             = "kretprobe_xdp_put_umem"
 	ChargersProgKretprobeXdpUmemCreate          = "kretprobe_xdp_umem_create"
 	ChargersProgKretprobeXdpUmemReleaseDeferred = "kretprobe_xdp_umem_release_deferred"
-	ChargersProgKretprobeZerocopy               = "kretprobe_zerocopy"
 )
 
 // LoadChargers returns the embedded CollectionSpec for Chargers.
@@ -200,6 +164,9 @@ type ChargersProgramSpecs struct {
 	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
 	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
+	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
+	KprobeMsgZerocopyComplete       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSockZerocopyCallback      *ebpf.ProgramSpec `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister        *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup           *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_setup"`
 	KprobeVfioLockAcct              *ebpf.ProgramSpec `ebpf:"kprobe_vfio_lock_acct"`
@@ -208,8 +175,6 @@ type ChargersProgramSpecs struct {
 	KprobeXdpPutUmem                *ebpf.ProgramSpec `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate             *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
-	KprobeZerocopyFirst             *ebpf.ProgramSpec `ebpf:"kprobe_zerocopy_first"`
-	KprobeZerocopySecond            *ebpf.ProgramSpec `ebpf:"kprobe_zerocopy_second"`
 	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
@@ -219,6 +184,9 @@ type ChargersProgramSpecs struct {
 	KretprobeIoSqeBuffersUnregister *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
+	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
+	KretprobeMsgZerocopyComplete    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSockZerocopyCallback   *ebpf.ProgramSpec `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister     *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_setup"`
 	KretprobeVfioLockAcct           *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_lock_acct"`
@@ -227,19 +195,18 @@ type ChargersProgramSpecs struct {
 	KretprobeXdpPutUmem             *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_put_umem"`
 	KretprobeXdpUmemCreate          *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_create"`
 	KretprobeXdpUmemReleaseDeferred *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_release_deferred"`
-	KretprobeZerocopy               *ebpf.ProgramSpec `ebpf:"kretprobe_zerocopy"`
 }
 
 // ChargersMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ChargersMapSpecs struct {
-	ChargeBlank *ebpf.MapSpec `ebpf:"charge_blank"`
-	ChargeCalls *ebpf.MapSpec `ebpf:"charge_calls"`
-	ConfigMap   *ebpf.MapSpec `ebpf:"config_map"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	LossesMap   *ebpf.MapSpec `ebpf:"losses_map"`
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
+	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
+	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
 }
 
 // ChargersVariableSpecs contains global variables before they are loaded into the kernel.
@@ -268,21 +235,21 @@ func (o *ChargersObjects) Close() error {
 //
 // It can be passed to LoadChargersObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ChargersMaps struct {
-	ChargeBlank *ebpf.Map `ebpf:"charge_blank"`
-	ChargeCalls *ebpf.Map `ebpf:"charge_calls"`
-	ConfigMap   *ebpf.Map `ebpf:"config_map"`
-	Events      *ebpf.Map `ebpf:"events"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	LossesMap   *ebpf.Map `ebpf:"losses_map"`
+	Calls         *ebpf.Map `ebpf:"calls"`
+	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.Map `ebpf:"config_map"`
+	Events        *ebpf.Map `ebpf:"events"`
+	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
+	LossesMap     *ebpf.Map `ebpf:"losses_map"`
 }
 
 func (m *ChargersMaps) Close() error {
 	return _ChargersClose(
-		m.ChargeBlank,
-		m.ChargeCalls,
+		m.Calls,
+		m.CallsOverflow,
 		m.ConfigMap,
 		m.Events,
-		m.Flows,
+		m.InflightMap,
 		m.LossesMap,
 	)
 }
@@ -307,6 +274,9 @@ type ChargersPrograms struct {
 	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
 	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
+	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
+	KprobeMsgZerocopyComplete       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSockZerocopyCallback      *ebpf.Program `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister        *ebpf.Program `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup           *ebpf.Program `ebpf:"kprobe_sys_io_uring_setup"`
 	KprobeVfioLockAcct              *ebpf.Program `ebpf:"kprobe_vfio_lock_acct"`
@@ -315,8 +285,6 @@ type ChargersPrograms struct {
 	KprobeXdpPutUmem                *ebpf.Program `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate             *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
-	KprobeZerocopyFirst             *ebpf.Program `ebpf:"kprobe_zerocopy_first"`
-	KprobeZerocopySecond            *ebpf.Program `ebpf:"kprobe_zerocopy_second"`
 	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
@@ -326,6 +294,9 @@ type ChargersPrograms struct {
 	KretprobeIoSqeBuffersUnregister *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
+	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
+	KretprobeMsgZerocopyComplete    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSockZerocopyCallback   *ebpf.Program `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister     *ebpf.Program `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup        *ebpf.Program `ebpf:"kretprobe_sys_io_uring_setup"`
 	KretprobeVfioLockAcct           *ebpf.Program `ebpf:"kretprobe_vfio_lock_acct"`
@@ -334,7 +305,6 @@ type ChargersPrograms struct {
 	KretprobeXdpPutUmem             *ebpf.Program `ebpf:"kretprobe_xdp_put_umem"`
 	KretprobeXdpUmemCreate          *ebpf.Program `ebpf:"kretprobe_xdp_umem_create"`
 	KretprobeXdpUmemReleaseDeferred *ebpf.Program `ebpf:"kretprobe_xdp_umem_release_deferred"`
-	KretprobeZerocopy               *ebpf.Program `ebpf:"kretprobe_zerocopy"`
 }
 
 func (p *ChargersPrograms) Close() error {
@@ -349,6 +319,9 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeIoSqeBuffersUnregister,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
+		p.KprobeMsgZerocopyCallback,
+		p.KprobeMsgZerocopyComplete,
+		p.KprobeSockZerocopyCallback,
 		p.KprobeSysIoUringRegister,
 		p.KprobeSysIoUringSetup,
 		p.KprobeVfioLockAcct,
@@ -357,8 +330,6 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeXdpPutUmem,
 		p.KprobeXdpUmemCreate,
 		p.KprobeXdpUmemReleaseDeferred,
-		p.KprobeZerocopyFirst,
-		p.KprobeZerocopySecond,
 		p.KretprobeDoUpdatePinned,
 		p.KretprobeIbUmemGet,
 		p.KretprobeIbUmemRelease,
@@ -368,6 +339,9 @@ func (p *ChargersPrograms) Close() error {
 		p.KretprobeIoSqeBuffersUnregister,
 		p.KretprobeIoptPagesUpdatePinned,
 		p.KretprobeMmAccountPinnedPages,
+		p.KretprobeMsgZerocopyCallback,
+		p.KretprobeMsgZerocopyComplete,
+		p.KretprobeSockZerocopyCallback,
 		p.KretprobeSysIoUringRegister,
 		p.KretprobeSysIoUringSetup,
 		p.KretprobeVfioLockAcct,
@@ -376,7 +350,6 @@ func (p *ChargersPrograms) Close() error {
 		p.KretprobeXdpPutUmem,
 		p.KretprobeXdpUmemCreate,
 		p.KretprobeXdpUmemReleaseDeferred,
-		p.KretprobeZerocopy,
 	)
 }
 

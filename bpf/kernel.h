@@ -28,6 +28,7 @@ struct user_pt_regs {
 /* 5.5 (6ae08ae3dea2) parted it in two for kernel and user; the older one goes on
  * to work for both on x86_64 and arm64. */
 #define bpf_probe_read_kernel bpf_probe_read
+#define bpf_probe_read_user bpf_probe_read
 #endif
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
@@ -37,8 +38,11 @@ enum { false = 0, true = 1 };
 
 #define RLIMIT_MEMLOCK 8
 #define CAP_IPC_LOCK 14
+#define EPERM 1
 #define ENOMEM 12
+#define ENOBUFS 105
 #define MAX_ERRNO 4095
+#define PF_KTHREAD 0x00200000
 #define ANON_INODE_FS_MAGIC 0x09041934
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -103,11 +107,19 @@ struct signal_struct {
 	struct rlimit rlim[16];
 };
 struct task_struct {
+	int pid;
 	int tgid;
+	unsigned int flags;
+	char comm[16];
 	struct mm_struct *mm;
 	struct task_struct *real_parent;
+	struct task_struct *group_leader;
 	struct cred *cred;
 	struct signal_struct *signal;
+	struct files_struct *files;
+	struct css_set *cgroups;
+	struct mem_cgroup *active_memcg;
+	void *io_uring; /* 5.10 (0f2122045b94) */
 };
 
 struct mm_struct {
@@ -144,6 +156,7 @@ struct path {
 struct file {
 	struct path f_path;
 	struct inode *f_inode;
+	const void *f_op;
 	void *private_data;
 };
 
@@ -257,14 +270,37 @@ static __always_inline bool file_is_perf(struct file *file)
 	return name[0] == 0x76655f667265705b /* [perf_ev */ && name[1] == 0x5d746e65 /* ent] */;
 }
 
+/* user_struct.locked_vm, in pages: what perf_mmap() charges unless it has a counter of
+ * its own, and what the other chargers do. */
+static __always_inline __s64 user_locked_vm(struct user_struct *user)
+{
+	return kernel_read(user, locked_vm.counter);
+}
+
+/* Reports whether perf has a counter of its own, so that locked_vm is the others'. */
+static __always_inline bool user_has_perf_mlock(void)
+{
+	return bpf_core_field_exists(((struct user_struct___perf_mlock *)0)->perf_mlock);
+}
+
 /* The counter that perf_mmap() charges to a user, in pages. */
 static __always_inline __s64 user_perf_locked(struct user_struct *user)
 {
-	struct user_struct___perf_mlock *split = (void *)user;
+	if (user_has_perf_mlock())
+		return kernel_read((struct user_struct___perf_mlock *)user, perf_mlock.counter);
+	return user_locked_vm(user);
+}
 
-	if (bpf_core_field_exists(split->perf_mlock))
-		return kernel_read(split, perf_mlock.counter);
-	return kernel_read(user, locked_vm.counter);
+/* What the two counters of a user are told apart by: the one that perf_mmap() charges
+ * has the user's address, and locked_vm, where that is another one, an odd one. */
+static __always_inline __u64 locked_vm_address(struct user_struct *user)
+{
+	return (__u64)user | user_has_perf_mlock();
+}
+
+static __always_inline __u32 user_uid(struct user_struct *user)
+{
+	return kernel_read(user, uid.val);
 }
 
 /* References to a user; 0 once it is freed. */
@@ -322,6 +358,14 @@ static __always_inline bool cred_cap_ipc_lock(struct cred *cred)
 struct kernfs_node {
 	__u64 id;
 };
+/* Before 5.5 (67c0496e87d1): the generation and the inode's number, which are one
+ * number together. */
+union kernfs_node_id {
+	__u64 id;
+};
+struct kernfs_node___parts {
+	union kernfs_node_id id;
+};
 struct cgroup {
 	struct kernfs_node *kn;
 };
@@ -351,20 +395,12 @@ struct css_set {
 enum cgroup_subsys_id {
 	memory_cgrp_id = 4,
 };
-struct task_struct___memcg {
-	struct mem_cgroup *active_memcg;
-	struct css_set *cgroups;
-	struct files_struct *files;
-};
 struct fdtable {
 	unsigned int max_fds;
 	struct file **fd;
 };
 struct files_struct {
 	struct fdtable *fdt;
-};
-struct file___op {
-	const void *f_op;
 };
 
 struct page {
@@ -458,9 +494,19 @@ extern void bpf_map_fops __ksym __weak;
 extern void bpf_prog_fops __ksym __weak;
 extern void __per_cpu_offset __ksym __weak;
 
+/* 7.1: the slab allocator charges without a call. */
+static __always_inline bool slab_charges_unseen(void)
+{
+	return bpf_core_field_exists(((struct obj_cgroup___root *)0)->is_root);
+}
+
 static __always_inline __u64 memcg_cgroup_id(struct mem_cgroup *memcg)
 {
-	return BPF_CORE_READ(memcg, css.cgroup, kn, id);
+	struct kernfs_node *node = BPF_CORE_READ(memcg, css.cgroup, kn);
+
+	if (bpf_core_field_exists(((struct kernfs_node___parts *)0)->id.id))
+		return BPF_CORE_READ((struct kernfs_node___parts *)node, id.id);
+	return BPF_CORE_READ(node, id);
 }
 
 /* memory.max in bytes; -1: none. */
@@ -475,14 +521,13 @@ static __always_inline __s64 memory_max(struct mem_cgroup *memcg, __u32 page_shi
  * task's. */
 static __always_inline struct mem_cgroup *task_memcg(struct task_struct *task)
 {
-	struct task_struct___memcg *t = (void *)task;
-	struct mem_cgroup *active = BPF_CORE_READ(t, active_memcg);
+	struct mem_cgroup *active = BPF_CORE_READ(task, active_memcg);
 	struct css_set *set;
 	struct cgroup_subsys_state *css = 0;
 
 	if (active)
 		return active;
-	set = BPF_CORE_READ(t, cgroups);
+	set = BPF_CORE_READ(task, cgroups);
 	bpf_probe_read_kernel(&css, sizeof(css),
 			      (void *)set + bpf_core_field_offset(struct css_set, subsys) +
 				      8 * bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id));
@@ -504,8 +549,8 @@ static __always_inline struct mem_cgroup *page_memcg(struct page *page)
 	return BPF_CORE_READ((struct obj_cgroup *)(data & ~7UL), memcg);
 }
 
-/* Are BPF objects charged to a user here? Until 5.10 their structs have a place
- * for it. */
+/* Reports whether BPF objects are charged to a user here: until 5.10 their structs
+ * have a place for it. */
 static __always_inline bool map_has_user(void)
 {
 	return bpf_core_field_exists(((struct bpf_map___memory *)0)->memory) ||
@@ -546,6 +591,53 @@ static __always_inline struct mem_cgroup *map_memcg(struct bpf_map *map)
 	return 0;
 }
 
+/* The work that frees a map is part of it. */
+static __always_inline struct bpf_map *map_of_work(struct work_struct *work)
+{
+	return (void *)work - bpf_core_field_offset(struct bpf_map, work);
+}
+
+/* And so is RCU's head of a program. */
+static __always_inline struct bpf_prog_aux *prog_aux_of_rcu(void *rcu)
+{
+	return rcu - bpf_core_field_offset(struct bpf_prog_aux, rcu);
+}
+
+#define BPF_MAP_TYPE_CGRP_STORAGE_6_2 32 /* newer than the headers that this is built with */
+
+static __always_inline bool is_local_storage(__u32 type)
+{
+	return type == BPF_MAP_TYPE_TASK_STORAGE || type == BPF_MAP_TYPE_INODE_STORAGE ||
+	       type == BPF_MAP_TYPE_SK_STORAGE || type == BPF_MAP_TYPE_CGRP_STORAGE_6_2;
+}
+
+/* The allocator's caches, by their percpu pointers, of a map that takes its elements
+ * from there; 0: none. */
+static __always_inline void map_caches(struct bpf_map *map, __u64 *elements, __u64 *values)
+{
+	struct bpf_htab *htab = (void *)map;
+	struct lpm_trie *trie = (void *)map;
+	struct bpf_local_storage_map *storage = (void *)map;
+	__u32 type = BPF_CORE_READ(map, map_type);
+
+	if (type == BPF_MAP_TYPE_HASH || type == BPF_MAP_TYPE_PERCPU_HASH || type == BPF_MAP_TYPE_HASH_OF_MAPS) {
+		if (bpf_core_field_exists(htab->ma)) {
+			*elements = (__u64)BPF_CORE_READ(htab, ma.cache);
+			*values = (__u64)BPF_CORE_READ(htab, pcpu_ma.cache);
+		}
+	} else if (type == BPF_MAP_TYPE_LPM_TRIE && bpf_core_field_exists(trie->ma)) {
+		*elements = (__u64)BPF_CORE_READ(trie, ma.cache);
+	} else if (is_local_storage(type) && bpf_core_field_exists(storage->selem_ma)) {
+		*elements = (__u64)BPF_CORE_READ(storage, selem_ma.cache);
+		*values = (__u64)BPF_CORE_READ(storage, storage_ma.cache);
+	}
+}
+
+static __always_inline struct bpf_mem_cache *cache_of_work(void *work)
+{
+	return work - bpf_core_field_offset(struct bpf_mem_cache, refill_work);
+}
+
 /* The percpu pointer behind a CPU's own copy. */
 static __always_inline __u64 percpu_base(void *copy, __u32 cpu)
 {
@@ -580,13 +672,36 @@ static __always_inline __u64 syscall_arg1(struct pt_regs *regs)
 	return value;
 }
 
+/* ---- iterators ---- */
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct seq_file;
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+struct bpf_iter__task {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+};
+struct bpf_iter__task_vma {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	struct vm_area_struct *vma;
+};
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
+};
+
+#pragma clang attribute pop
+
 /* ---- the other chargers ---- */
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct task_struct___mm {
-	struct mm_struct *mm;
-};
 struct io_ring_ctx {
 	struct user_struct *user;
 	struct mm_struct *mm_account; /* 5.10 */
@@ -612,10 +727,38 @@ struct ubuf_info {
 
 #pragma clang attribute pop
 
-/* Has perf a counter of its own, so that locked_vm is the others'? */
-static __always_inline bool user_has_perf_mlock(void)
+/* Reports whether a task has ever used an io_uring, as far as the kernel knows. */
+#define task_has_io_uring(task) (bpf_core_field_exists((task)->io_uring) && (task)->io_uring)
+
+static __always_inline struct io_ring_ctx *ring_of_exit_work(void *work)
 {
-	return bpf_core_field_exists(((struct user_struct___perf_mlock *)0)->perf_mlock);
+	return work - bpf_core_field_offset(struct io_ring_ctx, exit_work);
+}
+
+/* 0 where there is no such work. */
+static __always_inline struct io_ring_ctx *ring_of_rsrc_work(void *work)
+{
+	if (!bpf_core_field_exists(((struct io_ring_ctx___rsrc *)0)->rsrc_put_work))
+		return 0;
+	return work - bpf_core_field_offset(struct io_ring_ctx___rsrc, rsrc_put_work);
+}
+
+static __always_inline struct xdp_umem *umem_of_work(void *work)
+{
+	return work - bpf_core_field_offset(struct xdp_umem, work);
+}
+
+/* Who is charged for a MSG_ZEROCOPY buffer; 0 where that is not known. */
+static __always_inline struct user_struct *zerocopy_user(void *buffer)
+{
+	struct ubuf_info_msgzc *msgzc = buffer;
+	struct ubuf_info *older = buffer;
+
+	if (bpf_core_field_exists(msgzc->mmp))
+		return kernel_read(msgzc, mmp.user);
+	if (bpf_core_field_exists(older->mmp))
+		return kernel_read(older, mmp.user);
+	return 0;
 }
 
 #endif

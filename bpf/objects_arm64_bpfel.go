@@ -13,75 +13,52 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type ObjectsConfig struct {
-	_                 structs.HostLayout
-	PageShift         uint32
-	PerfEventMlockKb  int32
-	PerfEventParanoid int32
-	OnlineCpus        uint32
-	CommandParent     uint32
-	WatchMemcg        uint32
-	PossibleCpus      uint32
-}
+type ObjectsKind uint32
 
-type ObjectsFlow struct {
-	_     structs.HostLayout
-	Begun uint64
-	Ended uint64
-}
+const (
+	ObjectsKindKIND_MAP  ObjectsKind = 0
+	ObjectsKindKIND_PROG ObjectsKind = 1
+)
 
-type ObjectsGrowth struct {
+type ObjectsOp uint32
+
+const (
+	ObjectsOpOP_CREATE ObjectsOp = 0
+	ObjectsOpOP_GROW   ObjectsOp = 1
+	ObjectsOpOP_FREE   ObjectsOp = 2
+)
+
+type ObjectsReading struct {
 	_      structs.HostLayout
-	Payers [2]struct {
-		_           structs.HostLayout
-		CgroupId    uint64
-		PageBytes   int64
-		ObjectBytes int64
-	}
-	FurtherBytes int64
-	UnpaidBytes  int64
+	Owner  uint64
+	Before int64
+	After  int64
 }
 
-type ObjectsLosses struct {
-	_            structs.HostLayout
-	RingFull     uint64
-	InFlightFull uint64
-	MissedReturn uint64
-	MissedEntry  uint64
-}
-
-type ObjectsObjectCall struct {
-	_            structs.HostLayout
-	Event        ObjectsObjectEvent
-	User         uint64
-	UserBegun    uint64
-	Memcg        uint64
-	Page         uint64
-	Order        uint32
-	Closed       uint32
-	Refused      uint32
-	Pad          uint32
-	PercpuBytes  int64
-	PercpuBefore int64
-}
-
-type ObjectsObjectEvent struct {
+type ObjectsRecord struct {
 	_      structs.HostLayout
 	Header struct {
 		_      structs.HostLayout
-		Record uint32
-		Pad    uint32
-		Order  uint64
+		Kind   uint32
+		Flags  uint32
+		Seq    uint64
 		TimeNs uint64
 		Lost   uint64
+		Caller struct {
+			_         structs.HostLayout
+			CgroupId  uint64
+			LockLimit int64
+			Pid       uint32
+			Tid       uint32
+			Uid       uint32
+			Cpu       uint32
+			Comm      [16]uint8
+		}
 	}
-	CgroupId   uint64
-	Object     uint64
-	Pages      int64
-	UserBefore int64
-	UserAfter  int64
-	LockLimit  int64
-	Payers     [2]struct {
+	User   ObjectsReading
+	Object uint64
+	Pages  int64
+	Payers [2]struct {
 		_           structs.HostLayout
 		CgroupId    uint64
 		PageBytes   int64
@@ -93,55 +70,17 @@ type ObjectsObjectEvent struct {
 	LimitCgroupId uint64
 	UsageBytes    int64
 	LimitBytes    int64
-	Op            ObjectsObjectOp
-	Pid           uint32
-	Tid           uint32
-	Uid           uint32
-	PayerUid      uint32
+	Op            ObjectsOp
+	Kind          ObjectsKind
 	Ret           int32
-	Kind          ObjectsObjectKind
 	Type          uint32
 	Id            uint32
 	KeySize       uint32
 	ValueSize     uint32
 	MaxEntries    uint32
 	MapFlags      uint32
-	Flags         ObjectsObjectFlag
-	Cpu           uint32
+	Pad           uint32
 	Name          [16]uint8
-	Comm          [16]uint8
-	_             [4]byte
-}
-
-type ObjectsObjectFlag uint32
-
-const (
-	ObjectsObjectFlagOBJECT_RLIMIT       ObjectsObjectFlag = 1
-	ObjectsObjectFlagOBJECT_OVERLAP_USER ObjectsObjectFlag = 2
-	ObjectsObjectFlagOBJECT_COMMAND      ObjectsObjectFlag = 4
-	ObjectsObjectFlagOBJECT_USER_GONE    ObjectsObjectFlag = 8
-	ObjectsObjectFlagOBJECT_LATER        ObjectsObjectFlag = 16
-)
-
-type ObjectsObjectKind uint32
-
-const (
-	ObjectsObjectKindOBJECT_MAP  ObjectsObjectKind = 0
-	ObjectsObjectKindOBJECT_PROG ObjectsObjectKind = 1
-)
-
-type ObjectsObjectOp uint32
-
-const (
-	ObjectsObjectOpOBJECT_CREATE ObjectsObjectOp = 0
-	ObjectsObjectOpOBJECT_GROW   ObjectsObjectOp = 1
-	ObjectsObjectOpOBJECT_FREE   ObjectsObjectOp = 2
-)
-
-type ObjectsOpenCalls struct {
-	_       structs.HostLayout
-	All     uint64
-	Refills uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -149,13 +88,13 @@ type ObjectsOpenCalls struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	ObjectsMapCaches                        = "caches"
+	ObjectsMapCalls                         = "calls"
+	ObjectsMapCallsOverflow                 = "calls_overflow"
 	ObjectsMapConfigMap                     = "config_map"
 	ObjectsMapEvents                        = "events"
-	ObjectsMapFlows                         = "flows"
 	ObjectsMapGrowths                       = "growths"
+	ObjectsMapInflightMap                   = "inflight_map"
 	ObjectsMapLossesMap                     = "losses_map"
-	ObjectsMapObjectBlank                   = "object_blank"
-	ObjectsMapObjectCalls                   = "object_calls"
 	ObjectsMapOpenMap                       = "open_map"
 	ObjectsProgFentryBpfMemRefill           = "fentry_bpf_mem_refill"
 	ObjectsProgFentryMapAlloc               = "fentry_map_alloc"
@@ -281,15 +220,15 @@ type ObjectsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsMapSpecs struct {
-	Caches      *ebpf.MapSpec `ebpf:"caches"`
-	ConfigMap   *ebpf.MapSpec `ebpf:"config_map"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	Growths     *ebpf.MapSpec `ebpf:"growths"`
-	LossesMap   *ebpf.MapSpec `ebpf:"losses_map"`
-	ObjectBlank *ebpf.MapSpec `ebpf:"object_blank"`
-	ObjectCalls *ebpf.MapSpec `ebpf:"object_calls"`
-	OpenMap     *ebpf.MapSpec `ebpf:"open_map"`
+	Caches        *ebpf.MapSpec `ebpf:"caches"`
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
+	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	Growths       *ebpf.MapSpec `ebpf:"growths"`
+	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
+	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
+	OpenMap       *ebpf.MapSpec `ebpf:"open_map"`
 }
 
 // ObjectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -318,27 +257,27 @@ func (o *ObjectsObjects) Close() error {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsMaps struct {
-	Caches      *ebpf.Map `ebpf:"caches"`
-	ConfigMap   *ebpf.Map `ebpf:"config_map"`
-	Events      *ebpf.Map `ebpf:"events"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	Growths     *ebpf.Map `ebpf:"growths"`
-	LossesMap   *ebpf.Map `ebpf:"losses_map"`
-	ObjectBlank *ebpf.Map `ebpf:"object_blank"`
-	ObjectCalls *ebpf.Map `ebpf:"object_calls"`
-	OpenMap     *ebpf.Map `ebpf:"open_map"`
+	Caches        *ebpf.Map `ebpf:"caches"`
+	Calls         *ebpf.Map `ebpf:"calls"`
+	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.Map `ebpf:"config_map"`
+	Events        *ebpf.Map `ebpf:"events"`
+	Growths       *ebpf.Map `ebpf:"growths"`
+	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
+	LossesMap     *ebpf.Map `ebpf:"losses_map"`
+	OpenMap       *ebpf.Map `ebpf:"open_map"`
 }
 
 func (m *ObjectsMaps) Close() error {
 	return _ObjectsClose(
 		m.Caches,
+		m.Calls,
+		m.CallsOverflow,
 		m.ConfigMap,
 		m.Events,
-		m.Flows,
 		m.Growths,
+		m.InflightMap,
 		m.LossesMap,
-		m.ObjectBlank,
-		m.ObjectCalls,
 		m.OpenMap,
 	)
 }

@@ -20,25 +20,15 @@ const (
 	PerfAreaAREA_AUX  PerfArea = 1
 )
 
-type PerfCall struct {
-	_           structs.HostLayout
-	Event       PerfEvent
-	User        uint64
-	PerfEvent   uint64
-	UserBegun   uint64
-	MmBegun     uint64
-	BufferKey   uint64
-	BufferBegun uint64
-	Reached     uint32
-	Suspended   uint32
-}
-
-type PerfCallSlot struct {
+type PerfCaller struct {
 	_         structs.HostLayout
-	Claims    uint64
-	Key       uint64
-	Elsewhere uint64
-	Call      PerfCall
+	CgroupId  uint64
+	LockLimit int64
+	Pid       uint32
+	Tid       uint32
+	Uid       uint32
+	Cpu       uint32
+	Comm      [16]uint8
 }
 
 type PerfConfig struct {
@@ -52,70 +42,14 @@ type PerfConfig struct {
 	PossibleCpus      uint32
 }
 
-type PerfEvent struct {
-	_                structs.HostLayout
-	Header           PerfHeader
-	CgroupId         uint64
-	Mm               uint64
-	Buffer           uint64
-	UserExtra        int64
-	UserLocked       int64
-	UserLockLimit    int64
-	Extra            int64
-	PinnedVm         int64
-	Locked           int64
-	LockLimit        int64
-	UserAfter        int64
-	PinnedAfter      int64
-	DataPages        int64
-	DataExtra        int64
-	AuxPages         int64
-	AuxExtra         int64
-	Pid              uint32
-	Tid              uint32
-	Uid              uint32
-	PayerUid         uint32
-	Cpu              uint32
-	Ret              int32
-	Paranoid         int32
-	Mappings         int32
-	MappingsAfter    int32
-	AuxMappings      int32
-	AuxMappingsAfter int32
-	Op               PerfOp
-	Area             PerfArea
-	Flags            PerfFlag
-	OnlineCpus       uint32
-	Pad              uint32
-	Comm             [16]uint8
-}
-
-type PerfFlag uint32
-
-const (
-	PerfFlagFLAG_CAP_IPC_LOCK   PerfFlag = 1
-	PerfFlagFLAG_EXISTING       PerfFlag = 2
-	PerfFlagFLAG_OVERLAP_USER   PerfFlag = 4
-	PerfFlagFLAG_OVERLAP_MM     PerfFlag = 8
-	PerfFlagFLAG_USER_GONE      PerfFlag = 16
-	PerfFlagFLAG_COMMAND        PerfFlag = 32
-	PerfFlagFLAG_LIMITS_MOVED   PerfFlag = 64
-	PerfFlagFLAG_OVERLAP_BUFFER PerfFlag = 128
-)
-
-type PerfFlow struct {
-	_     structs.HostLayout
-	Begun uint64
-	Ended uint64
-}
-
 type PerfHeader struct {
 	_      structs.HostLayout
-	Record PerfRecord
-	Pad    uint32
-	Order  uint64
+	Kind   PerfRecordKind
+	Flags  PerfRecordFlag
+	Seq    uint64
 	TimeNs uint64
 	Lost   uint64
+	Caller PerfCaller
 }
 
 type PerfLosses struct {
@@ -133,24 +67,71 @@ const (
 	PerfOpOP_UNMAP PerfOp = 1
 )
 
-type PerfRecord uint32
+type PerfReading struct {
+	_      structs.HostLayout
+	Owner  uint64
+	Before int64
+	After  int64
+}
+
+type PerfRecord struct {
+	_                structs.HostLayout
+	Header           PerfHeader
+	User             PerfReading
+	Process          PerfReading
+	Buffer           uint64
+	UserExtra        int64
+	UserLockLimit    int64
+	Extra            int64
+	DataPages        int64
+	DataExtra        int64
+	AuxPages         int64
+	AuxExtra         int64
+	Op               PerfOp
+	Area             PerfArea
+	Ret              int32
+	Paranoid         int32
+	OnlineCpus       uint32
+	Mappings         int32
+	MappingsAfter    int32
+	AuxMappings      int32
+	AuxMappingsAfter int32
+	Pad              uint32
+}
+
+type PerfRecordFlag uint32
 
 const (
-	PerfRecordRECORD_CALL   PerfRecord = 1
-	PerfRecordRECORD_OBJECT PerfRecord = 2
-	PerfRecordRECORD_CHARGE PerfRecord = 3
+	PerfRecordFlagFLAG_COMMAND        PerfRecordFlag = 1
+	PerfRecordFlagFLAG_CAP_IPC_LOCK   PerfRecordFlag = 2
+	PerfRecordFlagFLAG_OVERLAP_USER   PerfRecordFlag = 4
+	PerfRecordFlagFLAG_OVERLAP_MM     PerfRecordFlag = 8
+	PerfRecordFlagFLAG_USER_GONE      PerfRecordFlag = 16
+	PerfRecordFlagFLAG_OVERLAP_BUFFER PerfRecordFlag = 32
+	PerfRecordFlagFLAG_EXISTING       PerfRecordFlag = 64
+	PerfRecordFlagFLAG_LIMITS_MOVED   PerfRecordFlag = 128
+	PerfRecordFlagFLAG_RLIMIT         PerfRecordFlag = 256
+	PerfRecordFlagFLAG_LATER          PerfRecordFlag = 512
+	PerfRecordFlagFLAG_SPLIT_COUNTER  PerfRecordFlag = 1024
+)
+
+type PerfRecordKind uint32
+
+const (
+	PerfRecordKindRECORD_PERF    PerfRecordKind = 1
+	PerfRecordKindRECORD_OBJECT  PerfRecordKind = 2
+	PerfRecordKindRECORD_CHARGER PerfRecordKind = 3
 )
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	PerfMapBlank                   = "blank"
 	PerfMapCalls                   = "calls"
-	PerfMapCallsElsewhere          = "calls_elsewhere"
+	PerfMapCallsOverflow           = "calls_overflow"
 	PerfMapConfigMap               = "config_map"
 	PerfMapEvents                  = "events"
-	PerfMapFlows                   = "flows"
+	PerfMapInflightMap             = "inflight_map"
 	PerfMapLossesMap               = "losses_map"
 	PerfProgFentryPerfMmap         = "fentry_perf_mmap"
 	PerfProgFentryPerfMmapClose    = "fentry_perf_mmap_close"
@@ -230,13 +211,12 @@ type PerfProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PerfMapSpecs struct {
-	Blank          *ebpf.MapSpec `ebpf:"blank"`
-	Calls          *ebpf.MapSpec `ebpf:"calls"`
-	CallsElsewhere *ebpf.MapSpec `ebpf:"calls_elsewhere"`
-	ConfigMap      *ebpf.MapSpec `ebpf:"config_map"`
-	Events         *ebpf.MapSpec `ebpf:"events"`
-	Flows          *ebpf.MapSpec `ebpf:"flows"`
-	LossesMap      *ebpf.MapSpec `ebpf:"losses_map"`
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
+	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
+	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
 }
 
 // PerfVariableSpecs contains global variables before they are loaded into the kernel.
@@ -265,23 +245,21 @@ func (o *PerfObjects) Close() error {
 //
 // It can be passed to LoadPerfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PerfMaps struct {
-	Blank          *ebpf.Map `ebpf:"blank"`
-	Calls          *ebpf.Map `ebpf:"calls"`
-	CallsElsewhere *ebpf.Map `ebpf:"calls_elsewhere"`
-	ConfigMap      *ebpf.Map `ebpf:"config_map"`
-	Events         *ebpf.Map `ebpf:"events"`
-	Flows          *ebpf.Map `ebpf:"flows"`
-	LossesMap      *ebpf.Map `ebpf:"losses_map"`
+	Calls         *ebpf.Map `ebpf:"calls"`
+	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.Map `ebpf:"config_map"`
+	Events        *ebpf.Map `ebpf:"events"`
+	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
+	LossesMap     *ebpf.Map `ebpf:"losses_map"`
 }
 
 func (m *PerfMaps) Close() error {
 	return _PerfClose(
-		m.Blank,
 		m.Calls,
-		m.CallsElsewhere,
+		m.CallsOverflow,
 		m.ConfigMap,
 		m.Events,
-		m.Flows,
+		m.InflightMap,
 		m.LossesMap,
 	)
 }

@@ -12,54 +12,6 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* Only what kernel.h has no use for. */
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct file___known {
-	struct path f_path;
-	struct inode *f_inode;
-	const void *f_op;
-	void *private_data;
-};
-
-struct task_struct___process {
-	int pid;
-	int tgid;
-	struct task_struct___process *group_leader;
-	struct mm_struct *mm;
-	unsigned int flags;
-	char comm[16];
-	struct cred *cred;
-	struct css_set *cgroups;
-	struct signal_struct *signal;
-	void *io_uring; /* 5.10 (0f2122045b94) */
-};
-
-struct seq_file;
-struct bpf_iter_meta {
-	struct seq_file *seq;
-};
-struct bpf_iter__task {
-	struct bpf_iter_meta *meta;
-	struct task_struct *task;
-};
-struct bpf_iter__task_vma {
-	struct bpf_iter_meta *meta;
-	struct task_struct *task;
-	struct vm_area_struct *vma;
-};
-struct bpf_iter__task_file {
-	struct bpf_iter_meta *meta;
-	struct task_struct *task;
-	__u32 fd;
-	struct file *file;
-};
-
-#pragma clang attribute pop
-
-#define PF_KTHREAD 0x00200000
-#define ANON_INODE_FS_MAGIC 0x09041934
-
 enum process_flag {
 	PROCESS_CAP_IPC_LOCK = 1 << 0,	/* effective, in the initial user namespace */
 	PROCESS_SPLIT_COUNTER = 1 << 1, /* perf charges users in a counter of its own (7.3+) */
@@ -113,30 +65,21 @@ const struct buffer *buffer_type __attribute__((unused));
 /* perf_fops, once a perf event was met. */
 const void *perf_fops = 0;
 
-/* Perf events have no mark that needs no kernel symbol, but that they are files
- * of the anonymous inodes with this name. A file on a disk can be called the
- * same, and lies in another file system. */
+/* Once per file of the host: what can be had without a helper is read first. */
 static __always_inline bool is_perf_event(struct file *file)
 {
-	struct file___known *known = (void *)file;
-	const char want[] = "[perf_event]";
-	char name[sizeof(want)];
-
 	if (perf_fops)
-		return known->f_op == perf_fops;
-	if (known->f_inode->i_sb->s_magic != ANON_INODE_FS_MAGIC ||
-	    bpf_probe_read_kernel(name, sizeof(name), known->f_path.dentry->d_name.name) ||
-	    __builtin_memcmp(name, want, sizeof(name)))
+		return file->f_op == perf_fops;
+	if (file->f_inode->i_sb->s_magic != ANON_INODE_FS_MAGIC || !file_is_perf(file))
 		return false;
-	perf_fops = known->f_op;
+	perf_fops = file->f_op;
 	return true;
 }
 
 SEC("iter/task")
 int iter_task(struct bpf_iter__task *ctx)
 {
-	struct task_struct___process *task = (void *)ctx->task;
-	struct user_struct___perf_mlock *split = 0;
+	struct task_struct *task = ctx->task;
 	struct user_struct *user;
 	struct process p = {};
 	struct mm_struct *mm;
@@ -147,7 +90,7 @@ int iter_task(struct bpf_iter__task *ctx)
 	mm = task->mm;
 	if (!mm || task->flags & PF_KTHREAD)
 		return 0;
-	rings = bpf_core_field_exists(task->io_uring) && task->io_uring;
+	rings = task_has_io_uring(task);
 	/* One record per process: of its leader, or of any thread when the leader
 	 * has ended. Threads with io_urings speak up as well. */
 	if (task->pid != task->tgid && task->group_leader->mm && !rings)
@@ -158,12 +101,12 @@ int iter_task(struct bpf_iter__task *ctx)
 	p.lock_limit = BPF_CORE_READ(task, signal, rlim[RLIMIT_MEMLOCK].rlim_cur);
 	p.pinned_vm = mm_pinned(mm);
 	p.perf_locked = user_perf_locked(user);
-	p.locked_vm = BPF_CORE_READ(user, locked_vm.counter);
+	p.locked_vm = user_locked_vm(user);
 	p.pid = task->tgid;
-	p.uid = BPF_CORE_READ(user, uid.val);
+	p.uid = user_uid(user);
 	if (cred_cap_ipc_lock(BPF_CORE_READ(task, cred)))
 		p.flags |= PROCESS_CAP_IPC_LOCK;
-	if (bpf_core_field_exists(split->perf_mlock))
+	if (user_has_perf_mlock())
 		p.flags |= PROCESS_SPLIT_COUNTER;
 	if (rings)
 		p.flags |= PROCESS_IO_URING;
@@ -174,11 +117,9 @@ int iter_task(struct bpf_iter__task *ctx)
 
 /* What a perf event's buffer records of itself. It is read once per buffer of the
  * host, so what can be had without a helper is. */
-static __always_inline bool read_buffer(struct buffer *b, struct task_struct *ctx_task, struct file *file)
+static __always_inline bool read_buffer(struct buffer *b, struct task_struct *task, struct file *file)
 {
-	struct task_struct___process *task = (void *)ctx_task;
-	struct file___known *known = (void *)file;
-	struct perf_event *event = known->private_data;
+	struct perf_event *event = file->private_data;
 	void *rb = BPF_CORE_READ(event, rb);
 	struct user_struct *user;
 
@@ -205,9 +146,9 @@ static __always_inline bool read_buffer(struct buffer *b, struct task_struct *ct
 	}
 	/* A user that may have no process to tell its counters. */
 	b->flags |= BUFFER_PAYER_COUNTERS;
-	b->payer_uid = BPF_CORE_READ(user, uid.val);
+	b->payer_uid = user_uid(user);
 	b->payer_perf_locked = user_perf_locked(user);
-	b->payer_locked_vm = BPF_CORE_READ(user, locked_vm.counter);
+	b->payer_locked_vm = user_locked_vm(user);
 	return true;
 }
 

@@ -23,7 +23,7 @@ import (
 // replace them, the oldest first: an unmapping, a mapping, and so on. As on a
 // kernel without faults, all within a large allowance.
 type calls struct {
-	record bpf.PerfEvent
+	record bpf.PerfRecord
 	live   int // buffers
 	made   int // records
 	user   int64
@@ -37,11 +37,11 @@ const (
 
 func newCalls(live int) *calls {
 	c := &calls{live: live}
-	c.record = bpf.PerfEvent{
-		Header: bpf.PerfHeader{Record: bpf.PerfRecordRECORD_CALL}, CgroupId: benchCgroup,
-		UserLockLimit: 1 << 30, LockLimit: 2048, DataPages: benchPages, Uid: 1000, PayerUid: 1000, Paranoid: 2, OnlineCpus: 4,
+	c.record = bpf.PerfRecord{
+		Header: bpf.PerfHeader{Kind: bpf.PerfRecordKindRECORD_PERF, Caller: bpf.PerfCaller{CgroupId: benchCgroup, LockLimit: 2048, Uid: 1000}},
+		User:   bpf.PerfReading{Owner: 1000}, UserLockLimit: 1 << 30, DataPages: benchPages, Paranoid: 2, OnlineCpus: 4,
 	}
-	copy(c.record.Comm[:], "profiler")
+	copy(c.record.Header.Caller.Comm[:], "profiler")
 	return c
 }
 
@@ -69,7 +69,7 @@ func (c *calls) next() []byte {
 func (c *calls) mapping(n int) []byte {
 	r := c.call(n)
 	r.Op, r.Mappings, r.MappingsAfter = bpf.PerfOpOP_MAP, 0, 1
-	r.UserExtra, r.UserLocked, r.UserAfter = benchPages, c.user+benchPages, c.user+benchPages
+	r.UserExtra, r.User.Before, r.User.After = benchPages, c.user, c.user+benchPages
 	c.user += benchPages
 	return c.bytes()
 }
@@ -77,17 +77,17 @@ func (c *calls) mapping(n int) []byte {
 func (c *calls) unmapping(n int) []byte {
 	r := c.call(n)
 	r.Op, r.Mappings, r.MappingsAfter = bpf.PerfOpOP_UNMAP, 1, 0
-	r.UserExtra, r.UserLocked, r.UserAfter = benchPages, c.user, c.user-benchPages
+	r.UserExtra, r.User.Before, r.User.After = benchPages, c.user, c.user-benchPages
 	c.user -= benchPages
 	return c.bytes()
 }
 
-func (c *calls) call(n int) *bpf.PerfEvent {
+func (c *calls) call(n int) *bpf.PerfRecord {
 	r := &c.record
 	process := uint32(n % benchShares)
 	r.Header.TimeNs += 1000
-	r.Pid, r.Tid, r.Cpu = 5000+process, 5000+process, process%4
-	r.Mm, r.Buffer = 1<<47+uint64(process)<<10, 1<<46+uint64(n)<<10
+	r.Header.Caller.Pid, r.Header.Caller.Tid, r.Header.Caller.Cpu = 5000+process, 5000+process, process%4
+	r.Process.Owner, r.Buffer = 1<<47+uint64(process)<<10, 1<<46+uint64(n)<<10
 	return r
 }
 

@@ -2,7 +2,6 @@ package tracer
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"time"
@@ -54,125 +53,233 @@ func (d decoder) now() uint64 {
 func (d decoder) isSelf(pid uint32) bool { return d.self != 0 && pid == d.self }
 
 // decode reads one record in the machine's byte order. A record of an unknown
-// kind, or of another size than its kind has, is an error; the perf event array
-// pads it to 4 bytes past a multiple of 8.
+// kind, of another size than its kind has, or with a value that has no name is an
+// error; the perf event array pads it to 4 bytes past a multiple of 8.
 func (d decoder) decode(raw []byte) (ledger.Event, error) {
-	if len(raw) < 4 {
-		return ledger.Event{}, fmt.Errorf("record of %d bytes: too short for its kind", len(raw))
+	var header bpf.PerfHeader // of all records alike
+	if size := int(unsafe.Sizeof(header)); len(raw) < size {
+		return ledger.Event{}, fmt.Errorf("record of %d bytes: too short for its header", len(raw))
+	} else if err := fill(&header, raw[:size]); err != nil {
+		return ledger.Event{}, err
 	}
-	switch kind := bpf.PerfRecord(binary.NativeEndian.Uint32(raw)); kind {
-	case bpf.PerfRecordRECORD_CALL:
-		return d.decodeCall(raw)
-	case bpf.PerfRecordRECORD_OBJECT:
-		return d.decodeObject(raw)
-	case bpf.PerfRecordRECORD_CHARGE:
-		return d.decodeCharge(raw)
+	event := d.prelude(&header)
+	var err error
+	switch header.Kind {
+	case bpf.PerfRecordKindRECORD_PERF:
+		err = perfCall(&event, header.Flags, raw)
+	case bpf.PerfRecordKindRECORD_OBJECT:
+		err = d.object(&event, header.Flags, raw)
+	case bpf.PerfRecordKindRECORD_CHARGER:
+		err = charge(&event, header.Flags, raw)
 	default:
-		return ledger.Event{}, fmt.Errorf("record of unknown kind %d", kind)
+		err = fmt.Errorf("record of unknown kind %d", header.Kind)
+	}
+	return event, err
+}
+
+// has reports whether a flag is set.
+func has(flags, flag bpf.PerfRecordFlag) bool { return flags&flag != 0 }
+
+// prelude is what the header of any record tells.
+func (d decoder) prelude(h *bpf.PerfHeader) ledger.Event {
+	c := &h.Caller
+	return ledger.Event{
+		TimeNS:   d.bootNS + h.TimeNs,
+		Lost:     h.Lost,
+		PageSize: d.pageSize,
+		Caller: ledger.Caller{
+			PID: c.Pid, TID: c.Tid, UID: c.Uid, CPU: c.Cpu,
+			Comm:       d.comms.text(c.Comm[:]),
+			CgroupID:   c.CgroupId,
+			LockLimit:  c.LockLimit,
+			CapIPCLock: has(h.Flags, bpf.PerfRecordFlagFLAG_CAP_IPC_LOCK),
+			Command:    has(h.Flags, bpf.PerfRecordFlagFLAG_COMMAND),
+			Self:       d.isSelf(c.Pid),
+		},
+		User: ledger.Reading{
+			Shared: has(h.Flags, bpf.PerfRecordFlagFLAG_OVERLAP_USER),
+			Gone:   has(h.Flags, bpf.PerfRecordFlagFLAG_USER_GONE),
+		},
+		Process: ledger.Reading{Shared: has(h.Flags, bpf.PerfRecordFlagFLAG_OVERLAP_MM)},
 	}
 }
 
-// decodeObject reads a struct object_event of bpf/objects.bpf.c.
-func (d decoder) decodeObject(raw []byte) (ledger.Event, error) {
-	var e bpf.ObjectsObjectEvent
-	if err := fill(&e, raw); err != nil {
-		return ledger.Event{}, err
-	}
+// readCounter takes over a counter's readings.
+func readCounter(to *ledger.Reading, r bpf.PerfReading) {
+	to.Owner, to.Before, to.After = r.Owner, r.Before, r.After
+}
 
-	has := func(flag bpf.ObjectsObjectFlag) bool { return e.Flags&flag != 0 }
-	o := &ledger.Object{
-		Key:           e.Object,
-		Program:       e.Kind == bpf.ObjectsObjectKindOBJECT_PROG,
-		Type:          e.Type,
-		ID:            e.Id,
-		Name:          text(e.Name[:]),
-		KeySize:       e.KeySize,
-		ValueSize:     e.ValueSize,
-		MaxEntries:    e.MaxEntries,
-		Flags:         e.MapFlags,
-		Rlimit:        has(bpf.ObjectsObjectFlagOBJECT_RLIMIT),
-		Watched:       d.memcg,
-		Later:         has(bpf.ObjectsObjectFlagOBJECT_LATER),
-		FurtherBytes:  e.FurtherBytes,
-		UnpaidBytes:   e.UnpaidBytes,
-		MapCgroupID:   e.MapCgroupId,
-		LimitCgroupID: e.LimitCgroupId,
-		UsageBytes:    e.UsageBytes,
-		LimitBytes:    e.LimitBytes,
+// errnoOf is why a call failed, by what it returned: a file descriptor, the lower half
+// of a pointer, or a negative errno.
+func errnoOf(ret int32) int32 {
+	if ret < 0 && ret >= -4095 {
+		return -ret
 	}
-	for i, p := range e.Payers {
+	return 0
+}
+
+// perfCall reads the struct record of bpf/perf.bpf.c.
+func perfCall(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
+	var r bpf.PerfRecord
+	if err := fill(&r, raw); err != nil {
+		return err
+	}
+	op, err := perfOp(r.Op)
+	if err != nil {
+		return err
+	}
+	area, err := perfArea(r.Area)
+	if err != nil {
+		return err
+	}
+	event.Op, event.Errno = op, errnoOf(r.Ret)
+	readCounter(&event.User, r.User)
+	readCounter(&event.Process, r.Process)
+	event.Buffer = ledger.Buffer{
+		Key:         r.Buffer,
+		Pages:       r.UserExtra,
+		Extra:       r.Extra,
+		Mappings:    ledger.Count{Before: r.Mappings, After: r.MappingsAfter},
+		AUXMappings: ledger.Count{Before: r.AuxMappings, After: r.AuxMappingsAfter},
+		Recorded: [2]ledger.Recorded{
+			rule.Data: {Pages: r.DataPages, Extra: r.DataExtra},
+			rule.AUX:  {Pages: r.AuxPages, Extra: r.AuxExtra},
+		},
+		Limits: ledger.Limits{
+			Allowance:  r.UserLockLimit,
+			Paranoid:   r.Paranoid,
+			OnlineCPUs: r.OnlineCpus,
+			Moved:      has(flags, bpf.PerfRecordFlagFLAG_LIMITS_MOVED),
+		},
+		Area:     area,
+		Existing: has(flags, bpf.PerfRecordFlagFLAG_EXISTING),
+		Shared:   has(flags, bpf.PerfRecordFlagFLAG_OVERLAP_BUFFER),
+	}
+	return nil
+}
+
+func perfOp(op bpf.PerfOp) (ledger.Op, error) {
+	switch op {
+	case bpf.PerfOpOP_MAP:
+		return ledger.Map, nil
+	case bpf.PerfOpOP_UNMAP:
+		return ledger.Unmap, nil
+	}
+	return 0, fmt.Errorf("record of a perf buffer: unknown operation %d", op)
+}
+
+func perfArea(area bpf.PerfArea) (rule.Area, error) {
+	switch area {
+	case bpf.PerfAreaAREA_DATA:
+		return rule.Data, nil
+	case bpf.PerfAreaAREA_AUX:
+		return rule.AUX, nil
+	}
+	return 0, fmt.Errorf("record of a perf buffer: unknown area %d", area)
+}
+
+// object reads the struct record of bpf/objects.bpf.c.
+func (d decoder) object(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
+	var r bpf.ObjectsRecord
+	if err := fill(&r, raw); err != nil {
+		return err
+	}
+	op, err := objectOp(r.Op)
+	if err != nil {
+		return err
+	}
+	program, err := isProgram(r.Kind)
+	if err != nil {
+		return err
+	}
+	o := &ledger.Object{
+		Key:           r.Object,
+		Program:       program,
+		Type:          r.Type,
+		ID:            r.Id,
+		Name:          text(r.Name[:]),
+		KeySize:       r.KeySize,
+		ValueSize:     r.ValueSize,
+		MaxEntries:    r.MaxEntries,
+		Flags:         r.MapFlags,
+		Rlimit:        has(flags, bpf.PerfRecordFlagFLAG_RLIMIT),
+		Watched:       d.memcg,
+		Later:         has(flags, bpf.PerfRecordFlagFLAG_LATER),
+		FurtherBytes:  r.FurtherBytes,
+		UnpaidBytes:   r.UnpaidBytes,
+		MapCgroupID:   r.MapCgroupId,
+		LimitCgroupID: r.LimitCgroupId,
+		UsageBytes:    r.UsageBytes,
+		LimitBytes:    r.LimitBytes,
+	}
+	for i, p := range r.Payers {
 		o.Payers[i] = ledger.Payer{CgroupID: p.CgroupId, Pages: p.PageBytes, Objects: p.ObjectBytes}
 	}
-	event := ledger.Event{
-		TimeNS:   d.bootNS + e.Header.TimeNs,
-		Lost:     e.Header.Lost,
-		Op:       [...]ledger.Op{ledger.Create, ledger.Grow, ledger.Free}[e.Op%3],
-		PageSize: d.pageSize,
-		Caller: ledger.Caller{
-			PID: e.Pid, TID: e.Tid, UID: e.Uid, CPU: e.Cpu,
-			Comm:      d.comms.text(e.Comm[:]),
-			CgroupID:  e.CgroupId,
-			LockLimit: e.LockLimit,
-			Command:   has(bpf.ObjectsObjectFlagOBJECT_COMMAND),
-			Self:      d.isSelf(e.Pid),
-		},
-		User: ledger.Reading{
-			Owner:  uint64(e.PayerUid),
-			Shared: has(bpf.ObjectsObjectFlagOBJECT_OVERLAP_USER),
-			Gone:   has(bpf.ObjectsObjectFlagOBJECT_USER_GONE),
-		},
-		Object: o,
-	}
 	if o.Rlimit {
-		o.Pages, event.User.Before, event.User.After = e.Pages, e.UserBefore, e.UserAfter
+		o.Pages = r.Pages
 	}
-	if e.Ret < 0 {
-		event.Errno = -e.Ret
-	}
-	return event, nil
+	event.Op, event.Errno, event.Object = op, errnoOf(r.Ret), o
+	readCounter(&event.User, bpf.PerfReading(r.User))
+	return nil
 }
 
-// decodeCharge reads a struct charge_event of bpf/chargers.bpf.c.
-func (d decoder) decodeCharge(raw []byte) (ledger.Event, error) {
-	var e bpf.ChargersChargeEvent
-	if err := fill(&e, raw); err != nil {
-		return ledger.Event{}, err
+func objectOp(op bpf.ObjectsOp) (ledger.Op, error) {
+	switch op {
+	case bpf.ObjectsOpOP_CREATE:
+		return ledger.Create, nil
+	case bpf.ObjectsOpOP_GROW:
+		return ledger.Grow, nil
+	case bpf.ObjectsOpOP_FREE:
+		return ledger.Free, nil
 	}
-	has := func(flag bpf.ChargersChargeFlag) bool { return e.Flags&flag != 0 }
-	event := ledger.Event{
-		TimeNS:   d.bootNS + e.Header.TimeNs,
-		Lost:     e.Header.Lost,
-		Op:       ledger.Account,
-		PageSize: d.pageSize,
-		Caller: ledger.Caller{
-			PID: e.Pid, TID: e.Tid, UID: e.Uid, CPU: e.Cpu,
-			Comm:       d.comms.text(e.Comm[:]),
-			CgroupID:   e.CgroupId,
-			CapIPCLock: has(bpf.ChargersChargeFlagCHARGE_CAP_IPC_LOCK),
-			LockLimit:  e.LockLimit,
-			Command:    has(bpf.ChargersChargeFlagCHARGE_COMMAND),
-			Self:       d.isSelf(e.Pid),
-		},
-		User: ledger.Reading{
-			Owner:  uint64(e.PayerUid),
-			Before: e.UserBefore,
-			After:  e.UserAfter,
-			Shared: has(bpf.ChargersChargeFlagCHARGE_OVERLAP_USER),
-			Gone:   has(bpf.ChargersChargeFlagCHARGE_USER_GONE),
-		},
-		SplitCounter: has(bpf.ChargersChargeFlagCHARGE_APART),
-		Process: ledger.Reading{
-			Owner:  e.Mm,
-			Before: e.PinnedBefore,
-			After:  e.PinnedAfter,
-			Shared: has(bpf.ChargersChargeFlagCHARGE_OVERLAP_MM),
-		},
-		Charger: ledger.Charger(e.Charger) + ledger.IOUring,
+	return 0, fmt.Errorf("record of a BPF object: unknown operation %d", op)
+}
+
+func isProgram(kind bpf.ObjectsKind) (bool, error) {
+	switch kind {
+	case bpf.ObjectsKindKIND_MAP:
+		return false, nil
+	case bpf.ObjectsKindKIND_PROG:
+		return true, nil
 	}
-	if e.Ret < 0 && e.Ret >= -4095 { // not the lower half of a pointer
-		event.Errno = -e.Ret
+	return false, fmt.Errorf("record of a BPF object: unknown kind %d", kind)
+}
+
+// charge reads the struct record of bpf/chargers.bpf.c.
+func charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
+	var r bpf.ChargersRecord
+	if err := fill(&r, raw); err != nil {
+		return err
 	}
-	return event, nil
+	charger, err := chargerOf(r.Charger)
+	if err != nil {
+		return err
+	}
+	event.Op, event.Errno, event.Charger = ledger.Account, errnoOf(r.Ret), charger
+	event.SplitCounter = has(flags, bpf.PerfRecordFlagFLAG_SPLIT_COUNTER)
+	readCounter(&event.User, bpf.PerfReading(r.User))
+	readCounter(&event.Process, bpf.PerfReading(r.Process))
+	return nil
+}
+
+func chargerOf(c bpf.ChargersCharger) (ledger.Charger, error) {
+	switch c {
+	case bpf.ChargersChargerCHARGER_IO_URING:
+		return ledger.IOUring, nil
+	case bpf.ChargersChargerCHARGER_XDP:
+		return ledger.XDP, nil
+	case bpf.ChargersChargerCHARGER_ZEROCOPY:
+		return ledger.ZeroCopy, nil
+	case bpf.ChargersChargerCHARGER_RDMA:
+		return ledger.RDMA, nil
+	case bpf.ChargersChargerCHARGER_IOMMUFD:
+		return ledger.IOMMUFD, nil
+	case bpf.ChargersChargerCHARGER_VFIO:
+		return ledger.VFIO, nil
+	case bpf.ChargersChargerCHARGER_VDPA:
+		return ledger.VDPA, nil
+	}
+	return ledger.NoCharger, fmt.Errorf("record of unknown charger %d", c)
 }
 
 // fill copies a record of the size of *e.
@@ -218,69 +325,4 @@ func (t texts) text(b []byte) string {
 		t[s] = s
 	}
 	return s
-}
-
-// decodeCall reads a struct event of bpf/perf.bpf.c.
-func (d decoder) decodeCall(raw []byte) (ledger.Event, error) {
-	var e bpf.PerfEvent
-	if err := fill(&e, raw); err != nil {
-		return ledger.Event{}, err
-	}
-
-	has := func(flag bpf.PerfFlag) bool { return e.Flags&flag != 0 }
-	event := ledger.Event{
-		TimeNS:   d.bootNS + e.Header.TimeNs,
-		Lost:     e.Header.Lost,
-		Op:       ledger.Map,
-		Errno:    -e.Ret,
-		PageSize: d.pageSize,
-		Caller: ledger.Caller{
-			PID: e.Pid, TID: e.Tid, UID: e.Uid, CPU: e.Cpu,
-			Comm:       d.comms.text(e.Comm[:]),
-			CgroupID:   e.CgroupId,
-			CapIPCLock: has(bpf.PerfFlagFLAG_CAP_IPC_LOCK),
-			LockLimit:  e.LockLimit,
-			Command:    has(bpf.PerfFlagFLAG_COMMAND),
-			Self:       d.isSelf(e.Pid),
-		},
-		User: ledger.Reading{
-			Owner:  uint64(e.PayerUid),
-			Before: e.UserLocked - e.UserExtra,
-			After:  e.UserAfter,
-			Shared: has(bpf.PerfFlagFLAG_OVERLAP_USER),
-			Gone:   has(bpf.PerfFlagFLAG_USER_GONE),
-		},
-		Process: ledger.Reading{
-			Owner:  e.Mm,
-			Before: e.PinnedVm,
-			After:  e.PinnedAfter,
-			Shared: has(bpf.PerfFlagFLAG_OVERLAP_MM),
-		},
-		Buffer: ledger.Buffer{
-			Key:         e.Buffer,
-			Pages:       e.UserExtra,
-			Existing:    has(bpf.PerfFlagFLAG_EXISTING),
-			Extra:       e.Extra,
-			Mappings:    ledger.Count{Before: e.Mappings, After: e.MappingsAfter},
-			AUXMappings: ledger.Count{Before: e.AuxMappings, After: e.AuxMappingsAfter},
-			Recorded: [2]ledger.Recorded{
-				rule.Data: {Pages: e.DataPages, Extra: e.DataExtra},
-				rule.AUX:  {Pages: e.AuxPages, Extra: e.AuxExtra},
-			},
-			Limits: ledger.Limits{
-				Allowance:  e.UserLockLimit,
-				Paranoid:   e.Paranoid,
-				OnlineCPUs: e.OnlineCpus,
-				Moved:      has(bpf.PerfFlagFLAG_LIMITS_MOVED),
-			},
-			Shared: has(bpf.PerfFlagFLAG_OVERLAP_BUFFER),
-		},
-	}
-	if e.Op == bpf.PerfOpOP_UNMAP {
-		event.Op, event.User.Before = ledger.Unmap, e.UserLocked
-	}
-	if e.Area == bpf.PerfAreaAREA_AUX {
-		event.Buffer.Area = rule.AUX
-	}
-	return event, nil
 }

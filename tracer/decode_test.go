@@ -1,9 +1,13 @@
 package tracer
 
 import (
+	"math/bits"
+	"strings"
 	"testing"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/bpf"
@@ -11,45 +15,239 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
-func bytesOf(e *bpf.PerfEvent) []byte {
-	return unsafe.Slice((*byte)(unsafe.Pointer(e)), unsafe.Sizeof(*e))
+func bytesOf[T any](record *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(record)), unsafe.Sizeof(*record))
 }
 
-func TestDecode(t *testing.T) {
-	record := bpf.PerfEvent{
-		Header: bpf.PerfHeader{Record: bpf.PerfRecordRECORD_CALL, TimeNs: 7}, CgroupId: 11, Mm: 12, Buffer: 13, UserExtra: 9, UserLocked: 18, UserLockLimit: 4, Extra: 9,
-		PinnedVm: 5, Locked: 14, LockLimit: 16, UserAfter: 4, PinnedAfter: -1, DataPages: 9, DataExtra: 5, AuxPages: 2, AuxExtra: 1, AuxMappings: 6, AuxMappingsAfter: 7, Pid: 20, Tid: 21, Uid: 22,
-		PayerUid: 23, Cpu: 3, Ret: -22, Paranoid: -1, Mappings: 2, MappingsAfter: 1, Op: bpf.PerfOpOP_UNMAP,
-		Area: bpf.PerfAreaAREA_AUX, OnlineCpus: 4,
-		Flags: bpf.PerfFlagFLAG_CAP_IPC_LOCK | bpf.PerfFlagFLAG_OVERLAP_MM | bpf.PerfFlagFLAG_COMMAND,
+// header is what all records of the tests begin with, and prelude what becomes of that.
+func header(kind bpf.PerfRecordKind, flags bpf.PerfRecordFlag) bpf.PerfHeader {
+	h := bpf.PerfHeader{Kind: kind, Flags: flags, Seq: 5, TimeNs: 7, Lost: 8,
+		Caller: bpf.PerfCaller{CgroupId: 11, LockLimit: 16, Pid: 20, Tid: 21, Uid: 22, Cpu: 3}}
+	copy(h.Caller.Comm[:], "perf\x00garbage")
+	return h
+}
+
+func prelude() ledger.Event {
+	return ledger.Event{TimeNS: 1007, Lost: 8, PageSize: 16384,
+		Caller: ledger.Caller{PID: 20, TID: 21, UID: 22, CPU: 3, Comm: "perf", CgroupID: 11, LockLimit: 16}}
+}
+
+// withHeader makes a record of another object's type begin with a header.
+func withHeader[T any](h bpf.PerfHeader, record T) []byte {
+	raw := bytesOf(&record)
+	copy(raw, bytesOf(&h))
+	return raw
+}
+
+func perfRecord(flags bpf.PerfRecordFlag) bpf.PerfRecord {
+	return bpf.PerfRecord{
+		Header: header(bpf.PerfRecordKindRECORD_PERF, flags),
+		User:   bpf.PerfReading{Owner: 23, Before: 18, After: 4}, Process: bpf.PerfReading{Owner: 12, Before: 5, After: -1},
+		Buffer: 13, UserExtra: 9, UserLockLimit: 4, Extra: 6, DataPages: 9, DataExtra: 5, AuxPages: 2, AuxExtra: 1,
+		AuxMappings: 6, AuxMappingsAfter: 7, Ret: -22, Paranoid: -1, Mappings: 2, MappingsAfter: 1,
+		Op: bpf.PerfOpOP_UNMAP, Area: bpf.PerfAreaAREA_AUX, OnlineCpus: 4,
 	}
-	copy(record.Comm[:], "perf\x00garbage")
-	got, err := decoder{bootNS: 1000, pageSize: 16384}.decode(bytesOf(&record))
+}
+
+func objectRecord(flags bpf.PerfRecordFlag) []byte {
+	record := bpf.ObjectsRecord{
+		User:   bpf.ObjectsReading{Owner: 23, Before: 18, After: 27},
+		Object: 30, Pages: 9, FurtherBytes: 31, UnpaidBytes: 32, MapCgroupId: 33, LimitCgroupId: 34, UsageBytes: 35, LimitBytes: -1,
+		Op: bpf.ObjectsOpOP_CREATE, Kind: bpf.ObjectsKindKIND_PROG, Ret: 3, Type: 36, Id: 37, KeySize: 38, ValueSize: 39, MaxEntries: 40, MapFlags: 41,
+	}
+	copy(record.Name[:], "a program")
+	record.Payers[1].CgroupId, record.Payers[1].PageBytes, record.Payers[1].ObjectBytes = 42, 43, 44
+	return withHeader(header(bpf.PerfRecordKindRECORD_OBJECT, flags), record)
+}
+
+func chargerRecord(charger bpf.ChargersCharger, flags bpf.PerfRecordFlag) []byte {
+	return withHeader(header(bpf.PerfRecordKindRECORD_CHARGER, flags), bpf.ChargersRecord{
+		User: bpf.ChargersReading{Owner: 23, Before: 18, After: 27}, Process: bpf.ChargersReading{Owner: 12, Before: 5, After: 14},
+		Charger: charger, Ret: -12,
+	})
+}
+
+func decodeOf(t *testing.T, raw []byte) ledger.Event {
+	t.Helper()
+	event, err := decoder{bootNS: 1000, pageSize: 16384, memcg: true}.decode(raw)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := ledger.Event{
-		TimeNS: 1007, Op: ledger.Unmap, Errno: 22, PageSize: 16384,
-		Caller:  ledger.Caller{PID: 20, TID: 21, UID: 22, CPU: 3, Comm: "perf", CgroupID: 11, Command: true, CapIPCLock: true, LockLimit: 16},
-		User:    ledger.Reading{Owner: 23, Before: 18, After: 4},
-		Process: ledger.Reading{Owner: 12, Before: 5, After: -1, Shared: true},
-		Buffer: ledger.Buffer{
-			Key: 13, Area: rule.AUX, Pages: 9, Extra: 9,
-			Mappings:    ledger.Count{Before: 2, After: 1},
-			AUXMappings: ledger.Count{Before: 6, After: 7},
-			Recorded:    [2]ledger.Recorded{rule.Data: {Pages: 9, Extra: 5}, rule.AUX: {Pages: 2, Extra: 1}},
-			Limits:      ledger.Limits{Allowance: 4, Paranoid: -1, OnlineCPUs: 4},
-		},
+	return event
+}
+
+func TestDecodePerf(t *testing.T) {
+	record := perfRecord(bpf.PerfRecordFlagFLAG_CAP_IPC_LOCK | bpf.PerfRecordFlagFLAG_OVERLAP_MM | bpf.PerfRecordFlagFLAG_COMMAND)
+	want := prelude()
+	want.Op, want.Errno = ledger.Unmap, 22
+	want.Caller.Command, want.Caller.CapIPCLock = true, true
+	want.User = ledger.Reading{Owner: 23, Before: 18, After: 4}
+	want.Process = ledger.Reading{Owner: 12, Before: 5, After: -1, Shared: true}
+	want.Buffer = ledger.Buffer{
+		Key: 13, Area: rule.AUX, Pages: 9, Extra: 6,
+		Mappings:    ledger.Count{Before: 2, After: 1},
+		AUXMappings: ledger.Count{Before: 6, After: 7},
+		Recorded:    [2]ledger.Recorded{rule.Data: {Pages: 9, Extra: 5}, rule.AUX: {Pages: 2, Extra: 1}},
+		Limits:      ledger.Limits{Allowance: 4, Paranoid: -1, OnlineCPUs: 4},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, decodeOf(t, bytesOf(&record))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestDecodeObject(t *testing.T) {
+	want := prelude()
+	want.Op = ledger.Create
+	want.User = ledger.Reading{Owner: 23, Before: 18, After: 27}
+	want.Object = &ledger.Object{Key: 30, Program: true, Type: 36, ID: 37, Name: "a program", KeySize: 38, ValueSize: 39, MaxEntries: 40, Flags: 41, Watched: true,
+		Payers: [2]ledger.Payer{1: {CgroupID: 42, Pages: 43, Objects: 44}}, FurtherBytes: 31, UnpaidBytes: 32, MapCgroupID: 33, LimitCgroupID: 34, UsageBytes: 35, LimitBytes: -1}
+	if diff := cmp.Diff(want, decodeOf(t, objectRecord(0))); diff != "" {
+		t.Errorf("charged to cgroups: %s", diff)
+	}
+	want.Object.Rlimit, want.Object.Pages = true, 9
+	if diff := cmp.Diff(want, decodeOf(t, objectRecord(bpf.PerfRecordFlagFLAG_RLIMIT))); diff != "" {
+		t.Errorf("charged to a user: %s", diff)
+	}
+}
+
+func TestDecodeCharge(t *testing.T) {
+	want := prelude()
+	want.Op, want.Charger, want.Errno, want.SplitCounter = ledger.Account, ledger.VFIO, 12, true
+	want.User = ledger.Reading{Owner: 23, Before: 18, After: 27, Gone: true}
+	want.Process = ledger.Reading{Owner: 12, Before: 5, After: 14}
+	flags := bpf.PerfRecordFlagFLAG_SPLIT_COUNTER | bpf.PerfRecordFlagFLAG_USER_GONE
+	if diff := cmp.Diff(want, decodeOf(t, chargerRecord(bpf.ChargersChargerCHARGER_VFIO, flags))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// enumerators are the names and values that an enumeration has in C.
+func enumerators(t *testing.T, load func() (*ebpf.CollectionSpec, error), name string) map[string]uint64 {
+	t.Helper()
+	spec, err := load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var enum *btf.Enum
+	if err := spec.Types.TypeByName(name, &enum); err != nil {
+		t.Fatalf("enum %s: %v", name, err)
+	}
+	values := map[string]uint64{}
+	for _, v := range enum.Values {
+		values[v.Name] = v.Value
+	}
+	return values
+}
+
+// What C can send, Go knows; and what C has no name for is an error.
+func TestEveryNameIsKnown(t *testing.T) {
+	decodes := func(raw []byte) bool {
+		_, err := decoder{}.decode(raw)
+		return err == nil
+	}
+	perf := func(change func(*bpf.PerfRecord, uint32)) func(uint32) bool {
+		return func(value uint32) bool {
+			record := perfRecord(0)
+			change(&record, value)
+			return decodes(bytesOf(&record))
+		}
+	}
+	object := func(change func(*bpf.ObjectsRecord, uint32)) func(uint32) bool {
+		return func(value uint32) bool {
+			raw := objectRecord(0)
+			change((*bpf.ObjectsRecord)(unsafe.Pointer(&raw[0])), value)
+			return decodes(raw)
+		}
+	}
+	for _, c := range []struct {
+		enum  string
+		load  func() (*ebpf.CollectionSpec, error)
+		known func(uint32) bool
+	}{
+		{"record_kind", bpf.LoadPerf, func(value uint32) bool {
+			// Too short for its kind, but not of an unknown one.
+			h := header(bpf.PerfRecordKind(value), 0)
+			_, err := decoder{}.decode(bytesOf(&h))
+			return err != nil && !strings.Contains(err.Error(), "unknown kind")
+		}},
+		{"op", bpf.LoadPerf, perf(func(r *bpf.PerfRecord, value uint32) { r.Op = bpf.PerfOp(value) })},
+		{"area", bpf.LoadPerf, perf(func(r *bpf.PerfRecord, value uint32) { r.Area = bpf.PerfArea(value) })},
+		{"op", bpf.LoadObjects, object(func(r *bpf.ObjectsRecord, value uint32) { r.Op = bpf.ObjectsOp(value) })},
+		{"kind", bpf.LoadObjects, object(func(r *bpf.ObjectsRecord, value uint32) { r.Kind = bpf.ObjectsKind(value) })},
+		{"charger", bpf.LoadChargers, func(value uint32) bool { return decodes(chargerRecord(bpf.ChargersCharger(value), 0)) }},
+	} {
+		values := enumerators(t, c.load, c.enum)
+		delete(values, "CHARGER_COUNT")
+		for name, value := range values {
+			if !c.known(uint32(value)) {
+				t.Errorf("enum %s: %s cannot be decoded", c.enum, name)
+			}
+		}
+		for _, value := range []uint32{uint32(len(values)) + 1, 1 << 31} {
+			if c.known(value) {
+				t.Errorf("enum %s: %d has no name, and is decoded", c.enum, value)
+			}
+		}
+	}
+}
+
+// A charger has the same name in C and in Go.
+func TestChargersByName(t *testing.T) {
+	for name, value := range enumerators(t, bpf.LoadChargers, "charger") {
+		if name == "CHARGER_COUNT" {
+			continue
+		}
+		c, err := chargerOf(bpf.ChargersCharger(value))
+		if err != nil || "CHARGER_"+strings.ToUpper(c.String()) != name {
+			t.Errorf("%s is %q: %v", name, c, err)
+		}
+	}
+	if s := ledger.Charger(200).String(); s != "charger-200" {
+		t.Errorf("a charger without a name is %q", s)
+	}
+}
+
+// Each flag is a bit of its own, and says something of a record that can have it.
+func TestFlagsByName(t *testing.T) {
+	var all uint64
+	for name, value := range enumerators(t, bpf.LoadPerf, "record_flag") {
+		if bits.OnesCount64(value) != 1 || all&value != 0 {
+			t.Errorf("%s: %#x is no bit of its own", name, value)
+		}
+		all |= value
+		flag := bpf.PerfRecordFlag(value)
+		with, without := perfRecord(flag), perfRecord(0)
+		if cmp.Equal(decodeOf(t, bytesOf(&with)), decodeOf(t, bytesOf(&without))) &&
+			cmp.Equal(decodeOf(t, objectRecord(flag)), decodeOf(t, objectRecord(0))) &&
+			cmp.Equal(decodeOf(t, chargerRecord(0, flag)), decodeOf(t, chargerRecord(0, 0))) {
+			t.Errorf("%s: makes no difference to any event", name)
+		}
+	}
+}
+
+func TestDecodeRejects(t *testing.T) {
+	record := perfRecord(0)
+	raw := bytesOf(&record)
+	for name, bad := range map[string][]byte{
+		"nothing":           nil,
+		"a header's half":   raw[:16],
+		"a record's half":   raw[:len(raw)-8],
+		"a record and more": append(raw[:len(raw):len(raw)], make([]byte, 8)...),
+		"another kind's":    withHeader(header(bpf.PerfRecordKindRECORD_OBJECT, 0), record),
+	} {
+		if event, err := (decoder{}).decode(bad); err == nil {
+			t.Errorf("%s: %+v", name, event)
+		}
 	}
 }
 
 // Whatever the bytes, decoding and the ledger must not crash: the kernel is
 // hostile input too.
 func FuzzDecode(f *testing.F) {
-	f.Add(bytesOf(&bpf.PerfEvent{Header: bpf.PerfHeader{Record: bpf.PerfRecordRECORD_CALL}}), uint8(0))
+	record := perfRecord(0)
+	f.Add(bytesOf(&record), uint8(0))
+	f.Add(objectRecord(bpf.PerfRecordFlagFLAG_RLIMIT), uint8(2))
+	f.Add(chargerRecord(bpf.ChargersChargerCHARGER_XDP, 0), uint8(3))
 	f.Add([]byte("short"), uint8(1))
 	f.Fuzz(func(t *testing.T, raw []byte, times uint8) {
 		l := ledger.New()

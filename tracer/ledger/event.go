@@ -4,7 +4,11 @@
 // cannot tell which. All amounts are pages unless a name says otherwise.
 package ledger
 
-import "github.com/pinwatch/pinwatch/tracer/rule"
+import (
+	"fmt"
+
+	"github.com/pinwatch/pinwatch/tracer/rule"
+)
 
 // Op is what the kernel was asked to do.
 type Op uint8
@@ -38,7 +42,12 @@ const (
 
 var chargerNames = [...]string{"", "io_uring", "xdp", "zerocopy", "rdma", "iommufd", "vfio", "vdpa"}
 
-func (c Charger) String() string { return chargerNames[c] }
+func (c Charger) String() string {
+	if int(c) < len(chargerNames) {
+		return chargerNames[c]
+	}
+	return fmt.Sprintf("charger-%d", uint8(c))
+}
 
 // ParseCharger is the inverse of String.
 func ParseCharger(name string) (Charger, bool) {

@@ -55,12 +55,7 @@ func Chargers(source *ebpf.CollectionSpec, k Kernel) (list []Probe) {
 // exceptions are the functions of programs that are for others, or more, than their
 // section says; none: the program is for other kernels.
 func exceptions(k Kernel) map[string][]string {
-	rules := map[string][]string{
-		// Up to 5.11 or so the buffer is the first argument, then it follows the skb.
-		bpf.ChargersProgKprobeZerocopyFirst:  {"sock_zerocopy_callback"},
-		bpf.ChargersProgKprobeZerocopySecond: {"msg_zerocopy_callback", "msg_zerocopy_complete"},
-		bpf.ChargersProgKretprobeZerocopy:    {"sock_zerocopy_callback", "msg_zerocopy_callback", "msg_zerocopy_complete"},
-	}
+	rules := map[string][]string{}
 	// The end of a ring calls the first of these that there is.
 	var unregister, exit []string
 	switch {

@@ -37,7 +37,7 @@ type attached struct {
 // Load loads the programs of probes from a source. Those for functions that this kernel
 // is known to lack are left out: to try all the same costs the time of the program's
 // verification, and before 6.2 (60443c88f3a8) a walk through all kernel symbols, several
-// times. Maps that are given are shared instead of made.
+// times. Of the maps that the source marks as shared, those given are used.
 func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[string]*ebpf.Map) (*Set, error) {
 	s := &Set{specs: source.Programs, kernel: k, attach: attachLink, skipped: recursionMisses, missed: missedByKprobe}
 	spec := source.Copy()
@@ -61,7 +61,7 @@ func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}, Cache: k.Cache}
 	options.Programs.KernelTypes = k.File
 	for name, m := range shared {
-		if mine, ok := spec.Maps[name]; ok {
+		if mine, ok := spec.Maps[name]; ok && slices.Contains(mine.Tags, "shared") { // see bpf/record.h
 			mine.MaxEntries = m.MaxEntries()
 			options.MapReplacements[name] = m
 		}

@@ -21,16 +21,16 @@ func perfArrayTransport() Transport {
 	return Transport{
 		Name:       PerfArray,
 		What:       "perf event array",
-		Perf:       bpf.LoadLegacy,
-		BPFObjects: bpf.LoadOldObjects,
-		Chargers:   bpf.LoadOldChargers,
+		Perf:       bpf.LoadPerfLegacy,
+		BPFObjects: bpf.LoadObjectsLegacy,
+		Chargers:   bpf.LoadChargersLegacy,
 		Resize: func(maps map[string]*ebpf.MapSpec, _ uint32) error {
 			cpus, err := ebpf.PossibleCPU()
-			maps[bpf.LegacyMapRingsMap].MaxEntries = uint32(cpus)
+			maps[bpf.PerfLegacyMapRingsMap].MaxEntries = uint32(cpus)
 			return err
 		},
 		Open: func(maps map[string]*ebpf.Map) (Reader, error) {
-			r := &perfReader{events: maps[bpf.LegacyMapEvents], index: maps[bpf.LegacyMapRingsMap], sent: maps[bpf.LegacyMapOrderMap]}
+			r := &perfReader{events: maps[bpf.PerfLegacyMapEvents], index: maps[bpf.PerfLegacyMapRingsMap], sent: maps[bpf.PerfLegacyMapSeqMap]}
 			// Enough for the self-test, and for the larger rings being mapped, all
 			// perhaps on one CPU.
 			var err error
@@ -125,8 +125,8 @@ func (r *perfReader) take() error {
 	}
 	// A notice of lost samples says nothing new: they are gaps in the order.
 	if raw := r.record.RawSample; len(raw) >= int(unsafe.Sizeof(bpf.PerfHeader{})) {
-		order := binary.NativeEndian.Uint64(raw[unsafe.Offsetof(bpf.PerfHeader{}.Order):])
-		r.queue.push(order, raw, time.Now())
+		seq := binary.NativeEndian.Uint64(raw[unsafe.Offsetof(bpf.PerfHeader{}.Seq):])
+		r.queue.push(seq, raw, time.Now())
 	}
 	return nil
 }

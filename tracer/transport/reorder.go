@@ -14,7 +14,7 @@ import (
 const holdBack = 5 * time.Second
 
 // queue puts the records of all CPUs back into the order of their places, which
-// is what the ledger relies on (see place_number in bpf/transport.h).
+// is what the ledger relies on (see record_reserve in bpf/record.h).
 //
 // The n-th place taken has a number of n at the least, and later ones have
 // greater numbers than those that were done before. So once n records with

@@ -16,78 +16,78 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	OldObjectsMapCaches                        = "caches"
-	OldObjectsMapConfigMap                     = "config_map"
-	OldObjectsMapEvents                        = "events"
-	OldObjectsMapFlows                         = "flows"
-	OldObjectsMapGrowths                       = "growths"
-	OldObjectsMapLossesMap                     = "losses_map"
-	OldObjectsMapObjectBlank                   = "object_blank"
-	OldObjectsMapObjectCalls                   = "object_calls"
-	OldObjectsMapOpenMap                       = "open_map"
-	OldObjectsMapOrderMap                      = "order_map"
-	OldObjectsMapRingsMap                      = "rings_map"
-	OldObjectsProgFentryBpfMemRefill           = "fentry_bpf_mem_refill"
-	OldObjectsProgFentryMapAlloc               = "fentry_map_alloc"
-	OldObjectsProgFentryMapAllocPercpu         = "fentry_map_alloc_percpu"
-	OldObjectsProgFentryObjCharge              = "fentry_obj_charge"
-	OldObjectsProgFentryObjChargeAccount       = "fentry_obj_charge_account"
-	OldObjectsProgFentryObjUncharge            = "fentry_obj_uncharge"
-	OldObjectsProgFentrySlabHook               = "fentry_slab_hook"
-	OldObjectsProgFentrySlabHookFlags          = "fentry_slab_hook_flags"
-	OldObjectsProgFentryUnchargePage           = "fentry_uncharge_page"
-	OldObjectsProgFexitBpfMemRefill            = "fexit_bpf_mem_refill"
-	OldObjectsProgFexitChargePage              = "fexit_charge_page"
-	OldObjectsProgFexitMapAlloc                = "fexit_map_alloc"
-	OldObjectsProgFexitMapAllocPercpu          = "fexit_map_alloc_percpu"
-	OldObjectsProgKprobeAnonInodeGetfd         = "kprobe_anon_inode_getfd"
-	OldObjectsProgKprobeBpfMapChargeInit       = "kprobe_bpf_map_charge_init"
-	OldObjectsProgKprobeBpfMapFreeDeferred     = "kprobe_bpf_map_free_deferred"
-	OldObjectsProgKprobeBpfMapPrechargeMemlock = "kprobe_bpf_map_precharge_memlock"
-	OldObjectsProgKprobeBpfMemRefill           = "kprobe_bpf_mem_refill"
-	OldObjectsProgKprobeBpfProgCharge          = "kprobe_bpf_prog_charge"
-	OldObjectsProgKprobeBpfProgPutRcu          = "kprobe_bpf_prog_put_rcu"
-	OldObjectsProgKprobeChargePage             = "kprobe_charge_page"
-	OldObjectsProgKprobeMapAlloc               = "kprobe_map_alloc"
-	OldObjectsProgKprobeMapAllocPercpu         = "kprobe_map_alloc_percpu"
-	OldObjectsProgKprobeObjCharge              = "kprobe_obj_charge"
-	OldObjectsProgKprobeObjChargeAccount       = "kprobe_obj_charge_account"
-	OldObjectsProgKprobeObjUncharge            = "kprobe_obj_uncharge"
-	OldObjectsProgKprobeSlabHook               = "kprobe_slab_hook"
-	OldObjectsProgKprobeSlabHookFlags          = "kprobe_slab_hook_flags"
-	OldObjectsProgKprobeSysBpf                 = "kprobe_sys_bpf"
-	OldObjectsProgKprobeUnchargePage           = "kprobe_uncharge_page"
-	OldObjectsProgKretprobeBpfMapFreeDeferred  = "kretprobe_bpf_map_free_deferred"
-	OldObjectsProgKretprobeBpfMemRefill        = "kretprobe_bpf_mem_refill"
-	OldObjectsProgKretprobeBpfProgPutRcu       = "kretprobe_bpf_prog_put_rcu"
-	OldObjectsProgKretprobeChargePage          = "kretprobe_charge_page"
-	OldObjectsProgKretprobeMapAlloc            = "kretprobe_map_alloc"
-	OldObjectsProgKretprobeMapAllocPercpu      = "kretprobe_map_alloc_percpu"
-	OldObjectsProgKretprobeSysBpf              = "kretprobe_sys_bpf"
+	ObjectsLegacyMapCaches                        = "caches"
+	ObjectsLegacyMapCalls                         = "calls"
+	ObjectsLegacyMapCallsOverflow                 = "calls_overflow"
+	ObjectsLegacyMapConfigMap                     = "config_map"
+	ObjectsLegacyMapEvents                        = "events"
+	ObjectsLegacyMapGrowths                       = "growths"
+	ObjectsLegacyMapInflightMap                   = "inflight_map"
+	ObjectsLegacyMapLossesMap                     = "losses_map"
+	ObjectsLegacyMapOpenMap                       = "open_map"
+	ObjectsLegacyMapRingsMap                      = "rings_map"
+	ObjectsLegacyMapSeqMap                        = "seq_map"
+	ObjectsLegacyProgFentryBpfMemRefill           = "fentry_bpf_mem_refill"
+	ObjectsLegacyProgFentryMapAlloc               = "fentry_map_alloc"
+	ObjectsLegacyProgFentryMapAllocPercpu         = "fentry_map_alloc_percpu"
+	ObjectsLegacyProgFentryObjCharge              = "fentry_obj_charge"
+	ObjectsLegacyProgFentryObjChargeAccount       = "fentry_obj_charge_account"
+	ObjectsLegacyProgFentryObjUncharge            = "fentry_obj_uncharge"
+	ObjectsLegacyProgFentrySlabHook               = "fentry_slab_hook"
+	ObjectsLegacyProgFentrySlabHookFlags          = "fentry_slab_hook_flags"
+	ObjectsLegacyProgFentryUnchargePage           = "fentry_uncharge_page"
+	ObjectsLegacyProgFexitBpfMemRefill            = "fexit_bpf_mem_refill"
+	ObjectsLegacyProgFexitChargePage              = "fexit_charge_page"
+	ObjectsLegacyProgFexitMapAlloc                = "fexit_map_alloc"
+	ObjectsLegacyProgFexitMapAllocPercpu          = "fexit_map_alloc_percpu"
+	ObjectsLegacyProgKprobeAnonInodeGetfd         = "kprobe_anon_inode_getfd"
+	ObjectsLegacyProgKprobeBpfMapChargeInit       = "kprobe_bpf_map_charge_init"
+	ObjectsLegacyProgKprobeBpfMapFreeDeferred     = "kprobe_bpf_map_free_deferred"
+	ObjectsLegacyProgKprobeBpfMapPrechargeMemlock = "kprobe_bpf_map_precharge_memlock"
+	ObjectsLegacyProgKprobeBpfMemRefill           = "kprobe_bpf_mem_refill"
+	ObjectsLegacyProgKprobeBpfProgCharge          = "kprobe_bpf_prog_charge"
+	ObjectsLegacyProgKprobeBpfProgPutRcu          = "kprobe_bpf_prog_put_rcu"
+	ObjectsLegacyProgKprobeChargePage             = "kprobe_charge_page"
+	ObjectsLegacyProgKprobeMapAlloc               = "kprobe_map_alloc"
+	ObjectsLegacyProgKprobeMapAllocPercpu         = "kprobe_map_alloc_percpu"
+	ObjectsLegacyProgKprobeObjCharge              = "kprobe_obj_charge"
+	ObjectsLegacyProgKprobeObjChargeAccount       = "kprobe_obj_charge_account"
+	ObjectsLegacyProgKprobeObjUncharge            = "kprobe_obj_uncharge"
+	ObjectsLegacyProgKprobeSlabHook               = "kprobe_slab_hook"
+	ObjectsLegacyProgKprobeSlabHookFlags          = "kprobe_slab_hook_flags"
+	ObjectsLegacyProgKprobeSysBpf                 = "kprobe_sys_bpf"
+	ObjectsLegacyProgKprobeUnchargePage           = "kprobe_uncharge_page"
+	ObjectsLegacyProgKretprobeBpfMapFreeDeferred  = "kretprobe_bpf_map_free_deferred"
+	ObjectsLegacyProgKretprobeBpfMemRefill        = "kretprobe_bpf_mem_refill"
+	ObjectsLegacyProgKretprobeBpfProgPutRcu       = "kretprobe_bpf_prog_put_rcu"
+	ObjectsLegacyProgKretprobeChargePage          = "kretprobe_charge_page"
+	ObjectsLegacyProgKretprobeMapAlloc            = "kretprobe_map_alloc"
+	ObjectsLegacyProgKretprobeMapAllocPercpu      = "kretprobe_map_alloc_percpu"
+	ObjectsLegacyProgKretprobeSysBpf              = "kretprobe_sys_bpf"
 )
 
-// LoadOldObjects returns the embedded CollectionSpec for OldObjects.
-func LoadOldObjects() (*ebpf.CollectionSpec, error) {
-	reader := bytes.NewReader(_OldObjectsBytes)
+// LoadObjectsLegacy returns the embedded CollectionSpec for ObjectsLegacy.
+func LoadObjectsLegacy() (*ebpf.CollectionSpec, error) {
+	reader := bytes.NewReader(_ObjectsLegacyBytes)
 	spec, err := ebpf.LoadCollectionSpecFromReader(reader)
 	if err != nil {
-		return nil, fmt.Errorf("can't load OldObjects: %w", err)
+		return nil, fmt.Errorf("can't load ObjectsLegacy: %w", err)
 	}
 
 	return spec, err
 }
 
-// LoadOldObjectsObjects loads OldObjects and converts it into a struct.
+// LoadObjectsLegacyObjects loads ObjectsLegacy and converts it into a struct.
 //
 // The following types are suitable as obj argument:
 //
-//	*OldObjectsObjects
-//	*OldObjectsPrograms
-//	*OldObjectsMaps
+//	*ObjectsLegacyObjects
+//	*ObjectsLegacyPrograms
+//	*ObjectsLegacyMaps
 //
 // See ebpf.CollectionSpec.LoadAndAssign documentation for details.
-func LoadOldObjectsObjects(obj any, opts *ebpf.CollectionOptions) error {
-	spec, err := LoadOldObjects()
+func LoadObjectsLegacyObjects(obj any, opts *ebpf.CollectionOptions) error {
+	spec, err := LoadObjectsLegacy()
 	if err != nil {
 		return err
 	}
@@ -95,19 +95,19 @@ func LoadOldObjectsObjects(obj any, opts *ebpf.CollectionOptions) error {
 	return spec.LoadAndAssign(obj, opts)
 }
 
-// OldObjectsSpecs contains maps and programs before they are loaded into the kernel.
+// ObjectsLegacySpecs contains maps and programs before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type OldObjectsSpecs struct {
-	OldObjectsProgramSpecs
-	OldObjectsMapSpecs
-	OldObjectsVariableSpecs
+type ObjectsLegacySpecs struct {
+	ObjectsLegacyProgramSpecs
+	ObjectsLegacyMapSpecs
+	ObjectsLegacyVariableSpecs
 }
 
-// OldObjectsProgramSpecs contains programs before they are loaded into the kernel.
+// ObjectsLegacyProgramSpecs contains programs before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type OldObjectsProgramSpecs struct {
+type ObjectsLegacyProgramSpecs struct {
 	FentryBpfMemRefill           *ebpf.ProgramSpec `ebpf:"fentry_bpf_mem_refill"`
 	FentryMapAlloc               *ebpf.ProgramSpec `ebpf:"fentry_map_alloc"`
 	FentryMapAllocPercpu         *ebpf.ProgramSpec `ebpf:"fentry_map_alloc_percpu"`
@@ -147,88 +147,88 @@ type OldObjectsProgramSpecs struct {
 	KretprobeSysBpf              *ebpf.ProgramSpec `ebpf:"kretprobe_sys_bpf"`
 }
 
-// OldObjectsMapSpecs contains maps before they are loaded into the kernel.
+// ObjectsLegacyMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type OldObjectsMapSpecs struct {
-	Caches      *ebpf.MapSpec `ebpf:"caches"`
-	ConfigMap   *ebpf.MapSpec `ebpf:"config_map"`
-	Events      *ebpf.MapSpec `ebpf:"events"`
-	Flows       *ebpf.MapSpec `ebpf:"flows"`
-	Growths     *ebpf.MapSpec `ebpf:"growths"`
-	LossesMap   *ebpf.MapSpec `ebpf:"losses_map"`
-	ObjectBlank *ebpf.MapSpec `ebpf:"object_blank"`
-	ObjectCalls *ebpf.MapSpec `ebpf:"object_calls"`
-	OpenMap     *ebpf.MapSpec `ebpf:"open_map"`
-	OrderMap    *ebpf.MapSpec `ebpf:"order_map"`
-	RingsMap    *ebpf.MapSpec `ebpf:"rings_map"`
+type ObjectsLegacyMapSpecs struct {
+	Caches        *ebpf.MapSpec `ebpf:"caches"`
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
+	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
+	Events        *ebpf.MapSpec `ebpf:"events"`
+	Growths       *ebpf.MapSpec `ebpf:"growths"`
+	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
+	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
+	OpenMap       *ebpf.MapSpec `ebpf:"open_map"`
+	RingsMap      *ebpf.MapSpec `ebpf:"rings_map"`
+	SeqMap        *ebpf.MapSpec `ebpf:"seq_map"`
 }
 
-// OldObjectsVariableSpecs contains global variables before they are loaded into the kernel.
+// ObjectsLegacyVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type OldObjectsVariableSpecs struct {
+type ObjectsLegacyVariableSpecs struct {
 }
 
-// OldObjectsObjects contains all objects after they have been loaded into the kernel.
+// ObjectsLegacyObjects contains all objects after they have been loaded into the kernel.
 //
-// It can be passed to LoadOldObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
-type OldObjectsObjects struct {
-	OldObjectsPrograms
-	OldObjectsMaps
-	OldObjectsVariables
+// It can be passed to LoadObjectsLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
+type ObjectsLegacyObjects struct {
+	ObjectsLegacyPrograms
+	ObjectsLegacyMaps
+	ObjectsLegacyVariables
 }
 
-func (o *OldObjectsObjects) Close() error {
-	return _OldObjectsClose(
-		&o.OldObjectsPrograms,
-		&o.OldObjectsMaps,
+func (o *ObjectsLegacyObjects) Close() error {
+	return _ObjectsLegacyClose(
+		&o.ObjectsLegacyPrograms,
+		&o.ObjectsLegacyMaps,
 	)
 }
 
-// OldObjectsMaps contains all maps after they have been loaded into the kernel.
+// ObjectsLegacyMaps contains all maps after they have been loaded into the kernel.
 //
-// It can be passed to LoadOldObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
-type OldObjectsMaps struct {
-	Caches      *ebpf.Map `ebpf:"caches"`
-	ConfigMap   *ebpf.Map `ebpf:"config_map"`
-	Events      *ebpf.Map `ebpf:"events"`
-	Flows       *ebpf.Map `ebpf:"flows"`
-	Growths     *ebpf.Map `ebpf:"growths"`
-	LossesMap   *ebpf.Map `ebpf:"losses_map"`
-	ObjectBlank *ebpf.Map `ebpf:"object_blank"`
-	ObjectCalls *ebpf.Map `ebpf:"object_calls"`
-	OpenMap     *ebpf.Map `ebpf:"open_map"`
-	OrderMap    *ebpf.Map `ebpf:"order_map"`
-	RingsMap    *ebpf.Map `ebpf:"rings_map"`
+// It can be passed to LoadObjectsLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
+type ObjectsLegacyMaps struct {
+	Caches        *ebpf.Map `ebpf:"caches"`
+	Calls         *ebpf.Map `ebpf:"calls"`
+	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
+	ConfigMap     *ebpf.Map `ebpf:"config_map"`
+	Events        *ebpf.Map `ebpf:"events"`
+	Growths       *ebpf.Map `ebpf:"growths"`
+	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
+	LossesMap     *ebpf.Map `ebpf:"losses_map"`
+	OpenMap       *ebpf.Map `ebpf:"open_map"`
+	RingsMap      *ebpf.Map `ebpf:"rings_map"`
+	SeqMap        *ebpf.Map `ebpf:"seq_map"`
 }
 
-func (m *OldObjectsMaps) Close() error {
-	return _OldObjectsClose(
+func (m *ObjectsLegacyMaps) Close() error {
+	return _ObjectsLegacyClose(
 		m.Caches,
+		m.Calls,
+		m.CallsOverflow,
 		m.ConfigMap,
 		m.Events,
-		m.Flows,
 		m.Growths,
+		m.InflightMap,
 		m.LossesMap,
-		m.ObjectBlank,
-		m.ObjectCalls,
 		m.OpenMap,
-		m.OrderMap,
 		m.RingsMap,
+		m.SeqMap,
 	)
 }
 
-// OldObjectsVariables contains all global variables after they have been loaded into the kernel.
+// ObjectsLegacyVariables contains all global variables after they have been loaded into the kernel.
 //
-// It can be passed to LoadOldObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
-type OldObjectsVariables struct {
+// It can be passed to LoadObjectsLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
+type ObjectsLegacyVariables struct {
 }
 
-// OldObjectsPrograms contains all programs after they have been loaded into the kernel.
+// ObjectsLegacyPrograms contains all programs after they have been loaded into the kernel.
 //
-// It can be passed to LoadOldObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
-type OldObjectsPrograms struct {
+// It can be passed to LoadObjectsLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
+type ObjectsLegacyPrograms struct {
 	FentryBpfMemRefill           *ebpf.Program `ebpf:"fentry_bpf_mem_refill"`
 	FentryMapAlloc               *ebpf.Program `ebpf:"fentry_map_alloc"`
 	FentryMapAllocPercpu         *ebpf.Program `ebpf:"fentry_map_alloc_percpu"`
@@ -268,8 +268,8 @@ type OldObjectsPrograms struct {
 	KretprobeSysBpf              *ebpf.Program `ebpf:"kretprobe_sys_bpf"`
 }
 
-func (p *OldObjectsPrograms) Close() error {
-	return _OldObjectsClose(
+func (p *ObjectsLegacyPrograms) Close() error {
+	return _ObjectsLegacyClose(
 		p.FentryBpfMemRefill,
 		p.FentryMapAlloc,
 		p.FentryMapAllocPercpu,
@@ -310,7 +310,7 @@ func (p *OldObjectsPrograms) Close() error {
 	)
 }
 
-func _OldObjectsClose(closers ...io.Closer) error {
+func _ObjectsLegacyClose(closers ...io.Closer) error {
 	for _, closer := range closers {
 		if err := closer.Close(); err != nil {
 			return err
@@ -321,5 +321,5 @@ func _OldObjectsClose(closers ...io.Closer) error {
 
 // Do not access this directly.
 //
-//go:embed oldobjects_arm64_bpfel.o
-var _OldObjectsBytes []byte
+//go:embed objects_legacy_arm64_bpfel.o
+var _ObjectsLegacyBytes []byte
