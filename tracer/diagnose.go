@@ -59,7 +59,7 @@ func explainPermission(what string, err error) error {
 	return fmt.Errorf("%s: not permitted, although the capabilities are there: a user namespace, seccomp or a security module may be in the way: %w", what, err)
 }
 
-// memlockInTheWay says whether a map was refused for want of RLIMIT_MEMLOCK, which
+// memlockInTheWay reports whether a map was refused for want of RLIMIT_MEMLOCK, which
 // is in bytes. cilium/ebpf says in words alone that it may be so.
 func memlockInTheWay(err error) (limit uint64, ok bool) {
 	var now unix.Rlimit

@@ -42,10 +42,10 @@ type Options struct {
 	// pinwatch, or of each CPU's with the perf event array: a power of two and a
 	// multiple of the page size. 0: the default.
 	BufferBytes uint32
-	// BPF says whether BPF objects are watched too, and Memcg whether the charges
+	// BPF reports whether BPF objects are watched too, and Memcg whether the charges
 	// to memory cgroups are.
 	BPF, Memcg bool
-	// Others says whether the other chargers of locked_vm and pinned_vm are watched:
+	// Others reports whether the other chargers of locked_vm and pinned_vm are watched:
 	// io_uring, AF_XDP and more.
 	Others bool
 	// CommandParent is the process whose descendants' events are marked; 0: none.
@@ -217,7 +217,7 @@ func awaitPrograms() error {
 	return nil
 }
 
-// within says whether an event is of the trace.
+// within reports whether an event is of the trace.
 func (t *Tracer) within(event *ledger.Event) bool {
 	ended := t.ended.Load()
 	return event.TimeNS >= t.begun && (ended == 0 || event.TimeNS <= ended)

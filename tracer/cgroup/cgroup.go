@@ -266,7 +266,7 @@ func parseMembership(text string) (m Membership) {
 	return m
 }
 
-// AccountsMemory says whether memory is charged to cgroups here: whether there
+// AccountsMemory reports whether memory is charged to cgroups here: whether there
 // is a memory controller.
 func (t *Tree) AccountsMemory() bool {
 	m, ok := t.memory()
@@ -353,7 +353,7 @@ func (t *Tree) Clean(wanted string) string {
 	return path.Join("/", best.Root, rest)
 }
 
-// Matches says whether a cgroup is the wanted one or below it. Wanted may start
+// Matches reports whether a cgroup is the wanted one or below it. Wanted may start
 // with /sys/fs/cgroup; Clean knows other mount points.
 func Matches(cgroup, wanted string) bool {
 	wanted = path.Join("/", wanted)

@@ -38,7 +38,7 @@ func (h *host) newCgroup() (dir string, memory bool, err error) {
 	return dir, memory, err
 }
 
-// memoryController says whether cgroups have the memory controller, and gives it
+// memoryController reports whether cgroups have the memory controller, and gives it
 // to them where that may be done.
 func (h *host) memoryController() (bool, error) {
 	control := filepath.Join(cgroupRoot, "cgroup.subtree_control")

@@ -109,12 +109,12 @@ func (g *Guests) one(ctx context.Context, image string) Kernel {
 	return k
 }
 
-// Failed says whether an invariant is broken.
+// Failed reports whether an invariant is broken.
 func (k *Kernel) Failed() bool {
 	return slices.ContainsFunc(k.Scenarios, func(sc Scenario) bool { return sc.Result == Fail })
 }
 
-// CouldNotRun says whether a scenario went wrong.
+// CouldNotRun reports whether a scenario went wrong.
 func (k *Kernel) CouldNotRun() bool {
 	return slices.ContainsFunc(k.Scenarios, func(sc Scenario) bool { return sc.CouldNotRun })
 }

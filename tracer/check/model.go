@@ -54,7 +54,7 @@ func (a *area) unmap() {
 	}
 }
 
-// live says whether anything maps it.
+// live reports whether anything maps it.
 func (a *area) live() bool { return a != nil && a.mappings > 0 }
 
 // room is what a user may still map at no process's expense.

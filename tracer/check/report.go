@@ -68,7 +68,7 @@ type Evidence struct {
 	WitnessesRead  int       `json:"witnesses_read"` // readings compared with the intent
 	Broken         []Witness `json:"witnesses"`      // those that differ
 	Tracer         Watched   `json:"tracer"`
-	// Agree says whether tracer and witnesses came to the same result. Without a
+	// Agree reports whether tracer and witnesses came to the same result. Without a
 	// tracer they do.
 	Agree     bool     `json:"agree"`
 	Hurts     string   `json:"hurts"`     // whom a broken invariant hurts

@@ -290,7 +290,7 @@ type ownership struct {
 	objects     map[uint64]bool // theirs, by Object.Key
 }
 
-// of says whether an event is theirs. The kernel frees BPF objects in workers of
+// of reports whether an event is theirs. The kernel frees BPF objects in workers of
 // its own, as nobody's.
 func (o *ownership) of(e *ledger.Event) bool {
 	in := func(uid uint32) bool { return o.first <= uid && uid <= o.last }
@@ -373,7 +373,7 @@ type watch struct {
 	rest   *ledger.Ledger // what is still charged
 }
 
-// watches says whether a scenario's charges are watched.
+// watches reports whether a scenario's charges are watched.
 func (w *watch) watches(c Charges) bool {
 	objects, others := w.tracer.Watches()
 	return c == ChargesNothing || c == ChargesObjects && objects || c == ChargesOthers && others

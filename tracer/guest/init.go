@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// IsInit says whether this process is the init of a guest of ours.
+// IsInit reports whether this process is the init of a guest of ours.
 func IsInit() bool {
 	if os.Getpid() != 1 {
 		return false

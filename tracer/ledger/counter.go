@@ -13,8 +13,8 @@ type counter struct {
 	value   int64
 	last    int64 // the last reading, disturbed or not
 	waiting uint64
-	// unknown says that a call overlapped others and did something of which nothing
-	// but the counter tells. The next undisturbed reading tells what it was.
+	// unknown: an overlapping call changed the counter by an amount that its record does
+	// not give. The next undisturbed reading reveals it.
 	unknown bool
 }
 

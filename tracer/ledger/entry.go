@@ -60,7 +60,7 @@ type Entry struct {
 
 	Kind    Kind
 	Verdict Verdict
-	// Uncertain says that the verdict rests on a counter that something else
+	// Uncertain reports whether the verdict rests on a counter that something else
 	// may have moved during the call.
 	Uncertain bool
 

@@ -20,8 +20,9 @@ type Ledger struct {
 
 	lastBuffer, lastProcess uint64
 	era                     era
-	// againStays is set once a buffer was gone and the charges of its further
-	// mappings were not: the kernel will treat the next ones alike.
+	// againStays is set once this kernel was seen to keep the charge of a repeated mmap()
+	// after the buffer was freed. From then on every such charge is a certain
+	// double-charge.
 	againStays bool
 	// againWaiting counts the uncertain verdicts that wait for that.
 	againWaiting uint64
@@ -160,7 +161,7 @@ func (b Balance) Unexplained() int64 {
 	return b.Counter - b.Live - b.Older - b.Others - b.Over - b.Base
 }
 
-// Broken says whether an invariant was certainly broken.
+// Broken reports whether an invariant was certainly broken.
 func (s *Summary) Broken() bool {
 	return s.Verdicts[OK] < s.Events-s.doubtful()
 }
@@ -319,7 +320,7 @@ func (l *Ledger) judgeBuffer(e *Entry, u *user, p *process) {
 	}
 }
 
-// raced says that another call made the buffer between this one's entry and its
+// raced reports whether another call made the buffer between this one's entry and its
 // decision: it looked new, and was there.
 func (l *Ledger) raced(ev *Event) bool {
 	b := l.buffers[ev.Buffer.Key]

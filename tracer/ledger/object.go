@@ -14,13 +14,13 @@ type Object struct {
 	MaxEntries uint32
 	Flags      uint32 // map_flags
 
-	// Rlimit says that this kernel charges BPF objects to a user, in pages,
+	// Rlimit reports whether this kernel charges BPF objects to a user, in pages,
 	// against RLIMIT_MEMLOCK. Else it charges memory cgroups, in bytes.
 	Rlimit bool
 	// Pages are what the user is asked for, or given back: what the object itself
 	// records. 0 where memory cgroups pay.
 	Pages int64
-	// Watched says that the charges to memory cgroups were watched.
+	// Watched reports whether the charges to memory cgroups were watched.
 	Watched bool
 	// Later says that elements of the map are freed after it, through RCU.
 	Later bool
@@ -190,7 +190,7 @@ func (l *Ledger) objectRefusal(e *Entry, u *user) {
 	}
 }
 
-// AboutMemory says that a failed call was refused by a limit on memory.
+// AboutMemory reports whether a failed call was refused by a limit on memory.
 func (e *Entry) AboutMemory() bool {
 	switch o := e.Object; {
 	case o == nil:

@@ -353,7 +353,7 @@ func (l *Ledger) keepsAgain(pages int64, certain bool) {
 	l.summary.Verdicts[DoubleCharge] += l.againWaiting
 }
 
-// explained says whether known mistakes give the user's refund: for each area all
+// explained reports whether known mistakes give the user's refund: for each area all
 // its pages instead of the user's part of them, or nothing.
 func explained(e *Entry, paid []*charge) bool {
 	sums := []int64{0}

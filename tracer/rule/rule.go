@@ -22,7 +22,7 @@ type Settings struct {
 	MlockKiB   int    // perf_event_mlock_kb
 	OnlineCPUs int
 	Paranoid   int // perf_event_paranoid
-	// Cumulative says that the kernel charges each mapping past the allowance the
+	// Cumulative reports whether the kernel charges each mapping past the allowance the
 	// user's whole history, as up to Linux 5.3.
 	Cumulative bool
 }

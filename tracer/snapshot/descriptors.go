@@ -70,7 +70,7 @@ func (d *descriptors) match(pid uint32, mapped []Buffer) []Buffer {
 	return mapped
 }
 
-// alike says whether buffers were charged alike.
+// alike reports whether buffers were charged alike.
 func alike(buffers []Buffer) bool {
 	for _, b := range buffers[1:] {
 		if b.Extra != buffers[0].Extra || b.PayerUID != buffers[0].PayerUID || b.PayerKnown != buffers[0].PayerKnown {

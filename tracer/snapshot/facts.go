@@ -17,7 +17,7 @@ type Facts struct {
 	// CapEffective, CapPermitted and CapBounding are sets of capabilities.
 	CapEffective, CapPermitted, CapBounding uint64
 	CapsKnown                               bool
-	// InitialUserNS says that the process is in the initial user namespace,
+	// InitialUserNS reports whether the process is in the initial user namespace,
 	// where alone capabilities count for perf. It means something if UserNSKnown.
 	InitialUserNS, UserNSKnown bool
 	NoNewPrivs                 bool
@@ -38,7 +38,7 @@ const (
 	SeccompFilter
 )
 
-// Has says whether a capability is in a set.
+// Has reports whether a capability is in a set.
 func Has(set uint64, capability int) bool { return set>>capability&1 != 0 }
 
 // Inspect reads the facts of a process, or with pid 0 those of the host alone. What

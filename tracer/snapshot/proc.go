@@ -163,14 +163,14 @@ func (p proc) process(pid uint32, pageSize uint32) (result Process, ok bool) {
 	return result, true
 }
 
-// hasIPCLock says whether CAP_IPC_LOCK is in a set of capabilities in hex.
+// hasIPCLock reports whether CAP_IPC_LOCK is in a set of capabilities in hex.
 func hasIPCLock(set string) bool {
 	const capIPCLock = 14
 	bits, err := strconv.ParseUint(set, 16, 64)
 	return err == nil && bits>>capIPCLock&1 != 0
 }
 
-// inInitialUserNamespace says whether a process is in it. Where this may not be
+// inInitialUserNamespace reports whether a process is in it. Where this may not be
 // known, the process belongs to a more privileged user, and is.
 func (p proc) inInitialUserNamespace(pid uint32) bool {
 	name, err := os.Readlink(p.path(pid, "ns/user"))

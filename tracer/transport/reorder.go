@@ -16,11 +16,9 @@ const holdBack = 5 * time.Second
 // queue puts the records of all CPUs back into the order of their places, which
 // is what the ledger relies on (see record_reserve in bpf/record.h).
 //
-// The n-th place taken has a number of n at the least, and later ones have
-// greater numbers than those that were done before. So once n records with
-// numbers up to n are here, these are the first n, and none of them can come any
-// more: they go out, smallest first. Where a record was lost that never happens,
-// and the ones behind the gap go out after holdBack.
+// Numbers start at 1; the n-th one handed out is at least n, and later ones are larger.
+// So once n records numbered up to n have arrived, no smaller one can follow, and they are
+// released in order. A gap left by a lost record is skipped after holdBack.
 //
 // The zero value is ready to use, and starts with the first place.
 type queue struct {

@@ -47,7 +47,7 @@ type Reader interface {
 	// Flush makes ReadInto yield what is there, and then ErrFlushed.
 	Flush() error
 	Close() error
-	// More says that the next record is there already, as far as the reader can tell.
+	// More reports whether the next record is there already, as far as the reader can tell.
 	More() bool
 	// Lost is how many records did not come, as far as the reader can tell.
 	Lost() uint64

@@ -23,7 +23,7 @@ type PerfBuffers struct {
 	UID     int           // to become; -1: stay
 	Memlock int64         // RLIMIT_MEMLOCK in bytes; -1: leave it alone
 	Pages   int           // data pages of a buffer: a power of two
-	Max     int           // buffers at the most; 0: until refused
+	Max     int           // buffers at most; 0: until refused
 	Again   int           // further mappings of every buffer, unmapped at once
 	Hold    time.Duration // between the last mapping and the first unmapping
 	Pause   time.Duration // between two steps
