@@ -291,9 +291,6 @@ func (t *Tracer) load(opts Options, specs probe.Specs, running probe.Kernel) (er
 	if err := t.transport.Resize(spec.Maps, opts.BufferBytes); err != nil {
 		return err
 	}
-	if !running.HaveTypedReads() {
-		probe.HideTypedReads(spec)
-	}
 	t.perf, err = probe.Load(spec, t.backend.Probes, running, nil)
 	if errors.Is(err, ebpf.ErrRestrictedKernel) {
 		probe.HideSymbols(spec)

@@ -217,36 +217,42 @@ func (l *Ledger) Summary() Summary {
 // yields them: a call that overlaps no other comes after all that ended before
 // it began.
 func (l *Ledger) Apply(ev Event) Entry {
-	e := l.apply(ev)
-	e.Number, e.Refusals, e.Era = l.summary.Events, l.summary.Refused, l.era.String()
+	e := Entry{Event: ev}
+	l.enter(&e)
 	return e
 }
 
-func (l *Ledger) apply(ev Event) Entry {
-	if ev.Lost > l.summary.Lost {
-		l.forget(ev.Lost)
+// enter makes the entry of its event. In place, for an entry is large.
+func (l *Ledger) enter(e *Entry) {
+	if e.Lost > l.summary.Lost {
+		l.forget(e.Lost)
 	}
-	if ev.Op == Found {
-		return l.found(ev)
+	if e.Op == Found {
+		*e = l.found(e.Event)
+	} else {
+		l.judge(e)
 	}
-	e := Entry{Event: ev}
+	e.Number, e.Refusals, e.Era = l.summary.Events, l.summary.Refused, l.era.String()
+}
+
+// judge is about a call.
+func (l *Ledger) judge(e *Entry) {
 	switch {
-	case ev.Object != nil:
-		l.recognize(&e)
-	case ev.Op != Account:
-		l.disown(&e)
+	case e.Object != nil:
+		l.recognize(e)
+	case e.Op != Account:
+		l.disown(e)
 	}
-	u, p := l.read(&e)
+	u, p := l.read(e)
 	switch {
-	case ev.Object != nil:
-		l.judgeObject(&e, u)
-	case ev.Op == Account:
-		l.judgeAccount(&e, u, p)
+	case e.Object != nil:
+		l.judgeObject(e, u)
+	case e.Op == Account:
+		l.judgeAccount(e, u, p)
 	default:
-		l.judgeBuffer(&e, u, p)
+		l.judgeBuffer(e, u, p)
 	}
-	l.settle(&e, u, p)
-	return e
+	l.settle(e, u, p)
 }
 
 // read takes the readings at a call's entry. A call that is not about the counter of a

@@ -41,7 +41,8 @@ func (l *Ledger) Run(events iter.Seq2[Event, error], lost func() uint64, sinks .
 		if err != nil {
 			return errors.Join(err, each(flush))
 		}
-		entry = l.Apply(event)
+		entry = Entry{Event: event}
+		l.enter(&entry)
 		if err := each(enter); err != nil {
 			return err
 		}

@@ -24,12 +24,6 @@ func (k Kernel) lacks(p Probe) bool {
 	return k.Absent[p.Symbol] && (p.Outlined == "" || k.Absent[p.Outlined])
 }
 
-// has reports whether this kernel is known to have a probe's function.
-func (k Kernel) has(p Probe) bool {
-	absent, known := k.Absent[p.Symbol]
-	return known && !absent
-}
-
 // Specs are the built-in programs, as they are before they fit a kernel; nil are those
 // that are not asked for.
 type Specs struct {
@@ -60,6 +54,9 @@ func ReadSpecs(via transport.Transport, bpfObjects, chargers bool) (s Specs, err
 // symbol instead, with the same privileges.
 func (s Specs) Resolve(types kernel.Types) (Kernel, *ebpf.Program) {
 	k := Kernel{Types: types}
+	if !types.HaveTypedReads() {
+		s.eachProgram(hideTypedReads)
+	}
 	functions := s.optionalFunctions(k)
 	var variables []string
 	s.eachProgram(func(program *ebpf.ProgramSpec) {
@@ -146,19 +143,17 @@ func setSymbols(program *ebpf.ProgramSpec, addresses map[string]uint64) {
 	}
 }
 
-// HideTypedReads makes programs do without the kernel function for typed reads. The
+// hideTypedReads makes a program do without the kernel function for typed reads. The
 // library would look for a missing one in the types of every module, for every call.
-func HideTypedReads(spec *ebpf.CollectionSpec) {
-	for _, program := range spec.Programs {
-		for i, ins := range program.Instructions {
-			if ins.Reference() != kernel.TypedReads {
-				continue
-			}
-			absent := asm.LoadImm(ins.Dst, 0, asm.DWord)
-			if ins.IsKfuncCall() { // not come to any more
-				absent = asm.Mov.Imm(asm.R0, 0)
-			}
-			program.Instructions[i] = absent.WithSymbol(ins.Symbol()).WithSource(ins.Source())
+func hideTypedReads(program *ebpf.ProgramSpec) {
+	for i, ins := range program.Instructions {
+		if ins.Reference() != kernel.TypedReads {
+			continue
 		}
+		absent := asm.LoadImm(ins.Dst, 0, asm.DWord)
+		if ins.IsKfuncCall() { // not come to any more
+			absent = asm.Mov.Imm(asm.R0, 0)
+		}
+		program.Instructions[i] = absent.WithSymbol(ins.Symbol()).WithSource(ins.Source())
 	}
 }

@@ -30,7 +30,7 @@ func TestHideTypedReads(t *testing.T) {
 	if calls, addresses := uses(); calls == 0 || addresses == 0 {
 		t.Fatalf("%d calls of %s, its address taken %d times: nothing to hide", calls, kernel.TypedReads, addresses)
 	}
-	HideTypedReads(spec)
+	Specs{Perf: spec}.eachProgram(hideTypedReads)
 	if calls, addresses := uses(); calls != 0 || addresses != 0 {
 		t.Errorf("hidden, but %d calls of %s, its address taken %d times", calls, kernel.TypedReads, addresses)
 	}

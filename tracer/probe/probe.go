@@ -38,7 +38,8 @@ type Probe struct {
 	// takes tracefs.
 	AtOnce int
 
-	ret bool // at the function's return
+	ret        bool // at the function's return
+	trampoline bool // by fentry or fexit, else by a kprobe
 }
 
 // State is what became of a probe.
@@ -57,6 +58,7 @@ func (s State) String() string {
 
 // fromELF completes a row by its program: the function, and entry or return.
 func (p Probe) fromELF(spec *ebpf.ProgramSpec) Probe {
+	p.trampoline = spec.Type == ebpf.Tracing
 	p.ret = strings.HasPrefix(spec.SectionName, "kretprobe/") || spec.AttachType == ebpf.AttachTraceFExit
 	if p.Symbol == "" {
 		p.Symbol = spec.AttachTo
@@ -73,13 +75,9 @@ func syscallPrefix() string {
 	return map[string]string{"amd64": "__x64_", "arm64": "__arm64_"}[runtime.GOARCH]
 }
 
-// trampoline reports whether a program goes by a trampoline (fentry, fexit), else by a
-// kprobe.
-func trampoline(spec *ebpf.ProgramSpec) bool { return spec.Type == ebpf.Tracing }
-
-// hook is what a program is attached by, as --attach names it.
-func hook(spec *ebpf.ProgramSpec) string {
-	if trampoline(spec) {
+// hook is what a probe is attached by, as --attach names it.
+func (p Probe) hook() string {
+	if p.trampoline {
 		return AttachFentry
 	}
 	return AttachKprobe
@@ -87,8 +85,8 @@ func hook(spec *ebpf.ProgramSpec) string {
 
 // loaded names the probe's program as it is loaded. A trampoline's is bound to its
 // function, so it may be there several times.
-func (p Probe) loaded(spec *ebpf.ProgramSpec) string {
-	if trampoline(spec) {
+func (p Probe) loaded() string {
+	if p.trampoline {
 		return p.Program + "@" + p.Symbol
 	}
 	return p.Program

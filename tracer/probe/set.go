@@ -17,14 +17,13 @@ import (
 // nil one is empty.
 type Set struct {
 	collection *ebpf.Collection
-	specs      map[string]*ebpf.ProgramSpec
 	probes     []Probe
-	kernel     Kernel
-	links      []attached // in the order of attaching
+	absent     map[string]bool // see Kernel
+	links      []attached      // in the order of attaching
 	notes      []string
 
 	// Replaced by tests.
-	attach  func(Probe, *ebpf.ProgramSpec, *ebpf.Program) (link.Link, error)
+	attach  func(Probe, *ebpf.Program) (link.Link, error)
 	skipped func(*ebpf.Program) uint64
 	missed  func(link.Link) uint64
 }
@@ -39,7 +38,7 @@ type attached struct {
 // verification, and before 6.2 (60443c88f3a8) a walk through all kernel symbols, several
 // times. Of the maps that the source marks as shared, those given are used.
 func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[string]*ebpf.Map) (*Set, error) {
-	s := &Set{specs: source.Programs, kernel: k, attach: attachLink, skipped: recursionMisses, missed: missedByKprobe}
+	s := &Set{absent: k.Absent, attach: attachLink, skipped: recursionMisses, missed: missedByKprobe}
 	spec := source.Copy()
 	spec.Programs = map[string]*ebpf.ProgramSpec{}
 	for _, p := range probes {
@@ -53,10 +52,10 @@ func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 		}
 		s.probes = append(s.probes, p)
 		program = program.Copy()
-		if trampoline(program) {
+		if p.trampoline {
 			program.AttachTo = p.Symbol
 		}
-		spec.Programs[p.loaded(program)] = program
+		spec.Programs[p.loaded()] = program
 	}
 	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}, Cache: k.Cache}
 	options.Programs.KernelTypes = k.File
@@ -100,7 +99,7 @@ func (s *Set) Attach() error {
 			s.forgo(p, err)
 		default:
 			s.Detach()
-			return fmt.Errorf("attach %s to %s: %w", hook(s.specs[p.Program]), p.Symbol, err)
+			return fmt.Errorf("attach %s to %s: %w", p.hook(), p.Symbol, err)
 		}
 	}
 	if len(s.links) == 0 {
@@ -119,7 +118,8 @@ func (s *Set) forgo(p Probe, err error) {
 		}
 		return twin
 	})
-	known := !errors.Is(err, os.ErrNotExist) && s.kernel.has(p)
+	absent, known := s.absent[p.Symbol]
+	known = known && !absent && !errors.Is(err, os.ErrNotExist)
 	switch {
 	case p.Without != "":
 		s.notes = append(s.notes, fmt.Sprintf("%s: cannot attach to %s: %v", p.Without, p.Symbol, err))
@@ -129,20 +129,19 @@ func (s *Set) forgo(p Probe, err error) {
 }
 
 func (s *Set) attachOne(p Probe) (link.Link, error) {
-	spec := s.specs[p.Program]
-	program := s.collection.Programs[p.loaded(spec)]
-	if p.Outlined != "" && !s.kernel.Absent[p.Outlined] {
+	program := s.collection.Programs[p.loaded()]
+	if p.Outlined != "" && !s.absent[p.Outlined] {
 		part := p
 		part.Symbol = p.Outlined
-		if l, err := s.attach(part, spec, program); err == nil {
+		if l, err := s.attach(part, program); err == nil {
 			return l, nil
 		}
 	}
-	return s.attach(p, spec, program)
+	return s.attach(p, program)
 }
 
-func attachLink(p Probe, spec *ebpf.ProgramSpec, program *ebpf.Program) (link.Link, error) {
-	if trampoline(spec) {
+func attachLink(p Probe, program *ebpf.Program) (link.Link, error) {
+	if p.trampoline {
 		return link.AttachTracing(link.TracingOptions{Program: program})
 	}
 	if kernel.Kprobes().Lacks() {
@@ -172,7 +171,7 @@ func (s *Set) Notes() []string {
 // must have been switched on, and names those that should have and have not.
 func (s *Set) Fired() (states []State, silent []string, err error) {
 	for _, l := range s.links {
-		stats, err := s.collection.Programs[l.probe.loaded(s.specs[l.probe.Program])].Stats()
+		stats, err := s.collection.Programs[l.probe.loaded()].Stats()
 		if err != nil {
 			return nil, nil, err
 		}
@@ -208,7 +207,7 @@ func (s *Set) Missed() (sum uint64) {
 		if l.probe.Hot {
 			continue
 		}
-		name := l.probe.loaded(s.specs[l.probe.Program])
+		name := l.probe.loaded()
 		if !counted[name] {
 			counted[name] = true
 			sum += s.skipped(s.collection.Programs[name])

@@ -30,12 +30,9 @@ func (l *fakeLink) Close() error {
 // fake is a set of probes that are attached to nothing: fails says why one cannot be.
 func fake(probes []Probe, absent map[string]bool, fails func(Probe) error) (s *Set, open *[]string) {
 	open = &[]string{}
-	s = &Set{probes: probes, specs: map[string]*ebpf.ProgramSpec{}, kernel: Kernel{Absent: absent}, collection: &ebpf.Collection{},
+	s = &Set{probes: probes, absent: absent, collection: &ebpf.Collection{},
 		skipped: func(*ebpf.Program) uint64 { return 10 }, missed: func(link.Link) uint64 { return 1 }}
-	for _, p := range probes {
-		s.specs[p.Program] = &ebpf.ProgramSpec{Type: ebpf.Kprobe}
-	}
-	s.attach = func(p Probe, _ *ebpf.ProgramSpec, _ *ebpf.Program) (link.Link, error) {
+	s.attach = func(p Probe, _ *ebpf.Program) (link.Link, error) {
 		if err := fails(p); err != nil {
 			return nil, err
 		}

@@ -36,9 +36,9 @@ type Options struct {
 type Session struct {
 	*tracer.Tracer
 	// State is the state of the host at any time; nil without a snapshot.
-	State *snapshot.Source
-	opts  Options
-	notes []string // what is not known of the time before
+	State   *snapshot.Source
+	command func(context.Context) *exec.Cmd // nil: none
+	notes   []string                        // what is not known of the time before
 }
 
 // Open opens a session. It collects garbage more eagerly and returns memory to the
@@ -55,7 +55,7 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 	}
 	opts.Tracer.Cache = btf.NewCache()
 	opts.Snapshot.Cache = opts.Tracer.Cache
-	s := &Session{opts: opts}
+	s := &Session{command: opts.Command} // and not the types, which take many times its memory
 	if !opts.NoSnapshot {
 		// The iterators' programs are loaded before there is a trace, and freed after
 		// it: it would see them.
@@ -126,7 +126,7 @@ func (s *Session) Run(ctx context.Context, sinks ...ledger.Sink) error {
 	defer cancel()
 	var command *exec.Cmd
 	ended := make(chan error, 1)
-	if s.opts.Command != nil {
+	if s.command != nil {
 		var err error
 		if command, err = s.start(ctx); err != nil {
 			return err
@@ -149,7 +149,7 @@ func (s *Session) Run(ctx context.Context, sinks ...ledger.Sink) error {
 
 // start starts the command.
 func (s *Session) start(ctx context.Context) (*exec.Cmd, error) {
-	cmd := s.opts.Command(ctx)
+	cmd := s.command(ctx)
 	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
