@@ -19,6 +19,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/probe"
 	"github.com/pinwatch/pinwatch/tracer/transport"
 )
 
@@ -239,7 +240,7 @@ func TestCrowd(t *testing.T) { guests.Test(t, guesttest.Newest, crowd) }
 
 func crowd(t *testing.T, _ guesttest.Kernel) {
 	const processes, times, made = 24, 3, 2 * 24 * 3
-	tr, err := open(t, tracer.Options{Attach: tracer.AttachFentry})
+	tr, err := open(t, tracer.Options{Attach: probe.AttachFentry})
 	if err != nil {
 		guesttest.Missing(t, "5.16", "fentry on perf_mmap", err)
 	}
