@@ -76,15 +76,15 @@ test-unit: ## what needs no kernel
 .PHONY: test-guest
 test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 	testdata/install.sh $(GUEST_TESTS)
-	$(GO) test -tags guest -count=1 -p 3 -parallel 1 -timeout 40m $$($(GO) list ./tracer/... | grep -v '/tracer$$')
-	$(GO) test -tags guest -count=1 -parallel 3 -timeout 40m ./tracer
+	CGO_ENABLED=0 $(GO) test -tags guest -count=1 -p 3 -parallel 1 -timeout 40m $$($(GO) list ./tracer/... | grep -v '/tracer$$')
+	CGO_ENABLED=0 $(GO) test -tags guest -count=1 -parallel 3 -timeout 40m ./tracer
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64
 	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS)
 	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; code=0; \
 	PINWATCH_TABLE=$$table PINWATCH_SERIES="$(ALL_SERIES)" \
-		$(GO) test -tags guest -count=1 -p 1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \
+		CGO_ENABLED=0 $(GO) test -tags guest -count=1 -p 1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \
 	cat "$$table"; exit $$code
 
 .PHONY: known-bad-kernel
@@ -95,7 +95,7 @@ known-bad-kernel: ## build the kernel whose accounting can be chosen at boot
 soak: ## an hour of random mappings in the oldest and the newest series (SOAK=1h)
 	testdata/install.sh $(GUEST_TESTS)
 	PINWATCH_SOAK=$(SOAK) PINWATCH_SERIES="5.10 newest" \
-		$(GO) test -tags guest -count=1 -parallel 2 -timeout 0 -v -run TestSoak ./tracer
+		CGO_ENABLED=0 $(GO) test -tags guest -count=1 -parallel 2 -timeout 0 -v -run TestSoak ./tracer
 
 # What a benchmark guest boots, and what it needs.
 BENCH_SERIES := 6.12

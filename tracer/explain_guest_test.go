@@ -3,9 +3,12 @@
 package tracer_test
 
 import (
+	"bytes"
 	"encoding/json"
-	"fmt"
+	"os"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/pinwatch/pinwatch/tracer/advice"
@@ -16,65 +19,73 @@ import (
 
 // Started after the fact, explain names the process that holds the allowance of
 // another user, from the kernel and from /proc, and says what an ordinary user
-// cannot know. Then its predictions are tried: random mappings under random
-// settings, each of which the kernel must answer as predicted.
-func TestExplainAfterTheFact(t *testing.T) {
-	t.Parallel()
-	trials := 100
-	if guesttest.All() {
-		trials = 400
+// cannot know.
+func TestExplainAfterTheFact(t *testing.T) { guests.Test(t, guesttest.Newest, explainsAfterTheFact) }
+
+func explainsAfterTheFact(t *testing.T, k guesttest.Kernel) {
+	const uid, dataPages = 2100, 256
+	kib := userPages(t, k)
+	group, err := os.Open(guesttest.Cgroup(t, "holder"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	script := fmt.Sprintf(`
-mkdir /sys/fs/cgroup/holder
-(echo 0 > /sys/fs/cgroup/holder/cgroup.procs; exec pinwatch workload perf-buffers --quiet --uid 2100 --memlock-kib $((128 * kib)) --pages 64 --max 7 --hold 100s) &
-echo $!
-sleep 2
-pinwatch explain --uid 2100 --buffer $((256 * kib))K --json
-echo $?
-pinwatch explain --uid 2100 --buffer $((256 * kib))K --json --source proc
-pinwatch workload run-as --uid 2100 -- pinwatch explain --buffer $((256 * kib))K --json
-kill $!
-pinwatch workload trials --seed %d --count %d
-pinwatch workload trials --seed %d --count 50 --source proc
-`, 1, trials, 2)
-	shell := guesttest.Shell(t)
-	for _, k := range guesttest.Newest(t) {
-		t.Run(k.String(), func(t *testing.T) {
-			t.Parallel()
-			out := guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c", k.Limits()+"for a in mkdir sleep kill; do alias $a=\"busybox $a\"; done\n"+script)
-			var pid uint32
-			var code int
-			var fromKernel, fromProc, unprivileged advice.Explanation
-			var tried, triedProc workload.TrialSummary
-			decoder := json.NewDecoder(strings.NewReader(out.Stdout))
-			for _, into := range []any{&pid, &fromKernel, &code, &fromProc, &unprivileged, &tried, &triedProc} {
-				if err := decoder.Decode(into); err != nil {
-					t.Fatalf("%T: %v\n%s\n%s", into, err, out.Stdout, out.Stderr)
-				}
-			}
-			if fromKernel.Source != snapshot.SourceIterators || fromKernel.Numbers.Estimated || fromProc.Source != snapshot.SourceProc || !fromProc.Numbers.Estimated {
-				t.Errorf("sources %s and %s", fromKernel.Source, fromProc.Source)
-			}
-			if code != 1 {
-				t.Errorf("exit %d although refused", code)
-			}
-			for _, x := range []advice.Explanation{fromKernel, fromProc} {
-				holdsAllowance(t, &x, pid)
-			}
-			regime := "memory cgroup"
-			if k.Series == "5.10" { // the last one before 5.11
-				regime = "locked_vm"
-			}
-			if c := fromKernel.Checks[len(fromKernel.Checks)-1]; !strings.Contains(c.Detail, regime) {
-				t.Errorf("BPF objects: %+v; want %q", c, regime)
-			}
-			if unprivileged.Source != snapshot.SourceProc || !strings.Contains(strings.Join(unprivileged.Unknown, " "), "not readable by this user") {
-				t.Errorf("an ordinary user is told %v", unprivileged.Unknown)
-			}
-			predictionsHold(t, &tried, snapshot.SourceIterators, trials)
-			predictionsHold(t, &triedProc, snapshot.SourceProc, 50)
-		})
+	defer group.Close()
+	holder := guesttest.Command(t, "pinwatch", "workload", "perf-buffers", "--json", "--uid", strconv.Itoa(uid), "--memlock-kib", kib(128), "--pages", "64", "--max", "7", "--hold", "10m")
+	holder.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
+	holder.Start().WaitFor(`"buffer":7`)
+	pid := uint32(holder.Process.Pid)
+
+	t.Run("kernel", func(t *testing.T) {
+		r := guesttest.Command(t, "pinwatch", "explain", "--uid", strconv.Itoa(uid), "--buffer", kib(dataPages)+"K", "--json").Run()
+		if r.Code != 1 {
+			t.Errorf("exit %d although refused", r.Code)
+		}
+		x := explanation(t, r)
+		if x.Source != snapshot.SourceIterators || x.Numbers.Estimated {
+			t.Errorf("source %s, estimated: %v", x.Source, x.Numbers.Estimated)
+		}
+		holdsAllowance(t, x, pid)
+		regime := "memory cgroup"
+		if k.Before("5.11") {
+			regime = "locked_vm"
+		}
+		if c := x.Checks[len(x.Checks)-1]; !strings.Contains(c.Detail, regime) {
+			t.Errorf("BPF objects: %+v; want %q", c, regime)
+		}
+	})
+	t.Run("proc", func(t *testing.T) {
+		from := snapshot.Options{NoIterators: true}
+		s, err := snapshot.Take(t.Context(), from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := advice.Explain(s, snapshot.Inspect(from, 0), advice.NewAsk(s, 0, uid, dataPages, false, false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Source != snapshot.SourceProc || !x.Numbers.Estimated {
+			t.Errorf("source %s, estimated: %v", x.Source, x.Numbers.Estimated)
+		}
+		holdsAllowance(t, x, pid)
+	})
+	t.Run("unprivileged", func(t *testing.T) {
+		cmd := guesttest.Command(t, "pinwatch", "explain", "--buffer", kib(dataPages)+"K", "--json")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		x := explanation(t, cmd.Run())
+		if x.Source != snapshot.SourceProc || !strings.Contains(strings.Join(x.Unknown, " "), "not readable by this user") {
+			t.Errorf("an ordinary user is told %v, from %s", x.Unknown, x.Source)
+		}
+	})
+}
+
+// explanation is what explain --json has written.
+func explanation(t *testing.T, r guesttest.Result) *advice.Explanation {
+	t.Helper()
+	var x advice.Explanation
+	if err := json.NewDecoder(strings.NewReader(r.Stdout)).Decode(&x); err != nil {
+		t.Fatalf("exit %d: %v\n%s\n%s", r.Code, err, r.Stdout, r.Stderr)
 	}
+	return &x
 }
 
 // holdsAllowance wants 7 buffers of 65 pages found at one process, and a buffer of
@@ -94,10 +105,42 @@ func holdsAllowance(t *testing.T, x *advice.Explanation, pid uint32) {
 	}
 }
 
-func predictionsHold(t *testing.T, s *workload.TrialSummary, source string, trials int) {
+// The predictions of explain are tried: random mappings under random settings, each of
+// which the kernel must answer as predicted.
+func TestPredictions(t *testing.T) {
+	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
+		userPages(t, k)
+		count := 100
+		if guesttest.All() {
+			count = 400
+		}
+		t.Run("kernel", func(t *testing.T) {
+			predictionsHold(t, snapshot.Options{}, snapshot.SourceIterators, workload.Trials{Seed: 1, Count: count})
+		})
+		t.Run("proc", func(t *testing.T) {
+			predictionsHold(t, snapshot.Options{NoIterators: true}, snapshot.SourceProc, workload.Trials{Seed: 2, Count: 50})
+		})
+	})
+}
+
+// predictionsHold tries predictions that rest on snapshots of a source.
+func predictionsHold(t *testing.T, from snapshot.Options, source string, trials workload.Trials) (s workload.TrialSummary) {
 	t.Helper()
-	if s.Source != source || s.Trials != trials {
-		t.Errorf("%d trials from %s; want %d from %s", s.Trials, s.Source, trials, source)
+	var err error
+	if trials.Source, err = snapshot.Open(from); err != nil {
+		t.Fatal(err)
+	}
+	defer trials.Source.Close()
+	var out bytes.Buffer
+	runErr := trials.Run(t.Context(), &out)
+	if err := json.Unmarshal(out.Bytes(), &s); err != nil {
+		t.Fatalf("%v: %v\n%s", runErr, err, out.String())
+	}
+	if runErr != nil {
+		t.Error(runErr)
+	}
+	if s.Source != source || s.Trials != trials.Count {
+		t.Errorf("%d trials from %s; want %d from %s", s.Trials, s.Source, trials.Count, source)
 	}
 	for _, m := range s.Mismatches {
 		t.Errorf("%s: %+v", source, m)
@@ -108,40 +151,46 @@ func predictionsHold(t *testing.T, s *workload.TrialSummary, source string, tria
 			t.Errorf("%s: no outcome %s in %v", source, outcome, s.Outcomes)
 		}
 	}
-	if s.Boundary < trials/5 || s.Exempt == 0 && trials >= 100 {
-		t.Errorf("%s: %d at the boundary, %d exempt of %d", source, s.Boundary, s.Exempt, trials)
+	if s.Boundary < trials.Count/5 || s.Exempt == 0 && trials.Count >= 100 {
+		t.Errorf("%s: %d at the boundary, %d exempt of %d", source, s.Boundary, s.Exempt, trials.Count)
 	}
+	return s
 }
 
 // AUX areas are predicted as well. No emulated CPU has a PMU with one, so the
 // known-bad kernel, whose accounting is right unless it is told otherwise, brings
 // its own.
-func TestExplainAUX(t *testing.T) {
+func TestPredictionsAUX(t *testing.T) {
 	if !guesttest.All() {
 		t.Skip("runs with make test-kernels")
 	}
-	t.Parallel()
-	const trials = 200
-	out := guesttest.Run(t, guesttest.KnownBad(t), nil, "workload", "trials", "--pmu", "aux_test", "--count", fmt.Sprint(trials))
-	var tried workload.TrialSummary
-	if err := json.Unmarshal([]byte(out.Stdout), &tried); err != nil || out.Code != 0 {
-		t.Errorf("exit %d: %v\n%s\n%s", out.Code, err, out.Stdout, out.Stderr)
-	}
-	predictionsHold(t, &tried, snapshot.SourceIterators, trials)
-	if tried.AUX < trials/4 {
-		t.Errorf("%d of %d trials were of AUX areas", tried.AUX, trials)
-	}
+	right := func(t *testing.T) []guesttest.Kernel { return []guesttest.Kernel{knownBad(t, "right")} }
+	guests.Test(t, right, func(t *testing.T, _ guesttest.Kernel) {
+		const count = 200
+		s := predictionsHold(t, snapshot.Options{}, snapshot.SourceIterators, workload.Trials{Seed: 1, Count: count, PMU: "aux_test"})
+		if s.AUX < count/4 {
+			t.Errorf("%d of %d trials were of AUX areas", s.AUX, count)
+		}
+	})
+}
+
+// knownBad is the kernel whose accounting is chosen at boot.
+func knownBad(t *testing.T, accounting string) guesttest.Kernel {
+	t.Helper()
+	return guesttest.KnownBad(t).With(accounting, "perf_mmap_accounting="+accounting)
 }
 
 // A command's refusals are explained from their own numbers, with the holders.
-func TestExplainCommand(t *testing.T) {
-	t.Parallel()
-	k := guesttest.Kernels(t)[0]
-	out := guesttest.Run(t, k, nil, "explain", "--json", "--", "pinwatch", "workload", "perf-buffers", "--quiet", "--pages", "64", "--hold", "2s")
-	var x advice.Explanation
-	if err := json.NewDecoder(strings.NewReader(out.Stdout)).Decode(&x); err != nil || out.Code != 1 {
-		t.Fatalf("exit %d: %v\n%s\n%s", out.Code, err, out.Stdout, out.Stderr)
+func TestExplainCommand(t *testing.T) { guests.Test(t, guesttest.First, explainsCommand) }
+
+func explainsCommand(t *testing.T, _ guesttest.Kernel) {
+	c := guesttest.Command(t, "pinwatch", "explain", "--json", "--", "pinwatch", "workload", "perf-buffers", "--quiet", "--pages", "64", "--hold", "10m").Start()
+	c.WaitUntil("explained a refusal", func(stdout, _ string) bool { return json.Valid([]byte(stdout)) })
+	r := c.Stop(os.Interrupt)
+	if r.Code != 1 {
+		t.Errorf("exit %d: %s", r.Code, r.Stderr)
 	}
+	x := explanation(t, r)
 	if want := (advice.Verdict{Errno: "EPERM", Limit: advice.LimitMemlock, Over: 6}); x.Verdict != want || x.Numbers.PinnedVM != 69 {
 		t.Errorf("%+v, %+v; want %+v", x.Verdict, x.Numbers, want)
 	}

@@ -4,6 +4,7 @@ package tracer_test
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -14,37 +15,31 @@ import (
 // The terminal view of a live kernel, as plain tables: while a process maps
 // buffers until it is refused, and when nobody may trace.
 func TestTop(t *testing.T) {
-	t.Parallel()
-	kernels := guesttest.Kernels(t)
-	if !guesttest.All() {
-		kernels = kernels[:1]
+	kernels := guesttest.First
+	if guesttest.All() {
+		kernels = guesttest.Kernels
 	}
-	for _, k := range kernels {
-		t.Run(k.String(), func(t *testing.T) {
-			t.Parallel()
-			showsLive(t, k)
-		})
-	}
+	guests.Test(t, kernels, showsLive)
 }
 
 func showsLive(t *testing.T, k guesttest.Kernel) {
-	t.Helper()
-	const script = `
-(until busybox test -s /top; do busybox sleep 0.2; done; pinwatch workload perf-buffers --quiet --uid 2001 --memlock-kib $((128 * kib)) --pages 64 --hold 60s) &
-pinwatch top -b -n 5 -d 2s --view processes,users,events > /top
-echo "exit $?"
-busybox cat /top
-echo "untraced:"
-pinwatch workload run-as --uid 1000 -- pinwatch top -b -n 1 2>&1
-`
-	out := guesttest.Run(t, k, guesttest.Shell(t), "workload", "run-as", "--", "sh", "-c", k.Limits()+script)
-	live, untraced, _ := strings.Cut(out.Stdout, "untraced:")
-	if !strings.Contains(live, "exit 0") || strings.Count(live, "pinwatch top  Linux "+k.Release) != 5 {
-		t.Errorf("exit and 5 screens: %s%s", live, out.Stderr)
+	kib := userPages(t, k)
+	const views = "processes,users,events"
+	top := guesttest.Command(t, "pinwatch", "top", "-b", "-d", "500ms", "--view", views).Start()
+	top.WaitFor("pinwatch top")
+	holdBuffers(t, "--uid", "2001", "--memlock-kib", kib(128), "--pages", "64").WaitFor(`"refused"`)
+	// It shows one screen and one event after another: the last ones need not be here yet.
+	top.WaitUntil("shown the refusal", func(stdout, _ string) bool {
+		_, last := screens(stdout, k)
+		return strings.Contains(last, "refused 1") && strings.Contains(last, "EPERM: ") && strings.HasSuffix(last, "\n")
+	})
+	r := top.Stop(os.Interrupt)
+	count, last := screens(r.Stdout, k)
+	if r.Code != 0 || count < 2 {
+		t.Errorf("exit %d and %d screens: %s", r.Code, count, r.Stderr)
 	}
-	last := live[max(0, strings.LastIndex(live, "pinwatch top")):]
 	for _, want := range []string{
-		fmt.Sprintf(`(?m)^allowance: perf_event_mlock_kb %d = 129 pages × 4 CPUs = 516 `, 129*k.PageKiB()),
+		fmt.Sprintf(`(?m)^allowance: perf_event_mlock_kb %s = 129 pages × 4 CPUs = 516 `, kib(129)),
 		`refused 1`,
 		`(?m)^ *\d+ pinwatch +2001 +69 +128 +54% +516 +9 +· +0 +1 .*refused`, // PINNED_VM, LOCK_LIMIT, USED, USER_SHARE, BUFS, OVERCHARGED, FITS, REFUSED
 		`(?m)^ *2001 .*516 +516 +100%`,
@@ -54,7 +49,20 @@ pinwatch workload run-as --uid 1000 -- pinwatch top -b -n 1 2>&1
 			t.Errorf("no %q in:\n%s", want, last)
 		}
 	}
-	if !strings.Contains(untraced, "lacks CAP_BPF") {
-		t.Errorf("nobody says why uid 1000 sees no events: %s", untraced)
-	}
+	t.Run("so many screens", func(t *testing.T) {
+		if count, _ := screens(run(t, "pinwatch", "top", "-b", "-n", "3", "-d", "100ms", "--view", views), k); count != 3 {
+			t.Errorf("%d screens; want 3", count)
+		}
+	})
+	t.Run("untraced", func(t *testing.T) {
+		r := guesttest.Command(t, "pinwatch", "workload", "run-as", "--uid", "1000", "--", "pinwatch", "top", "-b", "-n", "1").Run()
+		if !strings.Contains(r.Stdout+r.Stderr, "lacks CAP_BPF") {
+			t.Errorf("nobody says why uid 1000 sees no events: %+v", r)
+		}
+	})
+}
+
+// screens counts those that top has shown, and returns the last one.
+func screens(text string, k guesttest.Kernel) (count int, last string) {
+	return strings.Count(text, "pinwatch top  Linux "+k.Release), text[max(0, strings.LastIndex(text, "pinwatch top")):]
 }

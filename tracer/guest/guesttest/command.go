@@ -2,6 +2,7 @@ package guesttest
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -71,15 +72,24 @@ const patience = time.Minute
 // WaitFor waits until the command has written some words, to stdout or stderr.
 func (c *Cmd) WaitFor(words string) {
 	c.t.Helper()
+	c.WaitUntil(fmt.Sprintf("said %q", words), func(stdout, stderr string) bool {
+		return strings.Contains(stdout, words) || strings.Contains(stderr, words)
+	})
+}
+
+// WaitUntil waits until what the command has written until then is enough: until it has
+// done what is wanted, in words that go after "has not".
+func (c *Cmd) WaitUntil(what string, enough func(stdout, stderr string) bool) {
+	c.t.Helper()
 	late := time.After(patience)
 	for ended := false; ; {
 		stdout, moreOut := c.stdout.now()
 		stderr, moreErr := c.stderr.now()
-		if strings.Contains(stdout, words) || strings.Contains(stderr, words) {
+		if enough(stdout, stderr) {
 			return
 		}
 		if ended {
-			c.t.Fatalf("%s: exit %d without saying %q\n%s%s", c, c.ProcessState.ExitCode(), words, stdout, stderr)
+			c.t.Fatalf("%s: exit %d, and has not %s\n%s%s", c, c.ProcessState.ExitCode(), what, stdout, stderr)
 		}
 		select {
 		case <-moreOut:
@@ -87,7 +97,7 @@ func (c *Cmd) WaitFor(words string) {
 		case <-c.ended:
 			ended = true // and everything is written
 		case <-late:
-			c.t.Fatalf("%s: has not said %q\n%s%s", c, words, stdout, stderr)
+			c.t.Fatalf("%s: has not %s\n%s%s", c, what, stdout, stderr)
 		}
 	}
 }

@@ -44,6 +44,7 @@ type Guests struct {
 	Tools   []string      // programs of this machine's that the tests run
 	Shell   bool          // they run sh and busybox
 	Files   []string      // more files, as HOSTPATH:GUESTPATH
+	Env     []string      // names of the host's variables that the tests read
 	Timeout time.Duration // of all tests on a kernel; 0: 10 minutes
 	Memory  string        // of a guest; "": 1G
 
@@ -109,9 +110,10 @@ func (g *Guests) Test(t *testing.T, kernels func(*testing.T) []Kernel, test func
 // batch is the tests that share guests: those that enlist before the first one starts.
 // With -count there is one for each round.
 type batch struct {
-	guests *Guests
-	tests  map[Kernel][]string
-	runs   map[Kernel]*run // once they have started
+	guests  *Guests
+	kernels []Kernel // as they came
+	tests   map[Kernel][]string
+	runs    map[Kernel]*run // once they have started
 }
 
 func (g *Guests) enlist(test string, kernels []Kernel) *batch {
@@ -121,6 +123,9 @@ func (g *Guests) enlist(test string, kernels []Kernel) *batch {
 		g.batch = &batch{guests: g, tests: map[Kernel][]string{}, runs: map[Kernel]*run{}}
 	}
 	for _, k := range kernels {
+		if g.batch.tests[k] == nil {
+			g.batch.kernels = append(g.batch.kernels, k)
+		}
 		g.batch.tests[k] = append(g.batch.tests[k], test)
 	}
 	return g.batch
@@ -214,11 +219,14 @@ func (r *run) config(dir string, tests []string) (guest.Config, error) {
 		return guest.Config{}, err
 	}
 	c := guest.Config{
-		Kernel: r.kernel.Image, Memory: g.Memory, Files: slices.Clone(g.Files),
+		Kernel: r.kernel.Image, Append: r.kernel.Parameters, Memory: g.Memory, Files: slices.Clone(g.Files),
 		Args: []string{"-test.v=test2json", "-test.paniconexit0", "-test.run=" + pattern(flag.Lookup("test.run").Value.String(), r.kernel, tests),
 			"-test.timeout=" + timeout.String(), fmt.Sprintf("-test.short=%v", testing.Short())},
 		Env:     []string{placeVariable + "=" + string(where), seriesVariable + "=" + os.Getenv(seriesVariable)},
 		Timeout: timeout + 2*time.Minute, // after the test binary, which says where it hangs
+	}
+	for _, name := range g.Env {
+		c.Env = append(c.Env, name+"="+os.Getenv(name))
 	}
 	if c.Binary, err = binaryFor(arch); err != nil {
 		return c, err

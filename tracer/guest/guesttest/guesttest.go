@@ -27,14 +27,27 @@ type Kernel struct {
 	Release string
 	Image   string
 	Arch    string // "amd64" or "arm64"
+	// Variant names Parameters, which it is booted with besides the usual ones.
+	Variant, Parameters string
 }
 
-// String is the series, with the architecture where that is not the usual one.
+// String is the series, with the architecture where that is not the usual one, and the
+// variant if there is one.
 func (k Kernel) String() string {
-	if k.Arch == "amd64" {
-		return k.Series
+	name := k.Series
+	if k.Arch != "amd64" {
+		name = k.Arch + "/" + name
 	}
-	return k.Arch + "/" + k.Series
+	if k.Variant != "" {
+		name += "/" + k.Variant
+	}
+	return name
+}
+
+// With is the kernel booted with more parameters, which have a name.
+func (k Kernel) With(variant, parameters string) Kernel {
+	k.Variant, k.Parameters = variant, parameters
+	return k
 }
 
 // Upstream is the series without the flavour: "6.12" for "6.12-16k".
@@ -328,7 +341,7 @@ func Run(t *testing.T, k Kernel, change func(*guest.Config), args ...string) Res
 	defer takeSlot()()
 	for attempt := 1; ; attempt++ {
 		var stdout, stderr bytes.Buffer
-		config := guest.Config{Kernel: k.Image, Binary: BinaryFor(t, k.Arch), Args: args, Stdout: &stdout, Stderr: &stderr, Timeout: 3 * time.Minute}
+		config := guest.Config{Kernel: k.Image, Append: k.Parameters, Binary: BinaryFor(t, k.Arch), Args: args, Stdout: &stdout, Stderr: &stderr, Timeout: 3 * time.Minute}
 		if change != nil {
 			change(&config)
 		}

@@ -75,4 +75,26 @@ func TestParseResults(t *testing.T) {
 	if diff := cmp.Diff(want, tests, cmp.AllowUnexported(result{})); diff != "" {
 		t.Errorf("want - got +\n%s", diff)
 	}
+
+	k := Kernel{Series: "6.12", Arch: "amd64"}
+	outcomes := []Outcome{
+		{k, "", "pass", "--- FAIL: a line of the test's own"},
+		{k, "kprobe/ringbuf", "skip", "why"},
+	}
+	if diff := cmp.Diff(outcomes, tests[0].outcomes(k)); diff != "" {
+		t.Errorf("outcomes: want - got +\n%s", diff)
+	}
+}
+
+func TestKernelName(t *testing.T) {
+	k := Kernel{Series: "6.12-16k", Arch: "arm64"}
+	for want, got := range map[string]string{
+		"arm64/6.12-16k":       k.String(),
+		"arm64/6.12-16k/lower": k.With("lower", "a=b").String(),
+		"6.12":                 k.Upstream(),
+	} {
+		if got != want {
+			t.Errorf("got %q; want %q", got, want)
+		}
+	}
 }

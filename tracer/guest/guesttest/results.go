@@ -12,6 +12,52 @@ import (
 	"testing"
 )
 
+// Outcome is what became of a test, or of one of its subtests, in a guest.
+type Outcome struct {
+	Kernel  Kernel
+	Subtest string // such as "kprobe/ringbuf"; "": the test itself
+	Result  string // "pass", "skip" or "fail"; "": it did not end
+	Words   string // the last ones, such as why it was skipped
+}
+
+// Outcomes are those of a test in all guests that it ran in, once they have ended.
+func (g *Guests) Outcomes(test string) (list []Outcome) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.batch == nil {
+		return nil
+	}
+	for _, k := range g.batch.kernels {
+		if r := g.batch.runs[k]; r != nil {
+			<-r.done
+			list = append(list, r.results[test].outcomes(k)...)
+		}
+	}
+	return list
+}
+
+func (r *result) outcomes(k Kernel) (list []Outcome) {
+	if r == nil {
+		return nil
+	}
+	_, subtest, _ := strings.Cut(r.name, "/")
+	list = append(list, Outcome{k, subtest, r.outcome, r.words()})
+	for _, sub := range r.subs {
+		list = append(list, sub.outcomes(k)...)
+	}
+	return list
+}
+
+// words are what the test said last, without the line of its source.
+func (r *result) words() string {
+	if len(r.output) == 0 {
+		return ""
+	}
+	return strings.TrimSpace(sourceLine.ReplaceAllString(r.output[len(r.output)-1], ""))
+}
+
+var sourceLine = regexp.MustCompile(`^\s*\w+\.go:\d+: `)
+
 // result is what became of a test in a guest.
 type result struct {
 	name    string // in full
