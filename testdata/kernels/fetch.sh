@@ -20,7 +20,8 @@ arch=amd64
 list_only=
 busybox=
 
-die() { echo "fetch.sh: $*" >&2; exit 1; }
+say() { echo "fetch.sh: $*" >&2; }
+die() { say "$@"; exit 1; }
 
 while [ $# -gt 0 ]; do
 	case $1 in
@@ -36,9 +37,13 @@ case $arch in amd64|arm64) ;; *) die "--arch $arch: want amd64 or arm64" ;; esac
 
 root=$cache/kernels/$arch
 apt_dir=$cache/apt/$arch
+busy=$(cd "$(dirname "$0")" && pwd)/../busy.sh
 mkdir -p "$root"
 exec 9>"$root/.lock"
-flock 9
+flock -n 9 || "$busy" "fetch.sh: waiting for another fetch.sh" flock 9
+rm -rf "$root"/.unpack.* # of one that was killed
+work=$(mktemp -d "$root/.unpack.XXXXXX")
+trap 'rm -rf "$work"' EXIT
 
 # One kernel is kept per series: a link SERIES -> RELEASE, made last, so that
 # an interrupted fetch leaves nothing that looks complete.
@@ -76,22 +81,39 @@ report() { # series
 	printf '%s\t%s\t%s\n' "$1" "$(basename "$dir")" "$image"
 }
 
+# Images of Docker tell apt to keep no cache of its lists, and every look at them would
+# take seconds. That counts for more than what $APT_CONFIG says, and for less than this.
+keep_cache="-o Dir::Cache::pkgcache=pkgcache.bin -o Dir::Cache::srcpkgcache=srcpkgcache.bin"
+
 prepare_apt() {
-	[ -z "${apt_ready:-}" ] || return 0
-	local mirror
-	mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' |
-		sed -n 's/^Debian //p' | sort -u | head -n 1)
-	if [ -z "$mirror" ]; then # no package lists yet
-		echo "fetch.sh: apt-get update (this machine has no package lists)" >&2
-		apt-get update -qq >&2
-		mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' |
-			sed -n 's/^Debian //p' | sort -u | head -n 1)
+	export APT_CONFIG=$apt_dir/apt.conf
+	# Once a day: versions come and go on a mirror. To ask apt for it takes seconds, too.
+	if [ -n "$(find "$apt_dir/updated" -mtime -1 -newer "$0" 2>/dev/null)" ]; then
+		return
+	fi
+	configure_apt
+	say "fetching the package lists of $suites ($arch)"
+	"$busy" "fetch.sh: fetching the package lists" apt-get $keep_cache update -qq >&2
+	touch "$apt_dir/updated"
+}
+
+mirror() {
+	env -u APT_CONFIG apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' |
+		sed -n 's/^Debian //p' | sort -u | head -n 1
+}
+
+configure_apt() {
+	local keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror s
+	mirror=$(mirror)
+	if [ -z "$mirror" ]; then
+		say "updating this machine's package lists, of which it has none"
+		env -u APT_CONFIG "$busy" "fetch.sh: updating this machine's package lists" apt-get update -qq >&2
+		mirror=$(mirror)
 	fi
 	[ -n "$mirror" ] || die "this machine's apt names no Debian mirror: needs a Debian machine, or kernels put into $root by hand"
+	[ -f $keyring ] || die "$keyring is missing: apt-get install debian-archive-keyring"
 	mkdir -p "$apt_dir"/{lists/partial,cache/archives/partial,etc/none}
 	: >"$apt_dir/status"
-	local keyring=/usr/share/keyrings/debian-archive-keyring.gpg s
-	[ -f $keyring ] || die "$keyring is missing: apt-get install debian-archive-keyring"
 	for s in $suites; do
 		echo "deb [arch=$arch signed-by=$keyring] $mirror $s main"
 	done >"$apt_dir/etc/sources.list"
@@ -102,64 +124,60 @@ prepare_apt() {
 		Dir::State "$apt_dir";
 		Dir::State::status "$apt_dir/status";
 		Dir::Cache "$apt_dir/cache";
-		Dir::Cache::pkgcache "pkgcache.bin";
-		Dir::Cache::srcpkgcache "srcpkgcache.bin";
 		APT::Architecture "$arch";
 		APT::Architectures { "$arch"; };
 		APT::Sandbox::User "";
 		Acquire::Languages "none";
 		Acquire::Retries "3";
 	CONF
-	export APT_CONFIG=$apt_dir/apt.conf
-	# The lists are fetched once a day: versions come and go on a mirror.
-	if [ -z "$(find "$apt_dir/updated" -mtime -1 2>/dev/null)" ]; then
-		echo "fetch.sh: fetching the package lists of $suites ($arch)" >&2
-		apt-get update -qq >&2
-		touch "$apt_dir/updated"
-	fi
-	apt_ready=1
 }
 
-# The newest package of a series that holds a kernel image, as "RELEASE
-# PACKAGE". linux-image-* holds it up to 6.18, linux-binary-* since; the
-# -unsigned twin is the one that is downloadable everywhere, being no product
-# of the signing service. Where both exist they hold the same kernel.
-find_package() { # series
-	local series=$1 flavour
-	case $arch:$series in
-	amd64:*) flavour=cloud-amd64 ;;
-	arm64:*-16k) series=${series%-16k} flavour=arm64-16k ;;
-	arm64:*) flavour=cloud-arm64 ;;
-	esac
-	apt-cache pkgnames linux- | grep -E "^linux-(image|binary)(-unsigned)?-${series//./\\.}(\.[0-9]+)?[-+~].*-?$flavour(-unsigned)?$" |
-		grep -v -- -dbg |
-		sed -E "s/^linux-(image|binary)(-unsigned)?-//; s/-unsigned$//" | sort -Vu | tail -n 1
+# The series and the release of every package that holds a kernel image of a flavour.
+# linux-image-* holds it up to 6.18, linux-binary-* since; the -unsigned twin is the
+# one that is downloadable everywhere, being no product of the signing service. Where
+# both exist they hold the same kernel.
+releases() { # flavour
+	apt-cache $keep_cache pkgnames linux- |
+		sed -nE "s/^linux-(image|binary)(-unsigned)?-(([0-9]+\.[0-9]+)(\.[0-9]+)?[-+~].*$1)(-unsigned)?$/\4 \3/p" | sort -Vu
 }
+flavour_of() { # series
+	case $arch:$1 in
+	arm64:*-16k) echo arm64-16k ;;
+	*) echo cloud-$arch ;;
+	esac
+}
+find_release() { # series; prints nothing where there is none
+	releases "$(flavour_of "$1")" | awk -v series="${1%-16k}" '$1 == series { release = $2 } END { print release }'
+}
+newest_series() { releases cloud-$arch | tail -n 1 | cut -d' ' -f1; }
+every_series() { releases cloud-$arch | cut -d' ' -f1 | uniq | tr '\n' ' '; }
 
 # Which of the package names of a release holds the image.
 unpack() { # release
-	local release=$1 work p
-	work=$(mktemp -d "$root/.unpack.XXXXXX")
-	trap 'rm -rf "$work"' RETURN
+	local release=$1 at=$work/$1 p
+	mkdir "$at"
 	for p in linux-binary-unsigned-$release linux-binary-$release linux-image-$release-unsigned linux-image-unsigned-$release linux-image-$release; do
-		apt-cache show "$p" >/dev/null 2>&1 || continue
-		(cd "$work" && apt-get download -qq "$p" >&2) || continue
-		dpkg -x "$work"/*.deb "$work/tree"
-		rm -f "$work"/*.deb
-		if image_of "$work/tree" >/dev/null; then
-			# Modules are never loaded in a guest, and are most of the size.
-			find "$work/tree" -path '*/kernel/*' -name '*.ko*' -delete
-			rm -rf "$root/$release"
-			mv "$work/tree" "$root/$release"
-			return 0
+		rm -rf "${at:?}"/*
+		[ -n "$(apt-cache $keep_cache policy "$p" | sed -n '/^  Candidate: [^(]/p')" ] || continue
+		(cd "$at" && "$busy" "fetch.sh: downloading $p" apt-get $keep_cache download -qq "$p" >&2) || continue
+		mkdir "$at/tree"
+		# Modules are never loaded in a guest, and are most of the size.
+		dpkg --fsys-tarfile "$at"/*.deb | tar -x -C "$at/tree" --exclude='*.ko*' || continue
+		if image_of "$at/tree" >/dev/null; then
+			rm -rf "${root:?}/$release"
+			mv "$at/tree" "$root/$release"
+			return
 		fi
-		rm -rf "$work/tree"
 	done
 	return 1
 }
 
-newest_series() {
-	apt-cache pkgnames linux- | sed -nE "s/^linux-(image|binary)(-unsigned)?-([0-9]+\.[0-9]+)\..*cloud-$arch.*/\3/p" | sort -Vu | tail -n 1
+fetch() { # series, release
+	say "$1 is $2: downloading"
+	[ -d "$root/$2" ] || unpack "$2" || { say "$2: no package with an image could be had"; return 1; }
+	ln -sfn "$2" "$root/$1"
+	report "$1" >/dev/null # which unpacks it
+	say "$1 is here"
 }
 
 if [ -n "$list_only" ]; then
@@ -172,9 +190,7 @@ fi
 if [ -n "$busybox" ]; then
 	if [ ! -x "$root/.busybox" ]; then
 		prepare_apt
-		work=$(mktemp -d "$root/.unpack.XXXXXX")
-		trap 'rm -rf "$work"' EXIT
-		(cd "$work" && apt-get download -qq busybox-static >&2 && dpkg -x ./*.deb tree)
+		(cd "$work" && apt-get $keep_cache download -qq busybox-static >&2 && dpkg -x ./*.deb tree)
 		mv "$(find "$work/tree" -type f -path "*/bin/busybox")" "$root/.busybox"
 	fi
 	echo "$root/.busybox"
@@ -182,6 +198,8 @@ if [ -n "$busybox" ]; then
 fi
 
 status=0
+asked=()
+fetches=()
 for series in ${*:-$all}; do
 	if [ "$series" = newest ]; then
 		# The newest already here serves for a day, as the package lists do.
@@ -189,17 +207,21 @@ for series in ${*:-$all}; do
 		series=$(newest_series)
 		[ -n "$series" ] || die "no kernel package found for $arch"
 	fi
-	[ -z "${PINWATCH_REFRESH:-}" ] && report "$series" 2>/dev/null && continue
-	prepare_apt
-	release=$(find_package "$series")
-	if [ -z "$release" ]; then
-		echo "fetch.sh: no $arch kernel of series $series on this mirror" >&2
-		status=1
-		continue
+	if [ -n "${PINWATCH_REFRESH:-}" ] || ! report "$series" >/dev/null 2>&1; then
+		prepare_apt
+		release=$(find_release "$series")
+		if [ -z "$release" ]; then
+			say "no $arch kernel of series $series on this mirror, which has: $(every_series)"
+			status=1
+			continue
+		fi
+		# Downloads wait for the network and unpacking for a CPU: several beside each other.
+		while [ "$(jobs -rp | wc -l)" -ge 4 ]; do wait -n || :; done
+		fetch "$series" "$release" &
+		fetches+=($!)
 	fi
-	echo "fetch.sh: $series is $release: downloading" >&2
-	[ -d "$root/$release" ] || unpack "$release" || { echo "fetch.sh: $release: no package with an image could be had" >&2; status=1; continue; }
-	ln -sfn "$release" "$root/$series"
-	report "$series"
+	asked+=("$series")
 done
+for pid in "${fetches[@]}"; do wait "$pid" || status=1; done
+for series in "${asked[@]}"; do report "$series" || status=1; done
 exit $status

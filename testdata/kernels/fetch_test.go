@@ -1,0 +1,97 @@
+// Package kernels tests fetch.sh on an apt of its own.
+package kernels
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// apt stands in for apt and dpkg: a mirror with two series, where each package is a tar
+// file. A download of 6.1 waits for that of 7.3 to begin.
+var apt = map[string]string{
+	"apt-get": `
+for last; do :; done
+case "$*" in
+*indextargets*) echo "Debian http://mirror.invalid/debian" ;;
+*update*) ;;
+*download*linux-image-6.1.0-50*)
+	for i in $(seq 100); do [ -e "$FAKE/begun" ] && break; sleep 0.1; done
+	[ -e "$FAKE/begun" ] || { echo "7.3 was never begun" >&2; exit 1; }
+	mkdir -p deb/boot deb/lib/modules && echo 6.1 >deb/boot/vmlinuz-6.1 && echo >deb/lib/modules/a.ko
+	tar -cf "$last.deb" -C deb . ;;
+*download*linux-binary-7.3.4*)
+	touch "$FAKE/begun"
+	mkdir -p deb/usr/lib/modules/7.3.4 && echo 7.3 >deb/usr/lib/modules/7.3.4/vmlinuz
+	tar -cf "$last.deb" -C deb . ;;
+*) echo "unexpected: apt-get $*" >&2; exit 1 ;;
+esac`,
+	"apt-cache": `
+for last; do :; done
+case "$*" in
+*pkgnames*) printf '%s\n' linux-image-6.1.0-9-cloud-amd64-unsigned linux-image-6.1.0-50-cloud-amd64{,-unsigned,-dbg} \
+	linux-image-6.1.0-60-rt-amd64 linux-binary-7.3.4+deb13-cloud-amd64 linux-headers-7.9-cloud-amd64 ;;
+*policy*-6.1.0-50-cloud-amd64) echo "  Candidate: (none)" ;;
+*policy*) printf '%s:\n  Candidate: 1.0\n' "$last" ;;
+esac`,
+	"dpkg": `cat "$2"`,
+}
+
+// fetch runs fetch.sh with an empty cache.
+func fetch(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, script := range apt {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/bash\n"+script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out, words bytes.Buffer
+	cmd := exec.Command("./fetch.sh", args...)
+	cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "FAKE="+dir, "PINWATCH_CACHE="+filepath.Join(dir, "cache"))
+	cmd.Stdout, cmd.Stderr = &out, &words
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return out.String(), words.String(), cmd.ProcessState.ExitCode()
+}
+
+// A series that does not exist is named, with those that do, and takes nothing from
+// the others.
+func TestUnknownSeries(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"9.9"}, {"9.9", "7.3"}} {
+		stdout, stderr, code := fetch(t, args...)
+		if code != 1 || strings.Count(stdout, "\n") != len(args)-1 {
+			t.Errorf("%v: exit %d; want 1\n%s", args, code, stdout)
+		}
+		if !strings.Contains(stderr, "no amd64 kernel of series 9.9 on this mirror, which has: 6.1 7.3") {
+			t.Errorf("%v: %s", args, stderr)
+		}
+	}
+}
+
+// Several are fetched beside each other, and printed in the order asked for.
+func TestSeveralSeries(t *testing.T) {
+	t.Parallel()
+	stdout, stderr, code := fetch(t, "6.1", "newest")
+	var images []string
+	for line := range strings.Lines(stdout) {
+		fields := strings.Split(strings.TrimSpace(line), "\t")
+		image := fields[len(fields)-1]
+		raw, err := os.ReadFile(image)
+		if err != nil {
+			t.Error(err)
+		}
+		images = append(images, strings.Join(fields[:len(fields)-1], " ")+" "+string(raw))
+		if modules, _ := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(image)), "lib/modules/*")); len(modules) > 0 {
+			t.Errorf("modules were kept: %v", modules)
+		}
+	}
+	if got, want := strings.Join(images, ""), "6.1 6.1.0-50-cloud-amd64 6.1\n7.3 7.3.4+deb13-cloud-amd64 7.3\n"; got != want || code != 0 {
+		t.Errorf("exit %d, %.300q; want %q\n%s", code, got, want, stderr)
+	}
+}
