@@ -4,8 +4,6 @@ package tracer_test
 
 import (
 	"encoding/json"
-	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,96 +11,96 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
-	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
-// broken are the verdicts of a trace that are certain, each once, and its era.
-func broken(t *testing.T, out guesttest.Result) (verdicts []string, era string) {
-	t.Helper()
-	rows, summary, _ := split(t, out.Stdout)
-	if out.Code != 0 || len(rows) == 0 || summary.Lost != 0 {
-		t.Fatalf("exit %d, %d rows, %d lost\n%s", out.Code, len(rows), summary.Lost, out.Stderr)
+// variant is an accounting of the known-bad kernel's, and what a trace says of it.
+type variant struct {
+	name     string
+	loads    []func(*testing.T) // that show it
+	era      string
+	verdicts []string
+}
+
+func variants() []variant {
+	return []variant{
+		{"right", []func(*testing.T){manyBuffers, allowanceLowered, auxAreas}, "split", nil},
+		{"cumulative", []func(*testing.T){manyBuffers, auxAreas}, "cumulative", []string{"overcharge"}},
+		{"twice", []func(*testing.T){manyBuffers}, "twice", []string{"overcharge"}},
+		{"unclamped", []func(*testing.T){manyBuffers, allowanceLowered}, "unclamped", []string{"overcharge"}},
+		{"aux-full", []func(*testing.T){manyBuffers, auxAreas}, "split", []string{"underflow"}},
+		{"aux-either", []func(*testing.T){manyBuffers, auxAreas}, "split", []string{"leak"}},
 	}
-	seen := map[string]bool{}
-	for _, r := range rows {
-		if r.Verdict == "ok" {
-			continue
-		}
-		if r.Certainty == "exact" {
-			seen[r.Verdict] = true
-		} else if !seen[r.Verdict+"?"] {
-			seen[r.Verdict+"?"] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(seen)), summary.Era
+}
+
+func manyBuffers(t *testing.T) {
+	load(t, "perf-buffers", "--quiet", "--pages", "64", "--memlock-kib", "4096", "--max", "12")
+}
+
+// allowanceLowered lowers the allowance below what a user has mapped, which then maps more.
+func allowanceLowered(t *testing.T) {
+	holder := holdBuffers(t, "--pages", "64", "--max", "4")
+	holder.WaitFor(`"buffer":4`)
+	before := read(t, settings+"mlock_kb")
+	guesttest.Set(t, settings+"mlock_kb", "4")
+	load(t, "perf-buffers", "--quiet", "--pages", "8", "--memlock-kib", "4096", "--max", "1")
+	holder.Stop(unix.SIGKILL)
+	guesttest.Set(t, settings+"mlock_kb", before)
+}
+
+func auxAreas(t *testing.T) {
+	load(t, "aux", "--pmu", "aux_test")
+	load(t, "aux", "--pmu", "aux_test", "--data-first")
 }
 
 // Each accounting of the past gets its verdict, on real kernel code, and the
 // right one gets none.
 func TestKnownBadKernel(t *testing.T) {
-	t.Parallel()
-	const buffers = "pinwatch workload perf-buffers --quiet --pages 64 --memlock-kib 4096 --max 12\n"
-	const lowered = `
-pinwatch workload perf-buffers --quiet --pages 64 --max 4 --hold 2s &
-busybox sleep 1
-echo 4 > /proc/sys/kernel/perf_event_mlock_kb
-pinwatch workload perf-buffers --quiet --pages 8 --memlock-kib 4096 --max 1
-wait
-echo 516 > /proc/sys/kernel/perf_event_mlock_kb
-`
-	const aux = `
-pinwatch workload aux --pmu aux_test
-pinwatch workload aux --pmu aux_test --data-first
-`
-	variants := []struct {
-		name, script, era string
-		verdicts          []string
-	}{
-		{"right", buffers + lowered + aux, "split", nil},
-		{"cumulative", buffers + aux, "cumulative", []string{"overcharge"}},
-		{"twice", buffers, "twice", []string{"overcharge"}},
-		{"unclamped", buffers + lowered, "unclamped", []string{"overcharge"}},
-		{"aux-full", buffers + aux, "split", []string{"underflow"}},
-		{"aux-either", buffers + aux, "split", []string{"leak"}},
-	}
-	ways := combinations
+	list, ways := variants(), combinations()
 	if !guesttest.All() { // the others with make test-kernels
-		variants, ways = variants[:2], combinations[:1]
+		list, ways = list[:2], ways[:1]
 	}
-	k := guesttest.KnownBad(t)
-	for _, v := range variants {
-		name := "known-bad/" + v.name
-		addRow(name)
-		t.Run(v.name, func(t *testing.T) {
-			t.Parallel()
-			var script string
-			for _, c := range ways {
-				script += c.trace("--only perf --json -- sh -c '" + v.script + "'")
-			}
-			shell := guesttest.Shell(t)
-			out := guesttest.Run(t, k, func(c *guest.Config) {
-				shell(c)
-				c.Append = "perf_mmap_accounting=" + v.name
-			}, "workload", "run-as", "--", "sh", "-c", script)
-			for i, result := range unmark(t, out, len(ways)) {
-				t.Run(ways[i].String(), func(t *testing.T) {
-					setCell(name, ways[i], "FAIL: see above")
-					verdicts, era := broken(t, result)
-					if diff := cmp.Diff(v.verdicts, verdicts); diff != "" {
-						t.Errorf("verdicts: %s\n%s", diff, result.Stderr)
-					}
-					if era != v.era {
-						t.Errorf("era %s; want %s", era, v.era)
-					}
-					if !t.Failed() {
-						setCell(name, ways[i], "pass")
-					}
-				})
-			}
-		})
+	kernels := func(t *testing.T) (kernels []guesttest.Kernel) {
+		for _, v := range list {
+			kernels = append(kernels, knownBad(t, v.name))
+		}
+		return kernels
 	}
+	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
+		v := list[slices.IndexFunc(list, func(v variant) bool { return v.name == k.Variant })]
+		for _, c := range ways {
+			t.Run(c.String(), func(t *testing.T) { v.isFound(t, c) })
+		}
+	})
+}
+
+func (v *variant) isFound(t *testing.T, c combination) {
+	tr := begin(t, c.options(t))
+	for _, load := range v.loads {
+		load(t)
+	}
+	tr.stop()
+	verdicts := verdictsOf(tr.complete())
+	if diff := cmp.Diff(v.verdicts, verdicts); diff != "" {
+		t.Errorf("verdicts: %s", diff)
+	}
+	if tr.summary.Era != v.era {
+		t.Errorf("era %s; want %s", tr.summary.Era, v.era)
+	}
+}
+
+// complete are the entries of the children, none of which may be lost.
+func (tr *trace) complete() []ledger.Entry {
+	tr.t.Helper()
+	entries := tr.children()
+	if len(entries) == 0 || tr.lost != 0 {
+		tr.t.Fatalf("%d entries, %d lost: %s", len(entries), tr.lost, tr.Losses())
+	}
+	return entries
 }
 
 // finding is what a stock kernel was proven to get wrong: see testdata/findings.
@@ -114,7 +112,7 @@ type finding struct {
 }
 
 // findings are what testdata/findings has.
-var findings = func() (list []finding) {
+func findings() (list []finding) {
 	raw, err := os.ReadFile(filepath.Join("..", "testdata", "findings", "findings.json"))
 	if err == nil {
 		err = json.Unmarshal(raw, &list)
@@ -123,97 +121,90 @@ var findings = func() (list []finding) {
 		panic(err)
 	}
 	return list
-}()
+}
 
-// examined says whether a series was looked into. A newer one that appears on the
+// examined reports whether a series was looked into. A newer one that appears on the
 // mirror may have a known finding or not; it may have no other.
 func examined(series string) bool {
-	return slices.ContainsFunc(findings, func(f finding) bool { return slices.Contains(f.Series, series) })
+	return slices.ContainsFunc(findings(), func(f finding) bool { return slices.Contains(f.Series, series) })
+}
+
+// has reports whether a series has a finding of this name.
+func has(series, name string) bool {
+	return slices.ContainsFunc(findings(), func(f finding) bool { return f.Name == name && slices.Contains(f.Series, series) })
 }
 
 // Stock kernels break the rules that they are known to break, in the workloads
 // that show it, and no other: anything new is to be looked into. The witnesses are
 // not ours: how many buffers fit before EPERM, and VmPin.
 func TestFindings(t *testing.T) {
-	t.Parallel()
-	const witness = `{
-pinwatch workload run-as --uid 65534 -- busybox sleep 60 &
-busybox sleep 1
-count() { pinwatch workload perf-buffers --json --pages 32 --memlock-kib 512 | busybox grep -c '"map"'; }
-count
-pinwatch workload perf-buffers --quiet --pages 32 --max 2 --remaps 4
-count
-pinwatch workload two-processes --payer-first | busybox tail -n 1
-}`
-	var workloads []string
-	for _, f := range findings {
-		if !slices.Contains(workloads, f.Workload) {
-			workloads = append(workloads, f.Workload)
-		}
-	}
-	var script string
-	for _, workload := range workloads {
-		script += marked(workload, "pinwatch trace --only perf --json -- sh -c 'pinwatch workload "+workload+" >&2'")
-	}
-	// Last, for it leaves the user without its allowance where a kernel forgets charges.
-	script += marked("witness", witness)
-	shell := guesttest.Shell(t)
-	for _, k := range guesttest.Newest(t) {
-		t.Run(k.String(), func(t *testing.T) {
-			t.Parallel()
-			results := unmark(t, guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c", script), len(workloads)+1)
-			for i, workload := range workloads {
-				t.Run(workload, func(t *testing.T) { findsKnown(t, workload, k.Upstream(), results[i]) })
+	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
+		var workloads []string
+		for _, f := range findings() {
+			if !slices.Contains(workloads, f.Workload) {
+				workloads = append(workloads, f.Workload)
+				t.Run(f.Workload, func(t *testing.T) { findsKnown(t, f.Workload, k.Upstream()) })
 			}
-			t.Run("witness", func(t *testing.T) { witnessesAgree(t, k.Upstream(), results[len(workloads)]) })
-		})
-	}
+		}
+		t.Run("witness", func(t *testing.T) { witnessesAgree(t, k.Upstream()) })
+	})
 }
 
 // findsKnown checks the certain verdicts of a workload's trace.
-func findsKnown(t *testing.T, workload, series string, out guesttest.Result) {
-	t.Helper()
+func findsKnown(t *testing.T, workload, series string) {
+	tr := begin(t, perfBuffersAlone())
+	load(t, strings.Fields(workload)...)
+	tr.stop()
 	var want []string
-	for _, f := range findings {
+	for _, f := range findings() {
 		if f.Workload == workload && slices.Contains(f.Series, series) {
 			want = append(want, f.Verdict)
 		}
 	}
-	got, _ := broken(t, out)
-	got = slices.DeleteFunc(got, func(v string) bool { return strings.HasSuffix(v, "?") })
+	got := slices.DeleteFunc(verdictsOf(tr.complete()), func(v string) bool { return strings.HasSuffix(v, "?") })
 	if !examined(series) {
 		t.Logf("series %s was not examined yet: %v", series, got)
 		got = slices.DeleteFunc(got, func(v string) bool {
-			return slices.ContainsFunc(findings, func(f finding) bool { return f.Workload == workload && f.Verdict == v })
+			return slices.ContainsFunc(findings(), func(f finding) bool { return f.Workload == workload && f.Verdict == v })
 		})
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("%s\n%s", diff, out.Stderr)
+	if len(want)+len(got) > 0 && !slices.Equal(want, got) {
+		t.Errorf("verdicts %v; want %v", got, want)
 	}
 }
 
-func witnessesAgree(t *testing.T, series string, out guesttest.Result) {
-	t.Helper()
-	has := func(name string) bool {
-		return slices.ContainsFunc(findings, func(f finding) bool { return f.Name == name && slices.Contains(f.Series, series) })
+// witnessesAgree asks the kernel itself, without a trace.
+func witnessesAgree(t *testing.T, series string) {
+	live(t, 65534) // who maps all of the following
+	fit := func() (count int) {
+		for _, s := range buffers(t, "--pages", "32", "--memlock-kib", "512") {
+			if s.Step == "map" {
+				count++
+			}
+		}
+		return count
 	}
-	var before, after, vmPin int
-	if _, err := fmt.Sscanf(out.Stdout, "%d\n%d\n"+`{"step":"unmap","process":"sharer","vm_pin_kib":%d}`, &before, &after, &vmPin); err != nil {
-		t.Fatalf("%v\n%s%s", err, out.Stdout, out.Stderr)
+	before := fit()
+	load(t, "perf-buffers", "--quiet", "--pages", "32", "--max", "2", "--remaps", "4")
+	after := fit()
+	steps := lines[workload.ShareStep](t, load(t, "two-processes", "--payer-first"))
+	last := steps[len(steps)-1]
+	if last.Step != "unmap" || last.Process != "sharer" {
+		t.Fatalf("steps %+v", steps)
 	}
 	if !examined(series) {
-		t.Logf("series %s was not examined yet: %d buffers fit, then %d; VmPin %d kB", series, before, after, vmPin)
+		t.Logf("series %s was not examined yet: %d buffers fit, then %d; VmPin %d kB", series, before, after, last.VmPinKiB)
 		return
 	}
 	// 8 further mappings of 33 pages: 8 buffers fewer.
 	lost := 0
-	if has("double-charge-of-further-mappings") {
+	if has(series, "double-charge-of-further-mappings") {
 		lost = 8
 	}
 	if before-after != lost {
 		t.Errorf("%d buffers fit, and %d after further mappings came and went; want %d fewer", before, after, lost)
 	}
-	if negative := vmPin < 0; negative != has("misdirected-refund-to-the-last-process") {
-		t.Errorf("VmPin of the process that unmapped last, and had not paid: %d kB", vmPin)
+	if negative := last.VmPinKiB < 0; negative != has(series, "misdirected-refund-to-the-last-process") {
+		t.Errorf("VmPin of the process that unmapped last, and had not paid: %d kB", last.VmPinKiB)
 	}
 }

@@ -4,257 +4,227 @@ package tracer_test
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/probe"
+	"github.com/pinwatch/pinwatch/tracer/transport"
+	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
-// combination is a way to run a trace.
+// combination is a way to trace.
 type combination struct {
-	attach, transport string
-	// types is a script that takes the kernel's BTF away, and leaves it in a file;
-	// the trace is given that file.
-	types string
+	backend, transport string
+	noBTF              bool // on a kernel without types; they come from a file
 }
 
 func (c combination) String() string {
-	s := c.attach + "/" + c.transport
-	if c.types != "" {
-		s += "/no-BTF"
+	name := c.backend + "/" + c.transport
+	if c.noBTF {
+		name = "no-BTF/" + name
 	}
-	return s
+	return name
 }
 
-// hideBTF makes a kernel look as one that was built without types.
-const hideBTF = "[ -e /tmp/types ] || { busybox cp /sys/kernel/btf/vmlinux /tmp/types && busybox mount -t tmpfs none /sys/kernel/btf; }"
-
-// combinations are all there are, those that change the guest last: without types of
-// its own the kernel is not read by typed loads, and together the last is the path of
-// a kernel from before 5.2.
-var combinations = []combination{
-	{"kprobe", "ringbuf", ""},
-	{"kprobe", "perf", ""},
-	{"fentry", "ringbuf", ""},
-	{"fentry", "perf", ""},
-	{"auto", "auto", ""},
-	{"kprobe", "ringbuf", hideBTF},
-	{"kprobe", "perf", hideBTF},
-}
-
-// edges are buffers mapped and unmapped in the less usual ways.
-const edges = "pinwatch trace --only perf --transport perf --include-self --json -- pinwatch workload edges"
-
-// missing is what a series lacks, and how pinwatch says so; "" where it must be
-// able to.
-func (c combination) missing(series string) (what, words string) {
-	if c.attach == "fentry" && series == "5.10" {
-		return "its BTF does not describe perf_mmap, so there is no fentry", "attach Tracing/"
+// combinations are all there are. Without types of its own the kernel is not read by typed
+// loads, and together the last is the path of a kernel from before 5.2.
+func combinations() (list []combination) {
+	for _, backend := range []string{probe.AttachKprobe, probe.AttachFentry} {
+		for _, t := range []string{transport.Ringbuf, transport.PerfArray} {
+			list = append(list, combination{backend, t, false})
+		}
 	}
-	return "", ""
+	list = append(list, combination{probe.AttachAuto, transport.Auto, false})
+	for _, t := range []string{transport.Ringbuf, transport.PerfArray} {
+		list = append(list, combination{probe.AttachKprobe, t, true})
+	}
+	return list
 }
 
-// marked runs a command between two markers; its words come after the second.
-func marked(name, command string) string {
-	return fmt.Sprintf("echo '== %s'; %s 2>/tmp/words; echo \"== $?\"; busybox cat /tmp/words\n", name, command)
-}
+// perfBuffersAlone is pinwatch trace --only perf.
+func perfBuffersAlone() tracer.Options { return tracer.Options{} }
 
-// unmark parts what marked commands printed.
-func unmark(t *testing.T, out guesttest.Result, want int) (results []guesttest.Result) {
+// options trace perf buffers in this way. Types are hidden until the test ends.
+func (c combination) options(t *testing.T) tracer.Options {
 	t.Helper()
-	parts := strings.Split(out.Stdout, "== ")[1:]
-	if len(parts) != 2*want {
-		t.Fatalf("%d parts of output; want %d\n%s%s", len(parts), 2*want, out.Stdout, out.Stderr)
+	opts := tracer.Options{Attach: c.backend, Transport: c.transport}
+	if c.noBTF {
+		opts.BTF = hideBTF(t)
 	}
-	for pair := range slices.Chunk(parts, 2) {
-		var r guesttest.Result
-		_, r.Stdout, _ = strings.Cut(pair[0], "\n")
-		code, words, _ := strings.Cut(pair[1], "\n")
-		r.Stderr = words
-		if _, err := fmt.Sscan(code, &r.Code); err != nil {
-			t.Fatalf("exit code %q: %v", code, err)
+	return opts
+}
+
+// hideBTF makes a kernel look as one that was built without types, until the test ends. It
+// returns a file with them.
+func hideBTF(t *testing.T) string {
+	t.Helper()
+	const dir = "/sys/kernel/btf"
+	file := filepath.Join(t.TempDir(), "types")
+	if err := os.WriteFile(file, []byte(read(t, filepath.Join(dir, "vmlinux"))), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("none", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatalf("hide %s: %v", dir, err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("show %s again: %v", dir, err)
 		}
-		results = append(results, r)
-	}
-	return results
-}
-
-// trace runs a trace in this way, with more arguments.
-func (c combination) trace(arguments string) string {
-	command := fmt.Sprintf("pinwatch trace --attach %s --transport %s ", c.attach, c.transport)
-	if c.types != "" {
-		return c.types + "\n" + marked(c.String(), command+"--btf /tmp/types "+arguments)
-	}
-	return marked(c.String(), command+arguments)
-}
-
-// command traces what the matrix runs.
-func (c combination) command() string {
-	arguments := tracedWorkload()
-	if !guesttest.All() && c.attach != "auto" && (c.types == "" || c.transport != "perf") {
-		arguments = "--only perf " + arguments // the others start slowly: all of them everywhere is for make test-kernels
-	}
-	return c.trace(arguments)
-}
-
-// matrix is what became of every kernel and combination: the one table of
-// make test-kernels.
-var matrix struct {
-	mu    sync.Mutex
-	rows  []string
-	cells map[string]string // by row and combination
-}
-
-// addRow adds a kernel. The rows stand in the order that they are added in.
-func addRow(name string) {
-	matrix.mu.Lock()
-	defer matrix.mu.Unlock()
-	matrix.rows = append(matrix.rows, name)
-}
-
-// setCell says what became of a combination: "skip: why" and "FAIL: how" explain
-// themselves below the table.
-func setCell(row string, c combination, result string) {
-	matrix.mu.Lock()
-	defer matrix.mu.Unlock()
-	if matrix.cells == nil {
-		matrix.cells = map[string]string{}
-	}
-	matrix.cells[row+" "+c.String()] = result
-}
-
-// table is one line per kernel, and one for each cell that is not a pass. A cell
-// that no test came to is a "?".
-func table() string {
-	var b strings.Builder
-	line := func(first string, cell func(c combination) string) {
-		fmt.Fprintf(&b, "%-22s", first)
-		for _, c := range combinations {
-			fmt.Fprintf(&b, " %-21s", cell(c))
-		}
-		b.WriteString("\n")
-	}
-	line("KERNEL", combination.String)
-	var notes []string
-	for _, row := range matrix.rows {
-		line(row, func(c combination) string {
-			result, why, explained := strings.Cut(matrix.cells[row+" "+c.String()], ": ")
-			if explained {
-				notes = append(notes, fmt.Sprintf("%s, %s: %s: %s", row, c, result, why))
-			}
-			return cmp.Or(result, "?")
-		})
-	}
-	for _, note := range notes {
-		b.WriteString(note + "\n")
-	}
-	for _, f := range findings {
-		fmt.Fprintf(&b, "finding, %s: %s (testdata/findings)\n", strings.Join(f.Series, " "), f.Name)
-	}
-	return b.String()
-}
-
-// writeTable writes the table to the file that PINWATCH_TABLE names.
-func writeTable() error {
-	file := os.Getenv("PINWATCH_TABLE")
-	if file == "" || len(matrix.rows) == 0 {
-		return nil
-	}
-	return os.WriteFile(file, []byte(table()), 0o644)
+	})
+	return file
 }
 
 // Every kernel, in every way to attach and with every transport, reports the same
 // and agrees with the witnesses. What a kernel lacks is known beforehand, and said
 // by pinwatch.
 func TestMatrix(t *testing.T) {
-	t.Parallel()
-	shell := guesttest.Shell(t)
-	script := marked("edges", edges)
-	for _, c := range combinations {
-		script += c.command()
+	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Newest(t)) }
+	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
+		t.Run("edges", func(t *testing.T) { edgesAgree(t, k.Before("5.11")) })
+		for _, c := range combinations() {
+			t.Run(c.String(), func(t *testing.T) { c.agrees(t) })
+		}
+	})
+}
+
+// What the matrix runs, and the guest's limits.
+const (
+	memlockKiB, dataPages, cpus = 768, 32, 4
+)
+
+// agrees traces a process that maps until EPERM.
+func (c combination) agrees(t *testing.T) {
+	opts := c.options(t)
+	// The others start slowly: all of them everywhere is for make test-kernels.
+	if guesttest.All() || c.backend == probe.AttachAuto || c.noBTF && c.transport == transport.PerfArray {
+		opts.BPF, opts.Others = true, true
 	}
-	for _, k := range guesttest.WithOldest(t, guesttest.Newest(t)) {
-		addRow(k.String())
-		t.Run(k.String(), func(t *testing.T) {
-			t.Parallel()
-			out := guesttest.Run(t, k, shell, "workload", "run-as", "--", "sh", "-c", script)
-			results := unmark(t, out, 1+len(combinations))
-			t.Run("edges", func(t *testing.T) { edgesAgree(t, results[0], k.Series == "5.10" /* the only one before 5.11 */) })
-			for i, c := range combinations {
-				t.Run(c.String(), func(t *testing.T) {
-					setCell(k.String(), c, "FAIL: see above")
-					result := results[i+1]
-					if lacks, said := c.missing(k.Series); lacks != "" {
-						if result.Code != 1 || !strings.Contains(result.Stderr, said) ||
-							!strings.Contains(result.Stderr, "not supported") || !strings.Contains(result.Stderr, "use another kernel, or another --attach") {
-							t.Fatalf("exit %d, want %q: %s", result.Code, said, result.Stderr)
-						}
-						setCell(k.String(), c, "skip: "+lacks)
-						t.Skip(lacks)
-					}
-					if traceAgrees(t, result); !t.Failed() {
-						setCell(k.String(), c, "pass")
-					}
-				})
+	tr, err := open(t, opts)
+	if err != nil && c.backend == probe.AttachFentry {
+		for _, want := range []string{"attach Tracing/", "not supported", "use another kernel, or another --attach"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("no %q in: %v", want, err)
 			}
-		})
+		}
+		guesttest.Missing(t, "5.16", "fentry on perf_mmap, which BTF describes", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.run()
+	steps := buffers(t, "--memlock-kib", fmt.Sprint(memlockKiB), "--pages", fmt.Sprint(dataPages))
+	tr.stop()
+	tr.agrees(steps)
+}
+
+// agrees compares the trace of a process that maps until EPERM with witnesses that are not
+// ours: VmPin after every step, the call that the kernel refuses, and how many buffers fit by
+// the limits.
+func (tr *trace) agrees(steps []workload.Step) {
+	t := tr.t
+	t.Helper()
+	entries := tr.children()
+	if len(entries) != len(steps) || len(entries) == 0 {
+		t.Fatalf("%d entries for %d steps of the workload: %+v", len(entries), len(steps), entries)
+	}
+	var user, pinned, fit int64
+	for i, step := range steps {
+		e := &entries[i]
+		stepAgrees(t, i+1, e, step)
+		if step.Step == "map" {
+			fit++
+		}
+		user += e.ChargedUser
+		pinned += e.ChargedPinned
+	}
+	if user != 0 || pinned != 0 {
+		t.Errorf("charges and refunds leave %d and %d pages", user, pinned)
+	}
+	if s := &tr.summary; s.Broken() || s.Uncertain() != 0 || tr.lost != 0 {
+		t.Errorf("%d lost; %+v", tr.lost, s)
+	}
+
+	// The limits, from what the guest was given: nothing of ours.
+	page := int64(steps[0].PageBytes)
+	allowance := (512<<10 + page) / page * cpus // perf_event_mlock_kb is 512 KiB and a page
+	limit := memlockKiB * 1024 / page
+	if want := (allowance + limit) / (dataPages + 1); fit != want {
+		t.Errorf("%d buffers fit; the limits leave room for %d", fit, want)
+	}
+	if e := &entries[0]; e.Buffer.Limits.Allowance != allowance || e.Caller.LockLimit != limit || e.Fits != fit-1 {
+		t.Errorf("first entry: allowance %d, limit %d, %d more fit; want %d, %d, %d",
+			e.Buffer.Limits.Allowance, e.Caller.LockLimit, e.Fits, allowance, limit, fit-1)
+	}
+	if !slices.ContainsFunc(steps, func(s workload.Step) bool { return s.Errno == int(unix.EPERM) }) {
+		t.Error("the workload never met EPERM")
 	}
 }
 
-// edgesAgree checks the trace of the edges: the same rows on every kernel, but
-// that older ones let a part be unmapped. What pinwatch itself is charged for the
-// perf array comes first.
-func edgesAgree(t *testing.T, out guesttest.Result, old bool) {
+func stepAgrees(t *testing.T, number int, e *ledger.Entry, step workload.Step) {
 	t.Helper()
-	if said := strings.Contains(out.Stderr, "this kernel charges BPF objects to their user"); said != old {
-		t.Errorf("BPF objects charged to users: said %v, want %v: %s", said, old, out.Stderr)
+	kind := map[string]ledger.Kind{"map": ledger.Charge, "refused": ledger.Refusal, "unmap": ledger.Refund}[step.Step]
+	if e.Kind != kind || e.Errno != int32(step.Errno) || e.Asked() != int64(step.Pages) || e.Caller.UID != 65534 {
+		t.Errorf("step %d: entry %+v; the workload saw %+v", number, e, step)
 	}
-	var steps, own, got []string
-	var vmPin int
-	var page int64
-	for line := range strings.Lines(out.Stdout) {
-		var r struct {
-			Step   string `json:"step"`
-			VmPin  int    `json:"vm_pin_kib"`
-			Own    bool   `json:"own"`
-			Kind   string `json:"kind"`
-			UID    uint32 `json:"uid"`
-			Pages  int64  `json:"user_extra_pages"`
-			User   int64  `json:"charged_user_pages"`
-			Pinned int64  `json:"charged_pinned_pages"`
-			Errno  int32  `json:"errno"`
-			Result string `json:"verdict"`
-			Sure   string `json:"certainty"`
-			Page   int64  `json:"page_size_bytes"`
-		}
-		if err := json.Unmarshal([]byte(line), &r); err != nil {
-			t.Fatalf("%q: %v", line, err)
-		}
-		page = max(page, r.Page)
-		switch text := fmt.Sprintf("%s uid %d: %d pages, %+d %+d, errno %d, %s %s", r.Kind, r.UID, r.Pages, r.User, r.Pinned, r.Errno, r.Result, r.Sure); {
-		case r.Step != "":
-			steps, vmPin = append(steps, r.Step), r.VmPin
-		case r.Own:
-			own = append(own, fmt.Sprintf("%s of %d", r.Kind, -min(0, r.User+r.Pinned)+max(0, r.User+r.Pinned)))
-		case r.Kind != "summary":
-			got = append(got, text)
-		}
+	if vmPin := step.VmPinKiB * 1024 / int64(step.PageBytes); e.Process.After != vmPin {
+		t.Errorf("step %d: pinned_vm %d after the call; VmPin says %d", number, e.Process.After, vmPin)
 	}
-	if page == 0 {
-		t.Fatalf("no rows:\n%s", out.Stderr)
+	if e.Process.Before+e.ChargedPinned != e.Process.After {
+		t.Errorf("step %d: %d + %d is not %d", number, e.Process.Before, e.ChargedPinned, e.Process.After)
 	}
+	if e.Verdict != ledger.OK || e.Uncertain {
+		t.Errorf("step %d: %s, uncertain: %v on a kernel that accounts right", number, e.Verdict, e.Uncertain)
+	}
+	if step.Step == "map" && e.ChargedUser+e.ChargedPinned != int64(step.Pages) {
+		t.Errorf("step %d: charged %d and %d for %d pages", number, e.ChargedUser, e.ChargedPinned, step.Pages)
+	}
+}
+
+// edgesAgree checks the trace of buffers that are mapped and unmapped in the less usual ways:
+// the same entries on every kernel, but that older ones let a part be unmapped.
+func edgesAgree(t *testing.T, old bool) {
+	tr := begin(t, tracer.Options{Transport: transport.PerfArray})
+	steps := lines[workload.ShareStep](t, load(t, "edges"))
+	tr.stop()
+	said := strings.Join(tr.Degraded(), "\n")
+	if strings.Contains(said, "this kernel charges BPF objects to their user") != old {
+		t.Errorf("BPF objects charged to users: want that said: %v: %s", old, said)
+	}
+	if len(steps) != 6 || steps[5].VmPinKiB != 0 {
+		t.Errorf("steps %+v; want 6 and nothing pinned at the end", steps)
+	}
+	var got []string
+	for _, e := range tr.children() {
+		certainty := "exact"
+		if e.Uncertain {
+			certainty = "uncertain"
+		}
+		got = append(got, fmt.Sprintf("%s uid %d: %d pages, %+d %+d, errno %d, %s %s",
+			e.Kind, e.Caller.UID, e.Asked(), e.ChargedUser, e.ChargedPinned, e.Errno, e.Verdict, certainty))
+	}
+	if diff := gocmp.Diff(edgeEntries(old), got); diff != "" {
+		t.Errorf("entries: %s", diff)
+	}
+	ownRings(t, tr)
+}
+
+func edgeEntries(old bool) []string {
+	page := int64(os.Getpagesize())
 	allowance := cpus * (512<<10 + page) / page // perf_event_mlock_kb is 512 KiB and a page
 	line := func(kind string, uid, pages, sign int64, errno int) string {
 		return fmt.Sprintf("%s uid %d: %d pages, %+d %+d, errno %d, ok exact", kind, uid, pages, sign*allowance, sign*(1025-allowance), errno)
 	}
-	want := []string{
+	entries := []string{
 		line("refusal", 0, 1<<21*(page/4096)+1, 0, 12),
 		line("charge", 65534, 1025, 1, 0),
 		line("refund", 65534, 1025, -1, 0),
@@ -262,23 +232,82 @@ func edgesAgree(t *testing.T, out guesttest.Result, old bool) {
 		line("unmapping", 65534, 1025, 0, 0),
 	}
 	if old {
-		want = append(want, line("unmapping", 65534, 1, 0, 0), line("refund", 65534, 1024, -1, 0))
-	} else {
-		want = append(want, line("refund", 65534, 1025, -1, 0))
+		return append(entries, line("unmapping", 65534, 1, 0, 0), line("refund", 65534, 1024, -1, 0))
 	}
-	if diff := gocmp.Diff(want, got); diff != "" {
-		t.Errorf("rows: %s\n%s", diff, out.Stderr)
+	return append(entries, line("refund", 65534, 1025, -1, 0))
+}
+
+// ownRings wants what pinwatch itself is charged for the perf array: a ring for each CPU, of
+// 256 KiB and the control page; then the small ones of the start go, of 32 KiB.
+func ownRings(t *testing.T, tr *trace) {
+	t.Helper()
+	var own []string
+	for _, e := range tr.entries {
+		if e.Caller.Self {
+			own = append(own, fmt.Sprintf("%s of %d", e.Kind, max(0, e.ChargedUser+e.ChargedPinned)-min(0, e.ChargedUser+e.ChargedPinned)))
+		}
 	}
-	if out.Code != 0 || len(steps) != 6 || vmPin != 0 {
-		t.Errorf("exit %d, steps %v, VmPin %d kB at the end\n%s", out.Code, steps, vmPin, out.Stderr)
+	rings := func(kind string, bytes int) []string {
+		return slices.Repeat([]string{fmt.Sprintf("%s of %d", kind, bytes/os.Getpagesize()+1)}, cpus)
 	}
-	// A ring for each CPU, of 256 KiB and the control page, then the small ones of
-	// the start go, of 32 KiB.
-	rings := func(kind string, bytes int64) []string {
-		return slices.Repeat([]string{fmt.Sprintf("%s of %d", kind, bytes/page+1)}, cpus)
-	}
-	wantOwn := slices.Concat(rings("charge", 256<<10), rings("refund", 32<<10))
-	if diff := gocmp.Diff(wantOwn, own); diff != "" {
+	want := slices.Concat(rings("charge", 256<<10), rings("refund", 32<<10))
+	if diff := gocmp.Diff(want, own); diff != "" {
 		t.Errorf("pinwatch itself: %s", diff)
 	}
+}
+
+// writeTable writes what became of every kernel and combination to the file that
+// PINWATCH_TABLE names: the one table of make test-kernels.
+func writeTable() error {
+	outcomes := append(guests.Outcomes("TestKnownBadKernel"), guests.Outcomes("TestMatrix")...)
+	file := os.Getenv("PINWATCH_TABLE")
+	if file == "" || len(outcomes) == 0 {
+		return nil
+	}
+	return os.WriteFile(file, []byte(table(outcomes)), 0o644)
+}
+
+// table is one line per kernel, and one for each cell that is not a pass. A cell
+// that no test came to is a "?".
+func table(outcomes []guesttest.Outcome) string {
+	var b strings.Builder
+	line := func(first string, cell func(c combination) string) {
+		fmt.Fprintf(&b, "%-22s", first)
+		for _, c := range combinations() {
+			fmt.Fprintf(&b, " %-21s", cell(c))
+		}
+		b.WriteString("\n")
+	}
+	line("KERNEL", combination.String)
+	var notes []string
+	for kernels := outcomes; len(kernels) > 0; {
+		k := kernels[0].Kernel
+		line(k.String(), func(c combination) string {
+			i := slices.IndexFunc(outcomes, func(o guesttest.Outcome) bool { return o.Kernel == k && o.Subtest == c.String() })
+			if i < 0 {
+				return "?"
+			}
+			o := outcomes[i]
+			if o.Result != "pass" {
+				notes = append(notes, fmt.Sprintf("%s, %s: %s: %s", k, c, cell(o), o.Words))
+			}
+			return cell(o)
+		})
+		kernels = slices.DeleteFunc(slices.Clone(kernels), func(o guesttest.Outcome) bool { return o.Kernel == k })
+	}
+	for _, note := range notes {
+		b.WriteString(note + "\n")
+	}
+	for _, f := range findings() {
+		fmt.Fprintf(&b, "finding, %s: %s (testdata/findings)\n", strings.Join(f.Series, " "), f.Name)
+	}
+	return b.String()
+}
+
+// cell is what became of a combination: one that did not end has failed.
+func cell(o guesttest.Outcome) string {
+	if o.Result == "fail" || o.Result == "" {
+		return "FAIL"
+	}
+	return cmp.Or(o.Result, "?")
 }

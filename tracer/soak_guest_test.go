@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/probe"
+	"github.com/pinwatch/pinwatch/tracer/transport"
 )
 
 // soakVariable says how long TestSoak takes, each time.
@@ -31,105 +34,124 @@ func soakTime() time.Duration {
 	return d
 }
 
-// Many processes and threads of two users map, unmap, exit and are killed at
+// Many processes and threads of two users map, unmap, share buffers, exit and are killed at
 // random while sysctls and limits change. No verdict may be false, and at the
 // end the ledger must explain the kernel's counters to the page.
 func TestSoak(t *testing.T) {
-	t.Parallel()
-	duration := soakTime()
-	verdict := regexp.MustCompile(`\b(overcharge|double-charge|misdirected-refund|leak|underflow|wrong-refusal) \d+`)
-	balance := regexp.MustCompile(`(?m)^uid (2001|2002): .*\b0 for live buffers.*\b0 unexplained$`)
-	kernels := guesttest.Newest(t)
-	for i, k := range kernels {
-		first, last := i == 0, i == len(kernels)-1
-		soak := func(t *testing.T, share bool, transport string) {
-			t.Parallel()
-			out := guesttest.Run(t, k, func(c *guest.Config) { c.Timeout = duration + 5*time.Minute },
-				"trace", "--pid", "1", "--transport", transport, "--", "pinwatch", "workload", "soak", "--duration", duration.String(), "--sysctls",
-				fmt.Sprintf("--share=%v", share))
-			if out.Code != 0 || !strings.Contains(out.Stderr, "soak: seed 1") {
-				t.Fatalf("exit %d\n%s", out.Code, out.Stderr)
-			}
-			t.Log(out.Stdout)
-			// What follows from a double charge: the allowance seems gone sooner.
-			var allowed []string
-			for _, f := range findings {
-				if f.Name == "double-charge-of-further-mappings" && (slices.Contains(f.Series, k.Upstream()) || !examined(k.Upstream())) {
-					allowed = []string{"double-charge", "wrong-refusal"}
-				}
-			}
-			// And what follows from a refund to the wrong process: its pinned_vm
-			// is too low, and the payer's too high.
-			if share {
-				allowed = append(allowed, "misdirected-refund", "wrong-refusal")
-			}
-			certain, _, _ := strings.Cut(out.Stdout[strings.Index(out.Stdout, "verdict:"):], "entries uncertain")
-			for _, m := range verdict.FindAllStringSubmatch(certain, -1) {
-				if !slices.Contains(allowed, m[1]) {
-					t.Errorf("verdict %s on a kernel that is not known for it", m[0])
-				}
-			}
-			if strings.Contains(out.Stdout, "incomplete") {
-				t.Errorf("events were lost: %s", out.Stderr)
-			}
-			if n := len(balance.FindAllString(out.Stdout, -1)); n != 2 {
-				t.Errorf("%d of 2 users are explained to the page", n)
-			}
-		}
-		if first || last && guesttest.All() {
-			t.Run(k.String()+"/alone", func(t *testing.T) { soak(t, false, "auto") })
-		}
-		t.Run(k.String()+"/share", func(t *testing.T) { soak(t, true, "auto") })
-		if guesttest.All() && (first || last) && os.Getenv("PINWATCH_SOAK") == "" {
-			t.Run(k.String()+"/share-perf", func(t *testing.T) { soak(t, true, "perf") })
+	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) { soak(t, k, true, transport.Auto) })
+}
+
+// The same, and no process passes a buffer to another one.
+func TestSoakAlone(t *testing.T) {
+	guests.Test(t, outermost, func(t *testing.T, k guesttest.Kernel) { soak(t, k, false, transport.Auto) })
+}
+
+// The same, by the perf event array.
+func TestSoakPerfArray(t *testing.T) {
+	if !guesttest.All() || os.Getenv(soakVariable) != "" {
+		t.Skip("runs with make test-kernels")
+	}
+	guests.Test(t, outermost, func(t *testing.T, k guesttest.Kernel) { soak(t, k, true, transport.PerfArray) })
+}
+
+// outermost are the first and the last of the kernels.
+func outermost(t *testing.T) []guesttest.Kernel {
+	all := guesttest.Newest(t)
+	if len(all) < 2 {
+		return all
+	}
+	return []guesttest.Kernel{all[0], all[len(all)-1]}
+}
+
+func soak(t *testing.T, k guesttest.Kernel, share bool, transport string) {
+	opts := everything()
+	opts.Transport = transport
+	tr, err := open(t, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.forgets = true // an hour of them
+	tr.run()
+	r := guesttest.Command(t, "pinwatch", "workload", "soak", "--duration", soakTime().String(), "--sysctls", fmt.Sprintf("--share=%v", share)).Run()
+	if r.Code != 0 || !strings.Contains(r.Stderr, "soak: seed 1") {
+		t.Fatalf("exit %d\n%s", r.Code, r.Stderr)
+	}
+	tr.stop()
+	s := &tr.summary
+	t.Logf("%s%+v", r.Stderr, s)
+	allowed := soakVerdicts(k, share)
+	for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {
+		if s.Verdicts[v] > 0 && !slices.Contains(allowed, v) {
+			t.Errorf("verdict %s %d on a kernel that is not known for it", v, s.Verdicts[v])
 		}
 	}
+	if tr.lost != 0 {
+		t.Errorf("events were lost: %s", tr.Losses())
+	}
+	for _, uid := range []uint32{2001, 2002} {
+		i := slices.IndexFunc(s.Users, func(u ledger.Balance) bool { return u.UID == uid })
+		if i < 0 || s.Users[i].Live != 0 || s.Users[i].Unexplained() != 0 {
+			t.Errorf("uid %d is not explained to the page: %+v", uid, s.Users)
+		}
+	}
+}
+
+// soakVerdicts are those that a kernel may get.
+func soakVerdicts(k guesttest.Kernel, share bool) (allowed []ledger.Verdict) {
+	// What follows from a double charge: the allowance seems gone sooner.
+	if series := k.Upstream(); has(series, "double-charge-of-further-mappings") || !examined(series) {
+		allowed = append(allowed, ledger.DoubleCharge, ledger.WrongRefusal)
+	}
+	// And what follows from a refund to the wrong process: its pinned_vm
+	// is too low, and the payer's too high.
+	if share {
+		allowed = append(allowed, ledger.MisdirectedRefund, ledger.WrongRefusal)
+	}
+	return allowed
 }
 
 // A probe that attaches and never fires is found out before anything is traced.
 func TestSilentProbes(t *testing.T) {
-	t.Parallel()
-	k := guesttest.Kernels(t)[0]
-	const script = `
-echo 0 > /sys/kernel/debug/kprobes/enabled
-pinwatch trace --only perf --attach kprobe --duration 1s
-echo "exit $?"
-echo 1 > /sys/kernel/debug/kprobes/enabled
-pinwatch trace --only perf --attach kprobe --duration 1s
-echo "exit $?"
-`
-	out := guesttest.Run(t, k, guesttest.Shell(t), "workload", "run-as", "--", "sh", "-c", script)
-	if !strings.Contains(out.Stdout, "exit 1") || !strings.Contains(out.Stderr, "attached, but silent: the probes on [the return of perf_mmap perf_mmap the return of perf_mmap_close perf_mmap_close]") {
-		t.Errorf("kprobes disarmed: %s%s", out.Stdout, out.Stderr)
-	}
-	if !strings.Contains(out.Stdout, "exit 0") {
-		t.Errorf("kprobes armed again: %s%s", out.Stdout, out.Stderr)
-	}
+	guests.Test(t, guesttest.First, func(t *testing.T, k guesttest.Kernel) {
+		enter, leave := "perf_mmap", "perf_mmap_close"
+		if k.Before("5.16") { // there, this part of the kernel is closed to probes
+			enter, leave = "mmap_region", "remove_vma"
+		}
+		const enabled = "/sys/kernel/debug/kprobes/enabled"
+		opts := tracer.Options{Attach: probe.AttachKprobe}
+		guesttest.Set(t, enabled, "0")
+		want := fmt.Sprintf("attached, but silent: the probes on [the return of %s %[1]s the return of %[2]s %[2]s]", enter, leave)
+		if _, err := open(t, opts); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("kprobes disarmed: %v", err)
+		}
+		r := guesttest.Command(t, "pinwatch", "trace", "--only", "perf", "--attach", "kprobe").Run()
+		if r.Code != 1 || !strings.Contains(r.Stderr, want) {
+			t.Errorf("kprobes disarmed: %+v", r)
+		}
+		guesttest.Set(t, enabled, "1")
+		if _, err := open(t, opts); err != nil {
+			t.Errorf("kprobes armed again: %v", err)
+		}
+	})
 }
 
 // The doctor tells the known accountings apart.
 func TestDoctor(t *testing.T) {
-	t.Parallel()
-	for _, k := range guesttest.Newest(t) {
-		t.Run(k.String(), func(t *testing.T) {
-			t.Parallel()
-			out := guesttest.Run(t, k, nil, "doctor")
-			want := `accounting\s+ok\s+split`
-			if slices.ContainsFunc(findings, func(f finding) bool {
-				return f.Verdict == "double-charge" && slices.Contains(f.Series, k.Upstream())
-			}) {
-				want = "double-charge"
-			}
-			if !examined(k.Upstream()) {
-				want = "accounting "
-			}
-			probes := 4
-			if k.Series == "5.10" {
-				probes = 5 // rb_alloc as well
-			}
-			if out.Code != 0 || !regexp.MustCompile(want).MatchString(out.Stdout) || strings.Count(out.Stdout, "fired in the self-test") != probes {
-				t.Errorf("exit %d, want %q\n%s%s", out.Code, want, out.Stdout, out.Stderr)
-			}
-		})
-	}
+	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
+		want := `accounting\s+ok\s+split`
+		if has(k.Upstream(), "double-charge-of-further-mappings") {
+			want = "double-charge"
+		}
+		if !examined(k.Upstream()) {
+			want = "accounting "
+		}
+		probes := 4
+		if k.Before("5.16") {
+			probes = 5 // rb_alloc as well
+		}
+		said := run(t, "pinwatch", "doctor")
+		if !regexp.MustCompile(want).MatchString(said) || strings.Count(said, "fired in the self-test") != probes {
+			t.Errorf("want %q, and %d probes that fired:\n%s", want, probes, said)
+		}
+	})
 }

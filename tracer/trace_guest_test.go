@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,7 +50,7 @@ func timeout() time.Duration {
 }
 
 func TestMain(m *testing.M) {
-	child.Init(kernel.Children(), workload.Children())
+	child.Init(kernel.Children(), workload.Children(), child.Table{waiterChild: waitForEnd})
 	end := func(err error, code int) {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -64,12 +65,17 @@ func TestMain(m *testing.M) {
 	end(writeTable(), code)
 }
 
+// everything is what pinwatch trace watches where it is not told.
+func everything() tracer.Options { return tracer.Options{BPF: true, Others: true} }
+
 // trace is a trace of this process's children, by this process.
 type trace struct {
 	*session.Session
-	t    *testing.T
-	end  func()
-	done chan struct{} // closed when it has ended
+	*session.Publisher // the summary until now
+	t                  *testing.T
+	end                func()
+	done               chan struct{} // closed when it has ended
+	forgets            bool          // keeps no entries
 
 	mu      sync.Mutex
 	entries []ledger.Entry
@@ -98,7 +104,7 @@ func open(t *testing.T, opts tracer.Options) (*trace, error) {
 		return nil, err
 	}
 	t.Cleanup(s.Close)
-	return &trace{Session: s, t: t, done: make(chan struct{}), more: make(chan struct{})}, nil
+	return &trace{Session: s, Publisher: session.NewPublisher(0), t: t, done: make(chan struct{}), more: make(chan struct{})}, nil
 }
 
 // run has the trace read.
@@ -107,7 +113,7 @@ func (tr *trace) run() {
 	tr.end = cancel
 	go func() {
 		defer close(tr.done)
-		if err := tr.Session.Run(ctx, tr); err != nil {
+		if err := tr.Session.Run(ctx, tr.Publisher, tr); err != nil {
 			tr.t.Error(err)
 		}
 	}()
@@ -122,6 +128,9 @@ func (tr *trace) stop() {
 
 // Enter keeps an entry.
 func (tr *trace) Enter(e *ledger.Entry) error {
+	if tr.forgets {
+		return nil
+	}
 	kept := *e
 	if e.Object != nil {
 		object := *e.Object
@@ -264,6 +273,28 @@ func onCPU(t *testing.T, cpu int, do func()) {
 	}
 	defer unix.SchedSetaffinity(0, &before)
 	do()
+}
+
+// live keeps a process of a user's, which has the user's counter live, until the test ends.
+func live(t *testing.T, uid uint32) {
+	t.Helper()
+	waiter := child.Command(t.Context(), waiterChild, nil)
+	waiter.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+	if _, err := waiter.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := waiter.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { waiter.Wait() }) // its context has ended
+}
+
+const waiterChild = "waiter"
+
+// waitForEnd is a process that ends with its standard input, if it is not killed.
+func waitForEnd(string) error {
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
 }
 
 // status is a line of a process's /proc/PID/status, such as VmPin; "" without it.

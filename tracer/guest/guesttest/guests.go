@@ -247,7 +247,11 @@ func (r *run) config(dir string, tests []string) (guest.Config, error) {
 		if err != nil {
 			return c, err
 		}
-		c.Files = append(c.Files, files...)
+		for _, file := range files {
+			if !slices.Contains(c.Files, file) { // tools share libraries
+				c.Files = append(c.Files, file)
+			}
+		}
 	}
 	if g.Shell {
 		files, err := shellFiles(arch, dir)

@@ -67,13 +67,6 @@ func (k Kernel) PageKiB() int64 {
 	return 4
 }
 
-// Limits are shell words that give its users an allowance of 129 pages per CPU, as
-// the kernel does where pages are of 4 KiB, and put the size of a page into $kib.
-// They start scripts that count in pages.
-func (k Kernel) Limits() string {
-	return fmt.Sprintf("kib=%d\necho $((129 * kib)) > /proc/sys/kernel/perf_event_mlock_kb\n", k.PageKiB())
-}
-
 // DefaultSeries is what `make test` runs in. PINWATCH_SERIES names others, such as
 // "5.10 newest arm64/6.12-16k".
 const DefaultSeries = "6.1 6.12 newest"
@@ -258,45 +251,6 @@ func toolFiles(name string) (files []string, err error) {
 		files = append(files, file+":"+file)
 	}
 	return files, nil
-}
-
-// Tool adds a program of this machine's to a guest. It skips the test where the guest
-// is of another architecture.
-func Tool(t *testing.T, name string) func(*guest.Config) {
-	t.Helper()
-	files, err := toolFiles(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return func(c *guest.Config) {
-		if arch := archOf(t, c); arch != runtime.GOARCH {
-			t.Skipf("%s is this machine's, of %s: not for a guest of %s", name, runtime.GOARCH, arch)
-		}
-		c.Files = append(c.Files, files...)
-	}
-}
-
-// archOf is the architecture of a guest.
-func archOf(t *testing.T, c *guest.Config) string {
-	t.Helper()
-	arch, err := guest.ImageArch(c.Kernel)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return arch
-}
-
-// Shell adds a busybox as sh to the guest, with the users that it wants.
-func Shell(t *testing.T) func(*guest.Config) {
-	t.Helper()
-	dir := t.TempDir()
-	return func(c *guest.Config) {
-		files, err := shellFiles(archOf(t, c), dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Files = append(c.Files, files...)
-	}
 }
 
 // shellFiles are a busybox as sh, and the users that it wants, kept in a directory.
