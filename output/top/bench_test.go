@@ -7,7 +7,7 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -31,7 +31,7 @@ func crowd(processes int, timeNS uint64) Snapshot {
 
 // crowdEntries are charges of those processes.
 func crowdEntries(l *ledger.Ledger, n int, timeNS uint64, first int) Entries {
-	var rows []*output.Row
+	var rows []*row.Row
 	for i := range n {
 		row := enter(l, ledger.Event{
 			TimeNS: timeNS, PageSize: 4096,

@@ -13,7 +13,8 @@ import (
 	"github.com/charmbracelet/x/ansi"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -72,12 +73,12 @@ func entries(t testing.TB, name string, most int) []Entries {
 	defer f.Close()
 	l := ledger.New()
 	var all []Entries
-	for event, err := range output.NewRecording(f).Events() {
+	for event, err := range recording.NewReader(f).Events() {
 		if err != nil {
 			t.Fatal(err)
 		}
 		row := enter(l, event)
-		all = append(all, Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
+		all = append(all, Entries{Rows: []*row.Row{&row}, Counts: l.Counts()})
 		if len(all) == most {
 			break
 		}
@@ -440,7 +441,7 @@ func TestSnapshotAndEntries(t *testing.T) {
 	m := watched(t, 120, 24)
 	send := func(e ledger.Event) {
 		row := enter(l, event(e))
-		m, _ = m.Update(Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
+		m, _ = m.Update(Entries{Rows: []*row.Row{&row}, Counts: l.Counts()})
 	}
 	after := host().TimeNS + 1
 	send(ledger.Event{
@@ -504,7 +505,7 @@ func TestFound(t *testing.T) {
 	send := func(e ledger.Event) {
 		t.Helper()
 		row := enter(l, e)
-		m, _ = m.Update(Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
+		m, _ = m.Update(Entries{Rows: []*row.Row{&row}, Counts: l.Counts()})
 	}
 	recorded := [2]ledger.Recorded{rule.Data: {Pages: 65, Extra: 4}}
 	older := ledger.Event{
@@ -591,7 +592,7 @@ func TestArrange(t *testing.T) {
 }
 
 // enter makes the row of one more event.
-func enter(l *ledger.Ledger, event ledger.Event) output.Row {
+func enter(l *ledger.Ledger, event ledger.Event) row.Row {
 	e := l.Apply(event)
-	return output.RowOf(&e)
+	return row.Of(&e)
 }
