@@ -116,11 +116,11 @@ Exit status: 0 fine, 1 failure, 2 wrong usage.`,
 			root.AddCommand(c)
 		}
 	}
-	add(groupTrace, newTrace(s), newRecord(s), newReplay(s), newTop(s), newFields(s))
+	add(groupTrace, newTrace(s), newRecord(s), newReplay(s), newTop(s))
 	add(groupAsk, newExplain(s), newMaps(s), newDoctor(s))
 	add(groupCheck, newCheck(s))
 	add(groupDevelop, newGuest(s), newWorkload(s))
-	root.AddCommand(newVersion(s))
+	root.AddCommand(newFields(s), newVersion(s))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return wrongUsage(c, wrongValue(err)) })
 	finish(root)
 	return root

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/command"
+	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/output/top"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
@@ -84,7 +85,7 @@ func TestEnumeratedFlags(t *testing.T) {
 		{"explain", "source", []string{"auto", "proc"}},
 		{"maps", "sort", output.MapsSorts()},
 		{"maps", "type", types},
-		{"check", "format", output.Formats()},
+		{"check", "format", report.Formats()},
 		{"check", "exit", check.ExitConventions()},
 		{"check", "scenario", check.Names()},
 		{"workload bpf-maps", "type", workload.BPFMapTypes()},

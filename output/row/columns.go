@@ -18,13 +18,13 @@ func Columns() []Column {
 func whatColumns() []Column {
 	return []Column{
 		derived("v", all, "version of the fields", func(*Row) int64 { return Version }),
+		integer("event", all, "number of the event; of the summary: how many there were", func(r *Row) *uint64 { return &r.Number }).
+			header("EVENT", 0).top(7, 6),
 		integer("time_ns", all, "when the call returned, Unix time", func(r *Row) *uint64 { return &r.TimeNS }).
 			header("TIME", 12).top(2, 12).left().shown(clock),
 		text("subsystem", all, "who charges: perf, bpf, memcg, or io_uring and the like", subsystemName).parsed(parseSubsystem),
-		text("kind", all, "charge, refund, refusal, mapping (a further one), unmapping (others are left), growth, preexisting, or summary", kind).parsed(parseKind).
+		text("kind", all, "charge, refund, refusal, mapping, unmapping, growth, ...", kind).parsed(parseKind).
 			header("KIND", 9).top(1, 9).left().word(),
-		integer("event", all, "number of the row within the trace; of the summary: how many", func(r *Row) *uint64 { return &r.Number }).
-			header("EVENT", 0).top(7, 6),
 	}
 }
 
@@ -55,11 +55,11 @@ func whoColumns() []Column {
 // amountColumns tell what was asked for, by which limits, and what was charged.
 func amountColumns() []Column {
 	return []Column{
-		integer("buffer", Perf, "perf buffer: a number within the trace; 0: none. ID: of a BPF object the kernel's", func(r *Row) *uint64 { return &r.BufferID }).
+		integer("buffer", Perf, "perf buffer, by its number in the trace; 0: none", func(r *Row) *uint64 { return &r.BufferID }).
 			parsed(parseInto(func(r *Row) *uint64 { return &r.Buffer.Key })).shown(id).header("ID", 5).top(10, 5),
 		text("area", Perf, "area of the buffer: data or aux", func(r *Row) string { return r.Buffer.Area.String() }).parsed(parseArea),
-		derived("pages", calls, "size of what is mapped, unmapped or charged", pages).header("PAGES", 5).top(3, 7),
-		derived("user_locked_pages", Perf|BPF|Others, "the user's counter before the call, with what a new mapping or object asks for", demand).
+		derived("pages", calls, "size of what is mapped, unmapped or charged", pages).header("PAGES", 5).top(3, 6),
+		derived("user_locked_pages", Perf|BPF|Others, "the user's counter, with what a new mapping asks for", demand).
 			shown(userLocked).header("USER_LOCKED", 11).top(8, 11).parsed(parseInto(func(r *Row) *int64 { return &r.User.Before })),
 		derived("user_extra_pages", Perf|BPF|Others, "what the call asks the user's counter for, or gives back to it", func(r *Row) int64 { return r.Asked() }).
 			parsed(parseInto(func(r *Row) *int64 { return &r.Buffer.Pages })),
@@ -86,7 +86,7 @@ func amountColumns() []Column {
 // judgementColumns tell what the ledger makes of it.
 func judgementColumns() []Column {
 	return []Column{
-		text("verdict", all, "ok, or the rule that the kernel broke; of the summary: the most frequent", func(r *Row) string { return r.Verdict.String() }).
+		text("verdict", all, "ok, or the rule that the kernel broke", func(r *Row) string { return r.Verdict.String() }).
 			shown(verdict).header("VERDICT", 19).top(2, 19).left().word(),
 		text("certainty", all, "exact, or uncertain: a counter may have been moved by something else", certainty),
 		integer("overcharge_pages", Perf|BPF|Others, "by how much the verdict is off", func(r *Row) *int64 { return &r.Excess }).computed(),
