@@ -8,6 +8,7 @@ import (
 
 	"github.com/olekukonko/tablewriter/tw"
 
+	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -104,7 +105,7 @@ func AdviceText(x *advice.Explanation) string {
 		if i == 0 {
 			b.WriteString("\nNot known, or less exact:\n")
 		}
-		fmt.Fprintf(&b, "  %s\n", Printable(what))
+		fmt.Fprintf(&b, "  %s\n", format.Printable(what))
 	}
 	return b.String()
 }
@@ -117,16 +118,16 @@ func adviceTitle(x *advice.Explanation) string {
 	if x.Buffers > 1 {
 		kind += "s"
 	}
-	what := fmt.Sprintf("%d %s of %s", x.Buffers, kind, amount(x.Pages, x.Numbers.PageBytes))
+	what := fmt.Sprintf("%d %s of %s", x.Buffers, kind, format.Pages(x.Pages, x.Numbers.PageBytes))
 	s := &x.Subject
 	who := fmt.Sprintf("a new process of uid %d", s.UID)
 	if s.PID != 0 {
-		who = fmt.Sprintf("process %d (%s) of uid %d", s.PID, Printable(s.Comm), s.UID)
+		who = fmt.Sprintf("process %d (%s) of uid %d", s.PID, format.Printable(s.Comm), s.UID)
 	}
 	if s.Container != "" {
-		who += ", container " + Printable(s.Container)
+		who += ", container " + format.Printable(s.Container)
 	} else if s.Cgroup != "" && s.Cgroup != "/" {
-		who += ", cgroup " + Printable(s.Cgroup)
+		who += ", cgroup " + format.Printable(s.Cgroup)
 	}
 	return what + ", mapped by " + who
 }
@@ -139,11 +140,11 @@ func adviceVerdict(x *advice.Explanation) string {
 	}
 	switch {
 	case v.Allowed && v.Exempt != "":
-		return fmt.Sprintf("ALLOWED: %s past RLIMIT_MEMLOCK, which %s lifts. %s", amount(v.Over, x.Numbers.PageBytes), v.Exempt, adviceFits(x))
+		return fmt.Sprintf("ALLOWED: %s past RLIMIT_MEMLOCK, which %s lifts. %s", format.Pages(v.Over, x.Numbers.PageBytes), v.Exempt, adviceFits(x))
 	case v.Allowed:
 		return "ALLOWED: " + adviceFits(x)
 	case v.Limit == advice.LimitMemlock:
-		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s", done, amount(v.Over, x.Numbers.PageBytes), adviceFits(x))
+		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s", done, format.Pages(v.Over, x.Numbers.PageBytes), adviceFits(x))
 	case v.Limit == advice.LimitNegative:
 		return fmt.Sprintf("REFUSED with EPERM%s: pinned_vm of the process is negative (%d pages), which the kernel takes for more than any limit: this kernel refunded to this process what another one had paid.", done, x.Numbers.PinnedVM)
 	case v.Limit == advice.LimitGeometry:
@@ -171,7 +172,7 @@ func adviceRule(b *strings.Builder, x *advice.Explanation) {
 	if x.Buffers > 1 {
 		which = fmt.Sprintf("for buffer %d of %d", min(x.Verdict.Mapped+1, x.Buffers), x.Buffers)
 	}
-	fmt.Fprintf(b, "\nThe rule of perf_mmap() %s, in pages of %s:\n", which, Bytes(int64(n.PageBytes)))
+	fmt.Fprintf(b, "\nThe rule of perf_mmap() %s, in pages of %s:\n", which, format.Bytes(int64(n.PageBytes)))
 	line := func(name string, value int64, how string) {
 		fmt.Fprintf(b, "  %-15s = %8d   %s\n", name, value, how)
 	}
@@ -192,7 +193,7 @@ func adviceRule(b *strings.Builder, x *advice.Explanation) {
 	if n.LockLimit >= rule.Unlimited {
 		fmt.Fprintf(b, "  %-15s = %8s   RLIMIT_MEMLOCK\n", "lock_limit", "none")
 	} else {
-		line("lock_limit", n.LockLimit, fmt.Sprintf("RLIMIT_MEMLOCK %s", Bytes(n.LockLimit*int64(n.PageBytes))))
+		line("lock_limit", n.LockLimit, fmt.Sprintf("RLIMIT_MEMLOCK %s", format.Bytes(n.LockLimit*int64(n.PageBytes))))
 	}
 	capability := "no CAP_IPC_LOCK"
 	if n.CapIPCLock {
@@ -217,10 +218,10 @@ func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	case h.UserLocked < 0:
 		b.WriteString("  The counter is negative: the kernel has given back more than it charged, and takes the allowance for used up.\n")
 	case h.Unowned > 0 && h.Split:
-		fmt.Fprintf(b, "  %s are charged and no buffer was found for them: buffers of a process that is not visible from here, or a leak.\n", amount(h.Unowned, x.Numbers.PageBytes))
+		fmt.Fprintf(b, "  %s are charged and no buffer was found for them: buffers of a process that is not visible from here, or a leak.\n", format.Pages(h.Unowned, x.Numbers.PageBytes))
 	case h.Unowned > 0:
 		fmt.Fprintf(b, "  %s are charged and no buffer was found for them: io_uring (registered by this user: %d pages), AF_XDP, MSG_ZEROCOPY, BPF objects before Linux 5.11, buffers of a process that is not visible from here, or a leak.\n",
-			amount(h.Unowned, x.Numbers.PageBytes), h.IOUring)
+			format.Pages(h.Unowned, x.Numbers.PageBytes), h.IOUring)
 	}
 	if h.Split {
 		fmt.Fprintf(b, "  locked_vm, a counter apart from perf's on this kernel: %d pages.\n", h.LockedVM)
@@ -230,15 +231,15 @@ func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 func holderTable(holders []advice.Holder) string {
 	var b strings.Builder
 	left, right := tw.AlignLeft, tw.AlignRight
-	table := PlainTable(&b, 2, []tw.Align{right, left, right, right, right, right, right, left},
+	table := format.Table(&b, 2, []tw.Align{right, left, right, right, right, right, right, left},
 		"PID", "COMM", "UID", "BUFFERS", "PAGES", "OF_USER", "SHARE", "CGROUP")
 	for _, h := range holders[:min(len(holders), mostHolders)] {
 		where := h.Cgroup
 		if h.Container != "" {
 			where = h.Container
 		}
-		table.Append(fmt.Sprint(h.PID), Printable(h.Comm), fmt.Sprint(h.UID), fmt.Sprint(h.Buffers), fmt.Sprint(h.Pages),
-			fmt.Sprint(h.UserPart), fmt.Sprintf("%.1f %%", h.Share), Printable(where))
+		table.Append(fmt.Sprint(h.PID), format.Printable(h.Comm), fmt.Sprint(h.UID), fmt.Sprint(h.Buffers), fmt.Sprint(h.Pages),
+			fmt.Sprint(h.UserPart), fmt.Sprintf("%.1f %%", h.Share), format.Printable(where))
 	}
 	table.Render() // into memory: it cannot fail
 	text := indent(b.String(), "  ")

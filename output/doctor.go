@@ -7,9 +7,13 @@ import (
 
 	"github.com/olekukonko/tablewriter/tw"
 
+	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/doctor"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
+
+// doctorVersion is the version of the JSON object.
+const doctorVersion = 1
 
 // Accounting says how a kernel was seen to account.
 func Accounting(s ledger.Summary, err error) doctor.Check {
@@ -33,11 +37,11 @@ func Doctor(w io.Writer, checks []doctor.Check, asJSON bool) error {
 		return encoder.Encode(struct {
 			Version int            `json:"v"`
 			Checks  []doctor.Check `json:"checks"`
-		}{Version, checks})
+		}{doctorVersion, checks})
 	}
 	var b strings.Builder
 	left := tw.AlignLeft
-	table := PlainTable(&b, 2, []tw.Align{left, left, left}, "CHECK", "STATE", "DETAIL")
+	table := format.Table(&b, 2, []tw.Align{left, left, left}, "CHECK", "STATE", "DETAIL")
 	for _, c := range checks {
 		detail := c.Detail
 		if c.Remedy != "" {

@@ -6,42 +6,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
-func errnoName(errno int32) string { return rule.ErrnoName(unix.Errno(errno)) }
-
-// Bytes writes a number of bytes in the largest binary unit that fits.
-func Bytes(n int64) string {
-	value, unit := float64(n), 0
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
-	for (value >= 1024 || value <= -1024) && unit < len(units)-1 {
-		value /= 1024
-		unit++
-	}
-	if value == float64(int64(value)) {
-		return fmt.Sprintf("%d %s", int64(value), units[unit])
-	}
-	return fmt.Sprintf("%.1f %s", value, units[unit])
-}
-
-// amount is a number of pages, in pages and bytes where the page size is known.
-func amount(pages int64, pageSize uint32) string {
-	word := "pages"
-	if pages == 1 {
-		word = "page"
-	}
-	if pageSize == 0 {
-		return fmt.Sprintf("%d %s", pages, word)
-	}
-	return fmt.Sprintf("%d %s (%s)", pages, word, Bytes(pages*int64(pageSize)))
-}
-
 // Explain says in words what a row's numbers mean, or nothing where they need
 // no words.
-func Explain(r *Row) string {
+func Explain(r *row.Row) string {
 	switch {
 	case r.Object != nil:
 		return explainObject(r)
@@ -58,31 +32,31 @@ func Explain(r *Row) string {
 	return strings.Join(parts, " ")
 }
 
-func explainVerdict(r *Row) string {
+func explainVerdict(r *row.Row) string {
 	var s string
 	switch r.Verdict {
 	case ledger.Overcharge:
 		s = fmt.Sprintf("overcharge: the right extra is %d, charged were %d to the process, and %d to the user instead of %d: %s too many for a mapping of %d. Process %d so far: %s; %s.",
-			r.ExpectedPinned, r.ChargedPinned, r.ChargedUser, r.ExpectedUser, amount(r.Excess, r.PageSize), r.Buffer.Pages,
-			r.Caller.PID, amount(r.ProcessOvercharge, r.PageSize), fits(r))
+			r.ExpectedPinned, r.ChargedPinned, r.ChargedUser, r.ExpectedUser, format.Pages(r.Excess, r.PageSize), r.Buffer.Pages,
+			r.Caller.PID, format.Pages(r.ProcessOvercharge, r.PageSize), fits(r))
 	case ledger.DoubleCharge:
 		s = fmt.Sprintf("double-charge: a further mapping of buffer %d charged %d to the user and %d to the process; right is nothing.",
 			r.BufferID, r.ChargedUser, r.ChargedPinned)
 		if r.Kind == ledger.Refund {
 			s = fmt.Sprintf("double-charge: buffer %d is gone, and %s that its further mappings charged did not come back.",
-				r.BufferID, amount(r.Excess, r.PageSize))
+				r.BufferID, format.Pages(r.Excess, r.PageSize))
 		} else if r.Uncertain && !r.User.Shared && !r.Process.Shared {
 			return s + " It may come back when the buffer is unmapped: that is not known yet of this kernel."
 		}
 	case ledger.MisdirectedRefund:
 		s = fmt.Sprintf("misdirected-refund: %s that pid %d of uid %d paid for were given back to pid %d and uid %d: pinned_vm of pid %d is %d now, and that of the payer stays too high.",
-			amount(r.Excess, r.PageSize), r.PaidPID, r.PaidUID, r.Caller.PID, r.Payer(), r.Caller.PID, r.Process.After)
+			format.Pages(r.Excess, r.PageSize), r.PaidPID, r.PaidUID, r.Caller.PID, r.Payer(), r.Caller.PID, r.Process.After)
 	case ledger.Leak:
 		s = fmt.Sprintf("leak: charged %d to the user and %d to the process, given back %d and %d: %s stay charged.",
-			-r.ExpectedUser, -r.ExpectedPinned, -r.ChargedUser, -r.ChargedPinned, amount(r.Excess, r.PageSize))
+			-r.ExpectedUser, -r.ExpectedPinned, -r.ChargedUser, -r.ChargedPinned, format.Pages(r.Excess, r.PageSize))
 	case ledger.Underflow:
 		s = fmt.Sprintf("underflow: charged %d to the user and %d to the process, given back %d and %d: the counters are at %d and %d, %s too low.",
-			-r.ExpectedUser, -r.ExpectedPinned, -r.ChargedUser, -r.ChargedPinned, r.User.After, r.Process.After, amount(r.Excess, r.PageSize))
+			-r.ExpectedUser, -r.ExpectedPinned, -r.ChargedUser, -r.ChargedPinned, r.User.After, r.Process.After, format.Pages(r.Excess, r.PageSize))
 	case ledger.WrongRefusal:
 		s = explainWrongRefusal(r)
 	default:
@@ -95,9 +69,9 @@ func explainVerdict(r *Row) string {
 }
 
 // ruleOf is the sentence of a verdict that has no better one here.
-func ruleOf(r *Row) string { return fmt.Sprintf("%s: right is: %s.", r.Verdict, r.Verdict.Rule()) }
+func ruleOf(r *row.Row) string { return fmt.Sprintf("%s: right is: %s.", r.Verdict, r.Verdict.Rule()) }
 
-func explainWrongRefusal(r *Row) string {
+func explainWrongRefusal(r *row.Row) string {
 	switch {
 	case r.ChargedUser != 0 || r.ChargedPinned != 0:
 		return fmt.Sprintf("wrong-refusal: the refused call left %d pages charged to the user and %d to the process; right is nothing.",
@@ -111,7 +85,7 @@ func explainWrongRefusal(r *Row) string {
 		r.Buffer.Extra-r.Excess, r.Excess, r.PinnedOver)
 }
 
-func fits(r *Row) string {
+func fits(r *row.Row) string {
 	switch {
 	case r.Fits < 0:
 		return "no limit holds for this caller"
@@ -122,7 +96,7 @@ func fits(r *Row) string {
 }
 
 // explainRefusal says which limit refused, by how much, and what helps.
-func explainRefusal(r *Row) string {
+func explainRefusal(r *row.Row) string {
 	if r.Errno != rule.EPERM {
 		return explainError(r)
 	}
@@ -131,13 +105,13 @@ func explainRefusal(r *Row) string {
 		return "EPERM:"
 	}
 	s := fmt.Sprintf("EPERM: pinned_vm %d + extra %d = %s > RLIMIT_MEMLOCK %s: %s over; uid %d uses %d of its allowance of %d pages.",
-		r.Process.Before, r.Buffer.Extra, amount(r.Locked(), r.PageSize), amount(r.Caller.LockLimit, r.PageSize), amount(over, r.PageSize),
+		r.Process.Before, r.Buffer.Extra, format.Pages(r.Locked(), r.PageSize), format.Pages(r.Caller.LockLimit, r.PageSize), format.Pages(over, r.PageSize),
 		r.Caller.UID, min(r.User.Before, r.Buffer.Limits.Allowance), r.Buffer.Limits.Allowance)
 	return s + " Remedies: " + strings.Join(advice.OfEntry(&r.Entry, r.Era == "cumulative").Brief(), ", or ") + "."
 }
 
 // explainError is about the errors that locked memory has no part in.
-func explainError(r *Row) string {
+func explainError(r *row.Row) string {
 	cause := map[unix.Errno]string{
 		unix.EINVAL: "the geometry: data pages are a power of two plus one control page, mapped shared and from the start; an AUX area lies behind them",
 		unix.EBUSY:  "the event's buffer belongs to another event (redirected output)",
@@ -148,5 +122,5 @@ func explainError(r *Row) string {
 	if cause == "" {
 		cause = "no limit of locked memory causes it"
 	}
-	return fmt.Sprintf("%s: not about locked memory: %s.", errnoName(r.Errno), cause)
+	return fmt.Sprintf("%s: not about locked memory: %s.", format.Errno(r.Errno), cause)
 }

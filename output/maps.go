@@ -12,10 +12,14 @@ import (
 
 	"github.com/olekukonko/tablewriter/tw"
 
+	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
+
+// mapsVersion is the version of the JSON lines: since 2 a program is called prog.
+const mapsVersion = 2
 
 // MapsOptions say which BPF objects to show, and how.
 type MapsOptions struct {
@@ -172,7 +176,7 @@ func short[T any](l []T, separator string, text func(T) string) string {
 // Maps writes the objects that are asked for.
 func Maps(w io.Writer, l *bpfobj.Listing, opts MapsOptions) error {
 	shown := opts.choose(l.Objects)
-	size := Bytes
+	size := format.Bytes
 	if opts.Bytes {
 		size = func(n int64) string { return strconv.FormatInt(n, 10) }
 	}
@@ -185,7 +189,7 @@ func Maps(w io.Writer, l *bpfobj.Listing, opts MapsOptions) error {
 
 func mapsJSON(w io.Writer, shown []bpfobj.Object, columns []mapsColumn) error {
 	for i := range shown {
-		line := fmt.Appendf(nil, `{"v":%d`, Version)
+		line := fmt.Appendf(nil, `{"v":%d`, mapsVersion)
 		for _, c := range columns {
 			value, err := json.Marshal(c.value(&shown[i]))
 			if err != nil {
@@ -211,14 +215,14 @@ func mapsTable(w io.Writer, shown []bpfobj.Object, columns []mapsColumn) error {
 		}
 		headers, align = append(headers, c.header), append(align, side)
 	}
-	table := PlainTable(w, 1, align, headers...)
+	table := format.Table(w, 1, align, headers...)
 	for i := range shown {
 		cells := make([]string, len(columns))
 		for j, c := range columns {
 			if c.cell != nil {
-				cells[j] = Printable(c.cell(&shown[i]))
+				cells[j] = format.Printable(c.cell(&shown[i]))
 			} else {
-				cells[j] = Printable(fmt.Sprint(c.value(&shown[i])))
+				cells[j] = format.Printable(fmt.Sprint(c.value(&shown[i])))
 			}
 		}
 		if err := table.Append(cells); err != nil {

@@ -42,10 +42,10 @@ func maps(t *testing.T, opts MapsOptions) string {
 }
 
 func TestMapsTable(t *testing.T) {
-	want := `KIND    ID TYPE   NAME  KEY VALUE ENTRIES FLAGS MEMLOCK CHARGED  UID CGROUP       USES          PINNED                           HOLDERS
-map      7 hash   flows   8    16    4096   0x1 384 KiB              /a/b         prog 1,2,3 +2 /sys/fs/bpf/flows /run/bpf/flows 10 agent ×2 11 \x1b[31mred
-map      9 array  gone    4     4       1   0x0   4 KiB              gone (id 77)
-program  1 kprobe entry                           8 KiB  12 KiB 1000              map 7                                          link 3
+	want := `KIND ID TYPE   NAME  KEY VALUE ENTRIES FLAGS MEMLOCK CHARGED  UID CGROUP       USES          PINNED                           HOLDERS
+map   7 hash   flows   8    16    4096   0x1 384 KiB              /a/b         prog 1,2,3 +2 /sys/fs/bpf/flows /run/bpf/flows 10 agent ×2 11 \x1b[31mred
+map   9 array  gone    4     4       1   0x0   4 KiB              gone (id 77)
+prog  1 kprobe entry                           8 KiB  12 KiB 1000              map 7                                          link 3
 `
 	var got strings.Builder
 	for line := range strings.Lines(maps(t, MapsOptions{})) {
@@ -62,7 +62,7 @@ program  1 kprobe entry                           8 KiB  12 KiB 1000            
 // Every field is there whatever the object, and of one type.
 func TestMapsJSON(t *testing.T) {
 	want := map[string]any{
-		"v": 1.0, "kind": "map", "id": 7.0, "type": "hash", "name": "flows", "key_size_bytes": 8.0, "value_size_bytes": 16.0,
+		"v": 2.0, "kind": "map", "id": 7.0, "type": "hash", "name": "flows", "key_size_bytes": 8.0, "value_size_bytes": 16.0,
 		"max_entries": 4096.0, "flags": 1.0, "memlock_bytes": 393216.0, "charged_bytes": 0.0, "charged_known": false, "regime": "memcg",
 		"uid": 0.0, "uid_known": false, "cgroup": "/a/b", "cgroup_id": 42.0, "cgroup_known": true, "container_id": "", "pod_uid": "",
 		"uses": []any{1.0, 2.0, 3.0, 4.0, 5.0}, "links": []any{}, "pinned": []any{"/sys/fs/bpf/flows", "/run/bpf/flows"},

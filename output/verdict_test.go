@@ -4,17 +4,18 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // No verdict is shown without a sentence, on a perf buffer or a BPF object.
 func TestEveryVerdictIsExplained(t *testing.T) {
 	for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {
-		for _, row := range []*Row{
+		for _, r := range []*row.Row{
 			{Entry: ledger.Entry{Verdict: v, Kind: ledger.Charge}},
 			{Entry: ledger.Entry{Verdict: v, Kind: ledger.Charge, Event: ledger.Event{Object: &ledger.Object{}}}},
 		} {
-			if note := Explain(row); !strings.Contains(note, v.String()+": ") {
+			if note := Explain(r); !strings.Contains(note, v.String()+": ") {
 				t.Errorf("%s is explained as %q", v, note)
 			}
 		}

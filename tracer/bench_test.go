@@ -15,6 +15,8 @@ import (
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
@@ -104,11 +106,11 @@ func newRecords() *tracer.Records {
 // discard is for what comes before the output.
 type discard struct{}
 
-func (discard) Write(*output.Row) error { return nil }
+func (discard) Write(*row.Row) error { return nil }
 
 func (discard) Flush() error { return nil }
 
-func (discard) Close(*output.Row, ledger.Summary) error { return nil }
+func (discard) Close(*row.Row, ledger.Summary) error { return nil }
 
 // BenchmarkEvents takes records all the way: decoded, through the ledger, to a
 // writer. One op is one event.
@@ -118,7 +120,7 @@ func BenchmarkEvents(b *testing.B) {
 		make func() (output.Writer, error)
 	}{
 		{"ledger", func() (output.Writer, error) { return discard{}, nil }},
-		{"json", func() (output.Writer, error) { return output.NewJSON(io.Discard), nil }},
+		{"json", func() (output.Writer, error) { return recording.NewWriter(io.Discard), nil }},
 		{"table", func() (output.Writer, error) { return output.NewTable(io.Discard) }},
 	}
 	for _, writer := range writers {
@@ -151,7 +153,7 @@ func benchmarkEvents(b *testing.B, live int, w output.Writer) {
 		}
 		took = cpuTime(b) - began
 	}
-	filter := &output.Filter{}
+	filter := &row.Filter{}
 	b.ReportAllocs()
 	stream := output.NewStream(w, filter)
 	if err := ledger.New().Run(events, func() uint64 { return 0 }, stream); err != nil {
@@ -194,7 +196,7 @@ func BenchmarkHeap(b *testing.B) {
 		}
 		use("all")
 	}
-	if err := ledger.New().Run(events, func() uint64 { return 0 }, output.NewStream(w, &output.Filter{})); err != nil {
+	if err := ledger.New().Run(events, func() uint64 { return 0 }, output.NewStream(w, &row.Filter{})); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
 )
 
@@ -62,7 +62,7 @@ Exit status, by --exit:
 		return err
 	})
 	f.BoolVar(&o.list, "list", false, "list the scenarios")
-	enumVar(f, &o.format, "format", output.FormatTable, output.Formats(), "how the report is written")
+	enumVar(f, &o.format, "format", report.FormatTable, report.Formats(), "how the report is written")
 	enumVar(f, &o.exit, "exit", check.ExitDefault, check.ExitConventions(), "convention of the exit status")
 	f.BoolVar(&o.invasive, "invasive", false, "also run scenarios that change settings of the whole machine")
 	f.DurationVar(&o.guests.Timeout, "timeout", 2*time.Minute, "give up on a kernel after this time")
@@ -76,7 +76,7 @@ Exit status, by --exit:
 }
 
 func runCheck(ctx context.Context, o *checkOptions) error {
-	write, err := output.ReportWriter(o.format)
+	write, err := report.Writer(o.format)
 	if err != nil {
 		return usageError{err}
 	}
@@ -86,19 +86,19 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	}
 	switch {
 	case o.list:
-		return output.CheckList(o.Out, exercises)
+		return report.List(o.Out, exercises)
 	case o.inGuest:
 		_, err := checkThis(ctx, o, exercises)
 		return err
 	}
-	report, err := checkAll(ctx, o, exercises)
+	found, err := checkAll(ctx, o, exercises)
 	if err != nil {
 		fmt.Fprintf(o.Err, "pinwatch: %v\n", err)
-		report = check.Report{} // nothing to rest a result on
-	} else if err := write(o.Out, &report); err != nil {
+		found = check.Report{} // nothing to rest a result on
+	} else if err := write(o.Out, &found); err != nil {
 		return err
 	}
-	code, err := report.ExitCode(o.exit, len(o.scenarios) > 0)
+	code, err := found.ExitCode(o.exit, len(o.scenarios) > 0)
 	if err == nil && code != 0 {
 		return exitStatus(code)
 	}
@@ -110,7 +110,7 @@ func checkAll(ctx context.Context, o *checkOptions, exercises []check.Exercise) 
 	if len(o.guests.Kernels) == 0 {
 		return checkThis(ctx, o, exercises)
 	}
-	progress := output.NewProgress(o.Err, len(o.guests.Kernels))
+	progress := report.NewProgress(o.Err, len(o.guests.Kernels))
 	defer progress.Clear()
 	o.guests.Progress, o.guests.Done = progress.Say, progress.Done
 	o.guests.Scenarios, o.guests.BTF = o.scenarios, o.tracing.btf

@@ -120,7 +120,7 @@ Exit status: 0 fine, 1 failure, 2 wrong usage.`,
 	add(groupAsk, newExplain(s), newMaps(s), newDoctor(s))
 	add(groupCheck, newCheck(s))
 	add(groupDevelop, newGuest(s), newWorkload(s))
-	root.AddCommand(newVersion(s))
+	root.AddCommand(newFields(s), newVersion(s))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return wrongUsage(c, wrongValue(err)) })
 	finish(root)
 	return root

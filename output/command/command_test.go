@@ -13,6 +13,8 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/command"
+	"github.com/pinwatch/pinwatch/output/report"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/output/top"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/check"
@@ -69,10 +71,10 @@ func TestEnumeratedFlags(t *testing.T) {
 	}{
 		{"trace", "transport", transport.Names()},
 		{"trace", "attach", probe.AttachNames()},
-		{"trace", "only", output.Subsystems()},
+		{"trace", "only", row.Watchable()},
 		{"record x", "transport", transport.Names()},
 		{"record x", "attach", probe.AttachNames()},
-		{"record x", "only", output.Subsystems()},
+		{"record x", "only", row.Watchable()},
 		{"top", "transport", transport.Names()},
 		{"top", "attach", probe.AttachNames()},
 		{"top", "view", top.ViewNames()},
@@ -83,7 +85,7 @@ func TestEnumeratedFlags(t *testing.T) {
 		{"explain", "source", []string{"auto", "proc"}},
 		{"maps", "sort", output.MapsSorts()},
 		{"maps", "type", types},
-		{"check", "format", output.Formats()},
+		{"check", "format", report.Formats()},
 		{"check", "exit", check.ExitConventions()},
 		{"check", "scenario", check.Names()},
 		{"workload bpf-maps", "type", workload.BPFMapTypes()},

@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/probe"
@@ -56,7 +58,7 @@ func checkBuffer(kib int64) error {
 
 // addOnly adds the choice of what to watch.
 func (t *tracingFlags) addOnly(f *pflag.FlagSet) {
-	enumsVar(f, &t.only, "only", []string{"perf", "bpf", "others"}, output.Subsystems(), "what to watch")
+	enumsVar(f, &t.only, "only", []string{"perf", "bpf", "others"}, row.Watchable(), "what to watch")
 }
 
 // aboutOnly explains the names that --only takes.
@@ -77,7 +79,7 @@ func (t *tracingFlags) options() tracer.Options {
 
 // rowFlags tell which rows of a trace are written, and how.
 type rowFlags struct {
-	filter output.Filter
+	filter row.Filter
 	json   bool
 	pids   []uint
 	uids   []uint
@@ -89,8 +91,8 @@ func (r *rowFlags) add(f *pflag.FlagSet) {
 	f.UintSliceVar(&r.uids, "uid", nil, "show only these users")
 	f.StringSliceVar(&r.filter.Comms, "comm", nil, "show only commands with these names")
 	f.StringVar(&r.filter.Cgroup, "cgroup", "", "show only what is in this cgroup or charged to it, or to one below")
-	f.BoolVar(&r.filter.Broken, "violations", false, "show only what breaks a rule")
-	f.BoolVar(&r.filter.Own, "include-self", false, "include pinwatch's own buffers (with --transport perf)")
+	f.BoolVar(&r.filter.Violations, "violations", false, "show only what breaks a rule")
+	f.BoolVar(&r.filter.Self, "include-self", false, "include pinwatch's own buffers (with --transport perf)")
 	renamed(f, "broken", "violations")
 	renamed(f, "own", "include-self")
 }
@@ -104,8 +106,8 @@ func (r *rowFlags) writer(w io.Writer) (output.Writer, error) {
 		r.filter.UIDs = append(r.filter.UIDs, uint32(uid))
 	}
 	if r.json {
-		r.filter.Older = true
-		return output.NewJSON(w), nil
+		recording.Replayable(&r.filter)
+		return recording.NewWriter(w), nil
 	}
 	return output.NewTable(w)
 }

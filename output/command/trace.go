@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/session"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -141,7 +142,7 @@ privileges.`,
 }
 
 func runRecord(ctx context.Context, o *recordOptions) error {
-	o.rows = rowFlags{json: true, filter: output.Filter{Own: true}}
+	o.rows = rowFlags{json: true, filter: recording.Everything()}
 	var file *os.File
 	err := trace(ctx, &o.traceOptions, func() (_ io.Writer, err error) {
 		file, err = os.Create(o.path)
@@ -193,8 +194,8 @@ func runReplay(o *replayOptions) error {
 	if err != nil {
 		return err
 	}
-	recording := output.NewRecording(in)
-	if err := ledger.New().Run(recording.Events(), recording.Lost, output.NewStream(w, &o.rows.filter)); err != nil {
+	recorded := recording.NewReader(in)
+	if err := ledger.New().Run(recorded.Events(), recorded.Lost, output.NewStream(w, &o.rows.filter)); err != nil {
 		return fmt.Errorf("replay %s: %w", o.path, err)
 	}
 	return nil

@@ -5,7 +5,7 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -26,7 +26,7 @@ type accounts struct {
 	users     map[uint32]*user    // by uid
 	buffers   map[bufferKey]held  // charged during the trace and still mapped
 	paths     map[uint64]string   // of cgroups, by id, as far as they were seen
-	rows      []*output.Row       // the last ledger entries, the oldest first
+	rows      []*row.Row          // the last ledger entries, the oldest first
 	counts    ledger.Summary
 	lost      uint64
 	rate      rate // of all events
@@ -88,10 +88,10 @@ type process struct {
 	events      uint64
 	rate        rate
 	lastNS      uint64
-	last        *output.Row // its last ledger entry
-	notable     []*output.Row
-	broken      *output.Row // its last entry that breaks a rule
-	gone        bool        // a snapshot no longer has it
+	last        *row.Row // its last ledger entry
+	notable     []*row.Row
+	broken      *row.Row // its last entry that breaks a rule
+	gone        bool     // a snapshot no longer has it
 }
 
 // user is what is known of one. locked is the counter that perf buffers are
@@ -107,8 +107,8 @@ type user struct {
 	refusals    uint64
 	events      uint64
 	rate        rate
-	notable     []*output.Row
-	broken      *output.Row
+	notable     []*row.Row
+	broken      *row.Row
 }
 
 // idle says that there is nothing to tell of a process.
@@ -158,10 +158,10 @@ func (a *accounts) withEntries(m Entries) *accounts {
 		return a
 	}
 	b := a.clone()
-	for _, row := range m.Rows {
-		b.enter(row)
+	for _, r := range m.Rows {
+		b.enter(r)
 	}
-	happened := slices.DeleteFunc(slices.Clone(m.Rows), func(row *output.Row) bool { return row.Kind == ledger.Older })
+	happened := slices.DeleteFunc(slices.Clone(m.Rows), func(r *row.Row) bool { return r.Kind == ledger.Preexisting })
 	b.rows = lastOf(a.rows, happened, maxRows)
 	if len(m.Rows) > 0 {
 		b.counts = m.Counts
@@ -171,23 +171,23 @@ func (a *accounts) withEntries(m Entries) *accounts {
 }
 
 // lastOf is the end of two lists, in a new one.
-func lastOf(old, more []*output.Row, most int) []*output.Row {
+func lastOf(old, more []*row.Row, most int) []*row.Row {
 	all := slices.Concat(old, more)
 	return slices.Clone(all[max(0, len(all)-most):])
 }
 
 // enter adds one ledger entry.
-func (a *accounts) enter(row *output.Row) {
-	e := &row.Entry
+func (a *accounts) enter(r *row.Row) {
+	e := &r.Entry
 	if l := e.Buffer.Limits; l.Allowance > 0 || e.Op == ledger.Map {
 		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(l.OnlineCPUs), Limits: rule.Limits{Allowance: l.Allowance, Paranoid: int(l.Paranoid)}}
 	}
-	if e.Kind == ledger.Older {
+	if e.Kind == ledger.Preexisting {
 		a.found(e)
 		return
 	}
 	p, u := a.change(e.Caller.PID), a.changeUser(e.Payer())
-	p.comm, p.uid, p.gone, p.last, p.lastNS = e.Caller.Comm, e.Caller.UID, false, row, e.TimeNS
+	p.comm, p.uid, p.gone, p.last, p.lastNS = e.Caller.Comm, e.Caller.UID, false, r, e.TimeNS
 	if p.cgroupID = e.Caller.CgroupID; a.paths[e.Caller.CgroupID] != "" {
 		p.cgroup = a.paths[e.Caller.CgroupID]
 	} else if p.cgroup != "" && e.Caller.CgroupID != 0 {
@@ -199,10 +199,10 @@ func (a *accounts) enter(row *output.Row) {
 		p.refusals++
 		u.refusals++
 	}
-	p.broken, u.broken = worse(p.broken, row), worse(u.broken, row)
+	p.broken, u.broken = worse(p.broken, r), worse(u.broken, r)
 	if e.Verdict != ledger.OK || e.Kind == ledger.Refusal {
-		p.notable = lastOf(p.notable, []*output.Row{row}, maxNotable)
-		u.notable = lastOf(u.notable, []*output.Row{row}, maxNotable)
+		p.notable = lastOf(p.notable, []*row.Row{r}, maxNotable)
+		u.notable = lastOf(u.notable, []*row.Row{r}, maxNotable)
 	}
 	p.overcharged, p.over, u.overcharged = e.ProcessOvercharge, e.PinnedOver, e.UserOvercharge
 	if e.Op == ledger.Map {
@@ -234,17 +234,17 @@ func (a *accounts) found(e *ledger.Entry) {
 
 // worse is the row to show of two: the later one that breaks a rule, but none
 // that is uncertain after one that is not.
-func worse(old, row *output.Row) *output.Row {
-	if row.Verdict == ledger.OK || old != nil && row.Uncertain && !old.Uncertain {
+func worse(old, later *row.Row) *row.Row {
+	if later.Verdict == ledger.OK || old != nil && later.Uncertain && !old.Uncertain {
 		return old
 	}
-	return row
+	return later
 }
 
 // move adds a charge to the process that pays it, or takes it off.
 func (a *accounts) move(e *ledger.Entry) {
 	switch e.Kind {
-	case ledger.Charge, ledger.Older:
+	case ledger.Charge, ledger.Preexisting:
 		h := held{pid: e.Caller.PID, uid: e.Payer(), pages: e.Buffer.Pages, user: e.ChargedUser, extra: e.ChargedPinned}
 		if e.BufferID != 0 {
 			a.buffers[bufferKey{e.BufferID, e.Buffer.Area}] = h

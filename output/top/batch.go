@@ -9,7 +9,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 	"github.com/olekukonko/tablewriter/tw"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/format"
 )
 
 // Batch writes the screen as plain text: the header and the named views in
@@ -56,13 +56,13 @@ func (m *Model) batchTable(w io.Writer) error {
 	if _, err := fmt.Fprintf(w, "\n%s: %d\n", m.tables[m.view].name(), m.list.len()); err != nil || m.list.len() == 0 {
 		return err
 	}
-	table := output.PlainTable(w, 1, align, names...)
+	table := format.Table(w, 1, align, names...)
 	u := units{pageSize: m.shown.limits.pageSize, bytes: m.opts.Bytes}
 	cells := make([]string, len(headings))
 	for row := range m.list.len() {
 		for i := range headings {
 			text, _ := m.list.text(row, i, u)
-			cells[i] = output.Printable(text)
+			cells[i] = format.Printable(text)
 		}
 		if err := table.Append(slices.Clone(cells)); err != nil {
 			return err

@@ -7,7 +7,7 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -31,9 +31,9 @@ func crowd(processes int, timeNS uint64) Snapshot {
 
 // crowdEntries are charges of those processes.
 func crowdEntries(l *ledger.Ledger, n int, timeNS uint64, first int) Entries {
-	var rows []*output.Row
+	var rows []*row.Row
 	for i := range n {
-		row := enter(l, ledger.Event{
+		r := enter(l, ledger.Event{
 			TimeNS: timeNS, PageSize: 4096,
 			Caller:  ledger.Caller{PID: uint32(1000 + (first+i)%5000), UID: uint32(i % 50), Comm: "worker", LockLimit: 2048},
 			User:    ledger.Reading{After: 129},
@@ -41,7 +41,7 @@ func crowdEntries(l *ledger.Ledger, n int, timeNS uint64, first int) Entries {
 			Buffer: ledger.Buffer{Key: uint64(first + i + 1), Pages: 129, Mappings: ledger.Count{After: 1},
 				Limits: ledger.Limits{Allowance: 33024, OnlineCPUs: 64}},
 		})
-		rows = append(rows, &row)
+		rows = append(rows, &r)
 	}
 	return Entries{Rows: rows, Counts: l.Counts()}
 }

@@ -9,7 +9,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/format"
 )
 
 // units say how amounts of memory are written.
@@ -20,7 +20,7 @@ type units struct {
 
 func (u units) pages(n int64) string {
 	if u.bytes && u.pageSize > 0 {
-		return output.Bytes(n * u.pageSize)
+		return format.Bytes(n * u.pageSize)
 	}
 	return strconv.FormatInt(n, 10)
 }
@@ -123,7 +123,7 @@ func perSecond(r float64) string {
 	case r < 10:
 		return strconv.FormatFloat(r, 'f', 1, 64)
 	}
-	return output.Fit(strconv.FormatInt(int64(math.Round(r)), 10), 6)
+	return format.Fit(strconv.FormatInt(int64(math.Round(r)), 10), 6)
 }
 
 // view is one of the tables: its columns and its rows.
@@ -284,7 +284,7 @@ func widen(places []place, headings []heading, left int) {
 // Numbers keep their size, with fewer digits.
 func pad(s string, width int, left bool) string {
 	if !left {
-		s = output.Fit(s, width)
+		s = format.Fit(s, width)
 	}
 	s = clip(s, width)
 	fill := strings.Repeat(" ", max(0, width-ansi.StringWidth(s)))

@@ -9,6 +9,8 @@ import (
 	"charm.land/lipgloss/v2"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/row"
 )
 
 // maxDetail is how many ledger entries, buffers or processes a page lists.
@@ -67,13 +69,13 @@ func (m *Model) fields(row int) []string {
 func (m *Model) processDetail(p *processRow) []string {
 	var lines []string
 	if p.cgroup != "" {
-		lines = append(lines, m.wrapped("  ", "cgroup "+output.Printable(p.cgroup), m.styles.dim)...)
+		lines = append(lines, m.wrapped("  ", "cgroup "+format.Printable(p.cgroup), m.styles.dim)...)
 	}
 	lines = append(lines, m.standing(p)...)
 	if buffers := m.buffersOf(p.pid); len(buffers) > 0 {
 		lines = append(append(lines, "", m.section("Buffers")), buffers...)
 	}
-	return append(lines, m.history(p.notable, func(r *output.Row) bool { return r.Caller.PID == p.pid })...)
+	return append(lines, m.history(p.notable, func(r *row.Row) bool { return r.Caller.PID == p.pid })...)
 }
 
 // standing says in words how a process stands with its limits.
@@ -172,7 +174,7 @@ func (m *Model) userDetail(u *userRow) []string {
 	if rest := u.locked - held; u.known && rest != 0 {
 		lines = append(lines, fmt.Sprintf("  %8d pages besides: of others than perf buffers, of buffers that are shared or whose process is gone, or charged wrongly", rest))
 	}
-	return append(lines, m.history(u.notable, func(r *output.Row) bool { return r.Payer() == u.uid || r.Caller.UID == u.uid })...)
+	return append(lines, m.history(u.notable, func(r *row.Row) bool { return r.Payer() == u.uid || r.Caller.UID == u.uid })...)
 }
 
 // holders lists processes by what they take of an allowance.
@@ -184,7 +186,7 @@ func (m *Model) holders(members []*process, allowance int64) []string {
 	for _, p := range members[:min(len(members), maxDetail)] {
 		where := cgroupText(p.cgroup, p.cgroupID, m.shown.containers[p.cgroup])
 		lines = append(lines, fmt.Sprintf("  %8d pages %5s  pid %-7d %-15s in %d buffers; pinned_vm %d  %s",
-			p.share, percent(float64(p.share)/float64(allowance)), p.pid, output.Printable(p.comm), p.buffers, p.pinned, where))
+			p.share, percent(float64(p.share)/float64(allowance)), p.pid, format.Printable(p.comm), p.buffers, p.pinned, where))
 	}
 	if more := len(members) - maxDetail; more > 0 {
 		lines = append(lines, fmt.Sprintf("  and %d more", more))
@@ -198,19 +200,19 @@ func (m *Model) holders(members []*process, allowance int64) []string {
 func (m *Model) cgroupDetail(g *cgroupRow) []string {
 	lines := []string{m.section("Its processes, and their parts of a user's allowance")}
 	lines = append(lines, m.holders(slices.Clone(g.members), max(1, g.allowance))...)
-	var notable []*output.Row
+	var notable []*row.Row
 	pids := map[uint32]bool{}
 	for _, p := range g.members {
 		notable = append(notable, p.notable...)
 		pids[p.pid] = true
 	}
-	slices.SortFunc(notable, func(a, b *output.Row) int { return cmp.Compare(a.Number, b.Number) })
-	return append(lines, m.history(notable, func(r *output.Row) bool { return pids[r.Caller.PID] })...)
+	slices.SortFunc(notable, func(a, b *row.Row) int { return cmp.Compare(a.Number, b.Number) })
+	return append(lines, m.history(notable, func(r *row.Row) bool { return pids[r.Caller.PID] })...)
 }
 
 // history are ledger entries, the latest first: the notable ones that were kept,
 // and all others that are still there.
-func (m *Model) history(notable []*output.Row, of func(*output.Row) bool) []string {
+func (m *Model) history(notable []*row.Row, of func(*row.Row) bool) []string {
 	rows := slices.Clone(notable)
 	for _, r := range slices.Backward(m.shown.rows) {
 		if len(rows) >= maxDetail {
@@ -220,8 +222,8 @@ func (m *Model) history(notable []*output.Row, of func(*output.Row) bool) []stri
 			rows = append(rows, r)
 		}
 	}
-	slices.SortFunc(rows, func(a, b *output.Row) int { return cmp.Compare(b.Number, a.Number) })
-	rows = slices.CompactFunc(rows, func(a, b *output.Row) bool { return a.Number == b.Number })
+	slices.SortFunc(rows, func(a, b *row.Row) int { return cmp.Compare(b.Number, a.Number) })
+	rows = slices.CompactFunc(rows, func(a, b *row.Row) bool { return a.Number == b.Number })
 	lines := []string{"", m.section("Ledger entries, the latest first")}
 	if len(rows) == 0 {
 		return append(lines, "  none since pinwatch started")
@@ -234,7 +236,7 @@ func (m *Model) history(notable []*output.Row, of func(*output.Row) bool) []stri
 }
 
 // entry is a ledger entry, and what there is to say about it.
-func (m *Model) entry(r *output.Row) []string {
+func (m *Model) entry(r *row.Row) []string {
 	style := m.styles.of((&eventRow{r}).tone())
 	lines := []string{"  " + style.Render(rowLine(r))}
 	if note := output.Explain(r); note != "" {
@@ -244,30 +246,31 @@ func (m *Model) entry(r *output.Row) []string {
 }
 
 // rowLine is a row as pinwatch trace writes it; of nil, the header.
-func rowLine(r *output.Row) string {
+func rowLine(r *row.Row) string {
 	var cells []string
-	for _, c := range output.Columns() {
+	for _, c := range row.Columns() {
+		width := max(c.Width, c.Least)
 		switch {
-		case c.Width == 0 || c.Header == "COMM":
+		case c.Width == 0 || c.Name == "comm":
 		case r == nil:
-			cells = append(cells, pad(c.Header, c.Width, c.Left))
+			cells = append(cells, pad(c.Header, width, c.Left))
 		default:
-			cells = append(cells, pad(c.Cell(r), c.Width, c.Left))
+			cells = append(cells, pad(c.Cell(r), width, c.Left))
 		}
 	}
 	return strings.TrimRight(strings.Join(cells, " "), " ")
 }
 
-func (m *Model) eventDetail(r *output.Row) []string {
+func (m *Model) eventDetail(r *row.Row) []string {
 	note := output.Explain(r)
 	if note == "" {
 		note = "The kernel did what the rules say."
 	}
 	lines := append([]string{m.section("What it means")}, m.wrapped("  ", note, m.styles.of((&eventRow{r}).tone()))...)
 	lines = append(lines, "", m.section("All values"))
-	for _, c := range output.Columns() {
-		if c.Name != "v" && c.Name != "note" {
-			lines = append(lines, fmt.Sprintf("  %-30s %s", c.Name, output.Printable(c.JSON(r))))
+	for _, c := range row.Columns() {
+		if c.Of(r) && c.Name != "v" && c.Name != "note" {
+			lines = append(lines, fmt.Sprintf("  %-30s %s", c.Name, format.Printable(c.JSON(r))))
 		}
 	}
 	return lines

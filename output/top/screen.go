@@ -10,7 +10,7 @@ import (
 	"charm.land/lipgloss/v2"
 	"github.com/charmbracelet/x/ansi"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
@@ -133,7 +133,7 @@ func (m *Model) titleLine() string {
 	state := strings.Join(parts, between)
 	title := m.styles.title.Render("pinwatch top") + "  "
 	room := m.width - ansi.StringWidth(title+between+state)
-	return title + clip(output.Printable(m.opts.Title), max(8, room)) + between + state
+	return title + clip(format.Printable(m.opts.Title), max(8, room)) + between + state
 }
 
 // pausedState says how far the screen is behind.
@@ -189,7 +189,7 @@ func (m *Model) trafficLine() string {
 		parts = append(parts, "accounting "+c.Era)
 	}
 	if m.usage.RSS > 0 {
-		parts = append(parts, fmt.Sprintf("pinwatch %.1f%% CPU %s", 100*m.usage.CPU, output.Bytes(m.usage.RSS>>20<<20)))
+		parts = append(parts, fmt.Sprintf("pinwatch %.1f%% CPU %s", 100*m.usage.CPU, format.Bytes(m.usage.RSS>>20<<20)))
 	}
 	if s := m.shown.snapshot; s != nil {
 		parts = append(parts, "snapshot by "+s.Source)
@@ -241,9 +241,9 @@ func (m *Model) tabs() string {
 	note := fmt.Sprintf(" rows: %d", m.list.len())
 	switch {
 	case m.typing:
-		note = " filter: " + output.Printable(m.opts.Filter) + "▏"
+		note = " filter: " + format.Printable(m.opts.Filter) + "▏"
 	case m.opts.Filter != "":
-		note += m.styles.warning.Render(" with \"" + output.Printable(m.opts.Filter) + "\" (Esc: all)")
+		note += m.styles.warning.Render(" with \"" + format.Printable(m.opts.Filter) + "\" (Esc: all)")
 	}
 	if m.opts.All {
 		note += ", idle ones too"

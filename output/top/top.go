@@ -13,7 +13,8 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -22,7 +23,7 @@ import (
 type (
 	// Entries are ledger entries, in their order, and the counts after them.
 	Entries struct {
-		Rows   []*output.Row
+		Rows   []*row.Row
 		Counts ledger.Summary
 		Lost   uint64
 	}
@@ -199,7 +200,7 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 func (m *Model) trouble(t Trouble) {
 	rest := slices.DeleteFunc(slices.Clone(m.troubles), func(line troubleLine) bool { return line.topic == t.Topic })
 	for _, text := range t.Texts {
-		rest = append(rest, troubleLine{t.Topic, output.Printable(strings.Join(strings.Fields(text), " "))})
+		rest = append(rest, troubleLine{t.Topic, format.Printable(strings.Join(strings.Fields(text), " "))})
 	}
 	m.troubles = rest
 }

@@ -13,7 +13,9 @@ import (
 	"github.com/charmbracelet/x/ansi"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -72,12 +74,12 @@ func entries(t testing.TB, name string, most int) []Entries {
 	defer f.Close()
 	l := ledger.New()
 	var all []Entries
-	for event, err := range output.NewRecording(f).Events() {
+	for event, err := range recording.NewReader(f).Events() {
 		if err != nil {
 			t.Fatal(err)
 		}
-		row := enter(l, event)
-		all = append(all, Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
+		r := enter(l, event)
+		all = append(all, Entries{Rows: []*row.Row{&r}, Counts: l.Counts()})
 		if len(all) == most {
 			break
 		}
@@ -130,8 +132,8 @@ func watched(t testing.TB, width, height int) Model {
 	m := newModel(t, Options{Title: "Linux 6.12.107", Attach: "kprobe, ring buffer"}, width, height)
 	m, _ = m.Update(host())
 	m, _ = m.Update(Objects{
-		{ID: 12, Kind: "map", Type: "hash", Name: "conn_table", Memlock: 8 << 20, Charged: 4 << 20, Holders: []string{"agent(812)"}},
-		{ID: 7, Kind: "prog", Type: "kprobe", Name: "on_connect", Memlock: 4096, Charged: -1, Holders: []string{"agent(812)", "\x1b[31mx(9)"}},
+		{ID: 12, Kind: bpfobj.KindMap, Type: "hash", Name: "conn_table", Memlock: 8 << 20, Charged: 4 << 20, Holders: []string{"agent(812)"}},
+		{ID: 7, Kind: bpfobj.KindProgram, Type: "kprobe", Name: "on_connect", Memlock: 4096, Charged: -1, Holders: []string{"agent(812)", "\x1b[31mx(9)"}},
 	})
 	m, _ = m.Update(Tick{NowNS: 1_700_000_000e9, Usage: Usage{CPU: 0.012, RSS: 17 << 20}})
 	return m
@@ -439,8 +441,8 @@ func TestSnapshotAndEntries(t *testing.T) {
 	l := ledger.New()
 	m := watched(t, 120, 24)
 	send := func(e ledger.Event) {
-		row := enter(l, event(e))
-		m, _ = m.Update(Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
+		r := enter(l, event(e))
+		m, _ = m.Update(Entries{Rows: []*row.Row{&r}, Counts: l.Counts()})
 	}
 	after := host().TimeNS + 1
 	send(ledger.Event{
@@ -503,8 +505,8 @@ func TestFound(t *testing.T) {
 	l := ledger.New()
 	send := func(e ledger.Event) {
 		t.Helper()
-		row := enter(l, e)
-		m, _ = m.Update(Entries{Rows: []*output.Row{&row}, Counts: l.Counts()})
+		r := enter(l, e)
+		m, _ = m.Update(Entries{Rows: []*row.Row{&r}, Counts: l.Counts()})
 	}
 	recorded := [2]ledger.Recorded{rule.Data: {Pages: 65, Extra: 4}}
 	older := ledger.Event{
@@ -591,7 +593,38 @@ func TestArrange(t *testing.T) {
 }
 
 // enter makes the row of one more event.
-func enter(l *ledger.Ledger, event ledger.Event) output.Row {
+func enter(l *ledger.Ledger, event ledger.Event) row.Row {
 	e := l.Apply(event)
-	return output.RowOf(&e)
+	return row.Of(&e)
+}
+
+// Where there is little room, the events go without what ranks lowest: the ID goes
+// before the user and the part for the process.
+func TestEventColumnsByRank(t *testing.T) {
+	view := eventView()
+	headings := view.headings()
+	var shown []string
+	for _, p := range arrange(headings, 80, view.sortedBy()) {
+		shown = append(shown, headings[p.column].name)
+	}
+	if got, want := strings.Join(shown, " "), "TIME KIND PID COMM UID PAGES EXTRA VERDICT"; got != want {
+		t.Errorf("80 columns show %s; want %s", got, want)
+	}
+}
+
+// The columns of the events are those of the reference, and say what it says.
+func TestEventColumnsAreTheReference(t *testing.T) {
+	known := map[string]string{}
+	for _, f := range row.Reference() {
+		known[f.Header] = f.Help
+	}
+	headings := eventView().headings()
+	for _, h := range headings {
+		if help, ok := known[h.name]; !ok || help != h.help {
+			t.Errorf("column %s is explained as %q; by the reference %q", h.name, h.help, help)
+		}
+	}
+	if len(headings) != 14 {
+		t.Errorf("%d columns", len(headings))
+	}
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -83,7 +85,7 @@ func processView() *view[processRow] {
 		sort:  "PINNED_VM",
 		columns: []column[processRow]{
 			identity("PID", 7, 1, "", func(p *processRow) uint32 { return p.pid }),
-			word("COMM", 12, 1, 2, "", func(p *processRow) string { return output.Printable(p.comm) }),
+			word("COMM", 12, 1, 2, "", func(p *processRow) string { return format.Printable(p.comm) }),
 			identity("UID", 6, 8, "", func(p *processRow) uint32 { return p.uid }),
 			amount("PINNED_VM", 10, 2, helpPinned, func(p *processRow) int64 { return p.pinned }),
 			{heading: heading{name: "LOCK_LIMIT", width: 10, rank: 4, help: "RLIMIT_MEMLOCK; none: nothing limits this process"}, text: limitText,
@@ -176,7 +178,7 @@ func rateColumn[T any](value func(*T) float64) column[T] {
 }
 
 // verdictText is the last broken rule, or how often the rules refused.
-func verdictText(broken *output.Row, refusals, events uint64) string {
+func verdictText(broken *row.Row, refusals, events uint64) string {
 	switch {
 	case broken != nil && broken.Uncertain:
 		return broken.Verdict.String() + "?"
@@ -190,7 +192,7 @@ func verdictText(broken *output.Row, refusals, events uint64) string {
 	return ""
 }
 
-func toneOf(broken *output.Row, refusals uint64, gone bool) tone {
+func toneOf(broken *row.Row, refusals uint64, gone bool) tone {
 	switch {
 	case broken != nil && !broken.Uncertain:
 		return toneBroken
@@ -205,9 +207,9 @@ func toneOf(broken *output.Row, refusals uint64, gone bool) tone {
 func cgroupText(path string, id uint64, container string) string {
 	switch {
 	case container != "":
-		return output.Printable(container)
+		return format.Printable(container)
 	case path != "":
-		return output.Printable(path)
+		return format.Printable(path)
 	case id != 0:
 		return fmt.Sprintf("cgroup id %d", id)
 	}
@@ -233,7 +235,7 @@ func userView() *view[userRow] {
 		sort:  "LOCKED",
 		columns: []column[userRow]{
 			identity("UID", 7, 1, "", func(u *userRow) uint32 { return u.uid }),
-			word("NAME", 10, 1, 6, "", func(u *userRow) string { return output.Printable(u.name) }),
+			word("NAME", 10, 1, 6, "", func(u *userRow) string { return format.Printable(u.name) }),
 			{heading: heading{name: "LOCKED", width: 10, rank: 2, help: "the counter that perf buffers are charged to; with ≥ what is known of it"},
 				text: func(u *userRow, units units) string {
 					if u.known {
@@ -307,7 +309,7 @@ type cgroupRow struct {
 	pinned, share, over    int64
 	refusals, events       uint64
 	perSecond              float64
-	broken                 *output.Row
+	broken                 *row.Row
 	members                []*process
 	allowance, bufferPages int64
 }
@@ -318,7 +320,7 @@ func cgroupView() *view[cgroupRow] {
 		sort:  "PINNED_VM",
 		columns: []column[cgroupRow]{
 			word("CGROUP", 16, 3, 1, "", func(g *cgroupRow) string { return g.name }),
-			word("CONTAINER", 12, 1, 8, "where it is known", func(g *cgroupRow) string { return output.Printable(g.container) }),
+			word("CONTAINER", 12, 1, 8, "where it is known", func(g *cgroupRow) string { return format.Printable(g.container) }),
 			number("PROCS", 5, 6, "its processes that have to do with locked memory", func(g *cgroupRow) int64 { return g.processes }),
 			amount("PINNED_VM", 10, 2, helpPinnedMany, func(g *cgroupRow) int64 { return g.pinned }),
 			amount("USER_SHARE", 10, 3, "pages of users' allowances that its buffers take", func(g *cgroupRow) int64 { return g.share }),
@@ -392,7 +394,7 @@ func objectView() *view[Object] {
 			heading: heading{name: name, width: 10, rank: rank, help: help},
 			text: func(o *Object, _ units) string {
 				if n := value(o); n >= 0 {
-					return output.Bytes(n)
+					return format.Bytes(n)
 				}
 				return "?"
 			},
@@ -405,11 +407,11 @@ func objectView() *view[Object] {
 		columns: []column[Object]{
 			identity("ID", 7, 1, "", func(o *Object) uint32 { return o.ID }),
 			word("KIND", 4, 0, 2, "", func(o *Object) string { return o.Kind }),
-			word("TYPE", 14, 0, 4, "", func(o *Object) string { return output.Printable(o.Type) }),
-			word("NAME", 15, 1, 2, "", func(o *Object) string { return output.Printable(o.Name) }),
+			word("TYPE", 14, 0, 4, "", func(o *Object) string { return format.Printable(o.Type) }),
+			word("NAME", 15, 1, 2, "", func(o *Object) string { return format.Printable(o.Name) }),
 			memory("CHARGED", 3, "bytes charged to a user (before 5.11) or a memcg", func(o *Object) int64 { return o.Charged }),
 			memory("MEMLOCK", 5, "bytes by its fdinfo; an estimate since 5.11", func(o *Object) int64 { return o.Memlock }),
-			word("HOLDERS", 14, 3, 3, "who has it open", func(o *Object) string { return output.Printable(strings.Join(o.Holders, " ")) }),
+			word("HOLDERS", 14, 3, 3, "who has it open", func(o *Object) string { return format.Printable(strings.Join(o.Holders, " ")) }),
 		},
 		rows: func(a *accounts, _ bool) []Object { return slices.Clone(a.objects) },
 		id:   func(o *Object) string { return fmt.Sprintf("%s %d", o.Kind, o.ID) },
@@ -418,7 +420,7 @@ func objectView() *view[Object] {
 }
 
 // eventRow is one row of the live events.
-type eventRow struct{ *output.Row }
+type eventRow struct{ *row.Row }
 
 func (e *eventRow) tone() tone {
 	switch {
@@ -447,30 +449,32 @@ func eventView() *view[eventRow] {
 		id:   func(e *eventRow) string { return strconv.FormatUint(e.Number, 10) },
 		tone: (*eventRow).tone,
 	}
-	v.columns = append(v.columns, number("EVENT", 6, 7, "its number", func(e *eventRow) int64 { return int64(e.Number) }))
-	ranks := map[string]int{"TIME": 2, "KIND": 1, "PID": 1, "COMM": 3, "UID": 5, "BUF": 10, "PAGES": 3, "USER_LOCKED": 8, "EXTRA": 3, "PINNED_VM": 6, "LOCK_LIMIT": 9, "VERDICT": 2}
-	words := map[string]bool{"KIND": true, "PID": true, "COMM": true, "UID": true, "VERDICT": true}
-	for _, c := range output.Columns() {
-		if c.Width == 0 {
-			continue
+	for _, c := range row.Columns() {
+		if c.Least > 0 {
+			v.columns = append(v.columns, eventColumn(c))
 		}
-		compare := func(a, b *eventRow) int { return compareCells(c.Cell(a.Row), c.Cell(b.Row)) }
-		if c.Header == "TIME" {
-			compare = func(a, b *eventRow) int { return cmp.Compare(a.Number, b.Number) }
-		}
-		v.columns = append(v.columns, column[eventRow]{
-			heading: heading{name: c.Header, width: c.Width, left: c.Left, rank: ranks[c.Header]},
-			text:    func(e *eventRow, _ units) string { return c.Cell(e.Row) },
-			compare: compare,
-			word:    words[c.Header],
-		})
 	}
-	v.columns = append(v.columns, column[eventRow]{
-		heading: heading{name: "NOTE", width: 30, flex: 1, left: true, rank: 11, help: "what the numbers mean"},
-		text:    func(e *eventRow, _ units) string { return output.Explain(e.Row) },
-		compare: func(a, b *eventRow) int { return 0 },
-	})
 	return v
+}
+
+func eventColumn(c row.Column) column[eventRow] {
+	shown := column[eventRow]{
+		heading: heading{name: c.Header, width: c.Least, left: c.Left, rank: c.Rank, help: c.Help},
+		text:    func(e *eventRow, _ units) string { return c.Cell(e.Row) },
+		compare: func(a, b *eventRow) int { return compareCells(c.Cell(a.Row), c.Cell(b.Row)) },
+		word:    c.Word,
+	}
+	switch c.Name {
+	case "comm":
+		shown.flex = 1 // those that are longer than most
+	case "time_ns":
+		shown.compare = func(a, b *eventRow) int { return cmp.Compare(a.Number, b.Number) }
+	case "note": // the longest text of all is made where it is looked at
+		shown.flex = 4
+		shown.text = func(e *eventRow, _ units) string { return output.Explain(e.Row) }
+		shown.compare = func(a, b *eventRow) int { return 0 }
+	}
+	return shown
 }
 
 // compareCells compares numbers as numbers, and everything else as text.

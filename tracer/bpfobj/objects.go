@@ -21,7 +21,7 @@ import (
 // Kinds of objects.
 const (
 	KindMap     = "map"
-	KindProgram = "program"
+	KindProgram = "prog"
 )
 
 // Object is a BPF map or program.

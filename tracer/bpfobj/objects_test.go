@@ -17,7 +17,7 @@ func TestParseFdinfo(t *testing.T) {
 	}{
 		"map": {"pos:\t0\nflags:\t02000002\nmnt_id:\t15\nmap_type:\t6\nkey_size:\t4\nvalue_size:\t8\nmax_entries:\t1024\nmap_flags:\t0x1\nmap_extra:\t0x0\nmemlock:\t24888\nmap_id:\t7\nfrozen:\t0\n",
 			descriptor{object: Object{Kind: KindMap, ID: 7, Type: "percpu_array", KeySize: 4, ValueSize: 8, MaxEntries: 1024, Flags: 1, Memlock: 24888}}, true},
-		"program": {"pos:\t0\nprog_type:\t2\nprog_jited:\t1\nprog_tag:\t2f1c0b1f9b9e7a31\nmemlock:\t4096\nprog_id:\t12\nrun_time_ns:\t0\n",
+		"prog": {"pos:\t0\nprog_type:\t2\nprog_jited:\t1\nprog_tag:\t2f1c0b1f9b9e7a31\nmemlock:\t4096\nprog_id:\t12\nrun_time_ns:\t0\n",
 			descriptor{object: Object{Kind: KindProgram, ID: 12, Type: "kprobe", Memlock: 4096}}, true},
 		"link":     {"link_type:\tperf\nlink_id:\t3\nprog_tag:\t2f1c0b1f9b9e7a31\nprog_id:\t12\n", descriptor{link: true, object: Object{Kind: KindProgram, ID: 12, Type: "unspec"}}, true},
 		"BTF":      {"pos:\t0\nbtf_id:\t3\n", descriptor{}, false},

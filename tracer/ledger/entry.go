@@ -5,16 +5,16 @@ type Kind uint8
 
 // The kinds of entries.
 const (
-	Charge    Kind = iota // a new buffer (or its AUX area) was charged
-	Refund                // its last mapping went, and the charge came back
-	Refusal               // the call failed: nothing may be charged
-	Mapping               // a further mapping of a buffer: nothing may be charged
-	Unmapping             // one of several mappings went: nothing comes back yet
-	Growth                // a BPF map took more memory
-	Older                 // a buffer that was mapped before the trace: no event of it
+	Charge      Kind = iota // a new buffer (or its AUX area) was charged
+	Refund                  // its last mapping went, and the charge came back
+	Refusal                 // the call failed: nothing may be charged
+	Mapping                 // a further mapping of a buffer: nothing may be charged
+	Unmapping               // one of several mappings went: nothing comes back yet
+	Growth                  // a BPF map took more memory
+	Preexisting             // a buffer that was mapped before the trace: no event of it
 )
 
-var kindNames = [...]string{"charge", "refund", "refusal", "mapping", "unmapping", "growth", "older"}
+var kindNames = [...]string{"charge", "refund", "refusal", "mapping", "unmapping", "growth", "preexisting"}
 
 // Kinds is how many there are.
 const Kinds = len(kindNames)
@@ -37,7 +37,7 @@ func (k Kind) Op(object bool) Op {
 	switch {
 	case k == Growth:
 		return Grow
-	case k == Older:
+	case k == Preexisting:
 		return Found
 	case object && k == Refund:
 		return Free

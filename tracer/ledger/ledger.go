@@ -100,11 +100,10 @@ type Summary struct {
 	DoubleCharged int64 // charged for further mappings and not given back
 	Misdirected   int64 // refunded to a user or process that did not pay
 	Leaked        int64 // not refunded when the last mapping went
-	// Refused counts the EPERM refusals. FirstRefusal is the number of the
-	// first one among all events, from 1; 0 without one.
-	Refused, FirstRefusal uint64
-	RefusedByCgroup       uint64 // BPF objects, with ENOMEM
-	Lost                  uint64 // events, as far as is known
+	Refused       uint64 // with EPERM, by a limit on locked memory
+	// Failures are all calls that failed, by errno in the order of the first ones.
+	Failures [6]Failure
+	Lost     uint64 // events, as far as is known
 	// How far users' counters, and pinned_vm of processes, moved between the
 	// calls, by what is not traced.
 	ForeignUser, ForeignPinned int64
@@ -124,6 +123,30 @@ type Summary struct {
 	Objects     int
 	ObjectBytes int64
 	Era         string
+}
+
+// Failure counts the calls that failed with one errno. First is the number of the first
+// one among all events, from 1.
+type Failure struct {
+	Errno        int32 // 0: several, which have no place of their own
+	Calls, First uint64
+}
+
+// fail counts a call that failed, the latest of all events.
+func (s *Summary) fail(errno int32) {
+	last := len(s.Failures) - 1
+	i := 0
+	for i < last && s.Failures[i].Calls > 0 && s.Failures[i].Errno != errno {
+		i++
+	}
+	f := &s.Failures[i]
+	switch {
+	case f.Calls == 0:
+		f.Errno, f.First = errno, s.Events
+	case f.Errno != errno:
+		f.Errno = 0
+	}
+	f.Calls++
 }
 
 // live counts a buffer that came or went, and charged what its areas pay.
@@ -341,6 +364,9 @@ func (l *Ledger) count(e *Entry) {
 	}
 	s.Events++
 	s.Kinds[e.Kind]++
+	if e.Kind == Refusal {
+		s.fail(e.Errno)
+	}
 	if e.Uncertain {
 		s.Doubtful[e.Verdict]++
 	} else {

@@ -3,6 +3,8 @@ package ledger
 import (
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -187,8 +189,8 @@ func TestRefusal(t *testing.T) {
 	if e := l.Apply(other); e.Verdict != OK || e.Kind != Refusal {
 		t.Errorf("EINVAL: %v %v; want refusal ok", e.Kind, e.Verdict)
 	}
-	if s := l.Summary(); s.Refused != 6 || s.FirstRefusal != 3 {
-		t.Errorf("refused %d, first %d; want 6, 3", s.Refused, s.FirstRefusal)
+	if s := l.Summary(); s.Refused != 6 || s.Failures[0] != (Failure{Errno: rule.EPERM, Calls: 6, First: 3}) {
+		t.Errorf("refused %d, %+v; want 6, the first was event 3", s.Refused, s.Failures)
 	}
 }
 
@@ -429,5 +431,18 @@ func TestOwn(t *testing.T) {
 	l.Apply(own)
 	if s := l.Summary(); s.Own != 2 || s.OwnUser != 0 || s.Events != 1 || s.Users[0].Unexplained() != 0 {
 		t.Errorf("after the unmapping: %+v", s)
+	}
+}
+
+// Failed calls are counted by errno; when there are more errnos than places, the rest
+// shares the last one.
+func TestFailures(t *testing.T) {
+	l := New()
+	for _, errno := range []int32{0, 1, 12, 1, 105, 22, 16, 13, 13, 19, 12} {
+		l.Apply(Event{Op: Map, Errno: errno})
+	}
+	want := [...]Failure{{1, 2, 2}, {12, 2, 3}, {105, 1, 5}, {22, 1, 6}, {16, 1, 7}, {0, 3, 8}}
+	if diff := cmp.Diff(want, l.Summary().Failures); diff != "" {
+		t.Error(diff)
 	}
 }

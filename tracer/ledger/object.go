@@ -163,11 +163,8 @@ func (l *Ledger) objectGrowth(e *Entry) {
 func (l *Ledger) objectRefusal(e *Entry, u *user) {
 	e.Kind = Refusal
 	o := e.Object
-	switch {
-	case e.AboutMemory() && o.Rlimit:
+	if e.AboutMemory() && o.Rlimit {
 		l.refused(e)
-	case e.AboutMemory() && !e.Caller.Self:
-		l.summary.RefusedByCgroup++
 	}
 	if !o.Rlimit {
 		// Not given back yet. Since 6.18 the kernel does that in a worker, so it

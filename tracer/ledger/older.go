@@ -31,7 +31,7 @@ type holdingKey struct{ pid, uid uint32 }
 
 // found enters one area of an older buffer.
 func (l *Ledger) found(ev Event) Entry {
-	e := Entry{Event: ev, Kind: Older, Fits: -1}
+	e := Entry{Event: ev, Kind: Preexisting, Fits: -1}
 	l.foundNS = max(l.foundNS, ev.TimeNS)
 	record := ev.Buffer.Recorded[ev.Buffer.Area]
 	e.ChargedUser, e.ChargedPinned = record.Pages-record.Extra, record.Extra

@@ -71,7 +71,7 @@ func TestOlderIsJudged(t *testing.T) {
 	} {
 		l := New()
 		l.era = c.era
-		if e := l.Apply(olderBuffer()); e.Kind != Older || e.BufferID != 1 || e.ProcessID != 1 || e.ChargedUser != 61 || e.ChargedPinned != 4 || e.Uncertain {
+		if e := l.Apply(olderBuffer()); e.Kind != Preexisting || e.BufferID != 1 || e.ProcessID != 1 || e.ChargedUser != 61 || e.ChargedPinned != 4 || e.Uncertain {
 			t.Fatalf("%s: found %+v", name, e)
 		}
 		want := []Holding{{PID: 10, Comm: "holder", UID: 1000, Buffers: 1, User: 61, Pinned: 4}}

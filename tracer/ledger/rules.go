@@ -154,12 +154,8 @@ func (l *Ledger) refusal(e *Entry, p *process, u *user) {
 
 // refused counts an EPERM, if not the tracer's own.
 func (l *Ledger) refused(e *Entry) {
-	if e.Caller.Self {
-		return
-	}
-	l.summary.Refused++
-	if l.summary.FirstRefusal == 0 {
-		l.summary.FirstRefusal = l.summary.Events + 1
+	if !e.Caller.Self {
+		l.summary.Refused++
 	}
 }
 

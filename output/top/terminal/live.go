@@ -11,7 +11,7 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/output/top"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -66,7 +66,7 @@ type feed struct {
 
 // entered are ledger entries, and the counts after them.
 type entered struct {
-	rows   []*output.Row
+	rows   []*row.Row
 	counts ledger.Summary
 }
 
@@ -95,14 +95,14 @@ func (f *feed) trace(ctx context.Context, out chan<- entered) error {
 // that are there.
 type entries struct {
 	out  chan<- entered
-	rows []*output.Row
+	rows []*row.Row
 }
 
 // Enter keeps an entry until no more wait.
 func (s *entries) Enter(e *ledger.Entry) error {
-	if e.Kind != ledger.Older { // the snapshots tell
-		row := output.RowOf(e)
-		s.rows = append(s.rows, &row)
+	if e.Kind != ledger.Preexisting { // the snapshots tell
+		r := row.Of(e)
+		s.rows = append(s.rows, &r)
 	}
 	return nil
 }

@@ -7,7 +7,8 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/output/top"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
@@ -31,20 +32,20 @@ const (
 
 // Run plays the recording to its end, and then waits for ctx.
 func (r *Replay) Run(ctx context.Context, orders <-chan top.Action, send func(tea.Msg)) error {
-	recording := output.NewRecording(r.In)
+	recorded := recording.NewReader(r.In)
 	p := player{Replay: *r, orders: orders, send: send, usage: newUsage()}
 	paced := func(yield func(ledger.Event, error) bool) {
-		for event, err := range recording.Events() {
+		for event, err := range recorded.Events() {
 			if err == nil && !p.await(ctx, &event) {
 				return
 			}
-			p.lost = recording.Lost()
+			p.lost = recorded.Lost()
 			if !yield(event, err) {
 				return
 			}
 		}
 	}
-	if err := ledger.New().Run(paced, recording.Lost, &p); err != nil || ctx.Err() != nil {
+	if err := ledger.New().Run(paced, recorded.Lost, &p); err != nil || ctx.Err() != nil {
 		return err
 	}
 	p.send(top.Tick{NowNS: p.atNS, Usage: p.usage.read()})
@@ -59,7 +60,7 @@ type player struct {
 	orders  <-chan top.Action
 	send    func(tea.Msg)
 	usage   *usage
-	rows    []*output.Row
+	rows    []*row.Row
 	counts  ledger.Summary // after the last of the rows
 	lost    uint64
 	flushed time.Time
@@ -147,8 +148,8 @@ func (p *player) await(ctx context.Context, event *ledger.Event) bool {
 
 // Enter keeps an entry until the next flush.
 func (p *player) Enter(e *ledger.Entry) error {
-	row := output.RowOf(e)
-	p.rows = append(p.rows, &row)
+	r := row.Of(e)
+	p.rows = append(p.rows, &r)
 	p.atNS = max(p.atNS, e.TimeNS)
 	return nil
 }

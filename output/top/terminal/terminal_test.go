@@ -12,7 +12,7 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/output/top"
 	"github.com/pinwatch/pinwatch/output/top/terminal"
 )
@@ -41,7 +41,7 @@ func (how panicking) Run(ctx context.Context, orders <-chan top.Action, send fun
 	if how == "source" {
 		panic("in the source")
 	}
-	send(top.Entries{Rows: []*output.Row{nil}}) // the model cannot stand that
+	send(top.Entries{Rows: []*row.Row{nil}}) // the model cannot stand that
 	<-ctx.Done()
 	return nil
 }

@@ -1,4 +1,4 @@
-package output
+package lines
 
 import (
 	"os"
@@ -27,7 +27,7 @@ func TestLines(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got writes
-			l := &lines{to: &got, most: 10}
+			l := &Writer{to: &got, most: 10}
 			for _, part := range c.parts {
 				if n, err := l.Write([]byte(part)); n != len(part) || err != nil {
 					t.Errorf("%d, %v", n, err)
@@ -56,7 +56,7 @@ func TestLinesToAPipe(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if pipe, file, other := newLines(out).most, newLines(file).most, newLines(&strings.Builder{}).most; pipe != 4096 || file <= pipe || other != file {
+	if pipe, file, other := New(out).most, New(file).most, New(&strings.Builder{}).most; pipe != 4096 || file <= pipe || other != file {
 		t.Errorf("%d bytes to a pipe, %d to a file, %d to others", pipe, file, other)
 	}
 }

@@ -1,4 +1,4 @@
-package output
+package report
 
 import (
 	"bytes"
@@ -51,7 +51,7 @@ func aReport() *check.Report {
 
 func render(t *testing.T, format string, r *check.Report) string {
 	t.Helper()
-	write, err := ReportWriter(format)
+	write, err := Writer(format)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestReportFormats(t *testing.T) {
 	for _, format := range []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit} {
 		t.Run(format, func(t *testing.T) {
 			got := render(t, format, aReport())
-			path := filepath.Join("..", "testdata", "check", "report."+format)
+			path := filepath.Join("..", "..", "testdata", "check", "report."+format)
 			if os.Getenv("UPDATE_GOLDEN") != "" {
 				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -86,7 +86,7 @@ func TestReportFormats(t *testing.T) {
 			}
 		})
 	}
-	if _, err := ReportWriter("yaml"); err == nil {
+	if _, err := Writer("yaml"); err == nil {
 		t.Error("an unknown format is an error")
 	}
 }

@@ -1,4 +1,5 @@
-package output
+// Package lines passes on whole lines.
+package lines
 
 import (
 	"bytes"
@@ -6,10 +7,10 @@ import (
 	"os"
 )
 
-// lines collects what is written and passes whole lines on, many at a time. Others
+// Writer collects what is written and passes whole lines on, many at a time. Others
 // may write to the same place, such as the command that is traced: nothing of
 // theirs gets into the midst of a line.
-type lines struct {
+type Writer struct {
 	to   io.Writer
 	most int // bytes at a time, unless one line is longer
 	held []byte
@@ -22,8 +23,9 @@ const (
 	fileBytes = 64 << 10
 )
 
-func newLines(to io.Writer) *lines {
-	l := &lines{to: to, most: fileBytes}
+// New returns a writer of lines to another writer.
+func New(to io.Writer) *Writer {
+	l := &Writer{to: to, most: fileBytes}
 	if file, ok := to.(*os.File); ok {
 		if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
 			l.most = pipeBytes
@@ -33,7 +35,7 @@ func newLines(to io.Writer) *lines {
 }
 
 // Write holds p. It passes on what was held before, if both together are too much.
-func (l *lines) Write(p []byte) (int, error) {
+func (l *Writer) Write(p []byte) (int, error) {
 	if len(l.held)+len(p) > l.most {
 		if err := l.pass(bytes.LastIndexByte(l.held, '\n') + 1); err != nil {
 			return 0, err
@@ -44,9 +46,9 @@ func (l *lines) Write(p []byte) (int, error) {
 }
 
 // Flush passes on everything.
-func (l *lines) Flush() error { return l.pass(len(l.held)) }
+func (l *Writer) Flush() error { return l.pass(len(l.held)) }
 
-func (l *lines) pass(n int) error {
+func (l *Writer) pass(n int) error {
 	if n == 0 {
 		return nil
 	}

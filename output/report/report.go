@@ -1,4 +1,6 @@
-package output
+// Package report writes what pinwatch check found: as a table, as JSON, as KTAP or as
+// JUnit XML; and how far it is.
+package report
 
 import (
 	"encoding/json"
@@ -7,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
@@ -22,10 +25,10 @@ const (
 // Formats are the names of the formats.
 func Formats() []string { return []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit} }
 
-// ReportWriter finds the writer of a format.
-func ReportWriter(format string) (func(io.Writer, *check.Report) error, error) {
+// Writer finds the writer of a format.
+func Writer(format string) (func(io.Writer, *check.Report) error, error) {
 	write := map[string]func(io.Writer, *check.Report) error{
-		FormatTable: checkTable, FormatJSON: checkJSON, FormatKTAP: ktap, FormatJUnit: junit,
+		FormatTable: writeTable, FormatJSON: writeJSON, FormatKTAP: ktap, FormatJUnit: junit,
 	}[format]
 	if write == nil {
 		return nil, fmt.Errorf("--format %s: want %s, %s, %s or %s", format, FormatTable, FormatJSON, FormatKTAP, FormatJUnit)
@@ -33,16 +36,16 @@ func ReportWriter(format string) (func(io.Writer, *check.Report) error, error) {
 	return write, nil
 }
 
-func checkJSON(w io.Writer, r *check.Report) error {
+func writeJSON(w io.Writer, r *check.Report) error {
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", " ")
 	return encoder.Encode(r)
 }
 
-// CheckList writes what scenarios there are.
-func CheckList(w io.Writer, exercises []check.Exercise) error {
-	table := PlainTable(w, 2, nil, "SCENARIO", "INVASIVE", "ABOUT")
+// List writes what scenarios there are.
+func List(w io.Writer, exercises []check.Exercise) error {
+	table := format.Table(w, 2, nil, "SCENARIO", "INVASIVE", "ABOUT")
 	for _, e := range exercises {
 		invasive := ""
 		if e.Invasive {
@@ -55,15 +58,15 @@ func CheckList(w io.Writer, exercises []check.Exercise) error {
 	return table.Render()
 }
 
-// checkTable writes scenarios down and kernels across, and below that what there
+// writeTable writes scenarios down and kernels across, and below that what there
 // is to say.
-func checkTable(w io.Writer, r *check.Report) error {
+func writeTable(w io.Writer, r *check.Report) error {
 	names := kernelNames(r)
 	if len(scenarioNames(r)) == 0 {
 		_, err := io.WriteString(w, conclude(r, names))
 		return err
 	}
-	table := PlainTable(w, 2, nil, append([]string{"SCENARIO"}, names...)...)
+	table := format.Table(w, 2, nil, append([]string{"SCENARIO"}, names...)...)
 	for _, name := range scenarioNames(r) {
 		cells := []string{name}
 		for i := range r.Kernels {
@@ -120,7 +123,7 @@ func kernelNames(r *check.Report) []string {
 	for i, k := range r.Kernels {
 		version, _, _ := strings.Cut(k.Release, "+")
 		version, _, _ = strings.Cut(version, "-cloud")
-		name := Printable(version)
+		name := format.Printable(version)
 		if k.Arch != r.Kernels[0].Arch {
 			name += " " + k.Arch
 		}
@@ -149,10 +152,10 @@ func conclude(r *check.Report, names []string) string {
 			fmt.Fprintf(&b, "%s could not be checked: %s\n", names[i], printableLines(k.Error))
 		}
 		if k.Log != "" {
-			fmt.Fprintf(&b, "%s: the kernel's messages are in %s\n", names[i], Printable(k.Log))
+			fmt.Fprintf(&b, "%s: the kernel's messages are in %s\n", names[i], format.Printable(k.Log))
 		}
 		if k.TracerError != "" {
-			fmt.Fprintf(&b, "%s: no tracer, the witnesses alone decided: %s\n", names[i], Printable(k.TracerError))
+			fmt.Fprintf(&b, "%s: no tracer, the witnesses alone decided: %s\n", names[i], format.Printable(k.TracerError))
 		}
 	}
 	for _, sentence := range changes(r, names) {
@@ -166,7 +169,7 @@ func conclude(r *check.Report, names []string) string {
 func printableLines(s string) string {
 	lines := strings.Split(s, "\n")
 	for i := range lines {
-		lines[i] = Printable(lines[i])
+		lines[i] = format.Printable(lines[i])
 	}
 	return strings.Join(lines, "\n")
 }
@@ -230,7 +233,7 @@ func writeEvidence(b *strings.Builder, sc *check.Scenario) {
 	e := &sc.Evidence
 	switch {
 	case len(e.Broken) > 0:
-		fmt.Fprintf(b, "    witness: %s\n", Printable(e.Broken[0].String()))
+		fmt.Fprintf(b, "    witness: %s\n", format.Printable(e.Broken[0].String()))
 	case len(e.Tracer.Broken) > 0:
 		fmt.Fprintf(b, "    witness: ok\n    tracer: %s\n", e.Tracer.Broken[0].String())
 	}
@@ -238,7 +241,7 @@ func writeEvidence(b *strings.Builder, sc *check.Scenario) {
 		b.WriteString("    tracer: ok\n")
 	}
 	if len(e.Reproduce) == 2 {
-		fmt.Fprintf(b, "    calls: %s\n    again: %s\n", Printable(e.Reproduce[0]), Printable(e.Reproduce[1]))
+		fmt.Fprintf(b, "    calls: %s\n    again: %s\n", format.Printable(e.Reproduce[0]), format.Printable(e.Reproduce[1]))
 	}
 }
 
@@ -264,7 +267,7 @@ func writeSkips(b *strings.Builder, r *check.Report, names []string) {
 		if len(r.Kernels) > 1 {
 			where = " on " + strings.Join(on[reason].values[""], ", ")
 		}
-		fmt.Fprintf(b, "skipped%s: %s: %s\n", where, strings.Join(reasons.values[reason], ", "), Printable(reason))
+		fmt.Fprintf(b, "skipped%s: %s: %s\n", where, strings.Join(reasons.values[reason], ", "), format.Printable(reason))
 	}
 }
 

@@ -1,10 +1,11 @@
-package output
+package report
 
 import (
 	"fmt"
 	"io"
 	"strings"
 
+	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/check"
 )
 
@@ -36,7 +37,7 @@ func ktapKernel(b *strings.Builder, indent string, k *check.Kernel) {
 		sc := &k.Scenarios[i]
 		if sc.Result == check.Fail {
 			for line := range strings.Lines(evidence(sc)) {
-				fmt.Fprintf(b, "%s# %s\n", indent, Printable(strings.TrimSuffix(line, "\n")))
+				fmt.Fprintf(b, "%s# %s\n", indent, format.Printable(strings.TrimSuffix(line, "\n")))
 			}
 		}
 		fmt.Fprintf(b, "%s%s\n", indent, ktapLine(i+1, sc))
@@ -58,7 +59,7 @@ func ktapLine(n int, sc *check.Scenario) string {
 // ktapText is what may stand in a line.
 func ktapText(s string) string {
 	first, _, _ := strings.Cut(s, "\n")
-	return strings.ReplaceAll(Printable(first), "#", "")
+	return strings.ReplaceAll(format.Printable(first), "#", "")
 }
 
 func ktapSummary(b *strings.Builder, n int, name string, k *check.Kernel) {

@@ -1,4 +1,4 @@
-package output
+package report
 
 import (
 	"fmt"
@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/output/format"
 )
 
 // Progress shows how far the work on several things is: on a terminal in one
@@ -58,7 +60,7 @@ func (p *Progress) Done(name, state string) {
 	if p.width > 0 {
 		fmt.Fprint(p.w, "\r\x1b[K")
 	}
-	fmt.Fprintf(p.w, "pinwatch: %s: %s\n", Printable(name), Printable(state))
+	fmt.Fprintf(p.w, "pinwatch: %s: %s\n", format.Printable(name), format.Printable(state))
 	if p.width > 0 {
 		p.draw()
 	}
@@ -77,7 +79,7 @@ func (p *Progress) draw() {
 	var parts []string
 	for _, name := range p.names {
 		if state, ok := p.states[name]; ok {
-			parts = append(parts, Printable(name)+" "+Printable(state))
+			parts = append(parts, format.Printable(name)+" "+format.Printable(state))
 		}
 	}
 	line := []rune(fmt.Sprintf("%d of %d done; %s", p.finished, p.total, strings.Join(parts, "; ")))

@@ -1,0 +1,159 @@
+package output
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
+)
+
+// describeObject names an object and its size.
+func describeObject(o *ledger.Object) string {
+	s := row.ObjectType(o) + " " + row.ObjectKind(o)
+	if o.ID != 0 {
+		s += fmt.Sprintf(" %d", o.ID)
+	}
+	if o.Name != "" {
+		s += fmt.Sprintf(" %q", format.Printable(o.Name))
+	}
+	if !o.Program {
+		s += fmt.Sprintf(" (key %d, value %d bytes, max_entries %d)", o.KeySize, o.ValueSize, o.MaxEntries)
+	}
+	return s
+}
+
+// explainObject says what a row about a BPF object means.
+func explainObject(r *row.Row) string {
+	o := r.Object
+	s := describeObject(o)
+	switch {
+	case r.Kind == ledger.Refusal:
+		s += ": " + explainObjectRefusal(r)
+	case o.Rlimit:
+	case o.Watched:
+		s += ": " + explainPayers(r)
+	case o.MapCgroupID != 0 && r.Kind == ledger.Charge:
+		s += fmt.Sprintf(": charged to %s; how much: --only bpf,memcg", cgroupName(o.MapCgroup, o.MapCgroupID))
+	}
+	s = strings.TrimSuffix(s, ".") + "."
+	if r.Verdict != ledger.OK {
+		s += " " + explainObjectVerdict(r)
+	}
+	return s
+}
+
+// explainPayers says who was charged how much.
+func explainPayers(r *row.Row) string {
+	o := r.Object
+	var parts []string
+	for _, p := range o.Payers {
+		if p.CgroupID == 0 {
+			continue
+		}
+		verb, sign := "charged to", int64(1)
+		if p.Pages+p.Objects < 0 {
+			verb, sign = "given back to", -1
+		}
+		parts = append(parts, fmt.Sprintf("%d bytes %s %s (%d for pages, %d by slab and percpu)",
+			sign*(p.Pages+p.Objects), verb, cgroupName(p.Cgroup, p.CgroupID), sign*p.Pages, sign*p.Objects))
+	}
+	if o.FurtherBytes != 0 {
+		parts = append(parts, fmt.Sprintf("%d bytes to further cgroups", o.FurtherBytes))
+	}
+	if o.UnpaidBytes != 0 && r.Kind != ledger.Refund {
+		parts = append(parts, fmt.Sprintf("%d bytes that no cgroup pays for", o.UnpaidBytes))
+	}
+	if len(parts) == 0 {
+		parts = []string{"nothing was charged to a cgroup"}
+	}
+	if r.Kind == ledger.Charge && o.LimitCgroupID != 0 {
+		parts = append(parts, usage(o))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func usage(o *ledger.Object) string {
+	limit := "no limit"
+	if o.LimitBytes >= 0 {
+		limit = "memory.max " + format.Bytes(o.LimitBytes)
+	}
+	return fmt.Sprintf("memory.current %s, %s", format.Bytes(o.UsageBytes), limit)
+}
+
+// explainObjectRefusal says who refused, and what helps.
+func explainObjectRefusal(r *row.Row) string {
+	o := r.Object
+	name := format.Errno(r.Errno)
+	switch {
+	case o.Rlimit && r.Entry.AboutMemory():
+		s := fmt.Sprintf("%s: locked_vm of uid %d %d + %d = %s > RLIMIT_MEMLOCK %s; no capability lifts this limit.", name,
+			r.Payer(), r.User.Before, o.Pages, format.Pages(r.Demand(), r.PageSize), format.Pages(r.Caller.LockLimit, r.PageSize))
+		if r.PageSize != 0 {
+			s += fmt.Sprintf(" Remedies: ulimit -l %d (KiB), or fewer or smaller maps of this user.", r.Demand()*int64(r.PageSize)/1024)
+		}
+		return s
+	case !o.Rlimit && r.Entry.AboutMemory() && o.LimitCgroupID != 0:
+		s := fmt.Sprintf("%s: %s is at its limit: %s. Remedies: a higher memory.max, or a smaller map.", name,
+			cgroupName(o.LimitCgroup, o.LimitCgroupID), usage(o))
+		if stays := o.PageBytes(); stays != 0 {
+			s += fmt.Sprintf(" %s of the attempt were still to be freed when it returned.", format.Bytes(stays))
+		}
+		return s
+	case !o.Rlimit && r.Entry.AboutMemory():
+		return name + ": no memory, or a memory cgroup at its limit (which one: --only bpf,memcg)."
+	case r.Errno == rule.EPERM:
+		return name + ": not about memory: it needs CAP_BPF, or a security module refuses."
+	}
+	return name + ": not about memory."
+}
+
+func explainObjectVerdict(r *row.Row) string {
+	var s string
+	switch r.Verdict {
+	case ledger.Overcharge:
+		s = fmt.Sprintf("overcharge: the object records %d pages, and the user's counter moved by %d.", r.ExpectedUser, r.ChargedUser)
+	case ledger.Leak:
+		s = fmt.Sprintf("leak: %s stay charged.", format.Pages(r.Excess, r.PageSize))
+	case ledger.Underflow:
+		s = fmt.Sprintf("underflow: %s more were given back than were charged.", format.Pages(r.Excess, r.PageSize))
+	case ledger.WrongRefusal:
+		s = fmt.Sprintf("wrong-refusal: locked_vm and what was asked for are within RLIMIT_MEMLOCK, or the refused call left %d pages charged.", r.ChargedUser)
+	default:
+		s = ruleOf(r)
+	}
+	if r.Uncertain {
+		s += " Uncertain: something else may have moved the counter, or memory is on its way back."
+	}
+	return s
+}
+
+// cgroupName is a cgroup's path, or its id where the path is not known.
+func cgroupName(path string, id uint64) string {
+	if path == "" {
+		return fmt.Sprintf("cgroup %d", id)
+	}
+	return format.Printable(path)
+}
+
+// explainAccount says what another charger did.
+func explainAccount(r *row.Row) string {
+	if r.Kind == ledger.Refusal {
+		return fmt.Sprintf("%s: %s: locked_vm of uid %d is %d, RLIMIT_MEMLOCK %s: at the limit if it asked for more than the rest.", r.Charger, format.Errno(r.Errno),
+			r.Payer(), r.User.Before, format.Pages(r.Caller.LockLimit, r.PageSize))
+	}
+	verb, sign := "charged to", int64(1)
+	if r.Kind == ledger.Refund {
+		verb, sign = "given back to", -1
+	}
+	s := fmt.Sprintf("%s: %d pages %s uid %d", r.Charger, sign*r.ChargedUser, verb, r.Payer())
+	if r.ChargedPinned != 0 {
+		s += fmt.Sprintf(", %d to the process", sign*r.ChargedPinned)
+	}
+	if r.Uncertain {
+		s += "; another call moved the user's counter meanwhile"
+	}
+	return s + "."
+}

@@ -1,0 +1,82 @@
+// Package format writes single values for people: numbers, amounts of memory, and
+// texts that others have chosen.
+package format
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/rule"
+)
+
+// Fit shortens a text that is too wide for its column: a number to fewer
+// digits, never by cutting some off.
+func Fit(s string, width int) string {
+	if utf8.RuneCountInString(s) <= width {
+		return s
+	}
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+		for precision := width; precision >= 0; precision-- {
+			if short := strconv.FormatFloat(float64(n), 'e', precision, 64); len(short) <= width {
+				return short
+			}
+		}
+	}
+	return string([]rune(s)[:width-1]) + "…"
+}
+
+// Printable makes a text safe for a terminal: a comm or a path may hold escape
+// sequences.
+func Printable(s string) string {
+	for _, c := range s {
+		if c == utf8.RuneError || !strconv.IsPrint(c) {
+			quoted := strconv.Quote(s)
+			return quoted[1 : len(quoted)-1]
+		}
+	}
+	return s
+}
+
+// Errno is the name of an error number.
+func Errno(errno int32) string { return rule.ErrnoName(unix.Errno(errno)) }
+
+// Bytes writes a number of bytes in the largest binary unit that fits.
+func Bytes(n int64) string {
+	value, unit := float64(n), 0
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"}
+	for (value >= 1024 || value <= -1024) && unit < len(units)-1 {
+		value /= 1024
+		unit++
+	}
+	if value == float64(int64(value)) {
+		return fmt.Sprintf("%d %s", int64(value), units[unit])
+	}
+	return fmt.Sprintf("%.1f %s", value, units[unit])
+}
+
+// Pages is a number of pages, in pages and bytes where the page size is known.
+func Pages(pages int64, pageSize uint32) string {
+	s := Count(pages, "page")
+	if pageSize == 0 {
+		return s
+	}
+	return fmt.Sprintf("%s (%s)", s, Bytes(pages*int64(pageSize)))
+}
+
+// Count is a number of things, whose name agrees with it.
+func Count[N ~int | ~int64 | ~uint32 | ~uint64](n N, name string) string {
+	if n == 1 {
+		return "1 " + name
+	}
+	plural := name + "s"
+	if stem, ok := strings.CutSuffix(name, "y"); ok {
+		plural = stem + "ies"
+	} else if strings.HasSuffix(name, "s") {
+		plural = name + "es"
+	}
+	return fmt.Sprintf("%d %s", n, plural)
+}

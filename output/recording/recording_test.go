@@ -1,0 +1,185 @@
+package recording_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+func line(t *testing.T, r *row.Row) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := recording.NewWriter(&out)
+	if err := errors.Join(w.Write(r), w.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// A line of each subsystem has all the fields that the reference gives it, no other ones,
+// and of the types that it names.
+func TestFieldsAreTheReference(t *testing.T) {
+	of := func(e ledger.Entry) *row.Row { return &row.Row{Entry: e} }
+	nasty := ledger.Caller{Comm: "\x1b[2J\xff\"\\é"}
+	for _, r := range []*row.Row{
+		of(ledger.Entry{}),
+		of(ledger.Entry{Event: ledger.Event{Caller: nasty}}),
+		of(ledger.Entry{Event: ledger.Event{Op: ledger.Create, Object: &ledger.Object{}}}),
+		of(ledger.Entry{Kind: ledger.Growth, Event: ledger.Event{Op: ledger.Grow, Object: &ledger.Object{Program: true}}}),
+		of(ledger.Entry{Event: ledger.Event{Op: ledger.Account, Charger: ledger.XDP}}),
+		{Summary: true},
+	} {
+		var got map[string]any
+		if err := json.Unmarshal(line(t, r), &got); err != nil {
+			t.Fatal(err)
+		}
+		types := map[string]row.Type{}
+		for name, value := range got {
+			switch value.(type) {
+			case float64:
+				types[name] = row.Integer
+			case string:
+				types[name] = row.String
+			case bool:
+				types[name] = row.Boolean
+			}
+		}
+		want := map[string]row.Type{}
+		for _, f := range row.Reference() {
+			if f.Subsystems&r.Subsystem() != 0 {
+				want[f.Name] = f.Type
+			}
+		}
+		if diff := cmp.Diff(want, types); diff != "" || len(want) < 10 {
+			t.Errorf("%s: reference - line +\n%s", r.Subsystem(), diff)
+		}
+	}
+}
+
+// What programs rely on only grows: the fields of version 2 that every line has, and
+// those of a perf buffer's.
+func TestFieldsStay(t *testing.T) {
+	all := []string{"v", "time_ns", "subsystem", "kind", "event", "verdict", "certainty", "page_size_bytes", "scheme", "refusals", "lost", "note"}
+	perf := []string{"pid", "tid", "uid", "comm", "cgroup_id", "cpu", "self", "buffer", "pages", "user_locked_pages", "user_extra_pages", "user_lock_limit_pages",
+		"extra_pages", "pinned_vm_pages", "locked_pages", "lock_limit_pages", "charged_user_pages", "charged_pinned_pages",
+		"cap_ipc_lock", "paranoid", "errno", "overcharge_pages", "overcharge_total_pages", "fits_calls"}
+	for _, c := range []struct {
+		row  *row.Row
+		want []string
+	}{{&row.Row{}, append(perf, all...)}, {&row.Row{Summary: true}, all}} {
+		var got map[string]any
+		if err := json.Unmarshal(line(t, c.row), &got); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range c.want {
+			if _, ok := got[name]; !ok {
+				t.Errorf("%s: no field %q", c.row.Subsystem(), name)
+			}
+		}
+		if got["v"] != 2.0 {
+			t.Errorf("version %v; want 2", got["v"])
+		}
+	}
+}
+
+func TestBadLines(t *testing.T) {
+	const perf = `"user_extra_pages":3,"user_locked_pages":3,"user_lock_limit_pages":4,"pinned_vm_pages":0,"lock_limit_pages":9`
+	for in, want := range map[string]string{
+		`{"v":3,"kind":"charge",` + perf + `}`:                                     `line 1: field "v": version 3: this pinwatch reads versions 1 to 2`,
+		`{"v":0,"kind":"charge",` + perf + `}`:                                     `version 0`,
+		`{"v":"2"}`:                                                                `version "2"`,
+		`{"kind":"charge"}`:                                                        `no field "v": not a recording`,
+		`{"v":2,"subsystem":"perf",` + perf + `}`:                                  `no field "kind"`,
+		`{"v":2,"subsystem":"perf","kind":"charge"}`:                               `no field "user_extra_pages"`,
+		`{"v":2,"subsystem":"bpf","kind":"charge",` + perf + `}`:                   `no field "object"`,
+		`{"v":2,"subsystem":"memcg","kind":"growth","object":"map"}`:               `no field "object_key"`,
+		`{"v":2,"subsystem":"xdp","kind":"charge","user_extra_pages":0}`:           `no field "user_locked_pages"`,
+		`{"v":2,"subsystem":"perf","kind":"odd",` + perf + `}`:                     `field "kind": unknown kind "odd"`,
+		`{"v":2,"subsystem":"perf","kind":"charge","pid":"x",` + perf + `}`:        `field "pid"`,
+		`{"v":1,"kind":"charge","own":7,` + perf + `}`:                             `field "own"`,
+		`{"v":2,"kind":"charge",` + strings.Replace(perf, ":3", ":-3", 1) + `}`:    `field "user_extra_pages": negative`,
+		"{\"v\":2,\"kind\":\"summary\"}\n{\"v\":2,":                                `line 2: not a JSON object`,
+		`{"v":2,"kind":"summary"}` + "\n" + `{"v":2,"kind":"charge",` + perf + `}`: "",
+	} {
+		var got string
+		for _, err := range recording.NewReader(strings.NewReader(in)).Events() {
+			if err != nil {
+				got = err.Error()
+			}
+		}
+		if !strings.Contains(got, want) || (got == "") != (want == "") {
+			t.Errorf("%s: %q; want %q", in, got, want)
+		}
+	}
+}
+
+// A recording holds what a trace leaves out.
+func TestWhoIsRecorded(t *testing.T) {
+	everything := recording.Everything()
+	var replayable row.Filter
+	recording.Replayable(&replayable)
+	self := &ledger.Entry{Event: ledger.Event{Caller: ledger.Caller{Self: true}}}
+	preexisting := &ledger.Entry{Kind: ledger.Preexisting}
+	if !everything.Shows(self) || !everything.Shows(preexisting) {
+		t.Error("a recording lacks something")
+	}
+	if replayable.Shows(self) || !replayable.Shows(preexisting) {
+		t.Error("JSON lines lack what was there before, or have pinwatch itself")
+	}
+}
+
+// A recording that is read back says the same as what was written.
+func FuzzRecording(f *testing.F) {
+	f.Add(`{"v":1,"kind":"charge","user_extra_pages":3,"user_locked_pages":3,"user_lock_limit_pages":4,"pinned_vm_pages":0,"lock_limit_pages":9,"buffer":1,"process":1}`)
+	f.Add(`{"v":1,"subsystem":"bpf","kind":"charge","object":"prog","user_extra_pages":3,"user_locked_pages":3,"user_lock_limit_pages":4,"pinned_vm_pages":0,"lock_limit_pages":9}`)
+	f.Add(`{"v":1,"kind":"summary"}`)
+	f.Add(`{"v":2,"kind":"summary","subsystem":"summary"}`)
+	f.Add("{}\n[]\n")
+	for _, pattern := range []string{"*.jsonl", "v1/*.jsonl"} {
+		paths, err := filepath.Glob(filepath.Join("..", "..", "testdata", "recordings", pattern))
+		if err != nil || len(paths) == 0 {
+			f.Fatalf("no recordings: %v", err)
+		}
+		for _, path := range paths {
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				f.Fatal(err)
+			}
+			for l := range strings.Lines(string(raw)) {
+				f.Add(l)
+				break
+			}
+			f.Add(string(raw))
+		}
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		replay := func(in string) (string, bool) {
+			var out bytes.Buffer
+			read, filter := recording.NewReader(strings.NewReader(in)), recording.Everything()
+			err := ledger.New().Run(read.Events(), read.Lost, output.NewStream(recording.NewWriter(&out), &filter))
+			return out.String(), err == nil
+		}
+		first, ok := replay(in)
+		if !ok {
+			return
+		}
+		second, ok := replay(first)
+		if !ok {
+			t.Fatalf("cannot read back:\n%s", first)
+		}
+		if diff := cmp.Diff(first, second); diff != "" {
+			t.Error(diff)
+		}
+	})
+}

@@ -1,0 +1,185 @@
+package output
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// summaryRow carries the totals in the fields of a row.
+func summaryRow(last *row.Row, s ledger.Summary, lost uint64) *row.Row {
+	r := &row.Row{Summary: true}
+	r.Number, r.Refusals, r.Lost, r.Era = s.Events, s.Refused, lost, s.Era
+	r.TimeNS, r.PageSize, r.Buffer.Limits.OnlineCPUs = last.TimeNS, last.PageSize, last.Buffer.Limits.OnlineCPUs
+	r.ProcessOvercharge = s.Overcharged
+	r.Uncertain = s.Uncertain() > 0 || lost > 0
+	for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {
+		if s.Verdicts[v] > s.Verdicts[r.Verdict] || r.Verdict == ledger.OK && s.Verdicts[v] > 0 {
+			r.Verdict = v
+		}
+	}
+	r.Note = strings.TrimSuffix(strings.ReplaceAll(Summarize(r, s), "\n", "; "), "; ")
+	return r
+}
+
+// Summarize says in a few lines what a trace has seen.
+func Summarize(r *row.Row, s ledger.Summary) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s; %d lost\n", summarizeKinds(&s), r.Lost)
+	b.WriteString("refused: " + summarizeRefusals(&s))
+	fmt.Fprintf(&b, "\novercharged: %s", format.Pages(s.Overcharged, r.PageSize))
+	for _, more := range []struct {
+		pages int64
+		what  string
+	}{{s.DoubleCharged, "charged twice and not given back"}, {s.Misdirected, "refunded to who did not pay"}, {s.Leaked, "leaked"}, {s.ForeignUser, "charged to users by what is not traced"},
+		{s.ForeignPinned, "charged to processes by what is not traced"}} {
+		if more.pages != 0 {
+			fmt.Fprintf(&b, "\n%s: %s", more.what, format.Pages(more.pages, r.PageSize))
+		}
+	}
+	if s.Live > 0 {
+		fmt.Fprintf(&b, "\nstill mapped: %s, charged %s to users and %d to processes",
+			format.Count(s.Live, "buffer"), format.Count(s.LiveUser, "page"), s.LivePinned)
+	}
+	if s.Objects > 0 {
+		fmt.Fprintf(&b, "\nBPF objects made and still there: %d, for which cgroups were charged %s", s.Objects, format.Bytes(s.ObjectBytes))
+	}
+	if s.Own > 0 {
+		fmt.Fprintf(&b, "\npinwatch itself: %s, not counted above; its own buffers are charged %s to its user and %d to its process",
+			format.Count(s.Own, "event"), format.Count(s.OwnUser, "page"), s.OwnPinned)
+	}
+	for _, u := range s.Users {
+		which := ""
+		if u.SplitCounter {
+			which = " (locked_vm; perf has a counter of its own)"
+		}
+		others := ""
+		if u.Others != 0 || u.SplitCounter {
+			others = fmt.Sprintf(" %d by io_uring and others,", u.Others)
+		}
+		fmt.Fprintf(&b, "\nuid %d%s: %s charged: %d for live buffers,%s %d that should not be, %d older or not traced, %d unexplained",
+			u.UID, which, format.Count(u.Counter, "page"), u.Live, others, u.Over, u.Older+u.Base, u.Unexplained())
+		if !u.SplitCounter {
+			summarizeOlder(&b, &u, s.Holdings)
+		}
+	}
+	fmt.Fprintf(&b, "\naccounting of this kernel: %s\nverdict: %s", era(s.Era), conclusion(&s))
+	if r.Lost > 0 {
+		fmt.Fprintf(&b, " (incomplete: %s lost)", format.Count(r.Lost, "event"))
+	}
+	b.WriteString("\n")
+	return b.String()
+}
+
+// mostHoldings is how many processes the summary names for each user.
+const mostHoldings = 5
+
+// summarizeOlder says who has what a user was charged for before the trace.
+func summarizeOlder(b *strings.Builder, u *ledger.Balance, holdings []ledger.Holding) {
+	if u.Older == 0 {
+		return
+	}
+	said := 0
+	rest := u.Older
+	for i := range holdings {
+		h := &holdings[i]
+		if h.UID != u.UID || h.User == 0 {
+			continue
+		}
+		if said++; said > mostHoldings {
+			continue
+		}
+		rest -= h.User
+		fmt.Fprintf(b, "\n  older: %s for %s that process %d (%s) has mapped", format.Count(h.User, "page"), format.Count(h.Buffers, "buffer"), h.PID, format.Printable(h.Comm))
+		if h.Pinned != 0 {
+			fmt.Fprintf(b, ", and %d charged to a process", h.Pinned)
+		}
+	}
+	if said > mostHoldings {
+		fmt.Fprintf(b, "\n  older: %s for buffers of %s", format.Count(rest, "page"), format.Count(said-mostHoldings, "more process"))
+	}
+	if u.Base != 0 {
+		fmt.Fprintf(b, "\n  not traced: %s", format.Count(u.Base, "page"))
+	}
+}
+
+// summarizeKinds says how many events there were, of which kinds.
+func summarizeKinds(s *ledger.Summary) string {
+	kinds := []string{
+		format.Count(s.Kinds[ledger.Charge], "charge"),
+		format.Count(s.Kinds[ledger.Refund], "refund"),
+		format.Count(s.Kinds[ledger.Mapping], "further mapping"),
+		format.Count(s.Kinds[ledger.Unmapping], "unmapping") + " with other mappings left",
+		format.Count(s.Kinds[ledger.Refusal], "call") + " failed",
+	}
+	if n := s.Kinds[ledger.Growth]; n > 0 {
+		kinds = slices.Insert(kinds, 4, format.Count(n, "growth")+" of maps")
+	}
+	return format.Count(s.Events, "event") + ": " + strings.Join(kinds, ", ")
+}
+
+// summarizeRefusals says with which errors calls failed.
+func summarizeRefusals(s *ledger.Summary) string {
+	var errnos []string
+	for _, f := range s.Failures {
+		name := "others"
+		if f.Errno != 0 {
+			name = format.Errno(f.Errno)
+		}
+		if f.Calls != 0 {
+			errnos = append(errnos, fmt.Sprintf("%d with %s, the first was call %d", f.Calls, name, f.First))
+		}
+	}
+	if errnos == nil {
+		return "none"
+	}
+	return strings.Join(errnos, "; ")
+}
+
+// era says what an era's name means.
+func era(name string) string {
+	meaning := map[string]string{
+		"unknown":    "nothing was charged past the allowance yet",
+		"split":      "to the user what fits its allowance, the rest to the process",
+		"cumulative": "all to the user, and the user's whole history to the process, as up to Linux 5.3",
+		"twice":      "all to the user, and what does not fit to the process as well, as in Linux 4.19.103",
+		"unclamped":  "history to the process once the sysctl was lowered, as in Linux 5.5.0",
+		"other":      "none that is known",
+	}[name]
+	return name + " (" + meaning + ")"
+}
+
+func conclusion(s *ledger.Summary) string {
+	verdicts := func(counts [ledger.Verdicts]uint64) string {
+		var list []string
+		for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {
+			if n := counts[v]; n > 0 {
+				list = append(list, fmt.Sprintf("%s %d", v, n))
+			}
+		}
+		return strings.Join(list, ", ")
+	}
+	var said string
+	switch broken := verdicts(s.Verdicts); {
+	case broken != "":
+		said = "this kernel accounts locked memory wrong: " + broken
+	case s.Events == 0:
+		said = "none, nothing was seen"
+	default:
+		said = "ok"
+	}
+	if n := s.Uncertain(); n > 0 {
+		said += "; " + format.Count(n, "entry") + " uncertain"
+		if doubtful := verdicts(s.Doubtful); doubtful != "" {
+			said += ": " + doubtful
+		}
+	}
+	if s.Settled > 0 {
+		said += "; " + format.Count(s.Settled, "uncertain one") + " settled as right since"
+	}
+	return said
+}
