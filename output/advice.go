@@ -11,6 +11,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -73,10 +74,10 @@ func (x *Explainer) Enter(e *ledger.Entry) error {
 }
 
 // Flush does nothing: an explanation is out when it is written.
-func (*Explainer) Flush(ledger.View) error { return nil }
+func (*Explainer) Flush(pipeline.View) error { return nil }
 
 // Close says how often mappings succeeded and were refused.
-func (x *Explainer) Close(ledger.View, uint64) error {
+func (x *Explainer) Close(pipeline.View, uint64) error {
 	if x.AsJSON {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/doctor"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -150,7 +151,7 @@ func TestExplainRefusals(t *testing.T) {
 		Take:  func() (*snapshot.Snapshot, error) { return &snapshot.Snapshot{Source: snapshot.SourceProc}, nil },
 		Facts: func(uint32) *snapshot.Facts { return &snapshot.Facts{} }}
 	none := func() uint64 { return 0 }
-	if err := ledger.New().Run(events, none, x); err != nil || x.Refused != 3 {
+	if err := pipeline.Run(events, none, x); err != nil || x.Refused != 3 {
 		t.Errorf("%d, %v", x.Refused, err)
 	}
 	text := b.String()
@@ -159,7 +160,7 @@ func TestExplainRefusals(t *testing.T) {
 	}
 	b.Reset()
 	x = &Explainer{Out: &b}
-	if err := ledger.New().Run(func(func(ledger.Event, error) bool) {}, none, x); err != nil || x.Refused != 0 || !strings.Contains(b.String(), "not for want of locked memory") {
+	if err := pipeline.Run(func(func(ledger.Event, error) bool) {}, none, x); err != nil || x.Refused != 0 || !strings.Contains(b.String(), "not for want of locked memory") {
 		t.Error(b.String())
 	}
 }

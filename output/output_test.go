@@ -19,6 +19,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -298,7 +299,7 @@ func TestStreamIsLive(t *testing.T) {
 // stream runs events through a ledger to a writer.
 func stream(events iter.Seq2[ledger.Event, error], lost func() uint64, filter *row.Filter, w Writer) (ledger.Summary, error) {
 	s := NewStream(w, filter)
-	err := ledger.New().Run(events, lost, s)
+	err := pipeline.Run(events, lost, s)
 	return s.Summary(), err
 }
 

@@ -3,6 +3,7 @@ package output
 import (
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 // Writer writes rows. They are out when Flush returns, or when there are many. Close
@@ -37,10 +38,10 @@ func (s *Stream) Enter(e *ledger.Entry) error {
 }
 
 // Flush has the writer show what it was given.
-func (s *Stream) Flush(ledger.View) error { return s.writer.Flush() }
+func (s *Stream) Flush(pipeline.View) error { return s.writer.Flush() }
 
 // Close writes the summary.
-func (s *Stream) Close(now ledger.View, lost uint64) error {
+func (s *Stream) Close(now pipeline.View, lost uint64) error {
 	s.summary = now.Summary()
 	return s.writer.Close(summaryRow(&s.last, s.summary, lost), s.summary)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 // calls makes the records of programs that hold a number of perf buffers and
@@ -156,7 +157,7 @@ func benchmarkEvents(b *testing.B, live int, w output.Writer) {
 	filter := &row.Filter{}
 	b.ReportAllocs()
 	stream := output.NewStream(w, filter)
-	if err := ledger.New().Run(events, func() uint64 { return 0 }, stream); err != nil {
+	if err := pipeline.Run(events, func() uint64 { return 0 }, stream); err != nil {
 		b.Fatal(err)
 	}
 	summary := stream.Summary()
@@ -196,7 +197,7 @@ func BenchmarkHeap(b *testing.B) {
 		}
 		use("all")
 	}
-	if err := ledger.New().Run(events, func() uint64 { return 0 }, output.NewStream(w, &row.Filter{})); err != nil {
+	if err := pipeline.Run(events, func() uint64 { return 0 }, output.NewStream(w, &row.Filter{})); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -262,24 +262,22 @@ func charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
 	return nil
 }
 
+// chargers are the names of who charges besides perf buffers and BPF objects, a row each.
+var chargers = [...]ledger.Charger{
+	bpf.ChargersChargerCHARGER_IO_URING: "io_uring", // registered buffers, and rings
+	bpf.ChargersChargerCHARGER_XDP:      "xdp",      // AF_XDP umem
+	bpf.ChargersChargerCHARGER_ZEROCOPY: "zerocopy", // MSG_ZEROCOPY
+	bpf.ChargersChargerCHARGER_RDMA:     "rdma",
+	bpf.ChargersChargerCHARGER_IOMMUFD:  "iommufd",
+	bpf.ChargersChargerCHARGER_VFIO:     "vfio",
+	bpf.ChargersChargerCHARGER_VDPA:     "vdpa",
+}
+
 func chargerOf(c bpf.ChargersCharger) (ledger.Charger, error) {
-	switch c {
-	case bpf.ChargersChargerCHARGER_IO_URING:
-		return ledger.IOUring, nil
-	case bpf.ChargersChargerCHARGER_XDP:
-		return ledger.XDP, nil
-	case bpf.ChargersChargerCHARGER_ZEROCOPY:
-		return ledger.ZeroCopy, nil
-	case bpf.ChargersChargerCHARGER_RDMA:
-		return ledger.RDMA, nil
-	case bpf.ChargersChargerCHARGER_IOMMUFD:
-		return ledger.IOMMUFD, nil
-	case bpf.ChargersChargerCHARGER_VFIO:
-		return ledger.VFIO, nil
-	case bpf.ChargersChargerCHARGER_VDPA:
-		return ledger.VDPA, nil
+	if int(c) >= len(chargers) || chargers[c] == ledger.NoCharger {
+		return ledger.NoCharger, fmt.Errorf("record of unknown charger %d", c)
 	}
-	return ledger.NoCharger, fmt.Errorf("record of unknown charger %d", c)
+	return chargers[c], nil
 }
 
 // fill copies a record of the size of *e.

@@ -27,6 +27,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 	"github.com/pinwatch/pinwatch/tracer/workload"
@@ -143,7 +144,7 @@ func (tr *trace) Enter(e *ledger.Entry) error {
 }
 
 // Flush tells who waits.
-func (tr *trace) Flush(ledger.View) error {
+func (tr *trace) Flush(pipeline.View) error {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	close(tr.more)
@@ -152,7 +153,7 @@ func (tr *trace) Flush(ledger.View) error {
 }
 
 // Close keeps the summary.
-func (tr *trace) Close(now ledger.View, lost uint64) error {
+func (tr *trace) Close(now pipeline.View, lost uint64) error {
 	tr.summary, tr.lost = now.Summary(), lost
 	return nil
 }

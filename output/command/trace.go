@@ -13,7 +13,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/recording"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -195,7 +195,7 @@ func runReplay(o *replayOptions) error {
 		return err
 	}
 	recorded := recording.NewReader(in)
-	if err := ledger.New().Run(recorded.Events(), recorded.Lost, output.NewStream(w, &o.rows.filter)); err != nil {
+	if err := pipeline.Run(recorded.Events(), recorded.Lost, output.NewStream(w, &o.rows.filter)); err != nil {
 		return fmt.Errorf("replay %s: %w", o.path, err)
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 func line(t *testing.T, r *row.Row) []byte {
@@ -37,7 +38,7 @@ func TestFieldsAreTheReference(t *testing.T) {
 		of(ledger.Entry{Event: ledger.Event{Caller: nasty}}),
 		of(ledger.Entry{Event: ledger.Event{Op: ledger.Create, Object: &ledger.Object{}}}),
 		of(ledger.Entry{Kind: ledger.Growth, Event: ledger.Event{Op: ledger.Grow, Object: &ledger.Object{Program: true}}}),
-		of(ledger.Entry{Event: ledger.Event{Op: ledger.Account, Charger: ledger.XDP}}),
+		of(ledger.Entry{Event: ledger.Event{Op: ledger.Account, Charger: "xdp"}}),
 		{Summary: true},
 	} {
 		var got map[string]any
@@ -167,7 +168,7 @@ func FuzzRecording(f *testing.F) {
 		replay := func(in string) (string, bool) {
 			var out bytes.Buffer
 			read, filter := recording.NewReader(strings.NewReader(in)), recording.Everything()
-			err := ledger.New().Run(read.Events(), read.Lost, output.NewStream(recording.NewWriter(&out), &filter))
+			err := pipeline.Run(read.Events(), read.Lost, output.NewStream(recording.NewWriter(&out), &filter))
 			return out.String(), err == nil
 		}
 		first, ok := replay(in)

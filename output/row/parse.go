@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -42,11 +43,18 @@ func parseSubsystem(r *Row, b []byte) error {
 	switch name {
 	case BPF.String(), Memcg.String():
 		r.Object = &ledger.Object{}
+	case Perf.String(), Summary.String(), "":
 	default:
-		r.Charger, _ = ledger.ParseCharger(name)
+		if !chargerName.MatchString(name) {
+			return fmt.Errorf("unknown subsystem %q", name)
+		}
+		r.Charger = ledger.Charger(name)
 	}
 	return err
 }
+
+// chargerName is what a charger may be called, in a recording of a newer pinwatch too.
+var chargerName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,15}$`)
 
 // parseKind sets what a kind says about the call behind it. What the ledger
 // makes of that is its own affair.

@@ -96,7 +96,7 @@ func subsystemOf(e *ledger.Entry) Subsystem {
 func subsystemName(r *Row) string {
 	switch r.Subsystem() {
 	case Others:
-		return r.Charger.String()
+		return string(r.Charger)
 	case Perf:
 		return subsystemNames[0]
 	case BPF:

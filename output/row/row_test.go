@@ -46,7 +46,7 @@ func TestFilterOnly(t *testing.T) {
 		"BPF object":             {object(ledger.Charge, 0), []string{"bpf"}},
 		"BPF object with a bill": {object(ledger.Charge, 9), []string{"bpf", "memcg"}},
 		"growth":                 {object(ledger.Growth, 9), []string{"memcg"}},
-		"io_uring":               {&ledger.Entry{Event: ledger.Event{Charger: ledger.IOUring}}, []string{"others"}},
+		"io_uring":               {&ledger.Entry{Event: ledger.Event{Charger: "io_uring"}}, []string{"others"}},
 	} {
 		var shown []string
 		for _, only := range Watchable() {

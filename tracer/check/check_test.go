@@ -248,7 +248,7 @@ func TestAtRest(t *testing.T) {
 		return ledger.Event{Op: ledger.Free, Object: object(key), PageSize: 4096}
 	}
 	ring := func(worker, before, after int64) ledger.Event {
-		return ledger.Event{Op: ledger.Account, Charger: ledger.IOUring, Caller: ledger.Caller{UID: uint32(worker)}, User: ledger.Reading{Owner: uid, Before: before, After: after}}
+		return ledger.Event{Op: ledger.Account, Charger: "io_uring", Caller: ledger.Caller{UID: uint32(worker)}, User: ledger.Reading{Owner: uid, Before: before, After: after}}
 	}
 	for _, c := range []struct {
 		name   string

@@ -11,6 +11,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
@@ -43,10 +44,10 @@ func (c commandLedger) Enter(e *ledger.Entry) error {
 }
 
 // Flush does nothing: the summary is asked for at the end.
-func (commandLedger) Flush(ledger.View) error { return nil }
+func (commandLedger) Flush(pipeline.View) error { return nil }
 
 // Close does nothing.
-func (commandLedger) Close(ledger.View, uint64) error { return nil }
+func (commandLedger) Close(pipeline.View, uint64) error { return nil }
 
 // maxPages bounds the memory that PastAllowance takes: 64 MiB of 4 KiB pages.
 const maxPages = 16384

@@ -17,6 +17,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
 )
 
@@ -391,10 +392,10 @@ func (w *watch) Enter(e *ledger.Entry) error {
 }
 
 // Flush does nothing: events are taken as they come.
-func (*watch) Flush(ledger.View) error { return nil }
+func (*watch) Flush(pipeline.View) error { return nil }
 
 // Close does nothing.
-func (*watch) Close(ledger.View, uint64) error { return nil }
+func (*watch) Close(pipeline.View, uint64) error { return nil }
 
 // settle waits, not for long, until nothing is charged any more that the kernel
 // gives back in a worker of its own.

@@ -5,8 +5,6 @@
 package ledger
 
 import (
-	"fmt"
-
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -24,40 +22,13 @@ const (
 	Found             // a perf buffer was mapped before the trace began
 )
 
-// Charger is who charges locked_vm and pinned_vm besides perf buffers and BPF
-// objects.
-type Charger uint8
+// Charger is who charges locked_vm and pinned_vm besides perf buffers and BPF objects, by
+// the name that rows have for it: io_uring, xdp and others (see chargers in
+// tracer/decode.go). "": none.
+type Charger string
 
-// The chargers.
-const (
-	NoCharger Charger = iota
-	IOUring           // registered buffers, and rings
-	XDP               // AF_XDP umem
-	ZeroCopy          // MSG_ZEROCOPY
-	RDMA
-	IOMMUFD
-	VFIO
-	VDPA
-)
-
-var chargerNames = [...]string{"", "io_uring", "xdp", "zerocopy", "rdma", "iommufd", "vfio", "vdpa"}
-
-func (c Charger) String() string {
-	if int(c) < len(chargerNames) {
-		return chargerNames[c]
-	}
-	return fmt.Sprintf("charger-%d", uint8(c))
-}
-
-// ParseCharger is the inverse of String.
-func ParseCharger(name string) (Charger, bool) {
-	for c, n := range chargerNames {
-		if n == name {
-			return Charger(c), true
-		}
-	}
-	return 0, false
-}
+// NoCharger is that of perf buffers and BPF objects.
+const NoCharger Charger = ""
 
 // Event is one call, with what was read at its entry and at its return. No field
 // changes its meaning with another one.

@@ -96,10 +96,10 @@ type Summary struct {
 	Doubtful [Verdicts]uint64
 	Settled  uint64
 
-	Overcharged   int64 // charged beyond the right charge
-	DoubleCharged int64 // charged for further mappings and not given back
-	Misdirected   int64 // refunded to a user or process that did not pay
-	Leaked        int64 // not refunded when the last mapping went
+	Overcharged   int64  // charged beyond the right charge
+	DoubleCharged int64  // charged for further mappings and not given back
+	Misdirected   int64  // refunded to a user or process that did not pay
+	Leaked        int64  // not refunded when the last mapping went
 	Refused       uint64 // with EPERM, by a limit on locked memory
 	// Failures are all calls that failed, by errno in the order of the first ones.
 	Failures [6]Failure
@@ -241,12 +241,13 @@ func (l *Ledger) Summary() Summary {
 // it began.
 func (l *Ledger) Apply(ev Event) Entry {
 	e := Entry{Event: ev}
-	l.enter(&e)
+	l.Enter(&e)
 	return e
 }
 
-// enter makes the entry of its event. In place, for an entry is large.
-func (l *Ledger) enter(e *Entry) {
+// Enter completes an entry that has its event alone, as Apply does. In place, for an entry
+// is large.
+func (l *Ledger) Enter(e *Entry) {
 	if e.Lost > l.summary.Lost {
 		l.forget(e.Lost)
 	}

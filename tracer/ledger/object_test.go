@@ -87,7 +87,7 @@ func TestObjects(t *testing.T) {
 
 // charger is what another subsystem did to a user's counter.
 func charger(before, after int64) Event {
-	return Event{Op: Account, Charger: IOUring, User: Reading{Owner: 7, Before: before, After: after}}
+	return Event{Op: Account, Charger: "io_uring", User: Reading{Owner: 7, Before: before, After: after}}
 }
 
 // A user's counter is explained whatever overlaps: what nobody can tell at once,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 // ObjectID names a BPF object as the kernel does: maps and programs each have
@@ -37,9 +38,9 @@ func WatchObjects(ctx context.Context, d time.Duration) (map[ObjectID]int64, err
 type objectCharges map[ObjectID]int64
 
 func (objectCharges) Enter(*ledger.Entry) error { return nil }
-func (objectCharges) Flush(ledger.View) error   { return nil }
+func (objectCharges) Flush(pipeline.View) error { return nil }
 
-func (c objectCharges) Close(now ledger.View, _ uint64) error {
+func (c objectCharges) Close(now pipeline.View, _ uint64) error {
 	for _, o := range now.Objects() {
 		c[ObjectID{o.ID, o.Program}] = o.Bytes + o.Pages*int64(os.Getpagesize())
 	}

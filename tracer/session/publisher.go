@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 // Publisher is a sink that other goroutines read: the summary as it was not long ago.
@@ -31,7 +32,7 @@ func (p *Publisher) Latest() *Published { return p.latest.Load() }
 func (p *Publisher) Enter(*ledger.Entry) error { return nil }
 
 // Flush publishes, if it is time.
-func (p *Publisher) Flush(now ledger.View) error {
+func (p *Publisher) Flush(now pipeline.View) error {
 	if t := time.Now(); t.Sub(p.at) >= p.interval {
 		p.at = t
 		p.latest.Store(&Published{Summary: now.Summary()})
@@ -40,7 +41,7 @@ func (p *Publisher) Flush(now ledger.View) error {
 }
 
 // Close publishes the last summary.
-func (p *Publisher) Close(now ledger.View, lost uint64) error {
+func (p *Publisher) Close(now pipeline.View, lost uint64) error {
 	s := now.Summary()
 	s.Lost = lost
 	p.latest.Store(&Published{Summary: s, Ended: true})

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 // A summary can be read from another goroutine while the trace goes on: the counts only
@@ -31,7 +32,7 @@ func TestPublisher(t *testing.T) {
 			}
 		}
 	})
-	err := ledger.New().Run(func(yield func(ledger.Event, error) bool) {
+	err := pipeline.Run(func(yield func(ledger.Event, error) bool) {
 		for i := range int64(count) {
 			yield(ledger.Event{
 				User:    ledger.Reading{Before: i, After: i + 1},

@@ -16,7 +16,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -121,7 +121,7 @@ func (e *CommandError) Unwrap() error { return e.Err }
 
 // Run runs the command, and has the ledger feed the sinks until it ends, or ctx does.
 // A *CommandError says that the command failed, and nothing else did.
-func (s *Session) Run(ctx context.Context, sinks ...ledger.Sink) error {
+func (s *Session) Run(ctx context.Context, sinks ...pipeline.Sink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var command *exec.Cmd
@@ -138,7 +138,7 @@ func (s *Session) Run(ctx context.Context, sinks ...ledger.Sink) error {
 	} else {
 		ended <- nil
 	}
-	if err := ledger.New().Run(s.Events(ctx), func() uint64 { return s.Losses().Total() }, sinks...); err != nil {
+	if err := pipeline.Run(s.Events(ctx), func() uint64 { return s.Losses().Total() }, sinks...); err != nil {
 		return err
 	}
 	if err := <-ended; err != nil {

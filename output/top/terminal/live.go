@@ -15,6 +15,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/top"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -33,7 +34,7 @@ type Live struct {
 // Trace is an open trace.
 type Trace interface {
 	// Run feeds sinks until ctx ends.
-	Run(ctx context.Context, sinks ...ledger.Sink) error
+	Run(ctx context.Context, sinks ...pipeline.Sink) error
 	Losses() tracer.Losses
 	Degraded() []string
 }
@@ -108,7 +109,7 @@ func (s *entries) Enter(e *ledger.Entry) error {
 }
 
 // Flush hands over what was entered.
-func (s *entries) Flush(now ledger.View) error {
+func (s *entries) Flush(now pipeline.View) error {
 	if len(s.rows) > 0 {
 		s.out <- entered{s.rows, now.Counts()}
 		s.rows = nil
@@ -117,7 +118,7 @@ func (s *entries) Flush(now ledger.View) error {
 }
 
 // Close hands over the rest.
-func (s *entries) Close(now ledger.View, _ uint64) error { return s.Flush(now) }
+func (s *entries) Close(now pipeline.View, _ uint64) error { return s.Flush(now) }
 
 // deliver passes entries on, several at a time.
 func (f *feed) deliver(in <-chan entered) {

@@ -11,6 +11,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/output/top"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 // Replay is a recording as a source. It needs no privileges.
@@ -45,7 +46,7 @@ func (r *Replay) Run(ctx context.Context, orders <-chan top.Action, send func(te
 			}
 		}
 	}
-	if err := ledger.New().Run(paced, recorded.Lost, &p); err != nil || ctx.Err() != nil {
+	if err := pipeline.Run(paced, recorded.Lost, &p); err != nil || ctx.Err() != nil {
 		return err
 	}
 	p.send(top.Tick{NowNS: p.atNS, Usage: p.usage.read()})
@@ -155,7 +156,7 @@ func (p *player) Enter(e *ledger.Entry) error {
 }
 
 // Flush shows what was entered, if it is much, or a while since the last time.
-func (p *player) Flush(now ledger.View) error {
+func (p *player) Flush(now pipeline.View) error {
 	p.counts = now.Counts()
 	if p.step || len(p.rows) >= flushCount || time.Since(p.flushed) > flushAfter {
 		p.flush()
@@ -164,7 +165,7 @@ func (p *player) Flush(now ledger.View) error {
 }
 
 // Close shows the rest.
-func (p *player) Close(ledger.View, uint64) error {
+func (p *player) Close(pipeline.View, uint64) error {
 	p.flush()
 	return nil
 }

@@ -1,14 +1,18 @@
-package ledger
+// Package pipeline runs a trace through a ledger and feeds sinks: one loop for a live kernel,
+// a recording and a test.
+package pipeline
 
 import (
 	"errors"
 	"iter"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // Sink takes what a ledger makes of a trace: a table, a recording, a view.
 type Sink interface {
 	// Enter takes an entry. It belongs to the ledger again when Enter returns.
-	Enter(e *Entry) error
+	Enter(e *ledger.Entry) error
 	// Flush shows what was entered: no further event is there at the moment.
 	Flush(now View) error
 	// Close ends the trace. lost is how many events it does not hold.
@@ -18,16 +22,17 @@ type Sink interface {
 // View is what a sink may ask of the ledger while it is called.
 type View interface {
 	// Counts are the counts up to now, without the users' balances.
-	Counts() Summary
+	Counts() ledger.Summary
 	// Summary is all of them. It takes time for every user.
-	Summary() Summary
+	Summary() ledger.Summary
 	// Objects are the BPF objects made during the trace that are still there.
-	Objects() []Charged
+	Objects() []ledger.Charged
 }
 
-// Run enters events and feeds the sinks, in their order, until the events end. An error
+// Run enters events into a new ledger and feeds the sinks, in their order, until the events end. An error
 // of the events or of a sink ends it: what was entered is flushed, and no sink is closed.
-func (l *Ledger) Run(events iter.Seq2[Event, error], lost func() uint64, sinks ...Sink) error {
+func Run(events iter.Seq2[ledger.Event, error], lost func() uint64, sinks ...Sink) error {
+	l := ledger.New()
 	each := func(do func(Sink) error) (err error) {
 		for _, s := range sinks {
 			err = errors.Join(err, do(s))
@@ -35,14 +40,14 @@ func (l *Ledger) Run(events iter.Seq2[Event, error], lost func() uint64, sinks .
 		return err
 	}
 	flush := func(s Sink) error { return s.Flush(l) }
-	var entry Entry
+	var entry ledger.Entry
 	enter := func(s Sink) error { return s.Enter(&entry) }
 	for event, err := range events {
 		if err != nil {
 			return errors.Join(err, each(flush))
 		}
-		entry = Entry{Event: event}
-		l.enter(&entry)
+		entry = ledger.Entry{Event: event}
+		l.Enter(&entry)
 		if err := each(enter); err != nil {
 			return err
 		}

@@ -1,8 +1,10 @@
-package ledger
+package pipeline
 
 import (
 	"errors"
 	"testing"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // sink counts what it is given, and fails where it is told to.
@@ -10,12 +12,12 @@ type sink struct {
 	entered, flushed int
 	lost             uint64
 	closed           bool
-	summary          Summary
+	summary          ledger.Summary
 	fail             error
 }
 
-func (s *sink) Enter(*Entry) error { s.entered++; return s.fail }
-func (s *sink) Flush(View) error   { s.flushed++; return nil }
+func (s *sink) Enter(*ledger.Entry) error { s.entered++; return s.fail }
+func (s *sink) Flush(View) error          { s.flushed++; return nil }
 func (s *sink) Close(now View, lost uint64) error {
 	s.closed, s.lost, s.summary = true, lost, now.Summary()
 	return nil
@@ -23,21 +25,21 @@ func (s *sink) Close(now View, lost uint64) error {
 
 // events yields n mappings, all but the last of which are followed by another one, and
 // then an error, if there is one.
-func events(n int, failed error) func(func(Event, error) bool) {
-	return func(yield func(Event, error) bool) {
+func events(n int, failed error) func(func(ledger.Event, error) bool) {
+	return func(yield func(ledger.Event, error) bool) {
 		for i := range n {
-			mapping := Event{
+			mapping := ledger.Event{
 				Followed: i < n-1,
-				User:     Reading{Before: int64(9 * i), After: int64(9 * (i + 1))},
-				Process:  Reading{Owner: 1},
-				Buffer:   Buffer{Key: uint64(i + 1), Pages: 9, Mappings: Count{After: 1}, Limits: Limits{Allowance: 516}},
+				User:     ledger.Reading{Before: int64(9 * i), After: int64(9 * (i + 1))},
+				Process:  ledger.Reading{Owner: 1},
+				Buffer:   ledger.Buffer{Key: uint64(i + 1), Pages: 9, Mappings: ledger.Count{After: 1}, Limits: ledger.Limits{Allowance: 516}},
 			}
 			if !yield(mapping, nil) {
 				return
 			}
 		}
 		if failed != nil {
-			yield(Event{}, failed)
+			yield(ledger.Event{}, failed)
 		}
 	}
 }
@@ -45,7 +47,7 @@ func events(n int, failed error) func(func(Event, error) bool) {
 // One ledger feeds any number of sinks, each entry once, and they agree.
 func TestRunFeedsAllSinks(t *testing.T) {
 	a, b := &sink{}, &sink{}
-	if err := New().Run(events(3, nil), func() uint64 { return 7 }, a, b); err != nil {
+	if err := Run(events(3, nil), func() uint64 { return 7 }, a, b); err != nil {
 		t.Fatal(err)
 	}
 	for _, s := range []*sink{a, b} {
@@ -59,11 +61,11 @@ func TestRunFeedsAllSinks(t *testing.T) {
 func TestRunEndsWithAnError(t *testing.T) {
 	failed := errors.New("broken off")
 	s := &sink{}
-	if err := New().Run(events(2, failed), func() uint64 { return 0 }, s); !errors.Is(err, failed) || s.entered != 2 || s.flushed != 2 || s.closed {
+	if err := Run(events(2, failed), func() uint64 { return 0 }, s); !errors.Is(err, failed) || s.entered != 2 || s.flushed != 2 || s.closed {
 		t.Errorf("%v; %+v", err, s)
 	}
 	s = &sink{fail: failed}
-	if err := New().Run(events(2, nil), func() uint64 { return 0 }, s); !errors.Is(err, failed) || s.entered != 1 || s.closed {
+	if err := Run(events(2, nil), func() uint64 { return 0 }, s); !errors.Is(err, failed) || s.entered != 1 || s.closed {
 		t.Errorf("%v; %+v", err, s)
 	}
 }
