@@ -48,7 +48,7 @@ func judgesOlder(t *testing.T, k guesttest.Kernel) {
 	entries := recorded(t, read(t, recording))
 	older, refunds := map[int]int64{}, map[int]int64{}
 	for _, e := range entries {
-		pages := map[ledger.Kind]map[int]int64{ledger.Older: older, ledger.Refund: refunds}[e.Kind]
+		pages := map[ledger.Kind]map[int]int64{ledger.Preexisting: older, ledger.Refund: refunds}[e.Kind]
 		if pages == nil {
 			continue
 		}

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -136,7 +136,7 @@ func recorded(t *testing.T, text string) (entries []ledger.Entry) {
 	t.Helper()
 	l := ledger.New()
 	whole := text[:strings.LastIndexByte(text, '\n')+1]
-	for event, err := range output.NewRecording(strings.NewReader(whole)).Events() {
+	for event, err := range recording.NewReader(strings.NewReader(whole)).Events() {
 		if err != nil {
 			t.Fatalf("%v\n%s", err, text)
 		}
