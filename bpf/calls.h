@@ -172,13 +172,12 @@ static __always_inline struct call *call_enter(__u64 key)
 	return &slot->call;
 }
 
-/* Ends a call, after its record was sent. It is not to be touched any more. */
-static __always_inline void call_leave(struct call *call)
+/* Gives the place of a call back. It is not to be touched any more. */
+static __always_inline void call_free(struct call *call)
 {
 	struct call_slot *slot = (void *)call;
 	__u64 key = slot->key;
 
-	call_exit(call);
 	CALL_GONE(key);
 	if (slot->claims) {
 		slot->key = 0;
@@ -189,6 +188,27 @@ static __always_inline void call_leave(struct call *call)
 	slot = call_slot(key);
 	if (slot)
 		__sync_fetch_and_add(&slot->overflowed, -1);
+}
+
+/* Ends a call, after its record was sent. */
+static __always_inline void call_leave(struct call *call)
+{
+	call_exit(call);
+	call_free(call);
+}
+
+/* Moves a call that ends to the stack, if it fits there, and reports whether there was
+ * one. The verifier follows all that comes after call_find() once for each map that the
+ * call may be in; what comes after this, once. call_exit() is left to be done. */
+static __always_inline bool call_take(__u64 key, struct call *to)
+{
+	struct call *call = call_find(key);
+
+	if (!call)
+		return false;
+	__builtin_memcpy(to, call, sizeof(*to));
+	call_free(call);
+	return true;
 }
 
 #endif

@@ -130,19 +130,23 @@ static __always_inline void charge_report(void *ctx, struct call *call, int ret)
 	record_submit(ctx, reserved, r);
 }
 
+static __always_inline bool has_moved(const struct record *r)
+{
+	return r->user.after != r->user.before || r->process.after != r->process.before;
+}
+
 static __always_inline void charge_end(void *ctx, __u32 level, int ret)
 {
-	struct call *call = charge_find(level);
-	struct record *r;
+	struct call call;
 
-	if (!call)
+	if (!call_take(call_key(level, call_by_thread()), &call))
 		return;
-	r = &call->record;
-	if (call->user)
-		read_after(call);
-	if (call->user && (r->user.after != r->user.before || r->process.after != r->process.before || is_refusal(ret)))
-		charge_report(ctx, call, ret);
-	call_leave(call);
+	if (call.user) {
+		read_after(&call);
+		if (has_moved(&call.record) || is_refusal(ret))
+			charge_report(ctx, &call, ret);
+	}
+	call_exit(&call);
 }
 
 /* ---- probes ---- */

@@ -610,24 +610,20 @@ static __always_inline bool growth_due(struct record *r, __s64 worth)
 	return true;
 }
 
-static __always_inline void growth_end(void *ctx, struct call *call)
+/* The return of a call that may be a growth: one that is worth no record yet is kept for
+ * a later one. */
+static __always_inline void level_end(void *ctx, enum level level, int ret)
 {
-	if (has_growth(&call->record) && growth_due(&call->record, GROWTH_REPORTED))
-		object_end(ctx, call, 0);
-	else
-		call_leave(call);
-}
-
-static __always_inline void bpf_end(void *ctx, int ret)
-{
-	struct call *call = level_find(LEVEL_BPF);
+	struct call *call = level_find(level);
+	bool growth;
 
 	if (!call)
 		return; /* a command that is of no interest */
-	if (call->record.op == OP_GROW)
-		growth_end(ctx, call);
+	growth = call->record.op == OP_GROW;
+	if (growth && !(has_growth(&call->record) && growth_due(&call->record, GROWTH_REPORTED)))
+		call_leave(call);
 	else
-		object_end(ctx, call, ret);
+		object_end(ctx, call, growth ? 0 : ret);
 }
 
 static __always_inline bool watches_memcg(void)
@@ -734,14 +730,6 @@ static __always_inline void alloc_begin(struct bpf_map *map)
 		call_is_growth(call, map);
 }
 
-static __always_inline void alloc_end(void *ctx)
-{
-	struct call *call = level_find(LEVEL_ALLOC);
-
-	if (call)
-		growth_end(ctx, call);
-}
-
 /* BPF's allocator fills a cache of elements up, in an interrupt. */
 static __always_inline void refill_begin(void *work)
 {
@@ -761,14 +749,6 @@ static __always_inline void refill_begin(void *work)
 	}
 }
 
-static __always_inline void refill_end(void *ctx)
-{
-	struct call *call = level_find(LEVEL_REFILL);
-
-	if (call)
-		growth_end(ctx, call);
-}
-
 SEC("kprobe/sys_bpf")
 int BPF_KPROBE(kprobe_sys_bpf, struct pt_regs *regs)
 {
@@ -779,7 +759,7 @@ int BPF_KPROBE(kprobe_sys_bpf, struct pt_regs *regs)
 SEC("kretprobe/sys_bpf")
 int BPF_KRETPROBE(kretprobe_sys_bpf, int ret)
 {
-	bpf_end(ctx, ret);
+	level_end(ctx, LEVEL_BPF, ret);
 	return 0;
 }
 
@@ -862,7 +842,7 @@ int BPF_KPROBE(kprobe_map_alloc, struct bpf_map *map)
 SEC("kretprobe/bpf_map_alloc")
 int BPF_KRETPROBE(kretprobe_map_alloc)
 {
-	alloc_end(ctx);
+	level_end(ctx, LEVEL_ALLOC, 0);
 	return 0;
 }
 
@@ -878,7 +858,7 @@ SEC("kretprobe/bpf_map_alloc_percpu")
 int BPF_KRETPROBE(kretprobe_map_alloc_percpu, void *memory)
 {
 	percpu_end(memory);
-	alloc_end(ctx);
+	level_end(ctx, LEVEL_ALLOC, 0);
 	return 0;
 }
 
@@ -892,7 +872,7 @@ int BPF_KPROBE(kprobe_bpf_mem_refill, void *work)
 SEC("kretprobe/bpf_mem_refill")
 int BPF_KRETPROBE(kretprobe_bpf_mem_refill)
 {
-	refill_end(ctx);
+	level_end(ctx, LEVEL_REFILL, 0);
 	return 0;
 }
 
@@ -907,7 +887,7 @@ int BPF_PROG(fentry_map_alloc, struct bpf_map *map)
 SEC("fexit/bpf_map_kmalloc_node")
 int BPF_PROG(fexit_map_alloc)
 {
-	alloc_end(ctx);
+	level_end(ctx, LEVEL_ALLOC, 0);
 	return 0;
 }
 
@@ -923,7 +903,7 @@ SEC("fexit/bpf_map_alloc_percpu")
 int BPF_PROG(fexit_map_alloc_percpu, struct bpf_map *map, __u64 bytes, __u64 align, unsigned int flags, void *memory)
 {
 	percpu_end(memory);
-	alloc_end(ctx);
+	level_end(ctx, LEVEL_ALLOC, 0);
 	return 0;
 }
 
@@ -942,7 +922,7 @@ int fentry_bpf_mem_refill(__u64 *ctx)
 SEC("fexit/bpf_mem_refill")
 int BPF_PROG(fexit_bpf_mem_refill, void *work)
 {
-	refill_end(ctx);
+	level_end(ctx, LEVEL_REFILL, 0);
 	return 0;
 }
 

@@ -239,7 +239,9 @@ static __always_inline __u64 ring_index(void)
  * of its command, so orphans of it stay below pinwatch. */
 static __always_inline bool descends_from(struct task_struct *task, __u32 tgid)
 {
-#pragma unroll
+#ifdef PINWATCH_LEGACY
+#pragma unroll /* loops require 5.3 */
+#endif
 	for (int depth = 0; depth < 12; depth++) {
 		task = BPF_CORE_READ(task, real_parent);
 		if (BPF_CORE_READ(task, tgid) == tgid)
