@@ -25,6 +25,7 @@ enum charger {
 	CHARGER_IOMMUFD,
 	CHARGER_VFIO,
 	CHARGER_VDPA,
+	CHARGER_SECRETMEM,
 	CHARGER_COUNT,
 };
 
@@ -279,3 +280,5 @@ PROBE_PAIR(do_update_pinned, CHARGER_IOMMUFD)
 PROBE_PAIR(vfio_lock_acct, CHARGER_VFIO)
 PROBE_PAIR(vhost_vdpa_map, CHARGER_VDPA)
 PROBE_PAIR(vhost_vdpa_pa_unmap, CHARGER_VDPA)
+PROBE_PAIR(secretmem_fault, CHARGER_SECRETMEM)
+PROBE_PAIR(secretmem_release, CHARGER_SECRETMEM)

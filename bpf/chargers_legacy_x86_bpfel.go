@@ -36,6 +36,8 @@ const (
 	ChargersLegacyProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
 	ChargersLegacyProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
 	ChargersLegacyProgKprobeMsgZerocopyComplete       = "kprobe_msg_zerocopy_complete"
+	ChargersLegacyProgKprobeSecretmemFault            = "kprobe_secretmem_fault"
+	ChargersLegacyProgKprobeSecretmemRelease          = "kprobe_secretmem_release"
 	ChargersLegacyProgKprobeSockZerocopyCallback      = "kprobe_sock_zerocopy_callback"
 	ChargersLegacyProgKprobeSysIoUringRegister        = "kprobe_sys_io_uring_register"
 	ChargersLegacyProgKprobeSysIoUringSetup           = "kprobe_sys_io_uring_setup"
@@ -56,6 +58,8 @@ const (
 	ChargersLegacyProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
 	ChargersLegacyProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
 	ChargersLegacyProgKretprobeMsgZerocopyComplete    = "kretprobe_msg_zerocopy_complete"
+	ChargersLegacyProgKretprobeSecretmemFault         = "kretprobe_secretmem_fault"
+	ChargersLegacyProgKretprobeSecretmemRelease       = "kretprobe_secretmem_release"
 	ChargersLegacyProgKretprobeSockZerocopyCallback   = "kretprobe_sock_zerocopy_callback"
 	ChargersLegacyProgKretprobeSysIoUringRegister     = "kretprobe_sys_io_uring_register"
 	ChargersLegacyProgKretprobeSysIoUringSetup        = "kretprobe_sys_io_uring_setup"
@@ -121,6 +125,8 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
 	KprobeMsgZerocopyComplete       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSecretmemFault            *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_fault"`
+	KprobeSecretmemRelease          *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_release"`
 	KprobeSockZerocopyCallback      *ebpf.ProgramSpec `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister        *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup           *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_setup"`
@@ -141,6 +147,8 @@ type ChargersLegacyProgramSpecs struct {
 	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
 	KretprobeMsgZerocopyComplete    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSecretmemFault         *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_fault"`
+	KretprobeSecretmemRelease       *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_release"`
 	KretprobeSockZerocopyCallback   *ebpf.ProgramSpec `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister     *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_setup"`
@@ -237,6 +245,8 @@ type ChargersLegacyPrograms struct {
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
 	KprobeMsgZerocopyComplete       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSecretmemFault            *ebpf.Program `ebpf:"kprobe_secretmem_fault"`
+	KprobeSecretmemRelease          *ebpf.Program `ebpf:"kprobe_secretmem_release"`
 	KprobeSockZerocopyCallback      *ebpf.Program `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister        *ebpf.Program `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup           *ebpf.Program `ebpf:"kprobe_sys_io_uring_setup"`
@@ -257,6 +267,8 @@ type ChargersLegacyPrograms struct {
 	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
 	KretprobeMsgZerocopyComplete    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSecretmemFault         *ebpf.Program `ebpf:"kretprobe_secretmem_fault"`
+	KretprobeSecretmemRelease       *ebpf.Program `ebpf:"kretprobe_secretmem_release"`
 	KretprobeSockZerocopyCallback   *ebpf.Program `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister     *ebpf.Program `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup        *ebpf.Program `ebpf:"kretprobe_sys_io_uring_setup"`
@@ -282,6 +294,8 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeMmAccountPinnedPages,
 		p.KprobeMsgZerocopyCallback,
 		p.KprobeMsgZerocopyComplete,
+		p.KprobeSecretmemFault,
+		p.KprobeSecretmemRelease,
 		p.KprobeSockZerocopyCallback,
 		p.KprobeSysIoUringRegister,
 		p.KprobeSysIoUringSetup,
@@ -302,6 +316,8 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KretprobeMmAccountPinnedPages,
 		p.KretprobeMsgZerocopyCallback,
 		p.KretprobeMsgZerocopyComplete,
+		p.KretprobeSecretmemFault,
+		p.KretprobeSecretmemRelease,
 		p.KretprobeSockZerocopyCallback,
 		p.KretprobeSysIoUringRegister,
 		p.KretprobeSysIoUringSetup,

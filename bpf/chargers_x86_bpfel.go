@@ -16,14 +16,15 @@ import (
 type ChargersCharger uint32
 
 const (
-	ChargersChargerCHARGER_IO_URING ChargersCharger = 0
-	ChargersChargerCHARGER_XDP      ChargersCharger = 1
-	ChargersChargerCHARGER_ZEROCOPY ChargersCharger = 2
-	ChargersChargerCHARGER_RDMA     ChargersCharger = 3
-	ChargersChargerCHARGER_IOMMUFD  ChargersCharger = 4
-	ChargersChargerCHARGER_VFIO     ChargersCharger = 5
-	ChargersChargerCHARGER_VDPA     ChargersCharger = 6
-	ChargersChargerCHARGER_COUNT    ChargersCharger = 7
+	ChargersChargerCHARGER_IO_URING  ChargersCharger = 0
+	ChargersChargerCHARGER_XDP       ChargersCharger = 1
+	ChargersChargerCHARGER_ZEROCOPY  ChargersCharger = 2
+	ChargersChargerCHARGER_RDMA      ChargersCharger = 3
+	ChargersChargerCHARGER_IOMMUFD   ChargersCharger = 4
+	ChargersChargerCHARGER_VFIO      ChargersCharger = 5
+	ChargersChargerCHARGER_VDPA      ChargersCharger = 6
+	ChargersChargerCHARGER_SECRETMEM ChargersCharger = 7
+	ChargersChargerCHARGER_COUNT     ChargersCharger = 8
 )
 
 type ChargersReading struct {
@@ -81,6 +82,8 @@ const (
 	ChargersProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
 	ChargersProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
 	ChargersProgKprobeMsgZerocopyComplete       = "kprobe_msg_zerocopy_complete"
+	ChargersProgKprobeSecretmemFault            = "kprobe_secretmem_fault"
+	ChargersProgKprobeSecretmemRelease          = "kprobe_secretmem_release"
 	ChargersProgKprobeSockZerocopyCallback      = "kprobe_sock_zerocopy_callback"
 	ChargersProgKprobeSysIoUringRegister        = "kprobe_sys_io_uring_register"
 	ChargersProgKprobeSysIoUringSetup           = "kprobe_sys_io_uring_setup"
@@ -101,6 +104,8 @@ const (
 	ChargersProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
 	ChargersProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
 	ChargersProgKretprobeMsgZerocopyComplete    = "kretprobe_msg_zerocopy_complete"
+	ChargersProgKretprobeSecretmemFault         = "kretprobe_secretmem_fault"
+	ChargersProgKretprobeSecretmemRelease       = "kretprobe_secretmem_release"
 	ChargersProgKretprobeSockZerocopyCallback   = "kretprobe_sock_zerocopy_callback"
 	ChargersProgKretprobeSysIoUringRegister     = "kretprobe_sys_io_uring_register"
 	ChargersProgKretprobeSysIoUringSetup        = "kretprobe_sys_io_uring_setup"
@@ -166,6 +171,8 @@ type ChargersProgramSpecs struct {
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
 	KprobeMsgZerocopyComplete       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSecretmemFault            *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_fault"`
+	KprobeSecretmemRelease          *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_release"`
 	KprobeSockZerocopyCallback      *ebpf.ProgramSpec `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister        *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup           *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_setup"`
@@ -186,6 +193,8 @@ type ChargersProgramSpecs struct {
 	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
 	KretprobeMsgZerocopyComplete    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSecretmemFault         *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_fault"`
+	KretprobeSecretmemRelease       *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_release"`
 	KretprobeSockZerocopyCallback   *ebpf.ProgramSpec `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister     *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_setup"`
@@ -276,6 +285,8 @@ type ChargersPrograms struct {
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
 	KprobeMsgZerocopyComplete       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSecretmemFault            *ebpf.Program `ebpf:"kprobe_secretmem_fault"`
+	KprobeSecretmemRelease          *ebpf.Program `ebpf:"kprobe_secretmem_release"`
 	KprobeSockZerocopyCallback      *ebpf.Program `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister        *ebpf.Program `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup           *ebpf.Program `ebpf:"kprobe_sys_io_uring_setup"`
@@ -296,6 +307,8 @@ type ChargersPrograms struct {
 	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
 	KretprobeMsgZerocopyComplete    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSecretmemFault         *ebpf.Program `ebpf:"kretprobe_secretmem_fault"`
+	KretprobeSecretmemRelease       *ebpf.Program `ebpf:"kretprobe_secretmem_release"`
 	KretprobeSockZerocopyCallback   *ebpf.Program `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister     *ebpf.Program `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup        *ebpf.Program `ebpf:"kretprobe_sys_io_uring_setup"`
@@ -321,6 +334,8 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeMmAccountPinnedPages,
 		p.KprobeMsgZerocopyCallback,
 		p.KprobeMsgZerocopyComplete,
+		p.KprobeSecretmemFault,
+		p.KprobeSecretmemRelease,
 		p.KprobeSockZerocopyCallback,
 		p.KprobeSysIoUringRegister,
 		p.KprobeSysIoUringSetup,
@@ -341,6 +356,8 @@ func (p *ChargersPrograms) Close() error {
 		p.KretprobeMmAccountPinnedPages,
 		p.KretprobeMsgZerocopyCallback,
 		p.KretprobeMsgZerocopyComplete,
+		p.KretprobeSecretmemFault,
+		p.KretprobeSecretmemRelease,
 		p.KretprobeSockZerocopyCallback,
 		p.KretprobeSysIoUringRegister,
 		p.KretprobeSysIoUringSetup,

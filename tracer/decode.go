@@ -264,13 +264,14 @@ func charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
 
 // chargers are the names of who charges besides perf buffers and BPF objects, a row each.
 var chargers = [...]ledger.Charger{
-	bpf.ChargersChargerCHARGER_IO_URING: "io_uring", // registered buffers, and rings
-	bpf.ChargersChargerCHARGER_XDP:      "xdp",      // AF_XDP umem
-	bpf.ChargersChargerCHARGER_ZEROCOPY: "zerocopy", // MSG_ZEROCOPY
-	bpf.ChargersChargerCHARGER_RDMA:     "rdma",
-	bpf.ChargersChargerCHARGER_IOMMUFD:  "iommufd",
-	bpf.ChargersChargerCHARGER_VFIO:     "vfio",
-	bpf.ChargersChargerCHARGER_VDPA:     "vdpa",
+	bpf.ChargersChargerCHARGER_IO_URING:  "io_uring", // registered buffers, and rings
+	bpf.ChargersChargerCHARGER_XDP:       "xdp",      // AF_XDP umem
+	bpf.ChargersChargerCHARGER_ZEROCOPY:  "zerocopy", // MSG_ZEROCOPY
+	bpf.ChargersChargerCHARGER_RDMA:      "rdma",
+	bpf.ChargersChargerCHARGER_IOMMUFD:   "iommufd",
+	bpf.ChargersChargerCHARGER_VFIO:      "vfio",
+	bpf.ChargersChargerCHARGER_VDPA:      "vdpa",
+	bpf.ChargersChargerCHARGER_SECRETMEM: "secretmem", // memfd_secret(2), since 7.2
 }
 
 func chargerOf(c bpf.ChargersCharger) (ledger.Charger, error) {

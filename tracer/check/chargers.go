@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,6 +28,7 @@ func chargerExercises() []Exercise {
 		{Name: "memcg-limit", Charges: ChargesObjects, About: "since 5.11: a BPF map past the cgroup's memory.max is refused with ENOMEM and charges nothing", Needs: needBPFByMemcg, Do: memcgLimit},
 		{Name: "io-uring-buffers", Charges: ChargesOthers, About: "io_uring buffers registered, unregistered, refused halfway, and killed with", Needs: needUring, Do: ioUring},
 		{Name: "af-xdp-umem", Charges: ChargesOthers, About: "an AF_XDP umem registered up to the limit, released, refused, and killed with", Needs: needXDP, Do: afXDP},
+		{Name: "secretmem", Charges: ChargesOthers, About: "secret memory touched up to the limit, closed, and killed with: since 7.2 its user is charged", Needs: needSecretmem, Do: secretMemory},
 	}
 }
 
@@ -409,6 +411,71 @@ func ioUring(s *Scene) {
 	p.register(ring, pages)
 	p.Kill()
 	s.expectSettled(witness, alone, read)
+	other.Kill()
+	s.settleRoom()
+}
+
+// needSecretmem asks for secret memory that is charged to a user: up to 7.1 it is held
+// against the process's own limit alone.
+func needSecretmem(r *run) string {
+	if reason := needXDP(r); reason != "" {
+		return reason // without a witness
+	}
+	if errno := r.try(request{Op: "secretmem", Pages: 1}); errno != 0 {
+		return "requires memfd_secret(2) (CONFIG_SECRETMEM): " + errnoName(errno)
+	}
+	spec, err := btf.LoadKernelSpec()
+	var state *btf.Struct
+	if err != nil || spec.TypeByName("secretmem_inode_state", &state) != nil {
+		return "this kernel charges secret memory to no user (7.2)"
+	}
+	return ""
+}
+
+// secretMemory has a umem as the witness: what the limit of the user still allows.
+func secretMemory(s *Scene) {
+	const limit, secret = 16, 6
+	const witness = "pages of a umem that fit the limit"
+	who := Who{Name: "owner", Limit: limit, Caps: []string{"cap_net_raw"}}
+	p := s.Process(who)
+	who.Name = "other"
+	other := s.Process(who)
+	room := func() int64 {
+		for pages := int64(limit); pages > 0; pages-- {
+			m, err := other.ask(request{Op: "umem", Pages: pages}, -1)
+			s.check(err)
+			if m.Errno == 0 {
+				_, err := other.ask(request{Op: "close", FD: int(m.Value)}, -1)
+				s.check(err)
+				return pages
+			}
+		}
+		return 0
+	}
+	// What the witness had goes later, and so it may not fit at once.
+	fd := -1
+	touch := func() int64 {
+		m, err := p.ask(request{Op: "secretmem", Pages: secret}, -1)
+		s.check(err)
+		if m.Errno != 0 {
+			return 0
+		}
+		s.charged++
+		fd = int(m.Value)
+		return secret
+	}
+	s.expectSettled(witness, limit, room)
+	s.expectSettled("pages of secret memory that fit the limit", secret, touch)
+	s.say("owner touches %d pages of secret memory", secret)
+	s.expectSettled(witness, limit-secret, room)
+	_, err := p.ask(request{Op: "close", FD: fd}, -1)
+	s.check(err)
+	s.say("owner closes it")
+	s.expectSettled(witness, limit, room)
+	s.expectSettled("pages of secret memory that fit the limit", secret, touch)
+	s.say("owner touches %d pages of secret memory", secret)
+	p.Kill()
+	s.expectSettled(witness, limit, room)
 	other.Kill()
 	s.settleRoom()
 }

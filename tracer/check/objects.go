@@ -35,6 +35,7 @@ func (o *objects) op(name string) func(*request) reply {
 		"register":     uringRegister,
 		"unregister":   uringUnregister,
 		"umem":         umem,
+		"secretmem":    secretmem,
 	}[name]
 }
 
@@ -281,6 +282,40 @@ func uringRegister(r *request) reply {
 func uringUnregister(r *request) reply {
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.FD), unregisterBuffers, 0, 0, 0, 0)
 	return result(0, errno)
+}
+
+// secretmem touches some pages of secret memory, and unmaps them: the file keeps them.
+func secretmem(r *request) reply {
+	fd, _, errno := unix.Syscall(unix.SYS_MEMFD_SECRET, unix.O_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return result(0, errno)
+	}
+	bytes := uintptr(r.Pages) * uintptr(os.Getpagesize())
+	if err := unix.Ftruncate(int(fd), int64(bytes)); err != nil {
+		return result(0, err.(unix.Errno))
+	}
+	addr, errno := mmap(int(fd), bytes, 0, readWrite, unix.MAP_SHARED)
+	if errno != 0 {
+		return result(0, errno)
+	}
+	// By the kernel: a fault that is refused is EFAULT there, and the end of the process
+	// here.
+	var touched [2]int
+	if err := unix.Pipe2(touched[:], unix.O_CLOEXEC); err != nil {
+		return reply{Error: err.Error()}
+	}
+	defer unix.Close(touched[0])
+	defer unix.Close(touched[1])
+	for at := uintptr(0); at < bytes && errno == 0; at += uintptr(os.Getpagesize()) {
+		unix.Write(touched[1], []byte{1})
+		_, _, errno = unix.Syscall(unix.SYS_READ, uintptr(touched[0]), addr+at, 1)
+	}
+	unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0)
+	if errno != 0 {
+		unix.Close(int(fd))
+		return result(0, errno)
+	}
+	return reply{Value: int64(fd)}
 }
 
 // umem makes an AF_XDP socket with a umem of some pages; with N, at an address
