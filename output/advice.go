@@ -81,7 +81,11 @@ func (x *Explainer) Close(pipeline.View, uint64) error {
 	if x.AsJSON {
 		return nil
 	}
-	_, err := fmt.Fprintf(x.Out, "\n%d mappings of perf buffers succeeded, %d were refused.%s\n", x.mapped, x.Refused, elsewhere(x.Refused))
+	were := "were"
+	if x.Refused == 1 {
+		were = "was"
+	}
+	_, err := fmt.Fprintf(x.Out, "\n%s of perf buffers succeeded, %d %s refused.%s\n", format.Count(x.mapped, "mapping"), x.Refused, were, elsewhere(x.Refused))
 	return err
 }
 
@@ -147,7 +151,7 @@ func adviceVerdict(x *advice.Explanation) string {
 	case v.Limit == advice.LimitMemlock:
 		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s", done, format.Pages(v.Over, x.Numbers.PageBytes), adviceFits(x))
 	case v.Limit == advice.LimitNegative:
-		return fmt.Sprintf("REFUSED with EPERM%s: pinned_vm of the process is negative (%d pages), which the kernel takes for more than any limit: this kernel refunded to this process what another one had paid.", done, x.Numbers.PinnedVM)
+		return fmt.Sprintf("REFUSED with EPERM%s: pinned_vm of the process is negative (%s), which the kernel takes for more than any limit: this kernel refunded to this process what another one had paid.", done, format.Count(x.Numbers.PinnedVM, "page"))
 	case v.Limit == advice.LimitGeometry:
 		return fmt.Sprintf("REFUSED with EINVAL: %d pages are no size of a perf buffer, and no limit has a part in it. Data pages are a power of two, plus one control page, mapped shared and from offset 0; an AUX area is a power of two of pages, behind them; a buffer that exists can be mapped again in its own size only.", x.Pages)
 	}
@@ -225,7 +229,7 @@ func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 			format.Pages(h.Unowned, x.Numbers.PageBytes), h.IOUring)
 	}
 	if h.Split {
-		fmt.Fprintf(b, "  locked_vm, a counter apart from perf's on this kernel: %d pages.\n", h.LockedVM)
+		fmt.Fprintf(b, "  locked_vm, a counter apart from perf's on this kernel: %s.\n", format.Count(h.LockedVM, "page"))
 	}
 }
 

@@ -74,8 +74,8 @@ func ruleOf(r *row.Row) string { return fmt.Sprintf("%s: right is: %s.", r.Verdi
 func explainWrongRefusal(r *row.Row) string {
 	switch {
 	case r.ChargedUser != 0 || r.ChargedPinned != 0:
-		return fmt.Sprintf("wrong-refusal: the refused call left %d pages charged to the user and %d to the process; right is nothing.",
-			r.ChargedUser, r.ChargedPinned)
+		return fmt.Sprintf("wrong-refusal: the refused call left %s charged to the user and %d to the process; right is nothing.",
+			format.Count(r.ChargedUser, "page"), r.ChargedPinned)
 	case r.Caller.CapIPCLock:
 		return "wrong-refusal: the caller has CAP_IPC_LOCK and may exceed the limit."
 	case r.Buffer.Limits.Paranoid <= -1:

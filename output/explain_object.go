@@ -57,14 +57,14 @@ func explainPayers(r *row.Row) string {
 		if p.Pages+p.Objects < 0 {
 			verb, sign = "given back to", -1
 		}
-		parts = append(parts, fmt.Sprintf("%d bytes %s %s (%d for pages, %d by slab and percpu)",
-			sign*(p.Pages+p.Objects), verb, cgroupName(p.Cgroup, p.CgroupID), sign*p.Pages, sign*p.Objects))
+		parts = append(parts, fmt.Sprintf("%s %s %s (%d for pages, %d by slab and percpu)",
+			format.Count(sign*(p.Pages+p.Objects), "byte"), verb, cgroupName(p.Cgroup, p.CgroupID), sign*p.Pages, sign*p.Objects))
 	}
 	if o.FurtherBytes != 0 {
-		parts = append(parts, fmt.Sprintf("%d bytes to further cgroups", o.FurtherBytes))
+		parts = append(parts, format.Count(o.FurtherBytes, "byte")+" to further cgroups")
 	}
 	if o.UnpaidBytes != 0 && r.Kind != ledger.Refund {
-		parts = append(parts, fmt.Sprintf("%d bytes that no cgroup pays for", o.UnpaidBytes))
+		parts = append(parts, format.Count(o.UnpaidBytes, "byte")+" that no cgroup pays for")
 	}
 	if len(parts) == 0 {
 		parts = []string{"nothing was charged to a cgroup"}
@@ -114,13 +114,13 @@ func explainObjectVerdict(r *row.Row) string {
 	var s string
 	switch r.Verdict {
 	case ledger.Overcharge:
-		s = fmt.Sprintf("overcharge: the object records %d pages, and the user's counter moved by %d.", r.ExpectedUser, r.ChargedUser)
+		s = fmt.Sprintf("overcharge: the object records %s, and the user's counter moved by %d.", format.Count(r.ExpectedUser, "page"), r.ChargedUser)
 	case ledger.Leak:
 		s = fmt.Sprintf("leak: %s stay charged.", format.Pages(r.Excess, r.PageSize))
 	case ledger.Underflow:
 		s = fmt.Sprintf("underflow: %s more were given back than were charged.", format.Pages(r.Excess, r.PageSize))
 	case ledger.WrongRefusal:
-		s = fmt.Sprintf("wrong-refusal: locked_vm and what was asked for are within RLIMIT_MEMLOCK, or the refused call left %d pages charged.", r.ChargedUser)
+		s = fmt.Sprintf("wrong-refusal: locked_vm and what was asked for are within RLIMIT_MEMLOCK, or the refused call left %s charged.", format.Count(r.ChargedUser, "page"))
 	default:
 		s = ruleOf(r)
 	}
@@ -148,7 +148,7 @@ func explainAccount(r *row.Row) string {
 	if r.Kind == ledger.Refund {
 		verb, sign = "given back to", -1
 	}
-	s := fmt.Sprintf("%s: %d pages %s uid %d", r.Charger, sign*r.ChargedUser, verb, r.Payer())
+	s := fmt.Sprintf("%s: %s %s uid %d", r.Charger, format.Count(sign*r.ChargedUser, "page"), verb, r.Payer())
 	if r.ChargedPinned != 0 {
 		s += fmt.Sprintf(", %d to the process", sign*r.ChargedPinned)
 	}

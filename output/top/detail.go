@@ -87,8 +87,8 @@ func (m *Model) standing(p *processRow) []string {
 	if !known {
 		about = "at least "
 	}
-	text := fmt.Sprintf("Its buffers take %d pages of the allowance of uid %d, which has used %s%d of %d. ",
-		p.share, p.uid, about, locked, a.limits.Allowance)
+	text := fmt.Sprintf("Its buffers take %s of the allowance of uid %d, which has used %s%d of %d. ",
+		format.Count(p.share, "page"), p.uid, about, locked, a.limits.Allowance)
 	switch {
 	case p.gone:
 		text = "It is gone. What it held is given back, unless an entry below says that it leaked."
@@ -97,10 +97,11 @@ func (m *Model) standing(p *processRow) []string {
 	case !p.limitKnown:
 		text += "Its RLIMIT_MEMLOCK is not known yet."
 	default:
-		text += fmt.Sprintf("Past that, pinned_vm may grow from %d to %d pages. Before EPERM there is room for this many more buffers of %d pages: %d.", p.pinned, p.limit, size, p.fits)
+		text += fmt.Sprintf("Past that, pinned_vm may grow from %d to %s. Before EPERM there is room for this many more buffers of %s: %d.",
+			p.pinned, format.Count(p.limit, "page"), format.Count(size, "page"), p.fits)
 	}
 	if p.over > 0 {
-		text += fmt.Sprintf(" %d pages of pinned_vm should not be there.", p.over)
+		text += fmt.Sprintf(" %s of pinned_vm should not be there.", format.Count(p.over, "page"))
 	}
 	return m.wrapped("  ", text, lipgloss.NewStyle())
 }
@@ -126,8 +127,8 @@ func (m *Model) buffersOf(pid uint32) []string {
 				if b.PayerKnown {
 					payer = fmt.Sprint(b.PayerUID)
 				}
-				lines = append(lines, fmt.Sprintf("%-4s %d pages: %d charged to the process, %d to the user; paid by uid %s; mappings: %d",
-					b.Area, b.Pages, b.Extra, b.Pages-b.Extra, payer, b.Mappings))
+				lines = append(lines, fmt.Sprintf("%-4s %s: %d charged to the process, %d to the user; paid by uid %s; mappings: %d",
+					b.Area, format.Count(b.Pages, "page"), b.Extra, b.Pages-b.Extra, payer, b.Mappings))
 			}
 		}
 		return alike(lines)
@@ -185,8 +186,8 @@ func (m *Model) holders(members []*process, allowance int64) []string {
 	var lines []string
 	for _, p := range members[:min(len(members), maxDetail)] {
 		where := cgroupText(p.cgroup, p.cgroupID, m.shown.containers[p.cgroup])
-		lines = append(lines, fmt.Sprintf("  %8d pages %5s  pid %-7d %-15s in %d buffers; pinned_vm %d  %s",
-			p.share, percent(float64(p.share)/float64(allowance)), p.pid, format.Printable(p.comm), p.buffers, p.pinned, where))
+		lines = append(lines, fmt.Sprintf("  %8d pages %5s  pid %-7d %-15s in %s; pinned_vm %d  %s",
+			p.share, percent(float64(p.share)/float64(allowance)), p.pid, format.Printable(p.comm), format.Count(p.buffers, "buffer"), p.pinned, where))
 	}
 	if more := len(members) - maxDetail; more > 0 {
 		lines = append(lines, fmt.Sprintf("  and %d more", more))

@@ -139,7 +139,7 @@ func (m *Model) titleLine() string {
 // pausedState says how far the screen is behind.
 func (m *Model) pausedState() string {
 	behind := m.news.counts.Events - m.shown.counts.Events
-	return m.styles.notice.Render(fmt.Sprintf(" PAUSED, %d events behind%s ", behind, m.hint(" (p: go on)")))
+	return m.styles.notice.Render(fmt.Sprintf(" PAUSED, %s behind%s ", format.Count(behind, "event"), m.hint(" (p: go on)")))
 }
 
 // hint is left out where the window is too narrow for it.
@@ -172,14 +172,14 @@ func (m *Model) allowanceLine() string {
 	if l.cpus == 0 {
 		return m.styles.dim.Render("allowance: not known yet")
 	}
-	return fmt.Sprintf("allowance: perf_event_mlock_kb %d = %d pages × %d CPUs = %d%sparanoid %d",
-		l.mlockKiB(), l.Allowance/l.cpus, l.cpus, l.Allowance, between, l.Paranoid)
+	return fmt.Sprintf("allowance: perf_event_mlock_kb %d = %s × %s = %d%sparanoid %d",
+		l.mlockKiB(), format.Count(l.Allowance/l.cpus, "page"), format.Count(l.cpus, "CPU"), l.Allowance, between, l.Paranoid)
 }
 
 // trafficLine says how much comes, and from where, and what pinwatch costs.
 func (m *Model) trafficLine() string {
 	c := m.shown.counts
-	parts := []string{fmt.Sprintf("%d events", c.Events), strings.Replace(perSecond(m.shown.rate.perSecond), "·", "0", 1) + "/s"}
+	parts := []string{format.Count(c.Events, "event"), strings.Replace(perSecond(m.shown.rate.perSecond), "·", "0", 1) + "/s"}
 	lost := fmt.Sprintf("%d lost", m.shown.lost)
 	if m.shown.lost > 0 {
 		lost = m.styles.warning.Render(lost)
@@ -337,7 +337,7 @@ func (m *Model) blank(room int) []string {
 	case m.opts.Filter != "":
 		text = "nothing matches the filter"
 	case m.view == viewProcesses && len(m.shown.processes) > 0:
-		text = fmt.Sprintf("none of %d processes has to do with locked memory (a: show them all)", len(m.shown.processes))
+		text = fmt.Sprintf("none of %s has to do with locked memory (a: show them all)", format.Count(len(m.shown.processes), "process"))
 	case m.view == viewObjects && m.opts.Replay:
 		text = "a recording has no BPF objects"
 	case m.view == viewEvents:
