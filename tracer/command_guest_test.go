@@ -15,7 +15,11 @@ import (
 // The command line, from the flag to the kernel and back: each testdata/scripts/*.txtar is a
 // script. What needs no kernel is tested beside the commands.
 func TestScripts(t *testing.T) {
-	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
+	kernels := guesttest.First
+	if guesttest.All() {
+		kernels = guesttest.Kernels
+	}
+	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
 		testscript.RunT(oneByOne{t}, testscript.Params{
 			Dir:                 filepath.Join("testdata", "scripts"),
 			RequireExplicitExec: true,

@@ -24,16 +24,17 @@ import (
 // objectTrace is a trace of BPF objects.
 type objectTrace struct{ *trace }
 
-// traceObjects traces while a test makes BPF objects. A trace that says it lost something is
-// made once more: while a process updates a map, a kernel that can be preempted skips kprobes
-// on its CPU, the more often the busier this machine is.
+// traceObjects traces while a test makes BPF objects. Where the kernel skipped kprobes it is
+// made once more: while a process updates a map, a kernel that can be preempted skips them on
+// its CPU, and counts that, the more often the busier this machine is. All other losses are
+// failures, as are those of the second trace.
 func traceObjects(t *testing.T, opts tracer.Options, during func(objectTrace)) (tr objectTrace) {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
 		tr = objectTrace{begin(t, opts)}
 		during(tr)
 		tr.stop()
-		if tr.lost == 0 || attempt == 2 {
+		if losses := tr.Losses(); tr.lost == 0 || losses.MissedProbe != losses.Total() || attempt == 2 {
 			break
 		}
 		t.Logf("%s: tracing once more", tr.Losses())
@@ -403,24 +404,21 @@ func TestOtherChargers(t *testing.T) {
 
 func explainsOthers(t *testing.T, _ guesttest.Kernel) {
 	const uid = 2003
-	tr := begin(t, everything())
-	r := guesttest.Command(t, "pinwatch", "workload", "chargers", "--uid", strconv.Itoa(uid), "--duration", "2s").Run()
-	if r.Code != 0 {
-		t.Errorf("exit %d: %s", r.Code, r.Stderr)
-	}
-	// The kernel gives back in workers of its own.
-	tr.until(func([]ledger.Entry) bool {
-		now := tr.Latest()
-		return now != nil && settled(&now.Summary, uid)
+	tr := traceObjects(t, everything(), func(tr objectTrace) {
+		r := guesttest.Command(t, "pinwatch", "workload", "chargers", "--uid", strconv.Itoa(uid), "--duration", "2s").Run()
+		if r.Code != 0 {
+			t.Errorf("exit %d: %s", r.Code, r.Stderr)
+		}
+		if none := regexp.MustCompile(`(?m)^workload: (\w+) 0\b.*$`).FindString(r.Stderr); none != "" || !strings.Contains(r.Stderr, "workload: perf ") {
+			t.Errorf("a charger was not exercised: %s", none)
+		}
+		// The kernel gives back in workers of its own.
+		tr.until(func([]ledger.Entry) bool {
+			now := tr.Latest()
+			return now != nil && settled(&now.Summary, uid)
+		})
 	})
-	tr.stop()
-	if tr.lost != 0 {
-		t.Errorf("lost: %s", tr.Losses())
-	}
-	if none := regexp.MustCompile(`(?m)^workload: (\w+) 0\b.*$`).FindString(r.Stderr); none != "" || !strings.Contains(r.Stderr, "workload: perf ") {
-		t.Errorf("a charger was not exercised: %s", none)
-	}
-	if !settled(&tr.summary, uid) || tr.summary.Broken() {
+	if !settled(&tr.summary, uid) {
 		t.Errorf("not explained: %+v", tr.summary)
 	}
 }
