@@ -13,8 +13,13 @@ CLANG := clang-19:clang-19 llvm-strip-19:llvm-19 /usr/include/bpf/bpf_helpers.h:
 RACE := gcc:gcc /usr/include/stdlib.h:libc6-dev
 TERMINAL := tmux:tmux bash:bash pkill:procps
 DEMO_SERIES := 6.1
+TEST_SERIES := 5.10 6.1 6.12 newest
 ALL_SERIES := 6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10 arm64/6.12 arm64/6.12-16k arm64/newest
 SOAK ?= 1h
+# What has tests; ./... leaves testdata out.
+PACKAGES := ./... ./testdata/bench ./testdata/gotest ./testdata/kernels
+# go test -json is shown by it, a line per test that took a second.
+SHOW = $(GO) run ./testdata/gotest
 
 .PHONY: help
 help: ## list the targets
@@ -22,7 +27,7 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build ./pinwatch, one static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w" -o pinwatch .
+	CGO_ENABLED=0 testdata/busy.sh "go build" $(GO) build -trimpath -ldflags "-s -w" -o pinwatch .
 
 .PHONY: build-arm64
 build-arm64: ## build ./pinwatch-arm64, for guests that are arm64 (pinwatch check, pinwatch guest)
@@ -51,16 +56,29 @@ generate: export BPF2GO_STRIP := testdata/strip.sh
 generate: export BPF2GO_CFLAGS := -O2 -g -Wall -Werror -mcpu=v2 -I/usr/include/x86_64-linux-gnu -I/usr/include/aarch64-linux-gnu
 generate: ## compile bpf/*.c and make the Go bindings
 	testdata/install.sh $(CLANG)
-	$(GO) generate ./gen.go
+	testdata/busy.sh "go generate" $(GO) generate ./gen.go
 
 .PHONY: test
-test: check-format check-generated test-unit test-guest ## everything a change must pass
+test: ## everything a change must pass
+	@testdata/install.sh $(CLANG) $(RACE) $(TERMINAL) $(GUEST_TESTS)
+	@# On a new machine the kernels take minutes: beside what needs none, and in a session
+	@# of their own, which ends as a whole.
+	@setsid $(MAKE) --no-print-directory guest-kernels > >(sed -u 's/^/kernels: /') 2>&1 & kernels=$$!; \
+	trap 'kill -- -$$kernels 2>/dev/null || :' EXIT; \
+	$(MAKE) --no-print-directory check-format check-generated test-unit; \
+	wait $$kernels
+	@$(MAKE) --no-print-directory test-guest
+
+.PHONY: guest-kernels
+guest-kernels:
+	testdata/kernels/fetch.sh $(TEST_SERIES) >/dev/null
+	testdata/known-bad/build.sh >/dev/null
 
 .PHONY: check-format
 check-format:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
-	$(GO) vet -tags guest ./... ./testdata/bench
-	$(GO) mod tidy -diff
+	testdata/busy.sh "go vet" $(GO) vet -tags guest $(PACKAGES)
+	testdata/busy.sh "go mod tidy" $(GO) mod tidy -diff
 
 .PHONY: check-generated
 check-generated:
@@ -71,13 +89,13 @@ check-generated:
 .PHONY: test-unit
 test-unit: ## what needs no kernel
 	testdata/install.sh $(RACE) $(TERMINAL)
-	$(GO) test -race ./... ./testdata/bench
+	$(GO) test -json -race $(PACKAGES) | $(SHOW)
 
 .PHONY: test-guest
 test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 	testdata/install.sh $(GUEST_TESTS)
-	CGO_ENABLED=0 $(GO) test -tags guest -count=1 -p 3 -parallel 1 -timeout 40m $$($(GO) list ./tracer/... | grep -v '/tracer$$')
-	CGO_ENABLED=0 $(GO) test -tags guest -count=1 -parallel 3 -timeout 40m ./tracer
+	CGO_ENABLED=0 $(GO) test -json -tags guest -count=1 -p 3 -parallel 1 -timeout 40m $$($(GO) list ./tracer/... | grep -v '/tracer$$') | $(SHOW)
+	CGO_ENABLED=0 $(GO) test -json -tags guest -count=1 -parallel 3 -timeout 40m ./tracer | $(SHOW)
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,7 +159,7 @@ func kernels(t *testing.T, script ...string) (kernels []Kernel) {
 	run, _ := scripts.LoadOrStore(strings.Join(script, " "), sync.OnceValues(func() (string, error) {
 		var complaints bytes.Buffer
 		cmd := exec.Command(filepath.Join(Root(), "testdata", script[0]), script[1:]...)
-		cmd.Stderr = &complaints
+		cmd.Stderr = io.MultiWriter(os.Stderr, &complaints) // a build takes minutes, and says how far it is
 		out, err := cmd.Output()
 		if err != nil {
 			err = fmt.Errorf("%s: %w\n%s", strings.Join(script, " "), err, complaints.String())
