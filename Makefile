@@ -34,7 +34,7 @@ build-arm64: ## build ./pinwatch-arm64, for guests that are arm64 (pinwatch chec
 	CGO_ENABLED=0 GOARCH=arm64 $(GO) build -trimpath -ldflags "-s -w" -o pinwatch-arm64 .
 
 .PHONY: demo
-demo: build ## show a live trace: on this host's kernel if it can, else in QEMU
+demo: build ## show a correct kernel live (this host's if it can be traced, else in QEMU), and then the bug, recorded
 	@if ./pinwatch trace --duration 10ms >/dev/null 2>&1; then \
 		echo "== pinwatch trace on this host, Linux $$(uname -r)"; \
 		./pinwatch trace -- ./pinwatch workload perf-buffers --quiet --pause 100ms; \
@@ -45,6 +45,8 @@ demo: build ## show a live trace: on this host's kernel if it can, else in QEMU
 		echo "== pinwatch trace in QEMU, $$(basename $$image)"; \
 		./pinwatch guest --kernel $$image -- trace -- pinwatch workload perf-buffers --quiet --pause 100ms; \
 	fi
+	@echo; echo "== and the bug: five mappings of 3 pages up to Linux 5.3, as published, replayed"
+	@./pinwatch replay testdata/recordings/published-overcharge.jsonl
 
 .PHONY: kernels
 kernels: ## fetch Debian's kernels of all series, for the guests
