@@ -71,13 +71,13 @@ func checkBTF(opts tracer.Options) Check {
 	found, err := kernel.LoadTypes(opts.BTF, nil)
 	switch {
 	case err != nil:
-		return Check{"types types", StateMissing, err.Error(), "boot a kernel with CONFIG_DEBUG_INFO_BTF, or use --btf FILE"}
+		return Check{"kernel types", StateMissing, err.Error(), "boot a kernel with CONFIG_DEBUG_INFO_BTF, or use --btf FILE"}
 	case opts.BTF != "":
-		return Check{"types types", StateOK, opts.BTF, ""}
+		return Check{"kernel types", StateOK, opts.BTF, ""}
 	case found.Note != "":
-		return Check{"types types", StateOK, found.Note, ""}
+		return Check{"kernel types", StateOK, found.Note, ""}
 	}
-	return Check{"types types", StateOK, "BTF of the running kernel", ""}
+	return Check{"kernel types", StateOK, "BTF of the running kernel", ""}
 }
 
 // checkFeature asks the kernel for a feature.

@@ -53,7 +53,7 @@ func TestExamine(t *testing.T) {
 			t.Errorf("%+v: says nothing", c)
 		}
 	}
-	for _, name := range []string{"kernel", "perf settings", "perf_event_open", "types types", "kernel symbols", "kprobes", "ring buffer", "probes on perf_mmap", "BPF iterators", "iterator of mappings", "user namespace",
+	for _, name := range []string{"kernel", "perf settings", "perf_event_open", "kernel types", "kernel symbols", "kprobes", "ring buffer", "probes on perf_mmap", "BPF iterators", "iterator of mappings", "user namespace",
 		"CAP_BPF", "CAP_PERFMON", "CAP_SYS_ADMIN", "CAP_SYSLOG", "CAP_IPC_LOCK", "lockdown", "security modules", "seccomp", "cgroup", "BPF memory", "trace", "snapshot"} {
 		if !seen[name] {
 			t.Errorf("no check of %s", name)

@@ -68,7 +68,7 @@ func growthProbes() (list []pair) {
 }
 
 // chargeProbes are on the hot functions that charge memory cgroups. They are
-// complete and do not overlap: every byte that is charged in a bracket passes
+// complete and do not overlap: every byte that is charged during a watched call passes
 // through one of them.
 func chargeProbes(k Kernel, spec *btf.Spec) []pair {
 	list := []pair{
@@ -137,7 +137,7 @@ func OpenBPFObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, me
 		s, err := Open(source, probes, k, shared)
 		return s, false, notes, err
 	}
-	// What is charged in a bracket must be seen from the first bracket on.
+	// What is charged during a watched call must be seen from the first call on.
 	pairs := slices.Concat(chargeProbes(k, types), growthProbes())
 	s, err = Open(source, slices.Concat(chosen(pairs, true, k), probes), k, shared)
 	if err == nil || !Unsupported(err) {
