@@ -66,7 +66,7 @@ func (x *Explainer) Enter(e *ledger.Entry) error {
 		x.seen = map[refusalKey]bool{}
 	}
 	x.seen[this] = true
-	explanation := advice.OfEntry(e, e.Era == "cumulative")
+	explanation := advice.OfEntry(e, e.Scheme == "cumulative")
 	if s, err := x.Take(); err == nil {
 		explanation.AddHolders(s, x.Facts(e.Caller.PID))
 	}

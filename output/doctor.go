@@ -22,9 +22,9 @@ func Accounting(s ledger.Summary, err error) doctor.Check {
 	case err != nil:
 		c.Detail = "not known: " + err.Error()
 	case s.Broken():
-		c.Detail = era(s.Era) + "; " + conclusion(&s)
+		c.Detail = scheme(s.Scheme) + "; " + conclusion(&s)
 	default:
-		c.State, c.Detail = doctor.StateOK, era(s.Era)+"; "+conclusion(&s)
+		c.State, c.Detail = doctor.StateOK, scheme(s.Scheme)+"; "+conclusion(&s)
 	}
 	return c
 }

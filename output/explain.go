@@ -107,7 +107,7 @@ func explainRefusal(r *row.Row) string {
 	s := fmt.Sprintf("EPERM: pinned_vm %d + extra %d = %s > RLIMIT_MEMLOCK %s: %s over; uid %d uses %d of its allowance of %d pages.",
 		r.Process.Before, r.Buffer.Extra, format.Pages(r.Locked(), r.PageSize), format.Pages(r.Caller.LockLimit, r.PageSize), format.Pages(over, r.PageSize),
 		r.Caller.UID, min(r.User.Before, r.Buffer.Limits.Allowance), r.Buffer.Limits.Allowance)
-	return s + " Remedies: " + strings.Join(advice.OfEntry(&r.Entry, r.Era == "cumulative").Brief(), ", or ") + "."
+	return s + " Remedies: " + strings.Join(advice.OfEntry(&r.Entry, r.Scheme == "cumulative").Brief(), ", or ") + "."
 }
 
 // explainError is about the errors that locked memory has no part in.

@@ -13,7 +13,7 @@ import (
 // summaryRow carries the totals in the fields of a row.
 func summaryRow(last *row.Row, s ledger.Summary, lost uint64) *row.Row {
 	r := &row.Row{Summary: true}
-	r.Number, r.Refusals, r.Lost, r.Era = s.Events, s.Refused, lost, s.Era
+	r.Number, r.Refusals, r.Lost, r.Scheme = s.Events, s.Refused, lost, s.Scheme
 	r.TimeNS, r.PageSize, r.Buffer.Limits.OnlineCPUs = last.TimeNS, last.PageSize, last.Buffer.Limits.OnlineCPUs
 	r.ProcessOvercharge = s.Overcharged
 	r.Uncertain = s.Uncertain() > 0 || lost > 0
@@ -67,7 +67,7 @@ func Summarize(r *row.Row, s ledger.Summary) string {
 			summarizeOlder(&b, &u, s.Holdings)
 		}
 	}
-	fmt.Fprintf(&b, "\naccounting of this kernel: %s\nverdict: %s", era(s.Era), conclusion(&s))
+	fmt.Fprintf(&b, "\naccounting of this kernel: %s\nverdict: %s", scheme(s.Scheme), conclusion(&s))
 	if r.Lost > 0 {
 		fmt.Fprintf(&b, " (incomplete: %s lost)", format.Count(r.Lost, "event"))
 	}
@@ -140,8 +140,8 @@ func summarizeRefusals(s *ledger.Summary) string {
 	return strings.Join(errnos, "; ")
 }
 
-// era says what an era's name means.
-func era(name string) string {
+// scheme says what a scheme's name means.
+func scheme(name string) string {
 	meaning := map[string]string{
 		"unknown":    "nothing was charged past the allowance yet",
 		"split":      "to the user what fits its allowance, the rest to the process",

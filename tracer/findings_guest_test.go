@@ -22,7 +22,7 @@ import (
 type variant struct {
 	name     string
 	loads    []func(*testing.T) // that show it
-	era      string
+	scheme      string
 	verdicts []string
 }
 
@@ -88,8 +88,8 @@ func (v *variant) isFound(t *testing.T, c combination) {
 	if diff := cmp.Diff(v.verdicts, verdicts); diff != "" {
 		t.Errorf("verdicts: %s", diff)
 	}
-	if tr.summary.Era != v.era {
-		t.Errorf("era %s; want %s", tr.summary.Era, v.era)
+	if tr.summary.Scheme != v.scheme {
+		t.Errorf("scheme %s; want %s", tr.summary.Scheme, v.scheme)
 	}
 }
 

@@ -20,7 +20,7 @@ import (
 
 // aReport has every kind of outcome, and text that wants care.
 func aReport() *check.Report {
-	none := check.Evidence{Broken: []check.Witness{}, Agree: true, Reproduce: []string{}, Notes: []string{}, Tracer: check.Watched{Era: "split", Broken: []check.Broken{}}}
+	none := check.Evidence{Broken: []check.Witness{}, Agree: true, Reproduce: []string{}, Notes: []string{}, Tracer: check.Watched{Scheme: "split", Broken: []check.Broken{}}}
 	pass := func(name string) check.Scenario {
 		return check.Scenario{Name: name, Result: check.Pass, Verdicts: []string{}, Evidence: none}
 	}
@@ -31,7 +31,7 @@ func aReport() *check.Report {
 		AllowancePages: 516, WitnessesRead: 7, Agree: true, Hurts: "all processes of the user",
 		Broken:    []check.Witness{{Witness: "pages of the allowance that fit before EPERM", When: "mapper maps 9 pages", ExpectedPages: 507, SeenPages: 498}},
 		Reproduce: []string{"mapper maps 9 pages; mapper maps 9 pages", "pinwatch check --kernel x --scenario map-twice"}, Notes: []string{},
-		Tracer: check.Watched{Watched: true, Events: 40, Era: "split", Broken: []check.Broken{{Verdict: "double-charge", Count: 1, Kind: "refund", UserExtraPages: 9, ExpectedUserPages: -9, ChargedUserPages: -9, ExcessPages: 9}}},
+		Tracer: check.Watched{Watched: true, Events: 40, Scheme: "split", Broken: []check.Broken{{Verdict: "double-charge", Count: 1, Kind: "refund", UserExtraPages: 9, ExpectedUserPages: -9, ChargedUserPages: -9, ExcessPages: 9}}},
 	}}
 	kernel := func(release, arch string, scenarios ...check.Scenario) check.Kernel {
 		return check.Kernel{Image: "vmlinuz-" + release, Release: release, Arch: arch, PageBytes: 4096, Tracer: "kprobe", DurationMS: 12005, Scenarios: scenarios}

@@ -90,7 +90,7 @@ type Watched struct {
 	Events    uint64   `json:"events"`
 	Lost      uint64   `json:"lost"`
 	Uncertain uint64   `json:"uncertain"`
-	Era       string   `json:"era"` // how the kernel was seen to account
+	Scheme    string   `json:"era"` // how the kernel was seen to account
 	Broken    []Broken `json:"broken"`
 }
 
@@ -138,7 +138,7 @@ func judge(events []ledger.Event, lost uint64) Watched {
 		}
 	}
 	s := l.Summary()
-	w.Events, w.Uncertain, w.Era = s.Events, s.Uncertain(), s.Era
+	w.Events, w.Uncertain, w.Scheme = s.Events, s.Uncertain(), s.Scheme
 	for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {
 		certainty, count := certain, s.Verdicts[v]
 		if count == 0 {

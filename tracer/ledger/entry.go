@@ -56,7 +56,7 @@ type Entry struct {
 	// The trace up to and with this entry: how many events it has, how many EPERM
 	// refusals, and how this kernel was seen to account.
 	Number, Refusals uint64
-	Era              string
+	Scheme           string
 
 	Kind    Kind
 	Verdict Verdict

@@ -50,27 +50,27 @@ func explainedAll(t *testing.T, name string, s Summary) {
 
 func TestOlderIsJudged(t *testing.T) {
 	for name, c := range map[string]struct {
-		era       era
+		scheme    scheme
 		event     Event
 		verdict   Verdict
 		excess    int64
 		uncertain bool
 	}{
-		"right":               {eraUnknown, unmapping(0xa, 10, 4, 0, 455), OK, 0, false},
-		"all of it forgotten": {eraUnknown, unmapping(0xa, 10, 4, 4, 516), Leak, 65, false},
+		"right":               {schemeUnknown, unmapping(0xa, 10, 4, 0, 455), OK, 0, false},
+		"all of it forgotten": {schemeUnknown, unmapping(0xa, 10, 4, 4, 516), Leak, 65, false},
 		// Kernels that charge the user for all pages give them all back.
-		"the user paid all, it seems": {eraUnknown, unmapping(0xa, 10, 4, 0, 451), OK, 0, false},
-		"the user paid all":           {eraCumulative, unmapping(0xa, 10, 4, 0, 451), OK, 0, false},
-		"the user did not pay all":    {eraSplit, unmapping(0xa, 10, 4, 0, 451), Underflow, 4, false},
+		"the user paid all, it seems": {schemeUnknown, unmapping(0xa, 10, 4, 0, 451), OK, 0, false},
+		"the user paid all":           {schemeCumulative, unmapping(0xa, 10, 4, 0, 451), OK, 0, false},
+		"the user did not pay all":    {schemeSplit, unmapping(0xa, 10, 4, 0, 451), Underflow, 4, false},
 		// Further mappings may have been charged before the trace.
-		"more than all": {eraUnknown, unmapping(0xa, 10, 4, 0, 390), Underflow, 65, true},
+		"more than all": {schemeUnknown, unmapping(0xa, 10, 4, 0, 390), Underflow, 65, true},
 		// Who paid is what the snapshot took it to be.
-		"to another process": {eraUnknown, unmapping(0xc, 20, 9, 5, 455), MisdirectedRefund, 4, true},
+		"to another process": {schemeUnknown, unmapping(0xc, 20, 9, 5, 455), MisdirectedRefund, 4, true},
 		// It paid nothing: that is certain.
-		"to one that cannot have paid": {eraUnknown, unmapping(0xc, 20, 0, -4, 455), MisdirectedRefund, 4, false},
+		"to one that cannot have paid": {schemeUnknown, unmapping(0xc, 20, 0, -4, 455), MisdirectedRefund, 4, false},
 	} {
 		l := New()
-		l.era = c.era
+		l.scheme = c.scheme
 		if e := l.Apply(olderBuffer()); e.Kind != Preexisting || e.BufferID != 1 || e.ProcessID != 1 || e.ChargedUser != 61 || e.ChargedPinned != 4 || e.Uncertain {
 			t.Fatalf("%s: found %+v", name, e)
 		}

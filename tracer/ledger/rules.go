@@ -28,7 +28,7 @@ func (l *Ledger) charge(e *Entry, p *process, u *user) {
 	userKnown := e.User.Undisturbed()
 	if !userKnown {
 		e.ChargedUser = n - e.Buffer.Extra
-		if l.era == eraCumulative || l.era == eraTwice {
+		if l.scheme == schemeCumulative || l.scheme == schemeTwice {
 			e.ChargedUser = n
 		}
 	}
@@ -141,7 +141,7 @@ func (l *Ledger) refusal(e *Entry, p *process, u *user) {
 	if e.Buffer.Existing {
 		right = 0
 	}
-	if l.era == eraCumulative {
+	if l.scheme == schemeCumulative {
 		e.Buffer.Extra = max(0, e.Demand()-e.Buffer.Limits.Allowance)
 	}
 	e.Excess = max(0, e.Buffer.Extra-right)
