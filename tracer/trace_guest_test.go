@@ -75,8 +75,9 @@ type trace struct {
 	*session.Publisher // the summary until now
 	t                  *testing.T
 	end                func()
-	done               chan struct{} // closed when it has ended
-	forgets            bool          // keeps no entries
+	done               chan struct{}   // closed when it has ended
+	forgets            bool            // keeps no entries
+	sinks              []pipeline.Sink // more of them
 
 	mu      sync.Mutex
 	entries []ledger.Entry
@@ -114,7 +115,7 @@ func (tr *trace) run() {
 	tr.end = cancel
 	go func() {
 		defer close(tr.done)
-		if err := tr.Session.Run(ctx, tr.Publisher, tr); err != nil {
+		if err := tr.Session.Run(ctx, append(tr.sinks, tr.Publisher, tr)...); err != nil {
 			tr.t.Error(err)
 		}
 	}()

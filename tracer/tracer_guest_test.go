@@ -15,10 +15,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/probe"
 	"github.com/pinwatch/pinwatch/tracer/transport"
 )
@@ -266,15 +269,33 @@ func TestLossIsCounted(t *testing.T) {
 					t.Fatal(err)
 				}
 				load(t, "perf-buffers", "--quiet", "--max", "100", "--pages", "1")
+				var summary lastRow
+				tr.sinks = []pipeline.Sink{output.NewStream(&summary, &row.Filter{})}
 				tr.run()
 				tr.stop()
 				if seen := uint64(len(tr.children())); tr.lost == 0 || seen+tr.lost != 200 {
 					t.Errorf("%d entries and %d lost; 200 calls were made", seen, tr.lost)
 				}
+				if !summary.Summary || summary.Lost != tr.lost || !summary.Uncertain {
+					t.Errorf("the summary is uncertain: %v, and tells of %d lost: events were", summary.Uncertain, summary.Lost)
+				}
 			})
 		}
 		t.Run("hotplug", hotplug)
 	})
+}
+
+// lastRow is a writer that keeps the summary's row.
+type lastRow struct{ row.Row }
+
+func (*lastRow) Write(*row.Row) error { return nil }
+
+func (*lastRow) Flush() error { return nil }
+
+// Close keeps it.
+func (l *lastRow) Close(r *row.Row, _ ledger.Summary) error {
+	l.Row = *r
+	return nil
 }
 
 // hotplug has a CPU come that was offline when the trace began, and so has no ring in the
