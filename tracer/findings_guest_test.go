@@ -22,7 +22,7 @@ import (
 type variant struct {
 	name     string
 	loads    []func(*testing.T) // that show it
-	scheme      string
+	scheme   string
 	verdicts []string
 }
 
