@@ -90,7 +90,7 @@ func newRoot(s *Streams) *cobra.Command {
 		Long: `Pinwatch watches the kernel charge pages to user_struct.locked_vm and
 mm_struct.pinned_vm, compares every charge with what the accounting is meant to
 be, and tells who was charged, who was refused and why, and whether this kernel
-gets it wrong. It changes nothing. Amounts are in pages.
+gets it wrong. It changes no setting. Amounts are in pages.
 
 Exit status: 0 fine, 1 failure, 2 wrong usage.`,
 		SilenceErrors: true,
