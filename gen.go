@@ -15,3 +15,6 @@ package main
 //go:generate compile -output-stem perf_legacy PerfLegacy bpf/perf.bpf.c -- -DPINWATCH_LEGACY
 //go:generate compile -output-stem objects_legacy ObjectsLegacy bpf/objects.bpf.c -- -DPINWATCH_LEGACY
 //go:generate compile -output-stem chargers_legacy ChargersLegacy bpf/chargers.bpf.c -- -DPINWATCH_LEGACY
+
+// The structures of old kernels, which tests load the Legacy flavours against.
+//go:generate sh bpf/testdata/layouts.sh

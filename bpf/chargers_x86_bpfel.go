@@ -78,6 +78,7 @@ const (
 	ChargersProgKprobeIoRingExitWork            = "kprobe_io_ring_exit_work"
 	ChargersProgKprobeIoRsrcPutWork             = "kprobe_io_rsrc_put_work"
 	ChargersProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
+	ChargersProgKprobeIoUringRelease            = "kprobe_io_uring_release"
 	ChargersProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
 	ChargersProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
 	ChargersProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
@@ -100,6 +101,7 @@ const (
 	ChargersProgKretprobeIoRingExitWork         = "kretprobe_io_ring_exit_work"
 	ChargersProgKretprobeIoRsrcPutWork          = "kretprobe_io_rsrc_put_work"
 	ChargersProgKretprobeIoSqeBuffersUnregister = "kretprobe_io_sqe_buffers_unregister"
+	ChargersProgKretprobeIoUringRelease         = "kretprobe_io_uring_release"
 	ChargersProgKretprobeIoptPagesUpdatePinned  = "kretprobe_iopt_pages_update_pinned"
 	ChargersProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
 	ChargersProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
@@ -167,6 +169,7 @@ type ChargersProgramSpecs struct {
 	KprobeIoRingExitWork            *ebpf.ProgramSpec `ebpf:"kprobe_io_ring_exit_work"`
 	KprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
@@ -189,6 +192,7 @@ type ChargersProgramSpecs struct {
 	KretprobeIoRingExitWork         *ebpf.ProgramSpec `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.ProgramSpec `ebpf:"kretprobe_io_rsrc_put_work"`
 	KretprobeIoSqeBuffersUnregister *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease         *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_release"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
@@ -281,6 +285,7 @@ type ChargersPrograms struct {
 	KprobeIoRingExitWork            *ebpf.Program `ebpf:"kprobe_io_ring_exit_work"`
 	KprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease            *ebpf.Program `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
@@ -303,6 +308,7 @@ type ChargersPrograms struct {
 	KretprobeIoRingExitWork         *ebpf.Program `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.Program `ebpf:"kretprobe_io_rsrc_put_work"`
 	KretprobeIoSqeBuffersUnregister *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease         *ebpf.Program `ebpf:"kretprobe_io_uring_release"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
@@ -330,6 +336,7 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeIoRingExitWork,
 		p.KprobeIoRsrcPutWork,
 		p.KprobeIoSqeBuffersUnregister,
+		p.KprobeIoUringRelease,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
 		p.KprobeMsgZerocopyCallback,
@@ -352,6 +359,7 @@ func (p *ChargersPrograms) Close() error {
 		p.KretprobeIoRingExitWork,
 		p.KretprobeIoRsrcPutWork,
 		p.KretprobeIoSqeBuffersUnregister,
+		p.KretprobeIoUringRelease,
 		p.KretprobeIoptPagesUpdatePinned,
 		p.KretprobeMmAccountPinnedPages,
 		p.KretprobeMsgZerocopyCallback,

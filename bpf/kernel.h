@@ -702,7 +702,7 @@ struct bpf_iter__task_file {
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct io_ring_ctx {
+struct io_ring_ctx { /* 5.1 */
 	struct user_struct *user;
 	struct mm_struct *mm_account; /* 5.10 */
 	struct work_struct exit_work;
@@ -730,8 +730,28 @@ struct ubuf_info {
 /* Reports whether a task has ever used an io_uring, as far as the kernel knows. */
 #define task_has_io_uring(task) (bpf_core_field_exists((task)->io_uring) && (task)->io_uring)
 
+/* Who is charged for a ring. */
+static __always_inline struct user_struct *ring_user(struct io_ring_ctx *ring)
+{
+	return bpf_core_field_exists(ring->user) ? kernel_read(ring, user) : 0;
+}
+
+/* Whose pinned_vm its buffers are in; 0: they are in none. */
+static __always_inline struct mm_struct *ring_mm(struct io_ring_ctx *ring)
+{
+	return bpf_core_field_exists(ring->mm_account) ? kernel_read(ring, mm_account) : 0;
+}
+
+static __always_inline struct io_ring_ctx *ring_of_file(struct file *file)
+{
+	return kernel_read(file, private_data);
+}
+
+/* 0 before 5.7 (85faa7b8346e), where there is no such work. */
 static __always_inline struct io_ring_ctx *ring_of_exit_work(void *work)
 {
+	if (!bpf_core_field_exists(((struct io_ring_ctx *)0)->exit_work))
+		return 0;
 	return work - bpf_core_field_offset(struct io_ring_ctx, exit_work);
 }
 

@@ -74,6 +74,11 @@ func exceptions(k Kernel) map[string][]string {
 	rules[bpf.ChargersProgKretprobeIoSqeBuffersUnregister] = unregister
 	rules[bpf.ChargersProgKprobeIoRingExitWork] = exit
 	rules[bpf.ChargersProgKretprobeIoRingExitWork] = exit
+	// Up to 5.11 it, too, gives back. Later it would only look as if it could.
+	if k.HasStaticFunctions() {
+		rules[bpf.ChargersProgKprobeIoUringRelease] = nil
+		rules[bpf.ChargersProgKretprobeIoUringRelease] = nil
+	}
 	// 7.0 gives the user in place of the ring.
 	rules[bpf.ChargersProgKprobeIoFreeRegionUser] = nil
 	if slices.Index(k.Parameters("io_free_region"), "user") == 0 {
