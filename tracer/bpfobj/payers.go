@@ -58,44 +58,12 @@ func findPayerPath(types *btf.Spec) (payerPath, error) {
 
 // member is where a field of a field of a structure is.
 func member(types *btf.Spec, structure string, fields []string) (step, error) {
-	var s *btf.Struct
-	if err := types.TypeByName(structure, &s); err != nil {
+	offset, t, err := kernel.Member(types, structure, fields...)
+	if err != nil {
 		return step{}, err
-	}
-	var offset uint32
-	var t btf.Type = s
-	for _, name := range fields {
-		m, at, ok := findMember(t, name)
-		if !ok {
-			return step{}, fmt.Errorf("struct %s has no %s", structure, name)
-		}
-		offset += at
-		t = btf.UnderlyingType(m.Type)
 	}
 	size, err := btf.Sizeof(t)
 	return step{offset, uint32(size)}, err
-}
-
-// findMember looks into anonymous members, too. The offset is in bytes.
-func findMember(t btf.Type, name string) (found btf.Member, offset uint32, ok bool) {
-	var members []btf.Member
-	switch t := t.(type) {
-	case *btf.Struct:
-		members = t.Members
-	case *btf.Union:
-		members = t.Members
-	}
-	for _, m := range members {
-		if m.Name == name {
-			return m, m.Offset.Bytes(), true
-		}
-		if m.Name == "" {
-			if found, at, ok := findMember(btf.UnderlyingType(m.Type), name); ok {
-				return found, m.Offset.Bytes() + at, true
-			}
-		}
-	}
-	return found, 0, false
 }
 
 // record is what the iterator writes for a map: its id, how far the pointers

@@ -82,8 +82,7 @@ func chargeProbes(k Kernel, spec *btf.Spec) []pair {
 	}
 	// 7.1 on: the slab allocator charges in its hook, without a call. 7.2 gave
 	// the hook one more argument.
-	var root *btf.Struct
-	if spec.TypeByName("obj_cgroup", &root) != nil || !kernel.HasField(root, "is_root") {
+	if !kernel.HasMember(spec, "obj_cgroup", "is_root") {
 		return list
 	}
 	hook := pair{symbol: "__memcg_slab_post_alloc_hook", fentry: bpf.ObjectsProgFentrySlabHook, kprobe: bpf.ObjectsProgKprobeSlabHook}

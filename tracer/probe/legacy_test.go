@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
@@ -138,6 +139,43 @@ func load(source *ebpf.CollectionSpec, types *btf.Spec, symbols map[string]uint6
 	set, err := Load(source, probes, Kernel{Types: kernel.Types{File: types}}, nil)
 	set.Close()
 	return err
+}
+
+// Before 5.11 BPF objects are charged to their users, and the types tell: whether their
+// names are there once or twice.
+func TestOldKernelsChargeUsers(t *testing.T) {
+	for _, version := range layouts() {
+		for _, twice := range []bool{false, true} {
+			k := Kernel{Types: kernel.Types{File: layout(t, version, twice)}}
+			if users, err := k.ChargesBPFToUsers(); err != nil || !users {
+				t.Errorf("%s, twice %v: %v, %v", version, twice, users, err)
+			}
+		}
+	}
+}
+
+// A ring's end is where the kernel gives back what it was charged.
+func TestRingsEnd(t *testing.T) {
+	chargers, err := bpf.LoadChargersLegacy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := Kernel{Types: kernel.Types{File: layout(t, "5.3", true)}, Absent: map[string]bool{"io_buffer_unmap": true, "io_ring_exit_work": true}}
+	ends := func() (symbols []string) {
+		for _, p := range Chargers(chargers, k) {
+			if strings.HasPrefix(p.Symbol, "io_") && !k.lacks(p) {
+				symbols = append(symbols, State{Symbol: p.Symbol, Return: p.ret}.String())
+			}
+		}
+		return symbols
+	}
+	if got := ends(); !slices.Contains(got, "io_uring_release") || !slices.Contains(got, "the return of io_uring_release") {
+		t.Errorf("5.3: %q", got)
+	}
+	k.File = layout(t, "4.19", false) // no rings, and so none that knows whether it is charged
+	if got := ends(); slices.Contains(got, "io_uring_release") {
+		t.Errorf("a kernel whose rings do not know it: %q", got)
+	}
 }
 
 // Every program for old kernels is loaded against the structures of each. A relocation for
