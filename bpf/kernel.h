@@ -494,6 +494,20 @@ extern void bpf_map_fops __ksym __weak;
 extern void bpf_prog_fops __ksym __weak;
 extern void __per_cpu_offset __ksym __weak;
 
+/* What the calling process has open; 0: nothing. */
+static __always_inline struct file *file_of_fd(__u32 fd)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd);
+	struct file *file = 0;
+
+	if (fd >= BPF_CORE_READ(table, max_fds))
+		return 0;
+	bpf_probe_read_kernel(&file, sizeof(file), &files[fd]);
+	return file;
+}
+
 /* 7.1: the slab allocator charges without a call. */
 static __always_inline bool slab_charges_unseen(void)
 {

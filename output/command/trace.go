@@ -77,10 +77,9 @@ func runTrace(ctx context.Context, o *traceOptions) error {
 }
 
 // trace writes what happens to a sink, which is opened once the trace is.
-func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error)) error {
+func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error)) (err error) {
 	o.rows.filter.Command = len(o.command) > 0
 	tracing := o.tracing.options()
-	var err error
 	if o.rows.filter.Cgroup, err = cgroup.Named(o.rows.filter.Cgroup, cgroup.OfCallers(tracing.Memcg)); err != nil {
 		return err
 	}

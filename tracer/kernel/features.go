@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
 )
 
 // Feature is something that only some kernels offer. Whether this one does is found out
@@ -95,6 +96,12 @@ func haveIterator(of string) func() error {
 		}
 		return nil
 	}
+}
+
+// NoLinks reports whether an error of listing BPF links says that this kernel has none:
+// before 5.8 (a3b80e107894) it does not know the command.
+func NoLinks(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, ebpf.ErrNotSupported)
 }
 
 // Features are all rows, in the order in which doctor shows them.

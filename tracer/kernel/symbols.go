@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"runtime"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -14,6 +16,15 @@ import (
 // SettingSymbols are the kernel variables that settings are read from at every call.
 func SettingSymbols() []string {
 	return []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus"}
+}
+
+// SyscallSymbol is the name that a function has here; that of a system call, such as
+// sys_bpf, has had a prefix of the architecture's since 4.17.
+func SyscallSymbol(name string) string {
+	if !strings.HasPrefix(name, "sys_") {
+		return name
+	}
+	return map[string]string{"amd64": "__x64_", "arm64": "__arm64_"}[runtime.GOARCH] + name
 }
 
 // AbsentSymbols reads in /proc/kallsyms which of some functions there are not. Names
