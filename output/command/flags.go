@@ -74,6 +74,7 @@ func (t *tracingFlags) options() tracer.Options {
 	return tracer.Options{
 		BTF: t.btf, Attach: t.attach, Transport: t.transport, BufferBytes: uint32(t.bufferBytes),
 		BPF: memcg || slices.Contains(t.only, "bpf"), Memcg: memcg, Others: slices.Contains(t.only, "others"),
+		NotPerf: len(t.only) > 0 && !slices.Contains(t.only, "perf"),
 	}
 }
 

@@ -276,6 +276,7 @@ func checkSnapshot(opts tracer.Options) []Check {
 
 // checkOtherWays opens a trace in every way to attach that was not used.
 func checkOtherWays(opts tracer.Options, used string) (checks []Check) {
+	opts.BPF, opts.Others = false, false
 	for _, name := range probe.AttachNames() {
 		if name == used || name == probe.AttachAuto {
 			continue
@@ -292,8 +293,27 @@ func checkOtherWays(opts tracer.Options, used string) (checks []Check) {
 	return checks
 }
 
+// checkWatched says whether a trace watches more than perf buffers, by what it says that it
+// lacks, and returns the rest of that.
+func checkWatched(degraded []string) (checks []Check, rest []string) {
+	rest = slices.Clone(degraded)
+	for _, c := range []struct{ name, lack, watched string }{
+		{"BPF objects", tracer.ObjectsNotWatched, "maps and programs are watched as they come and go, and who pays for them"},
+		{"other chargers", tracer.ChargersNotWatched, "io_uring, AF_XDP and others that share locked_vm are watched, as far as this kernel has them"},
+	} {
+		check := Check{c.name, StateOK, c.watched, ""}
+		if i := slices.IndexFunc(rest, func(s string) bool { return strings.HasPrefix(s, c.lack) }); i >= 0 {
+			check = Check{c.name, StateDegraded, rest[i], ""}
+			rest = slices.Delete(rest, i, i+1)
+		}
+		checks = append(checks, check)
+	}
+	return checks, rest
+}
+
 // checkTrace opens a trace: what that says is worth more than all of the above.
 func checkTrace(opts tracer.Options) []Check {
+	opts.BPF, opts.Others = true, true
 	t, err := tracer.Open(opts)
 	if err != nil {
 		return []Check{{"trace", StateMissing, err.Error(), "see above"}}
@@ -301,7 +321,9 @@ func checkTrace(opts tracer.Options) []Check {
 	checks := []Check{{"trace", StateOK, t.Attached(), ""}}
 	checks = append(checks, checkOtherWays(opts, t.Attach())...)
 	defer t.Close()
-	for _, what := range t.Degraded() {
+	watched, degraded := checkWatched(t.Degraded())
+	checks = append(checks, watched...)
+	for _, what := range degraded {
 		checks = append(checks, Check{"trace", StateDegraded, what, ""})
 	}
 	for _, p := range t.Probes() {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -37,6 +38,31 @@ func TestSymbolsNotFound(t *testing.T) {
 		missing, hidden := symbolsNotFound(c.kallsyms)
 		if diff := cmp.Diff(c.missing, missing); diff != "" || hidden != c.hidden {
 			t.Errorf("%s: hidden %v; %s", name, hidden, diff)
+		}
+	}
+}
+
+// What a trace does not watch has a row with the reason, and is not said twice.
+func TestWatched(t *testing.T) {
+	const other, reason = "kernel types: from a file", tracer.ObjectsNotWatched + ": kprobes are missing"
+	for name, c := range map[string]struct {
+		degraded, rest []string
+		want           map[string]string // states
+	}{
+		"both":    {[]string{other}, []string{other}, map[string]string{"BPF objects": StateOK, "other chargers": StateOK}},
+		"none":    {[]string{reason, other, tracer.ChargersNotWatched + ": x"}, []string{other}, map[string]string{"BPF objects": StateDegraded, "other chargers": StateDegraded}},
+		"objects": {[]string{tracer.ChargersNotWatched + ": x"}, nil, map[string]string{"BPF objects": StateOK, "other chargers": StateDegraded}},
+	} {
+		checks, rest := checkWatched(c.degraded)
+		got := map[string]string{}
+		for _, check := range checks {
+			got[check.Name] = check.State
+			if check.Name == "BPF objects" && check.State == StateDegraded && check.Detail != reason {
+				t.Errorf("%s: %+v does not give the reason", name, check)
+			}
+		}
+		if diff := cmp.Diff(c.want, got) + cmp.Diff(c.rest, rest, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s: %s", name, diff)
 		}
 	}
 }

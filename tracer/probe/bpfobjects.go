@@ -129,7 +129,7 @@ func OpenBPFObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, me
 	}
 	if memcg && rlimit {
 		memcg = false
-		notes = append(notes, "memory cgroups: this kernel charges BPF objects to users (RLIMIT_MEMLOCK), not to cgroups")
+		notes = append(notes, "memory cgroups: BPF objects are not charged to cgroups before Linux 5.11: this kernel charges them to users, against RLIMIT_MEMLOCK")
 	}
 	probes := objectProbes(rlimit, memcg)
 	if !memcg {
