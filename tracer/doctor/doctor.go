@@ -126,8 +126,10 @@ func checkSymbols() Check {
 	switch {
 	case hidden:
 		return Check{name, StateDegraded, fmt.Sprintf("addresses are hidden (kptr_restrict is %d)%s", restrict, stale), "grant CAP_SYSLOG; kptr_restrict must not be 2: sysctl kernel.kptr_restrict=1"}
-	case len(missing) > 0:
+	case len(missing) == len(kernel.SettingSymbols()):
 		return Check{name, StateDegraded, "no " + strings.Join(missing, ", ") + stale, "boot a kernel with CONFIG_KALLSYMS_ALL"}
+	case len(missing) > 0: // others are there, so that the kernel tells of variables
+		return Check{name, StateDegraded, "no " + strings.Join(missing, ", ") + " in this kernel" + stale, ""}
 	}
 	return Check{name, StateOK, fmt.Sprintf("readable (kptr_restrict is %d)", restrict), ""}
 }
@@ -137,16 +139,23 @@ func checkSymbols() Check {
 func symbolsNotFound(kallsyms string) (missing []string, hidden bool) {
 	address := map[string]string{}
 	for line := range strings.Lines(kallsyms) {
-		if fields := strings.Fields(line); len(fields) >= 3 && slices.Contains(kernel.SettingSymbols(), fields[2]) {
+		if fields := strings.Fields(line); len(fields) >= 3 {
 			address[fields[2]] = strings.TrimLeft(fields[0], "0")
 		}
 	}
-	for _, name := range kernel.SettingSymbols() {
-		at, found := address[name]
-		if !found {
-			missing = append(missing, name)
+	for _, s := range kernel.SettingSymbols() {
+		names := []string{s.Name}
+		if _, found := address[s.Name]; !found && len(s.Instead) > 0 {
+			names = s.Instead
 		}
-		hidden = hidden || found && at == ""
+		for _, name := range names {
+			at, found := address[name]
+			if !found {
+				missing = append(missing, s.Name)
+				break
+			}
+			hidden = hidden || at == ""
+		}
 	}
 	return missing, hidden
 }

@@ -22,18 +22,23 @@ func TestSymbolsNotFound(t *testing.T) {
 		paranoid = "ffffffff82000004 D sysctl_perf_event_paranoid\n"
 		cpus     = "ffffffff82000008 T __num_online_cpus\n"
 		hidden   = "0000000000000000 T __num_online_cpus\n"
+		ids      = "ffffffff8200000c D nr_cpu_ids\n"
+		mask     = "ffffffff82000010 D __cpu_online_mask\n"
 		others   = "ffffffff81000000 T perf_mmap\nffffffffc0000000 t x\t[module]\n\n"
 	)
+	all := []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus"}
 	for name, c := range map[string]struct {
 		kallsyms string
 		missing  []string
 		hidden   bool
 	}{
-		"all":     {others + mlock + paranoid + cpus, nil, false},
-		"hidden":  {mlock + paranoid + hidden, nil, true},
-		"no data": {others, kernel.SettingSymbols(), false},
-		"one":     {mlock + others + cpus, []string{"sysctl_perf_event_paranoid"}, false},
-		"nothing": {"", kernel.SettingSymbols(), false},
+		"all":                     {others + mlock + paranoid + cpus, nil, false},
+		"hidden":                  {mlock + paranoid + hidden, nil, true},
+		"no data":                 {others, all, false},
+		"before 5.4":              {mlock + paranoid + ids + mask, nil, false},
+		"before 5.4, and no mask": {mlock + paranoid + ids, all[2:], false},
+		"one":                     {mlock + others + cpus, []string{"sysctl_perf_event_paranoid"}, false},
+		"nothing":                 {"", all, false},
 	} {
 		missing, hidden := symbolsNotFound(c.kallsyms)
 		if diff := cmp.Diff(c.missing, missing); diff != "" || hidden != c.hidden {
