@@ -44,14 +44,14 @@ func (r *RunAs) become() error {
 	return r.limit()
 }
 
-// capability is the one of a name. Before Linux 5.8 (a17b53c4a4b5) what CAP_BPF and
+// capability is the one of a name, on a kernel that has so many. Before Linux 5.8 (a17b53c4a4b5) what CAP_BPF and
 // CAP_PERFMON allow was part of CAP_SYS_ADMIN, which stands for them there.
-func capability(name string) (cap.Value, error) {
+func capability(name string, known cap.Value) (cap.Value, error) {
 	value, err := cap.FromName(name)
 	switch {
 	case err != nil:
 		return 0, fmt.Errorf("capability %q: %w", name, err)
-	case value < cap.MaxBits():
+	case value < known:
 		return value, nil
 	case value == cap.BPF || value == cap.PERFMON:
 		return cap.SYS_ADMIN, nil
@@ -64,7 +64,7 @@ func (r *RunAs) limit() error {
 	set := cap.NewIAB()
 	only := cap.NewSet()
 	for _, name := range r.Caps {
-		value, err := capability(name)
+		value, err := capability(name, cap.MaxBits())
 		if err != nil {
 			return err
 		}
