@@ -35,6 +35,9 @@ type Tree struct {
 	mu     sync.Mutex
 	paths  map[key]string
 	walked map[string]time.Time // by mount point
+	// inodes reports whether walks know the numbers of inodes alone, for want of handles:
+	// before 5.5, half of an id.
+	inodes bool
 }
 
 // key is a cgroup: ids are unique within a hierarchy only.
@@ -172,6 +175,9 @@ func (t *Tree) lookup(m Mount, id uint64) (string, bool) {
 	}
 	t.walk(m)
 	p, ok := t.paths[key{m.Point, id}]
+	if !ok && t.inodes && id>>32 != 0 {
+		p, ok = t.paths[key{m.Point, uint64(uint32(id))}]
+	}
 	return p, ok
 }
 
@@ -196,7 +202,7 @@ func (t *Tree) walk(m Mount) {
 			id, known = idOf(dir)
 		}
 		if stat, ok := info.Sys().(*syscall.Stat_t); ok && !known {
-			id, known = stat.Ino, true
+			id, known, t.inodes = stat.Ino, true, true
 		}
 		if known {
 			t.paths[key{m.Point, id}] = m.cgroupPath(dir)
