@@ -186,7 +186,7 @@ func (m *Model) trafficLine() string {
 	}
 	parts = append(parts, lost)
 	if c.Events > 0 {
-		parts = append(parts, "accounting "+c.Scheme)
+		parts = append(parts, "accounting "+c.Scheme.String())
 	}
 	if m.usage.RSS > 0 {
 		parts = append(parts, fmt.Sprintf("pinwatch %.1f%% CPU %s", 100*m.usage.CPU, format.Bytes(m.usage.RSS>>20<<20)))

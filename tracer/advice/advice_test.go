@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -47,13 +48,13 @@ func TestExplain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Verdict{Errno: "EPERM", Limit: LimitMemlock, Over: 49}); x.Verdict != want {
+	if want := (Verdict{Certain: true, Errno: "EPERM", Limit: LimitMemlock, Over: 49}); x.Verdict != want {
 		t.Errorf("verdict %+v; want %+v", x.Verdict, want)
 	}
 	if want := (Numbers{PageBytes: 4096, MlockKiB: 516, OnlineCPUs: 4, Paranoid: 2, UserLockLimit: 516, UserLocked: 516, Extra: 65, Locked: 65, LockLimit: 16}); x.Numbers != want {
 		t.Errorf("numbers %+v; want %+v", x.Numbers, want)
 	}
-	if want := (Subject{PID: 11, Comm: "agent", UID: 1000, Cgroup: "/"}); x.Subject != want {
+	if want := (Subject{OutsideUID: -1, PID: 11, Comm: "agent", UID: 1000, Cgroup: "/"}); x.Subject != want {
 		t.Errorf("subject %+v; want %+v", x.Subject, want)
 	}
 	wantHolders := []Holder{
@@ -143,15 +144,15 @@ func TestOfEntry(t *testing.T) {
 		Process: ledger.Reading{Before: 69},
 		Buffer:  ledger.Buffer{Pages: 65, Extra: 65, Limits: ledger.Limits{Allowance: 516, Paranoid: 2, OnlineCPUs: 4}},
 	}}
-	x := OfEntry(&e, false)
-	if want := (Verdict{Errno: "EPERM", Limit: LimitMemlock, Over: 6}); x.Verdict != want {
+	x := OfEntry(&e, accounting.Finding{})
+	if want := (Verdict{Certain: true, Errno: "EPERM", Limit: LimitMemlock, Over: 6}); x.Verdict != want {
 		t.Errorf("%+v; want %+v", x.Verdict, want)
 	}
 	if n := x.Numbers; n.UserLocked != 516 || n.Extra != 65 || n.Locked != 134 || n.MlockKiB != 516 {
 		t.Errorf("%+v", n)
 	}
 	e.Errno = int32(unix.EBUSY)
-	if x := OfEntry(&e, false); x.Verdict.Errno != "EBUSY" || x.Verdict.Limit != LimitOther || len(x.Remedies) != 0 {
+	if x := OfEntry(&e, accounting.Finding{}); x.Verdict.Errno != "EBUSY" || x.Verdict.Limit != LimitOther || len(x.Remedies) != 0 {
 		t.Errorf("%+v", x.Verdict)
 	}
 	// The published trace: refused by the history.
@@ -162,7 +163,7 @@ func TestOfEntry(t *testing.T) {
 		Process: ledger.Reading{Before: 112998},
 		Buffer:  ledger.Buffer{Pages: 3, Limits: ledger.Limits{Allowance: 4644, Paranoid: 2, OnlineCPUs: 36}},
 	}}
-	if x := OfEntry(&e, true); x.Numbers.Extra != 28257 || x.Verdict.Over != 10183 {
+	if x := OfEntry(&e, accounting.Finding{By: accounting.ByExperiment, Accounting: rule.Accounting{Scheme: rule.SchemeCumulative}}); x.Numbers.Extra != 28257 || x.Verdict.Over != 10183 {
 		t.Errorf("%+v %+v", x.Numbers, x.Verdict)
 	}
 }

@@ -79,6 +79,7 @@ func TestFromProc(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.TimeNS, s.Degraded, s.BPF, s.lastID = 0, nil, BPFObjects{}, 0
+	s.uids, s.Enclosed = uidMaps{}, false // of whoever runs the test
 	want := &Snapshot{
 		Source: SourceProc, PageSize: 4096, OnlineCPUs: 4, MlockKiB: 516, Paranoid: 2,
 		Processes: []Process{
@@ -92,7 +93,7 @@ func TestFromProc(t *testing.T) {
 		},
 		IOUring: []IOUring{{PID: 10, FD: 7, Buffers: 2, Pages: 3}},
 	}
-	if diff := cmp.Diff(want, s, cmp.AllowUnexported(Snapshot{}, Process{}, Buffer{})); diff != "" {
+	if diff := cmp.Diff(want, s, cmp.AllowUnexported(Snapshot{}, Process{}, Buffer{}, uidMaps{})); diff != "" {
 		t.Error(diff)
 	}
 	if s.Allowance() != 516 {
