@@ -160,13 +160,20 @@ func adviceVerdict(x *advice.Explanation) string {
 	case v.Allowed:
 		return "ALLOWED: " + adviceFits(x.Fits)
 	case v.Limit == advice.LimitMemlock:
-		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s", done, format.Pages(v.Over, x.Numbers.PageBytes), adviceFits(x.Fits))
+		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s%s", done, format.Pages(v.Over, x.Numbers.PageBytes), adviceFits(x.Fits), adviceFault(x))
 	case v.Limit == advice.LimitNegative:
 		return fmt.Sprintf("REFUSED with EPERM%s: pinned_vm of the process is negative (%s), which the kernel takes for more than any limit: this kernel refunded to this process what another one had paid.", done, format.Count(x.Numbers.PinnedVM, "page"))
 	case v.Limit == advice.LimitGeometry:
 		return fmt.Sprintf("REFUSED with EINVAL: %d pages are no size of a perf buffer, and no limit has a part in it. Data pages are a power of two, plus one control page, mapped shared and from offset 0; an AUX area is a power of two of pages, behind them; a buffer that exists can be mapped again in its own size only.", x.Pages)
 	}
 	return fmt.Sprintf("REFUSED with %s: not by the limits of locked memory, which would allow it. Look at what else can refuse.", v.Errno)
+}
+
+func adviceFault(x *advice.Explanation) string {
+	if !x.KernelFault {
+		return ""
+	}
+	return " This kernel is at fault: the intended rule allows it."
 }
 
 func adviceFits(n int64) string {
@@ -268,7 +275,11 @@ const mostHolders = 10
 
 func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	h := &x.Held
-	fmt.Fprintf(b, "\nThe allowance of uid %d: %d of %d pages are used (%.1f %%)", x.Subject.UID, h.UserLocked, x.Numbers.UserLockLimit, h.Share)
+	asSeen := ""
+	if x.Numbers.Estimated {
+		asSeen = " as far as can be seen"
+	}
+	fmt.Fprintf(b, "\nThe allowance of uid %d: %d of %d pages are used%s (%.1f %%)", x.Subject.UID, h.UserLocked, x.Numbers.UserLockLimit, asSeen, h.Share)
 	if len(x.Holders) == 0 {
 		b.WriteString(".\n")
 	} else {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/doctor"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -49,6 +50,7 @@ func explained(t *testing.T, change func(*snapshot.Snapshot, *advice.Ask)) *advi
 	t.Helper()
 	s := &snapshot.Snapshot{
 		Source: snapshot.SourceIterators, PageSize: 4096, OnlineCPUs: 4, MlockKiB: 516, Paranoid: 2,
+		Accounting: accounting.Finding{By: accounting.ByExperiment, Accounting: rule.Accounting{Scheme: rule.SchemeSplit}, Clamps: true},
 		Processes: []snapshot.Process{
 			{PID: 10, Comm: "evil\x1b[2J", UID: 1000, CgroupPath: "/docker/" + strings.Repeat("0123456789abcdef", 4), PinnedVM: 4, LockLimit: 128, Known: true},
 			{PID: 11, Comm: "agent", UID: 1000, CgroupPath: "/system.slice/agent\x1b]0;.service", LockLimit: 16, Known: true},
@@ -69,6 +71,25 @@ func explained(t *testing.T, change func(*snapshot.Snapshot, *advice.Ask)) *advi
 	return x
 }
 
+// published is the machine of the published measurement: uid 0 holds 32886 pages, its
+// limit is 512 MiB, and one buffer of 12 KiB for each CPU is wanted, without CAP_IPC_LOCK.
+func published(s *snapshot.Snapshot, a *advice.Ask) {
+	s.OnlineCPUs, s.Accounting.Accounting = 36, rule.Accounting{Scheme: rule.SchemeCumulative}
+	s.Processes = []snapshot.Process{
+		{PID: 500, Comm: "profiler", CgroupPath: "/", LockLimit: rule.Unlimited, Known: true, CapIPCLock: true},
+		{PID: 600, Comm: "ilarouter", CgroupPath: "/", LockLimit: 131072, Known: true},
+	}
+	holder := rule.Caller{LockLimit: rule.Unlimited}
+	for i, pages := range []int64{16385, 16385, 65, 33, 17, 1} {
+		o := s.Settings().Limits().Map(holder, rule.Data, pages)
+		holder = holder.Charged(o)
+		s.Buffers = append(s.Buffers[:i], snapshot.Buffer{PID: 500, ID: uint64(i + 1), Pages: pages, Extra: o.Extra, ExtraKnown: true, PayerKnown: true, Mappings: 1})
+	}
+	s.Processes[0].PinnedVM = holder.PinnedVM
+	s.Users = []snapshot.User{{Processes: 2, PerfLocked: holder.UserLocked, LockedVM: holder.UserLocked, Known: true}}
+	a.Pages, a.PID, a.Buffers = 3, 600, 36
+}
+
 func TestAdviceText(t *testing.T) {
 	for name, change := range map[string]func(*snapshot.Snapshot, *advice.Ask){
 		"refused": nil,
@@ -86,6 +107,20 @@ func TestAdviceText(t *testing.T) {
 			s.Source, s.Users[0].Known, s.Users[0].PerfLocked = snapshot.SourceProc, false, 509
 			s.Buffers[0].PayerKnown, s.Buffers[0].ExtraKnown, s.Buffers[0].Extra = false, false, 0
 			s.Degraded = []string{"BPF iterators: not used, as told"}
+		},
+		"assumed": func(s *snapshot.Snapshot, a *advice.Ask) {
+			s.Accounting = accounting.Assume("becoming a throwaway user takes CAP_SETUID and CAP_SETGID: run as root")
+		},
+		"further-mappings": func(s *snapshot.Snapshot, a *advice.Ask) { s.Accounting.Remaps = true },
+		"published":        published,
+		"history-without-effect": func(s *snapshot.Snapshot, a *advice.Ask) {
+			published(s, a)
+			s.Users[0].PerfLocked, s.Buffers, a.Buffers = 0, nil, 2
+		},
+		"hidden": func(s *snapshot.Snapshot, a *advice.Ask) {
+			a.PID, a.UID, a.Buffers = 0, 1000, 1
+			s.Source, s.Users[0] = snapshot.SourceProc, snapshot.User{UID: 1000, Processes: 2, Hidden: 2}
+			s.Buffers = nil
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,13 +6,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
@@ -54,7 +57,7 @@ func explainsAfterTheFact(t *testing.T, k guesttest.Kernel) {
 		}
 	})
 	t.Run("proc", func(t *testing.T) {
-		from := snapshot.Options{NoIterators: true}
+		from := snapshot.Options{NoIterators: true, Accounting: accounting.Find(t.Context())}
 		s, err := snapshot.Take(t.Context(), from)
 		if err != nil {
 			t.Fatal(err)
@@ -127,6 +130,10 @@ func TestPredictions(t *testing.T) {
 func predictionsHold(t *testing.T, from snapshot.Options, source string, trials workload.Trials) (s workload.TrialSummary) {
 	t.Helper()
 	var err error
+	from.Accounting = accounting.Find(t.Context())
+	if !from.Accounting.Seen() {
+		t.Errorf("%s", from.Accounting.Basis())
+	}
 	if trials.Source, err = snapshot.Open(from); err != nil {
 		t.Fatal(err)
 	}
@@ -157,21 +164,56 @@ func predictionsHold(t *testing.T, from snapshot.Options, source string, trials 
 	return s
 }
 
-// AUX areas are predicted as well. No emulated CPU has a PMU with one, so the
-// known-bad kernel, whose accounting is right unless it is told otherwise, brings
+// The accountings of the past are seen as what they are, and predicted to the page: AUX
+// areas as well, for which no emulated CPU has a PMU, so that the known-bad kernel brings
 // its own.
-func TestPredictionsAUX(t *testing.T) {
-	if !guesttest.All() {
-		t.Skip("runs with make test-kernels")
+func TestPredictionsKnownBad(t *testing.T) {
+	list := variants()
+	if !guesttest.All() { // the others with make test-kernels
+		list = list[1:2]
 	}
-	right := func(t *testing.T) []guesttest.Kernel { return []guesttest.Kernel{knownBad(t, "right")} }
-	guests.Test(t, right, func(t *testing.T, _ guesttest.Kernel) {
-		const count = 200
-		s := predictionsHold(t, snapshot.Options{}, snapshot.SourceIterators, workload.Trials{Seed: 1, Count: count, PMU: "aux_test"})
-		if s.AUX < count/4 {
-			t.Errorf("%d of %d trials were of AUX areas", s.AUX, count)
+	kernels := func(t *testing.T) (kernels []guesttest.Kernel) {
+		for _, v := range list {
+			kernels = append(kernels, knownBad(t, v.name))
 		}
+		return kernels
+	}
+	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
+		v := list[slices.IndexFunc(list, func(v variant) bool { return v.name == k.Variant })]
+		v.isSeen(t)
+		const count = 200
+		t.Run("kernel", func(t *testing.T) {
+			s := predictionsHold(t, snapshot.Options{}, snapshot.SourceIterators, workload.Trials{Seed: 1, Count: count, PMU: "aux_test"})
+			if s.AUX < count/4 {
+				t.Errorf("%d of %d trials were of AUX areas", s.AUX, count)
+			}
+		})
+		t.Run("proc", func(t *testing.T) {
+			// What a kernel forgets to refund, or gives back too much of, no file shows.
+			trials := workload.Trials{Seed: 2, Count: count, PMU: "aux_test"}
+			if v.name == "aux-full" || v.name == "aux-either" {
+				trials.PMU = ""
+			}
+			predictionsHold(t, snapshot.Options{NoIterators: true}, snapshot.SourceProc, trials)
+		})
 	})
+}
+
+// isSeen wants an accounting known: from the experiment, or, where that cannot bring a
+// user above its allowance, from a trace of one that was there.
+func (v *variant) isSeen(t *testing.T) {
+	t.Helper()
+	f := accounting.Find(t.Context())
+	if v.scheme == "unclamped" && f.Scheme == rule.SchemeSplit && f.Doubt() != "" {
+		trace := guesttest.Command(t, "pinwatch", "trace", "--only", "perf").Start()
+		trace.WaitFor("watching")
+		allowanceLowered(t)
+		trace.Stop(os.Interrupt)
+		f = accounting.Find(t.Context())
+	}
+	if f.Scheme.String() != v.scheme {
+		t.Fatalf("%+v; want %s", f, v.scheme)
+	}
 }
 
 // knownBad is the kernel whose accounting is chosen at boot.
