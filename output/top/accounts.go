@@ -100,8 +100,9 @@ type user struct {
 	uid         uint32
 	locked      int64
 	lockedKnown bool
-	estimate    int64 // of it, by the snapshot, where the kernel does not tell
-	lockedVM    int64 // user_struct.locked_vm, by the snapshot
+	lockedNS    uint64 // when that was read
+	estimate    int64  // of it, by the snapshot, where the kernel does not tell
+	lockedVM    int64  // user_struct.locked_vm, by the snapshot
 	otherKnown  bool
 	size        int64
 	overcharged int64
@@ -210,15 +211,24 @@ func (a *accounts) enter(r *row.Row) {
 		p.limit, p.limitKnown, p.capIPCLock = e.Caller.LockLimit, true, e.Caller.CapIPCLock
 		p.size, u.size = e.Buffer.Pages, e.Buffer.Pages
 	}
+	u.charged(e)
 	if a.snapshot != nil && e.TimeNS <= a.snapshot.TimeNS {
 		return // the snapshot has the counters of later
 	}
 	p.pinned = e.Process.After
-	u.locked, u.lockedKnown = e.User.After, true
+	a.move(e)
+}
+
+// charged takes an entry's reading of the user's counter over, if it is the latest: a
+// snapshot from /proc has none, and takes none away.
+func (u *user) charged(e *ledger.Entry) {
+	if e.TimeNS <= u.lockedNS {
+		return
+	}
+	u.locked, u.lockedKnown, u.lockedNS = e.User.After, true, e.TimeNS
 	if e.User.Gone {
 		u.locked = 0 // the counter went with the user's last process
 	}
-	a.move(e)
 }
 
 // schemeAt is how this kernel is known to account at an entry: as the trace has seen it,
@@ -327,7 +337,7 @@ func (a *accounts) withSnapshot(m Snapshot) *accounts {
 		}
 	}
 	b.bury(seen)
-	b.readUsers(s.Users)
+	b.readUsers(s.Users, s.TimeNS)
 	return b
 }
 
@@ -338,13 +348,14 @@ func (p *process) read(s *snapshot.Process) {
 	p.buffers, p.bufferPages, p.share = int64(s.Buffers), s.BufferPages, 0
 }
 
-func (a *accounts) readUsers(users []snapshot.User) {
+func (a *accounts) readUsers(users []snapshot.User, atNS uint64) {
 	for i := range users {
 		s := &users[i]
 		u := a.changeUser(s.UID)
 		u.otherKnown = s.Known
 		u.estimate = s.PerfLocked
 		if s.Known {
+			u.lockedNS = atNS
 			u.locked, u.lockedKnown, u.lockedVM = s.PerfLocked, true, s.LockedVM
 		}
 	}

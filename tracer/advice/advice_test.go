@@ -174,7 +174,8 @@ func TestRemediesHelp(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	offered := map[string]int{}
 	for range 5000 {
-		s := rule.Settings{PageSize: 4096 << (2 * random.IntN(3)), MlockKiB: random.IntN(2000), OnlineCPUs: 1 + random.IntN(16), Paranoid: random.IntN(4)}
+		s := rule.Settings{PageSize: 4096 << (2 * random.IntN(3)), MlockKiB: random.IntN(2000), OnlineCPUs: 1 + random.IntN(16), Paranoid: random.IntN(4),
+			Accounting: rule.Accounting{Scheme: rule.Scheme(random.IntN(rule.Schemes))}}
 		c := rule.Caller{UserLocked: random.Int64N(3000), PinnedVM: random.Int64N(500) - 50, LockLimit: random.Int64N(2000)}
 		ask := Ask{Pages: 1<<random.IntN(11) + 1, Buffers: 1 + random.Int64N(8)}
 		x := judge(s, c, ask)
@@ -212,6 +213,9 @@ func helps(s rule.Settings, c rule.Caller, ask Ask, r Remedy) (string, bool) {
 		c.LockLimit = r.Pages - 1
 		less = succeed(s, c, ask)
 		c.LockLimit = r.Pages
+		if enough := s.Limits().Fits(c, ask.Area, ask.Pages); enough != r.Buffers || enough < ask.Buffers {
+			return fmt.Sprintf("%d buffers", enough), false
+		}
 		if r.Shell != fmt.Sprintf("ulimit -l %d", r.Pages*int64(s.PageSize)/1024) {
 			return r.Shell, false
 		}
@@ -219,6 +223,9 @@ func helps(s rule.Settings, c rule.Caller, ask Ask, r Remedy) (string, bool) {
 		fmt.Sscanf(r.Shell, "sysctl -w kernel.perf_event_mlock_kb=%d", &s.MlockKiB)
 		s.MlockKiB--
 		less = succeed(s, c, ask)
+		if s.Accounting.Scheme == rule.SchemeCumulative { // which holds all that the user has
+			less = s.UserLockLimit() >= c.UserLocked+ask.Pages*ask.Buffers
+		}
 		s.MlockKiB++
 	case "CAP_IPC_LOCK":
 		c.CapIPCLock = true
