@@ -34,6 +34,9 @@ func Accounting(f accounting.Finding) doctor.Check {
 		c.State = doctor.StateDegraded
 		c.Detail += "; this kernel accounts locked memory wrong: a further mapping of a buffer charges its user again"
 	}
+	if doubt := f.Doubt(); doubt != "" {
+		c.Detail += "; " + doubt
+	}
 	if f.Separate {
 		c.Detail += "; perf's counter is apart from locked_vm"
 	}

@@ -84,7 +84,7 @@ func (m Memory) remember(f Finding) error {
 	if boot == "" || uint32(os.Geteuid()) != m.Owner {
 		return os.ErrPermission
 	}
-	if err := os.Mkdir(m.Dir, 0o755); err != nil && !os.IsExist(err) {
+	if err := os.MkdirAll(m.Dir, 0o755); err != nil {
 		return err
 	}
 	if !m.trusted(m.Dir, unix.S_IFDIR) {

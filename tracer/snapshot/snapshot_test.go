@@ -263,7 +263,7 @@ func TestEstimates(t *testing.T) {
 	}
 	for scheme, want := range map[rule.Scheme]int64{
 		rule.SchemeUnknown: 18, rule.SchemeSplit: 18, rule.SchemeCumulative: 58, rule.SchemeTwice: 58,
-		rule.SchemeUnclamped: 0, // 36 - 74 + 20 - 4 + 2, and no counter is taken to be negative
+		rule.SchemeUnclamped: -12, // 36 - 74 + 20 - 4 + 2 + 8: negative, as there it is
 	} {
 		s := Snapshot{Processes: slices.Clone(processes)}
 		s.Accounting.Scheme = scheme

@@ -151,7 +151,6 @@ func (s *Snapshot) countUsers() {
 	}
 	for _, u := range users {
 		if !u.Known {
-			u.PerfLocked = max(0, u.PerfLocked)
 			u.LockedVM = u.PerfLocked
 		}
 	}
@@ -164,11 +163,12 @@ func (s *Snapshot) countUsers() {
 // UserPart is an estimate of what a process's buffers have charged to its user, by their
 // sizes and its pinned_vm, in pages.
 func (s *Snapshot) UserPart(p *Process) int64 {
-	part := s.Accounting.Scheme.UserPart(p.BufferPages, max(0, p.PinnedVM))
 	if s.Accounting.Scheme == rule.SchemeUnclamped {
-		return part // of the user's history, too, that another process of its has mapped
+		// The history that it took over from the user, which loses it, is in pinned_vm as
+		// well: both may be negative.
+		return p.BufferPages - p.PinnedVM
 	}
-	return max(0, part)
+	return max(0, s.Accounting.Scheme.UserPart(p.BufferPages, max(0, p.PinnedVM)))
 }
 
 func (s *Snapshot) sort() {
