@@ -233,10 +233,73 @@ func explainsCommand(t *testing.T, _ guesttest.Kernel) {
 		t.Errorf("exit %d: %s", r.Code, r.Stderr)
 	}
 	x := explanation(t, r)
-	if want := (advice.Verdict{Errno: "EPERM", Limit: advice.LimitMemlock, Over: 6}); x.Verdict != want || x.Numbers.PinnedVM != 69 {
+	if want := (advice.Verdict{Certain: true, Errno: "EPERM", Limit: advice.LimitMemlock, Over: 6}); x.Verdict != want || x.Numbers.PinnedVM != 69 {
 		t.Errorf("%+v, %+v; want %+v", x.Verdict, x.Numbers, want)
 	}
 	if len(x.Holders) != 1 || x.Holders[0].PID != x.Subject.PID || x.Holders[0].Buffers != 9 || x.Holders[0].UserPart != 516 || x.Holders[0].Extra != 69 {
 		t.Errorf("holders %+v of process %d", x.Holders, x.Subject.PID)
 	}
+}
+
+// What a command is refused by the kernel's bug is called that, and so is the row of a
+// trace, whose rule the summary names.
+func TestExplainKernelsFault(t *testing.T) {
+	cumulative := func(t *testing.T) []guesttest.Kernel { return []guesttest.Kernel{knownBad(t, "cumulative")} }
+	guests.Test(t, cumulative, func(t *testing.T, _ guesttest.Kernel) {
+		load := []string{"pinwatch", "workload", "perf-buffers", "--quiet", "--pages", "64", "--memlock-kib", "4096"}
+		r := guesttest.Command(t, "pinwatch", append([]string{"explain", "--"}, load...)...).Run()
+		for _, want := range []string{"REFUSED with EPERM", "This kernel is at fault: the intended rule allows it", "cumulative (", "d44248a41337"} {
+			if !strings.Contains(r.Stdout, want) {
+				t.Errorf("explain does not say %q:\n%s%s", want, r.Stdout, r.Stderr)
+			}
+		}
+		r = guesttest.Command(t, "pinwatch", append([]string{"trace", "--"}, load...)...).Run()
+		if !strings.Contains(r.Stdout+r.Stderr, "This kernel's bug, fixed in Linux 5.3.9 and 5.4 (d44248a41337)") {
+			t.Errorf("trace:\n%s%s", r.Stdout, r.Stderr)
+		}
+		// Whoever holds 15 buffers leaves another one of its user no room: by the intended
+		// rule 1 fits.
+		holder := guesttest.Command(t, "pinwatch", "workload", "perf-buffers", "--json", "--uid", "65534", "--memlock-kib", "16384", "--pages", "64", "--max", "15", "--hold", "10m").Start()
+		holder.WaitFor(`"buffer":15`)
+		for limit, want := range map[string][2]int64{"512": {0, 1}, "16384": {5, 63}} {
+			other := guesttest.Command(t, "pinwatch", "workload", "perf-buffers", "--json", "--uid", "65534", "--memlock-kib", limit, "--pages", "64")
+			fit := strings.Count(other.Run().Stdout, `"step":"map"`)
+			for _, source := range []string{"auto", "proc"} {
+				waiter := guesttest.Command(t, "pinwatch", "workload", "perf-buffers", "--json", "--uid", "65534", "--memlock-kib", limit, "--pages", "1", "--max", "1", "--hold", "10m").Start()
+				waiter.WaitFor(`"buffer":1`)
+				x := explanation(t, guesttest.Command(t, "pinwatch", "explain", "--uid", "65534", "--pages", "64", "--source", source, "--json").Run())
+				waiter.Stop(os.Kill)
+				// The waiter's two pages are part of the history.
+				if int64(fit) != want[0] || x.Fits != want[0] || x.Intended.Fits != want[1] || x.KernelFault != (want[0] == 0) || !x.Accounting.Seen {
+					t.Errorf("limit %s KiB, %s: %d fit; explain says %d, and %d by the intended rule, fault %v; want %v", limit, source, fit, x.Fits, x.Intended.Fits, x.KernelFault, want)
+				}
+			}
+		}
+	})
+}
+
+// Inside a user namespace of its own, root is another user to the kernel, whose buffers
+// outside cannot be seen: nothing is promised.
+func TestExplainInUserNamespace(t *testing.T) {
+	guests.Test(t, guesttest.First, func(t *testing.T, _ guesttest.Kernel) {
+		holder := holdBuffers(t, "--uid", "2100", "--pages", "64", "--max", "7", "--memlock-kib", "512")
+		holder.WaitFor(`"buffer":7`)
+		cmd := guesttest.Command(t, "pinwatch", "explain", "--pages", "256", "--json")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, Credential: &syscall.Credential{NoSetGroups: true},
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 2100, Size: 1}}, GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 2100, Size: 1}}}
+		r := cmd.Run()
+		x := explanation(t, r)
+		if x.Subject.UID != 0 || x.Subject.OutsideUID != 2100 {
+			t.Errorf("%+v", x.Subject)
+		}
+		if x.Verdict.Allowed && x.Verdict.Certain || r.Code != 1 {
+			t.Errorf("exit %d, %+v: 455 pages of 516 are held outside, and 257 are refused", r.Code, x.Verdict)
+		}
+		if !strings.Contains(strings.Join(x.Unknown, " "), "user namespace of its own") {
+			t.Errorf("%v", x.Unknown)
+		}
+		if !x.Accounting.Seen && !strings.Contains(x.Accounting.Basis, "not seen here: ") {
+			t.Errorf("%+v", x.Accounting)
+		}
+	})
 }

@@ -145,6 +145,9 @@ func (x *Explanation) doubt(f *accounting.Finding, c rule.Caller) {
 // hidden takes back what cannot be promised: an estimate lacks what the user has mapped
 // where it cannot be seen, and the more that is, the less fits.
 func (x *Explanation) hidden(s *snapshot.Snapshot, c rule.Caller, uid uint32, ask Ask) {
+	if s.OwnUserNamespace() {
+		x.Unknown = append(x.Unknown, "which user the kernel charges: this is a user namespace of its own, and what its users are called around it need not be what the kernel calls them; run pinwatch in the initial one")
+	}
 	var unseen string
 	u, ok := s.User(uid)
 	switch {
