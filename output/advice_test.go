@@ -3,6 +3,7 @@ package output
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -197,6 +198,33 @@ func TestExplainRefusals(t *testing.T) {
 	x = &Explainer{Out: &b}
 	if err := pipeline.Run(func(func(ledger.Event, error) bool) {}, none, x); err != nil || x.Refused != 0 || !strings.Contains(b.String(), "not for want of locked memory") {
 		t.Error(b.String())
+	}
+}
+
+// Doctor says how the kernel accounts, what is wrong with that, and where the experiment
+// and the trace contradict each other.
+func TestAccountingChecks(t *testing.T) {
+	seen := func(scheme rule.Scheme, clamps bool) accounting.Finding {
+		return accounting.Finding{By: accounting.ByExperiment, Accounting: rule.Accounting{Scheme: scheme}, Clamps: clamps}
+	}
+	for _, c := range []struct {
+		check       doctor.Check
+		state, says string
+	}{
+		{Accounting(seen(rule.SchemeSplit, true)), doctor.StateOK, "seen in an experiment"},
+		{Accounting(seen(rule.SchemeSplit, false)), doctor.StateOK, "was not seen: nothing here could bring a throwaway user there"},
+		{Accounting(seen(rule.SchemeCumulative, false)), doctor.StateDegraded, "accounts locked memory wrong: each mapping past the allowance"},
+		{Accounting(accounting.Finding{By: accounting.ByExperiment, Accounting: rule.Accounting{Scheme: rule.SchemeSplit, Remaps: true}}), doctor.StateDegraded, "a further mapping"},
+		{Accounting(accounting.Assume("run as root")), doctor.StateDegraded, "not seen here: run as root"},
+		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{Events: 1, Scheme: rule.SchemeSplit}, nil), doctor.StateOK, "ok"},
+		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{Events: 1, Scheme: rule.SchemeCumulative}, nil), doctor.StateDegraded, "contradicts the experiment"},
+		{Traced(seen(rule.SchemeCumulative, true), ledger.Summary{Events: 1, Scheme: rule.SchemeTwice}, nil), doctor.StateOK, "twice"},
+		{Traced(accounting.Assume(""), ledger.Summary{Events: 1, Scheme: rule.SchemeTwice}, nil), doctor.StateOK, "twice"},
+		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{}, errors.New("no probes")), doctor.StateDegraded, "not known: no probes"},
+	} {
+		if c.check.State != c.state || !strings.Contains(c.check.Detail, c.says) {
+			t.Errorf("%+v; want %s, %q", c.check, c.state, c.says)
+		}
 	}
 }
 

@@ -33,11 +33,11 @@ func newExplain(s *Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [flags] [-- COMMAND [ARG...]]",
 		Short: "Tell why a perf buffer is refused, who holds the allowance, and what helps",
-		Long: `Applies the rule of perf_mmap() to this machine's numbers: would a perf buffer of
-this size be refused to this process, or to a new process of this user; by which
-limit, and by how much; how many more fit; who holds the user's allowance; and
-which smallest change would help, as the exact setting for a shell, systemd,
-Docker and Kubernetes. With a command, traces it and explains its refusals.
+		Long: `Applies the rule of perf_mmap(), as this kernel was seen to have it and as it is
+meant to be, to this machine's numbers: would a perf buffer of this size be refused to
+this process, or to a new process of this user; by which limit, and by how much; how
+many more fit; who holds the user's allowance; and which smallest change would help.
+With a command, traces it and explains its refusals.
 
 Without a process or a user, the question is about whoever asks. Sizes are of the
 data area; the control page is added.
