@@ -216,10 +216,10 @@ func TestAccountingChecks(t *testing.T) {
 		{Accounting(seen(rule.SchemeCumulative, false)), doctor.StateDegraded, "accounts locked memory wrong: each mapping past the allowance"},
 		{Accounting(accounting.Finding{By: accounting.ByExperiment, Accounting: rule.Accounting{Scheme: rule.SchemeSplit, Remaps: true}}), doctor.StateDegraded, "a further mapping"},
 		{Accounting(accounting.Assume("run as root")), doctor.StateDegraded, "not seen here: run as root"},
-		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{Events: 1, Scheme: rule.SchemeSplit}, nil), doctor.StateOK, "ok"},
-		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{Events: 1, Scheme: rule.SchemeCumulative}, nil), doctor.StateDegraded, "contradicts the experiment"},
-		{Traced(seen(rule.SchemeCumulative, true), ledger.Summary{Events: 1, Scheme: rule.SchemeTwice}, nil), doctor.StateOK, "twice"},
-		{Traced(accounting.Assume(""), ledger.Summary{Events: 1, Scheme: rule.SchemeTwice}, nil), doctor.StateOK, "twice"},
+		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{Events: 1, Scheme: rule.SchemeSplit, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateOK, "ok"},
+		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{Events: 1, Scheme: rule.SchemeCumulative, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateDegraded, "contradicts the experiment"},
+		{Traced(seen(rule.SchemeCumulative, true), ledger.Summary{Events: 1, Scheme: rule.SchemeTwice, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateOK, "twice"},
+		{Traced(accounting.Assume(""), ledger.Summary{Events: 1, Scheme: rule.SchemeTwice, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateOK, "twice"},
 		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{}, errors.New("no probes")), doctor.StateDegraded, "not known: no probes"},
 	} {
 		if c.check.State != c.state || !strings.Contains(c.check.Detail, c.says) {
