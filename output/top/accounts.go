@@ -100,7 +100,7 @@ type user struct {
 	uid         uint32
 	locked      int64
 	lockedKnown bool
-	lockedNS    uint64 // when that was read
+	lockedNS    uint64 // readings from then on are later
 	estimate    int64  // of it, by the snapshot, where the kernel does not tell
 	lockedVM    int64  // user_struct.locked_vm, by the snapshot
 	otherKnown  bool
@@ -222,7 +222,7 @@ func (a *accounts) enter(r *row.Row) {
 // charged takes an entry's reading of the user's counter over, if it is the latest: a
 // snapshot from /proc has none, and takes none away.
 func (u *user) charged(e *ledger.Entry) {
-	if e.TimeNS <= u.lockedNS {
+	if e.TimeNS < u.lockedNS {
 		return
 	}
 	u.locked, u.lockedKnown, u.lockedNS = e.User.After, true, e.TimeNS
@@ -355,7 +355,7 @@ func (a *accounts) readUsers(users []snapshot.User, atNS uint64) {
 		u.otherKnown = s.Known
 		u.estimate = s.PerfLocked
 		if s.Known {
-			u.lockedNS = atNS
+			u.lockedNS = atNS + 1 // of what came until then it knows
 			u.locked, u.lockedKnown, u.lockedVM = s.PerfLocked, true, s.LockedVM
 		}
 	}
