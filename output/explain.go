@@ -82,6 +82,14 @@ func explainWrongRefusal(r *row.Row) string {
 	case r.Buffer.Limits.Paranoid <= -1:
 		return fmt.Sprintf("wrong-refusal: perf_event_paranoid is %d, which lifts the limit.", r.Buffer.Limits.Paranoid)
 	}
+	if r.Excess == 0 && r.PinnedOver == 0 {
+		why := "The cause is not known."
+		if r.Scheme == rule.SchemeUnknown {
+			why = "What this kernel asked for is not known: no charge past the allowance was seen yet."
+		}
+		return fmt.Sprintf("wrong-refusal: by the intended rule the call fits: pinned_vm %d and extra %d are within RLIMIT_MEMLOCK %d. %s",
+			r.Process.Before, r.Buffer.Extra, r.Caller.LockLimit, why)
+	}
 	return fmt.Sprintf("wrong-refusal: the right extra is %d (this kernel asks for %d too many), and %d of pinned_vm are earlier overcharges: without them the call fits.%s",
 		r.Buffer.Extra-r.Excess, r.Excess, r.PinnedOver, kernelsBug(r.Scheme))
 }
