@@ -21,7 +21,7 @@ const module = "github.com/pinwatch/pinwatch/"
 var floors = [][]string{
 	{"tracer/rule", "tracer/cgroup", "tracer/child", "tracer/guest", "output/lines"},
 	{"bpf", "tracer/kernel"},
-	{"tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
+	{"tracer/accounting", "tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
 	{"tracer/pipeline", "tracer/probe", "tracer/snapshot"},
 	{"tracer", "tracer/advice"},
 	{"tracer/session", "tracer/workload"},

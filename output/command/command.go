@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/guest"
@@ -40,7 +41,7 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 
 // Children are the processes that commands start, for child.Init.
 func Children() []child.Table {
-	return []child.Table{check.Children(), kernel.Children(), workload.Children()}
+	return []child.Table{accounting.Children(), check.Children(), kernel.Children(), workload.Children()}
 }
 
 // Main runs the command that the arguments ask for, without the program's name, and

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/probe"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -132,9 +134,9 @@ func addSource(f *pflag.FlagSet, source *string) {
 	enumVar(f, source, "source", sourceAuto, []string{sourceAuto, sourceProc}, "where the state of the host is read: BPF iterators, else /proc; or /proc alone")
 }
 
-// snapshotFrom are the options of a snapshot from a source.
-func snapshotFrom(source, btf string) snapshot.Options {
-	return snapshot.Options{BTF: btf, NoIterators: source == sourceProc}
+// snapshotFrom are the options of a snapshot from a source, on this kernel.
+func snapshotFrom(ctx context.Context, source, btf string) snapshot.Options {
+	return snapshot.Options{BTF: btf, NoIterators: source == sourceProc, Accounting: accounting.Find(ctx)}
 }
 
 // renamed keeps the old name of a flag working. It is not in the help, and to use it

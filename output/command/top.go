@@ -123,7 +123,7 @@ func topReplay(ctx context.Context, o *topOptions) error {
 func topLive(ctx context.Context, o *topOptions) error {
 	source := &terminal.Live{Interval: o.view.Interval, Objects: terminal.Objects(bpfobj.ListHeld),
 		Container: container}
-	from := snapshot.Options{BTF: o.tracing.btf}
+	from := snapshotFrom(ctx, "", o.tracing.btf)
 	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: from})
 	if err == nil {
 		defer s.Close()

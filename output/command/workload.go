@@ -257,7 +257,7 @@ Exit status: 0 if all predictions came true, 1 if not.`,
 			addSource(f, &source)
 		},
 		run: func(ctx context.Context, s *Streams, _ []string) (err error) {
-			if t.Source, err = snapshot.Open(snapshotFrom(source, "")); err != nil {
+			if t.Source, err = snapshot.Open(snapshotFrom(ctx, source, "")); err != nil {
 				return err
 			}
 			defer t.Source.Close()
