@@ -40,7 +40,7 @@ func ringProvocations() []Provocation {
 		})},
 		{"buffers-none", "no buffers, registered with a ring", buffersNone},
 		{"buffers-twice", "buffers registered with a ring that has some", buffersTwice},
-		{"buffers-cgroup", "a buffer registered in a cgroup that has nothing left for its page pointers", buffersCgroup},
+		{"buffers-cgroup", "16 MiB registered that nobody has touched, in a cgroup that has 1 MiB left", buffersCgroup},
 	}
 }
 
@@ -228,7 +228,8 @@ func buffersNone(r *Refuse) error {
 	if err != nil {
 		return err
 	}
-	return r.provoke(registering("no buffers", 0), func() unix.Errno { return registerBuffers(fd) })
+	none := make([]unix.Iovec, 1)[:0]
+	return r.provoke(registering("no buffers", 0), func() unix.Errno { return registerBuffers(fd, none...) })
 }
 
 func buffersTwice(r *Refuse) error {
@@ -251,16 +252,16 @@ func buffersCgroup(r *Refuse) error {
 	if err != nil {
 		return err
 	}
-	memory, err := anonymous(1 << 30 / os.Getpagesize()) // its pages are all the zero page
+	const bytes = 16 << 20
+	memory, err := smallPages(bytes / os.Getpagesize())
 	if err != nil {
 		return err
 	}
-	unix.Madvise(memory, unix.MADV_NOHUGEPAGE)
 	var errno unix.Errno
-	if err := r.within(64<<10, func() { errno = registerBuffers(fd, vector(memory)) }); err != nil {
+	if err := r.within(1<<20, func() { errno = registerBuffers(fd, vector(memory)) }); err != nil {
 		return err
 	}
-	return r.provoke(registering("a buffer of 1 GiB in a cgroup", 1<<30/int64(os.Getpagesize())), func() unix.Errno { return errno })
+	return r.provoke(registering("16 MiB that are not there yet, in a cgroup", bytes/int64(os.Getpagesize())), func() unix.Errno { return errno })
 }
 
 func umemProvocations() []Provocation {
@@ -278,7 +279,7 @@ func umemProvocations() []Provocation {
 		{"umem-unmapped", "a umem at an address where nothing is", umemWith("an unmapped address", func(u *unix.XDPUmemReg) { u.Addr = page })},
 		{"umem-hole", "a umem whose last page is not there", umemHole},
 		{"umem-twice", "a second umem of a socket", umemTwice},
-		{"umem-huge", "a umem with more page pointers than the machine has memory", umemWith("more than there can be", func(u *unix.XDPUmemReg) { u.Addr, u.Len = page, 1<<45 })},
+		{"umem-huge", "a umem with more page pointers than the machine has memory", umemWith("more than there can be", func(u *unix.XDPUmemReg) { u.Addr, u.Len, u.Size = page, 1<<31*page, uint32(page) })},
 	}
 }
 
@@ -361,45 +362,50 @@ func umemTwice(r *Refuse) error {
 
 func sendProvocations() []Provocation {
 	return []Provocation{
-		{"send-limit", "a send of 60 KiB with MSG_ZEROCOPY, RLIMIT_MEMLOCK 64 KiB", func(r *Refuse) error { return sends(r, 57344, 61440) }},
-		{"send-outstanding", "a second send of 28 KiB with MSG_ZEROCOPY while the first is under way, RLIMIT_MEMLOCK 64 KiB", func(r *Refuse) error { return sends(r, 28672, 28672) }},
-		{"send-notes", "sends with MSG_ZEROCOPY whose notifications nobody reads, until the socket may have no more of them", sendNotes},
+		{"send-limit", "a send of 60 KiB with MSG_ZEROCOPY, RLIMIT_MEMLOCK 64 KiB", func(r *Refuse) error { return sends(r, send{bytes: 57344}, send{bytes: 61440}) }},
+		{"send-outstanding", "a second send of 28 KiB with MSG_ZEROCOPY while the first is under way, RLIMIT_MEMLOCK 64 KiB", func(r *Refuse) error { return sends(r, send{28672, true}, send{28672, true}) }},
+		{"send-notes", "a send with MSG_ZEROCOPY where net.core.optmem_max leaves the socket no memory for its notification", sendNotes},
 	}
 }
 
-// sends sends once as a control, and then what is refused. Where both fit together, the
-// first one is received and its notification read before the second.
-func sends(r *Refuse, first, second int) error {
+// send is one with MSG_ZEROCOPY.
+type send struct {
+	bytes int
+	more  bool // it is corked, and stays under way until its socket is closed
+}
+
+// sends sends on sockets of their own; all but the last pass.
+func sends(r *Refuse, list ...send) error {
 	if err := loopbackUp(); err != nil {
 		return err
 	}
 	if err := r.become(65534, 16); err != nil {
 		return err
 	}
-	for i, bytes := range []int{first, second} {
+	for i, s := range list {
+		if i == len(list)-1 && r.Pages > 0 {
+			s.bytes = r.Pages * os.Getpagesize()
+		}
 		l, err := newLane()
 		if err != nil {
 			return err
 		}
-		release := l.release
-		memory, err := smallPages((bytes + os.Getpagesize() - 1) / os.Getpagesize())
+		r.finally(l.release)
+		memory, err := smallPages(s.bytes/os.Getpagesize() + 1)
 		if err != nil {
-			release()
 			return err
 		}
-		try := r.control
-		if i == 1 {
+		try, what, flags := r.control, "", unix.MSG_ZEROCOPY
+		if i == len(list)-1 {
 			try = r.provoke
 		}
-		pages := rule.ZeroCopyPages(uint64(bytes), uint64(os.Getpagesize()))
-		err = try(attempt{call: "sendto", what: fmt.Sprintf("%d bytes with MSG_ZEROCOPY", bytes), asked: pages}, func() unix.Errno {
-			return errnoOf(unix.Sendto(l.sender, memory[:bytes], unix.MSG_ZEROCOPY, l.to))
-		})
-		if first != second {
-			release() // which gives it back at once
-		} else {
-			r.finally(release)
+		if s.more {
+			what, flags = " and MSG_MORE", flags|unix.MSG_MORE
 		}
+		pages := rule.ZeroCopyPages(uint64(s.bytes), uint64(os.Getpagesize()))
+		err = try(attempt{call: "sendto", what: fmt.Sprintf("%d bytes with MSG_ZEROCOPY%s", s.bytes, what), asked: pages}, func() unix.Errno {
+			return errnoOf(unix.Sendto(l.sender, memory[:s.bytes], flags, l.to))
+		})
 		if err != nil {
 			return err
 		}
@@ -407,6 +413,7 @@ func sends(r *Refuse, first, second int) error {
 	return nil
 }
 
+// sendNotes leaves the socket no memory for the notification that it is to have.
 func sendNotes(r *Refuse) error {
 	if err := loopbackUp(); err != nil {
 		return err
@@ -416,16 +423,12 @@ func sendNotes(r *Refuse) error {
 		return err
 	}
 	r.finally(l.release)
-	memory, err := smallPages(1)
-	if err != nil {
-		return err
+	if ok, err := r.sysctl("net/core/optmem_max", "256"); err != nil || !ok {
+		return fmt.Errorf("net.core.optmem_max: %w", err)
 	}
-	sent := 0
-	var errno unix.Errno
-	for sent = 0; errno == 0 && sent < 1<<16; sent++ {
-		errno = errnoOf(unix.Sendto(l.sender, memory[:64], unix.MSG_ZEROCOPY, l.to))
-	}
-	return r.provoke(attempt{call: "sendto", what: fmt.Sprintf("64 bytes with MSG_ZEROCOPY, for the %dth time", sent)}, func() unix.Errno { return errno })
+	return r.provoke(attempt{call: "sendto", what: "64 bytes with MSG_ZEROCOPY", asked: 2}, func() unix.Errno {
+		return errnoOf(unix.Sendto(l.sender, make([]byte, 64), unix.MSG_ZEROCOPY, l.to))
+	})
 }
 
 func mapProvocations() []Provocation {
