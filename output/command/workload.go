@@ -30,7 +30,7 @@ type load struct {
 // loads are all workloads. The flags of each fill a struct of its own, which it runs.
 func loads() []load {
 	return []load{
-		perfBuffers(), twoProcesses(), crowd(), edges(), auxArea(), bpfMaps(), chargers(), soak(), trials(), runAs(),
+		perfBuffers(), twoProcesses(), crowd(), edges(), auxArea(), bpfMaps(), chargers(), soak(), trials(), refuse(), runAs(),
 	}
 }
 
@@ -264,6 +264,12 @@ Exit status: 0 if all predictions came true, 1 if not.`,
 			return t.Run(ctx, s.Out)
 		},
 	}
+}
+
+func refuse() load {
+	var r workload.Refuse
+	return load{use: "refuse NAME", short: "Have the kernel refuse something, in each way that it knows", long: workload.RefuseHelp, hidden: true, args: cobra.MaximumNArgs(1), flags: r.Flags,
+		run: func(ctx context.Context, s *Streams, args []string) error { return r.Main(ctx, s.Out, args) }}
 }
 
 func runAs() load {
