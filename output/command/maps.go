@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/session"
@@ -55,9 +56,9 @@ is open in the processes that it may read.`,
 	f := cmd.Flags()
 	o.addBTF(f)
 	f.DurationVar(&o.watch, "watch", 0, "trace for this time first, to know what is charged for the objects made meanwhile")
-	enumVar(f, &o.show.Sort, "sort", "id", output.MapsSorts(), "order")
+	value.Enum(f, &o.show.Sort, "sort", "id", output.MapsSorts(), "order")
 	types := slices.Compact(slices.Sorted(slices.Values(slices.Concat(bpfobj.MapTypes(), bpfobj.ProgramTypes()))))
-	enumsFunc(f, &o.show.Types, "type", nil, types, "show only these types, by the kernel's names, such as percpu_array", func(name string) error { return checkType(name, types) })
+	value.EnumsFunc(f, &o.show.Types, "type", nil, types, "show only these types, by the kernel's names, such as percpu_array", func(name string) error { return checkType(name, types) })
 	f.StringSliceVar(&o.show.Names, "name", nil, "show only objects with these names")
 	f.IntSliceVar(&o.show.PIDs, "pid", nil, "show only what these processes hold")
 	f.StringVar(&o.show.Cgroup, "cgroup", "", "show only what is held in, or charged to, this cgroup or one below")
@@ -65,7 +66,7 @@ is open in the processes that it may read.`,
 	f.BoolVar(&o.show.ProgramsOnly, "progs-only", false, "leave maps out")
 	f.BoolVar(&o.show.JSON, "json", false, "write JSON lines")
 	f.BoolVar(&o.show.Bytes, "in-bytes", false, "write sizes as plain bytes")
-	renamed(f, "bytes", "in-bytes")
+	value.Renamed(f, "bytes", "in-bytes")
 	return cmd
 }
 
@@ -75,7 +76,7 @@ func checkType(name string, types []string) error {
 	if slices.Contains(types, name) || strings.HasPrefix(name, "type ") {
 		return nil
 	}
-	return errors.New("want " + alternatives(types))
+	return errors.New("want " + value.Alternatives(types))
 }
 
 func runMaps(ctx context.Context, o *mapsOptions) (err error) {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
@@ -87,7 +88,7 @@ it opens the events first and then becomes --uid.`,
 			f.DurationVar(&p.Pause, "pause", 0, "time between two steps")
 			f.BoolVar(&p.JSON, "json", false, "write JSON lines")
 			f.BoolVar(&p.Quiet, "quiet", false, "write nothing")
-			renamed(f, "again", "remaps")
+			value.Renamed(f, "again", "remaps")
 		},
 		run: func(_ context.Context, s *Streams, _ []string) error { return p.Run(s.Out) },
 	}
@@ -168,7 +169,7 @@ Run it as root: it moves to --cgroup and sets the limit first, and then becomes
   pinwatch workload bpf-maps --from /sys/fs/bpf/m --update 1000 --cgroup /sys/fs/cgroup/b`,
 		abrupt: true,
 		flags: func(f *pflag.FlagSet) {
-			enumVar(f, &b.Type, "type", "array", workload.BPFMapTypes(), "type of the maps")
+			value.Enum(f, &b.Type, "type", "array", workload.BPFMapTypes(), "type of the maps")
 			f.StringVar(&b.Name, "name", "pinwatch_load", "name of the maps")
 			f.Uint32Var(&b.Entries, "entries", 0, "max_entries, or a ring buffer's bytes; 0: what suits the type")
 			f.Uint32Var(&b.KeySize, "key-size", 0, "bytes of a key; 0: what suits the type")
