@@ -651,26 +651,21 @@ static __always_inline __u64 percpu_base(void *copy, __u32 cpu)
 /* The arguments of a system call, which are in the registers that its entry
  * saved and hands on. */
 #if defined(bpf_target_x86)
-#define syscall_register(n) ((n) == 0 ? __builtin_offsetof(struct pt_regs, rdi) : __builtin_offsetof(struct pt_regs, rsi))
+#define syscall_register(n)                                                                    \
+	((n) == 0 ? __builtin_offsetof(struct pt_regs, rdi) :                                  \
+	 (n) == 1 ? __builtin_offsetof(struct pt_regs, rsi) :                                  \
+	 (n) == 2 ? __builtin_offsetof(struct pt_regs, rdx) :                                  \
+		    __builtin_offsetof(struct pt_regs, r10))
 #else
 #define syscall_register(n) __builtin_offsetof(struct user_pt_regs, regs[n])
 #endif
 
-static __always_inline __u64 syscall_arg0(struct pt_regs *regs)
-{
-	__u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), (void *)regs + syscall_register(0));
-	return value;
-}
-
-static __always_inline __u64 syscall_arg1(struct pt_regs *regs)
-{
-	__u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), (void *)regs + syscall_register(1));
-	return value;
-}
+#define syscall_arg(regs, n)                                                                   \
+	({                                                                                     \
+		__u64 __value = 0;                                                             \
+		bpf_probe_read_kernel(&__value, sizeof(__value), (void *)(regs) + syscall_register(n)); \
+		__value;                                                                       \
+	})
 
 /* ---- iterators ---- */
 
@@ -713,6 +708,10 @@ struct io_ring_ctx___rsrc {
 struct xdp_umem {
 	struct user_struct *user;
 	struct work_struct work;
+};
+struct xdp_umem_reg {
+	__u64 addr;
+	__u64 len;
 };
 struct mmpin {
 	struct user_struct *user;

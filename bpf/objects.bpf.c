@@ -534,7 +534,7 @@ static __always_inline void bpf_begin(struct pt_regs *regs)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	const struct config *config = config_get();
-	__u64 cmd = syscall_arg0(regs);
+	__u64 cmd = syscall_arg(regs, 0);
 	struct user_struct *user = 0;
 	struct bpf_map *map = 0;
 	struct call *call;
@@ -544,7 +544,7 @@ static __always_inline void bpf_begin(struct pt_regs *regs)
 		return;
 	if (!makes_object(cmd) && !(config->watch_memcg && updates_map(cmd)))
 		return;
-	attr = (void *)syscall_arg1(regs);
+	attr = (void *)syscall_arg(regs, 1);
 	if (makes_object(cmd)) {
 		user = BPF_CORE_READ(task, cred, user);
 	} else {

@@ -113,6 +113,7 @@ const (
 	PerfRecordFlagFLAG_RLIMIT         PerfRecordFlag = 256
 	PerfRecordFlagFLAG_LATER          PerfRecordFlag = 512
 	PerfRecordFlagFLAG_SPLIT_COUNTER  PerfRecordFlag = 1024
+	PerfRecordFlagFLAG_EXEMPT         PerfRecordFlag = 2048
 )
 
 type PerfRecordKind uint32

@@ -38,6 +38,7 @@ enum record_flag {
 	FLAG_LATER = 1 << 9,  /* part of its memory is freed later, through RCU */
 	/* The other chargers: */
 	FLAG_SPLIT_COUNTER = 1 << 10, /* perf charges another counter of the user's here */
+	FLAG_EXEMPT = 1 << 11, /* the ring was made with CAP_IPC_LOCK, and charges no user */
 };
 
 /* Who made a call. */

@@ -18,14 +18,15 @@ import (
 type decoder struct {
 	bootNS   uint64
 	pageSize uint32
-	memcg    bool   // the charges to memory cgroups are watched
+	memcg    bool // the charges to memory cgroups are watched
+	compared compared
 	self     uint32 // pid of this process
 	comms    texts
 }
 
 func newDecoder() (decoder, error) {
 	boot, err := bootTime()
-	return decoder{bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}}, err
+	return decoder{bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}, compared: compared{calls: map[comparing]bool{}}}, err
 }
 
 // bootTime is the Unix time in nanoseconds at which CLOCK_MONOTONIC was zero.
@@ -70,7 +71,7 @@ func (d decoder) decode(raw []byte) (ledger.Event, error) {
 	case bpf.PerfRecordKindRECORD_OBJECT:
 		err = d.object(&event, header.Flags, raw)
 	case bpf.PerfRecordKindRECORD_CHARGER:
-		err = charge(&event, header.Flags, raw)
+		err = d.charge(&event, header.Flags, raw)
 	default:
 		err = fmt.Errorf("record of unknown kind %d", header.Kind)
 	}
@@ -246,7 +247,7 @@ func isProgram(kind bpf.ObjectsKind) (bool, error) {
 }
 
 // charge reads the struct record of bpf/chargers.bpf.c.
-func charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
+func (d decoder) charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
 	var r bpf.ChargersRecord
 	if err := fill(&r, raw); err != nil {
 		return err
@@ -259,7 +260,8 @@ func charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
 	event.SplitCounter = has(flags, bpf.PerfRecordFlagFLAG_SPLIT_COUNTER)
 	readCounter(&event.User, bpf.PerfReading(r.User))
 	readCounter(&event.Process, bpf.PerfReading(r.Process))
-	return nil
+	event.Failed, err = d.compared.failed(&r, flags)
+	return err
 }
 
 // chargers are the names of who charges besides perf buffers and BPF objects, a row each.

@@ -5,6 +5,7 @@
 package ledger
 
 import (
+	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -54,6 +55,8 @@ type Event struct {
 
 	Buffer Buffer  // of Map, Unmap and Found
 	Object *Object // of Create, Grow and Free; else nil
+	// Failed is what was seen of a call that failed; nil: nothing.
+	Failed *refusal.Call
 }
 
 // Caller is who made the call.

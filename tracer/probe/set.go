@@ -236,6 +236,11 @@ func missedByKprobe(l link.Link) uint64 {
 	return 0
 }
 
+// Watches reports whether a function's return is probed.
+func (s *Set) Watches(symbol string) bool {
+	return s != nil && slices.ContainsFunc(s.links, func(l attached) bool { return l.probe.ret && l.probe.Symbol == symbol })
+}
+
 // Attached reports whether any probe is.
 func (s *Set) Attached() bool { return s != nil && len(s.links) > 0 }
 
