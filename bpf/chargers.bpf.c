@@ -451,9 +451,16 @@ int BPF_KPROBE(kprobe_io_rsrc_put_work, void *work)
 PROBE_RETURN(io_rsrc_put_work, OUTER(CHARGER_IO_URING))
 
 /* Returns a pointer or an ERR_PTR(), of which the lower half is the errno. */
+/* The beginning of struct xdp_umem_reg, which is the same for user space. */
+struct umem_asked {
+	__u64 address;
+	__u64 bytes;
+};
+
 SEC("kprobe/xdp_umem_create")
-int BPF_KPROBE(kprobe_xdp_umem_create, struct xdp_umem_reg *umem)
+int BPF_KPROBE(kprobe_xdp_umem_create, const void *argument)
 {
+	struct umem_asked umem = {};
 	const struct config *config = config_get();
 	struct call *call;
 
@@ -463,7 +470,8 @@ int BPF_KPROBE(kprobe_xdp_umem_create, struct xdp_umem_reg *umem)
 		return 0;
 	/* The comparison is a part of this function. */
 	call->record.function = FUNCTION_UMEM;
-	call->record.asked = (kernel_read(umem, len) + ((__u64)1 << config->page_shift) - 1) >> config->page_shift;
+	bpf_probe_read_kernel(&umem, sizeof(umem), argument);
+	call->record.asked = (umem.bytes + ((__u64)1 << config->page_shift) - 1) >> config->page_shift;
 	return 0;
 }
 PROBE_RETURN(xdp_umem_create, OUTER(CHARGER_XDP))

@@ -709,10 +709,6 @@ struct xdp_umem {
 	struct user_struct *user;
 	struct work_struct work;
 };
-struct xdp_umem_reg {
-	__u64 addr;
-	__u64 len;
-};
 struct mmpin {
 	struct user_struct *user;
 };

@@ -48,7 +48,7 @@ func (c compared) failed(r *bpf.ChargersRecord, flags bpf.PerfRecordFlag) (*refu
 	if accounting != refusal.Unseen && c.calls != nil {
 		c.calls[call] = true
 	}
-	if errnoOf(r.Ret) == 0 {
+	if errnoOf(r.Ret) == 0 || r.Function == bpf.ChargersFunctionFUNCTION_OTHER {
 		return nil, nil
 	}
 	if accounting == refusal.Unseen && c.visible(call) {

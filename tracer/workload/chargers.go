@@ -48,7 +48,7 @@ func (c *Chargers) Run(out io.Writer) error {
 	makers := []struct {
 		name string
 		make func(pages int) (func(), error)
-	}{{"io_uring", ioUringBuffer}, {"xdp", xdpUmem}, {"zerocopy", zeroCopy}, {"bpf", bpfArray}, {"perf", perfBuffer}}
+	}{{"io_uring", ioUringBuffer}, {"xdp", xdpUmem}, {"zerocopy", zeroCopyPages}, {"bpf", bpfArray}, {"perf", perfBuffer}}
 	made, failed := map[string]int{}, map[string]error{}
 	var things []thing
 	for end := time.Now().Add(c.Duration); time.Now().Before(end); {
@@ -105,24 +105,23 @@ func anonymous(pages int) ([]byte, error) {
 
 // ioUringBuffer registers a buffer with a ring of its own.
 func ioUringBuffer(pages int) (func(), error) {
-	var params [120]byte // struct io_uring_params
-	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 4, uintptr(unsafe.Pointer(&params)), 0)
-	if errno != 0 {
-		return nil, fmt.Errorf("io_uring_setup: %w", errno)
+	fd, err := newRing(4)
+	if err != nil {
+		return nil, fmt.Errorf("io_uring_setup: %w", err)
 	}
 	memory, err := anonymous(pages)
 	if err != nil {
-		unix.Close(int(fd))
+		unix.Close(fd)
 		return nil, err
 	}
 	release := func() {
-		unix.Close(int(fd))
+		unix.Close(fd)
 		unix.Munmap(memory)
 	}
 	vector := unix.Iovec{Base: &memory[0]}
 	vector.SetLen(len(memory))
 	const registerBuffers = 0
-	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, fd, registerBuffers, uintptr(unsafe.Pointer(&vector)), 1, 0, 0); errno != 0 {
+	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(fd), registerBuffers, uintptr(unsafe.Pointer(&vector)), 1, 0, 0); errno != 0 {
 		release()
 		return nil, fmt.Errorf("io_uring_register: %w", errno)
 	}
@@ -152,43 +151,58 @@ func xdpUmem(pages int) (func(), error) {
 	return release, nil
 }
 
-// zeroCopy sends memory over loopback without copying. It stays charged until the
-// receiver has taken it, which it does at release.
-func zeroCopy(pages int) (func(), error) {
+// zeroCopyPages sends no more than every kernel takes as one datagram over loopback.
+func zeroCopyPages(pages int) (func(), error) {
+	_, release, err := zeroCopy(min(pages*os.Getpagesize(), 32<<10), 1)
+	return release, err
+}
+
+// zeroCopy sends so many bytes over loopback without copying. They stay charged until the
+// receiver has taken them, which it does at release. Several are parts of one datagram
+// that is not sent, and under way together.
+func zeroCopy(bytes, parts int) (made int, release func(), err error) {
 	receiver, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	closeAll := func() { unix.Close(receiver) }
 	address := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
 	if err := unix.Bind(receiver, address); err != nil {
 		closeAll()
-		return nil, fmt.Errorf("loopback: %w", err)
+		return 0, nil, fmt.Errorf("loopback: %w", err)
 	}
 	bound, err := unix.Getsockname(receiver)
 	if err != nil {
 		closeAll()
-		return nil, err
+		return 0, nil, err
 	}
 	sender, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 	if err != nil {
 		closeAll()
-		return nil, err
+		return 0, nil, err
 	}
-	release := func() {
+	release = func() {
 		unix.Close(receiver)
 		unix.Close(sender)
 	}
 	if err := unix.SetsockoptInt(sender, unix.SOL_SOCKET, unix.SO_ZEROCOPY, 1); err != nil {
 		release()
-		return nil, fmt.Errorf("SO_ZEROCOPY: %w", err)
+		return 0, nil, fmt.Errorf("SO_ZEROCOPY: %w", err)
 	}
-	memory := make([]byte, min(pages*os.Getpagesize(), 32<<10)) // what one datagram takes
-	if err := unix.Sendto(sender, memory, unix.MSG_ZEROCOPY, bound); err != nil {
+	memory, flags := make([]byte, bytes), unix.MSG_ZEROCOPY
+	if parts > 1 {
+		flags |= unix.MSG_MORE
+	}
+	for made < parts && err == nil {
+		if err = unix.Sendto(sender, memory, flags, bound); err == nil {
+			made++
+		}
+	}
+	if err != nil {
 		release()
-		return nil, fmt.Errorf("send with MSG_ZEROCOPY: %w", err)
+		return made, nil, fmt.Errorf("send with MSG_ZEROCOPY: %w", err)
 	}
-	return release, nil
+	return made, release, nil
 }
 
 func bpfArray(pages int) (func(), error) {
