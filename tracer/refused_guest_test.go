@@ -37,20 +37,20 @@ type attempt struct {
 func recordsRefusals(t *testing.T, k guesttest.Kernel) {
 	held := ringPages(t) // by a ring of one entry
 	attempts := []attempt{
-		{call: "sends --bytes 57344", memlock: 16},
-		{call: "sends --bytes 61440", memlock: 16, errno: unix.ENOBUFS, asked: 17, last: 17},
-		{call: "sends --bytes 28672 --count 2", memlock: 16, errno: unix.ENOBUFS, asked: 9, last: 9},
-		{call: "buffers --offset 16 --count 8", memlock: held + 16},
-		{call: "buffers --offset 16 --count 9", memlock: held + 16, errno: unix.ENOMEM, asked: 18, last: 2},
-		{call: "buffers --huge --count 1", memlock: held + 511, errno: unix.ENOMEM, asked: 512, last: 512},
-		{call: "umem --bytes 65536 --cap cap_net_raw", memlock: 16},
-		{call: "umem --bytes 69632 --cap cap_net_raw", memlock: 16, errno: unix.ENOBUFS, asked: 17, derived: true},
+		{call: "sends bytes=57344", memlock: 16},
+		{call: "sends bytes=61440", memlock: 16, errno: unix.ENOBUFS, asked: 17, last: 17},
+		{call: "sends bytes=28672 count=2", memlock: 16, errno: unix.ENOBUFS, asked: 9, last: 9},
+		{call: "buffers offset=16 count=8", memlock: held + 16},
+		{call: "buffers offset=16 count=9", memlock: held + 16, errno: unix.ENOMEM, asked: 18, last: 2},
+		{call: "buffers huge=1 count=1", memlock: held + 511, errno: unix.ENOMEM, asked: 512, last: 512},
+		{call: "umem bytes=65536 --cap=cap_net_raw", memlock: 16},
+		{call: "umem bytes=69632 --cap=cap_net_raw", memlock: 16, errno: unix.ENOBUFS, asked: 17, derived: true},
 	}
 	outcomes := make([]workload.Outcome, len(attempts))
 	const firstUID = 2200
 	tr := traceObjects(t, everything(), func(tr objectTrace) {
 		for i, a := range attempts {
-			args := append([]string{"refused", "--uid", strconv.Itoa(firstUID + i), "--memlock-kib", strconv.Itoa(a.memlock * 4), "--call"}, strings.Fields(a.call)...)
+			args := append([]string{"refused", "--uid", strconv.Itoa(firstUID + i), "--memlock-kib", strconv.Itoa(a.memlock * 4)}, strings.Fields(a.call)...)
 			outcomes[i] = lines[workload.Outcome](t, load(t, args...))[0]
 		}
 	})
@@ -76,7 +76,7 @@ func (a attempt) check(t *testing.T, k guesttest.Kernel, outcome workload.Outcom
 	t.Logf("%d pages held, limit %d: %+v", e.User.Before, e.Caller.LockLimit, *f)
 	asked := a.asked
 	unseen := a.derived || k.Series == "5.10" && f.Function == "io_uring_register"
-	if unseen && strings.Contains(a.call, "--huge") {
+	if unseen && strings.Contains(a.call, "huge") {
 		asked = 1 // the arguments do not tell
 	}
 	if e.Errno != int32(a.errno) || f.Asked != asked || e.Caller.LockLimit != int64(a.memlock) {
@@ -108,7 +108,7 @@ func refusalsOf(entries []ledger.Entry, uid uint32) (list []ledger.Entry) {
 func ringPages(t *testing.T) int {
 	t.Helper()
 	for pages := range 8 {
-		made := lines[workload.Outcome](t, load(t, "refused", "--call", "ring", "--memlock-kib", fmt.Sprint(4*pages)))
+		made := lines[workload.Outcome](t, load(t, "refused", "ring", "--memlock-kib", fmt.Sprint(4*pages)))
 		if made[0].Errno == 0 {
 			return pages
 		}
@@ -131,8 +131,8 @@ func refusedForPerfBuffers(t *testing.T, k guesttest.Kernel) {
 	tr := traceObjects(t, everything(), func(tr objectTrace) {
 		holder := guesttest.Command(t, "pinwatch", "workload", "perf-buffers", "--json", "--uid", fmt.Sprint(uid), "--pages", "16", "--max", "28", "--hold", "10m").Start()
 		holder.WaitFor(`"buffer":27`)
-		refused := []string{"refused", "--uid", fmt.Sprint(uid), "--memlock-kib", fmt.Sprint(4 * limit), "--call"}
-		made = lines[workload.Outcome](t, load(t, append(refused, "ring", "--count", "32")...))[0]
+		refused := []string{"refused", "--uid", fmt.Sprint(uid), "--memlock-kib", fmt.Sprint(4 * limit)}
+		made = lines[workload.Outcome](t, load(t, append(refused, "ring", "count=32")...))[0]
 		registered = lines[workload.Outcome](t, load(t, append(refused, "buffers")...))[0]
 		holder.Stop(unix.SIGKILL)
 	})

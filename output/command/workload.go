@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"os/signal"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -97,19 +96,15 @@ it opens the events first and then becomes --uid.`,
 func refused() load {
 	var r workload.Refused
 	return load{
-		use:    "refused",
-		short:  "Make one system call that may be refused for want of locked memory, and write its errno as JSON",
+		use:    "refused CALL [NAME=NUMBER...]",
+		short:  "Make a system call that may be refused, and write its errno as JSON",
 		hidden: true,
+		args:   cobra.MinimumNArgs(1),
 		flags: func(f *pflag.FlagSet) {
 			addUser(f, &r.UID, &r.Memlock, 64)
-			f.StringVar(&r.Call, "call", "ring", "what to call: "+strings.Join(workload.RefusedCalls(), ", "))
 			f.StringSliceVar(&r.Caps, "cap", nil, "capability to keep")
-			f.IntVar(&r.Count, "count", 1, "entries of a ring, or how many buffers or sends")
-			f.IntVar(&r.Bytes, "bytes", 4096, "size of a buffer, a umem or a send")
-			f.IntVar(&r.Offset, "offset", 0, "bytes between the beginning of a page and the first buffer")
-			f.BoolVar(&r.Huge, "huge", false, "buffers on huge pages")
 		},
-		run: func(_ context.Context, s *Streams, _ []string) error { return r.Run(s.Out) },
+		run: func(_ context.Context, s *Streams, args []string) error { return r.Run(args, s.Out) },
 	}
 }
 

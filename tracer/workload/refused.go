@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"unsafe"
 
@@ -17,14 +18,14 @@ import (
 
 // Refused makes one system call that the kernel may refuse, and says what came of it.
 type Refused struct {
-	Call    string   // one of RefusedCalls
 	UID     int      // to become; -1: stay
 	Caps    []string // to keep
 	Memlock int64    // RLIMIT_MEMLOCK in bytes; -1: leave it alone
-	Count   int      // entries of a ring, buffers, or sends
-	Bytes   int      // of a buffer, a umem, or a send
-	Offset  int      // of a buffer from the beginning of a page, in bytes
-	Huge    bool     // buffers lie on huge pages, where the kernel has some
+
+	count  int // entries of a ring, buffers, or sends
+	bytes  int // of a buffer, a umem, or a send
+	offset int // bytes between the beginning of a page and the first buffer
+	huge   int // not 0: buffers lie on huge pages, where the kernel has some
 }
 
 // Outcome is what a call returned, by the witness of the call itself.
@@ -41,14 +42,29 @@ var refusedCalls = map[string]func(*Refused) (made int, err error){
 	"sends":   (*Refused).sends,
 }
 
-// RefusedCalls are the names of the calls.
-func RefusedCalls() []string { return slices.Sorted(maps.Keys(refusedCalls)) }
+// parse reads NAME=NUMBER.
+func (r *Refused) parse(parameters []string) error {
+	r.count, r.bytes = 1, os.Getpagesize()
+	fields := map[string]*int{"count": &r.count, "bytes": &r.bytes, "offset": &r.offset, "huge": &r.huge}
+	for _, p := range parameters {
+		name, value, _ := strings.Cut(p, "=")
+		n, err := strconv.Atoi(value)
+		if err != nil || fields[name] == nil {
+			return fmt.Errorf("%q: want NAME=NUMBER, with one of the names %v", p, slices.Sorted(maps.Keys(fields)))
+		}
+		*fields[name] = n
+	}
+	return nil
+}
 
-// Run makes the call, and writes what came of it as a JSON line.
-func (r *Refused) Run(out io.Writer) error {
-	call := refusedCalls[r.Call]
+// Run makes a call, with parameters of its own, and writes what came of it as a JSON line.
+func (r *Refused) Run(args []string, out io.Writer) error {
+	call := refusedCalls[args[0]]
 	if call == nil {
-		return fmt.Errorf("call %q: want one of %s", r.Call, strings.Join(RefusedCalls(), ", "))
+		return fmt.Errorf("call %q: want one of %v", args[0], slices.Sorted(maps.Keys(refusedCalls)))
+	}
+	if err := r.parse(args[1:]); err != nil {
+		return err
 	}
 	if err := loopbackUp(); err != nil {
 		return err
@@ -68,11 +84,11 @@ func (r *Refused) Run(out io.Writer) error {
 	if err != nil && !errors.As(err, &errno) {
 		return err
 	}
-	return json.NewEncoder(out).Encode(Outcome{r.Call, int(errno), made})
+	return json.NewEncoder(out).Encode(Outcome{args[0], int(errno), made})
 }
 
 func (r *Refused) ring() (int, error) {
-	fd, err := newRing(r.Count)
+	fd, err := newRing(r.count)
 	if err != nil {
 		return 0, err
 	}
@@ -96,20 +112,20 @@ func (r *Refused) buffers() (int, error) {
 		return 0, err
 	}
 	defer unix.Close(fd)
-	memory, err := r.memory(r.Count*r.Bytes + r.Offset)
+	memory, err := r.memory(r.count*r.bytes + r.offset)
 	if err != nil {
 		return 0, err
 	}
-	vectors := make([]unix.Iovec, r.Count)
+	vectors := make([]unix.Iovec, r.count)
 	for i := range vectors {
-		vectors[i].Base = &memory[r.Offset+i*r.Bytes]
-		vectors[i].SetLen(r.Bytes)
+		vectors[i].Base = &memory[r.offset+i*r.bytes]
+		vectors[i].SetLen(r.bytes)
 	}
 	const registerBuffers = 0
-	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(fd), registerBuffers, uintptr(unsafe.Pointer(&vectors[0])), uintptr(r.Count), 0, 0); errno != 0 {
+	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(fd), registerBuffers, uintptr(unsafe.Pointer(&vectors[0])), uintptr(r.count), 0, 0); errno != 0 {
 		return 0, errno
 	}
-	return r.Count, nil
+	return r.count, nil
 }
 
 // memory is so many bytes at the beginning of a page, on huge pages or on none.
@@ -121,7 +137,7 @@ func (r *Refused) memory(bytes int) ([]byte, error) {
 		return nil, err
 	}
 	advice := unix.MADV_NOHUGEPAGE
-	if r.Huge {
+	if r.huge != 0 {
 		advice = unix.MADV_HUGEPAGE
 	}
 	if err := unix.Madvise(memory, advice); err != nil {
@@ -136,7 +152,7 @@ func (r *Refused) memory(bytes int) ([]byte, error) {
 }
 
 func (r *Refused) umem() (int, error) {
-	release, err := xdpUmem(r.Bytes / os.Getpagesize())
+	release, err := xdpUmem(r.bytes / os.Getpagesize())
 	if err != nil {
 		return 0, err
 	}
@@ -146,7 +162,7 @@ func (r *Refused) umem() (int, error) {
 
 // sends are under way at once.
 func (r *Refused) sends() (int, error) {
-	made, release, err := zeroCopy(r.Bytes, r.Count)
+	made, release, err := zeroCopy(r.bytes, r.count)
 	if err == nil {
 		release()
 	}
