@@ -4,7 +4,6 @@ package tracer_test
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -43,15 +42,15 @@ func recordsRefusals(t *testing.T, k guesttest.Kernel) {
 		{call: "buffers offset=16 count=8", memlock: held + 16},
 		{call: "buffers offset=16 count=9", memlock: held + 16, errno: unix.ENOMEM, asked: 18, last: 2},
 		{call: "buffers huge=1 count=1", memlock: held + 511, errno: unix.ENOMEM, asked: 512, last: 512},
-		{call: "umem bytes=65536 --cap=cap_net_raw", memlock: 16},
-		{call: "umem bytes=69632 --cap=cap_net_raw", memlock: 16, errno: unix.ENOBUFS, asked: 17, derived: true},
+		{call: "umem bytes=65536 cap=cap_net_raw", memlock: 16},
+		{call: "umem bytes=69632 cap=cap_net_raw", memlock: 16, errno: unix.ENOBUFS, asked: 17, derived: true},
 	}
 	outcomes := make([]workload.Outcome, len(attempts))
 	const firstUID = 2200
 	tr := traceObjects(t, everything(), func(tr objectTrace) {
 		for i, a := range attempts {
-			args := append([]string{"refused", "--uid", strconv.Itoa(firstUID + i), "--memlock-kib", strconv.Itoa(a.memlock * 4)}, strings.Fields(a.call)...)
-			outcomes[i] = lines[workload.Outcome](t, load(t, args...))[0]
+			args := append(strings.Fields(a.call), fmt.Sprintf("uid=%d", firstUID+i), fmt.Sprintf("memlock=%d", a.memlock))
+			outcomes[i] = refuse(t, args...)
 		}
 	})
 	for i, a := range attempts {
@@ -93,6 +92,12 @@ func (a attempt) check(t *testing.T, k guesttest.Kernel, outcome workload.Outcom
 	}
 }
 
+// refuse has a process make a call that may be refused.
+func refuse(t *testing.T, args ...string) workload.Outcome {
+	t.Helper()
+	return lines[workload.Outcome](t, load(t, append([]string{"refused"}, args...)...))[0]
+}
+
 // refusalsOf are the entries of a user's calls that failed.
 func refusalsOf(entries []ledger.Entry, uid uint32) (list []ledger.Entry) {
 	for _, e := range entries {
@@ -108,8 +113,7 @@ func refusalsOf(entries []ledger.Entry, uid uint32) (list []ledger.Entry) {
 func ringPages(t *testing.T) int {
 	t.Helper()
 	for pages := range 8 {
-		made := lines[workload.Outcome](t, load(t, "refused", "ring", "--memlock-kib", fmt.Sprint(4*pages)))
-		if made[0].Errno == 0 {
+		if refuse(t, "ring", fmt.Sprintf("memlock=%d", pages)).Errno == 0 {
 			return pages
 		}
 	}
@@ -131,9 +135,9 @@ func refusedForPerfBuffers(t *testing.T, k guesttest.Kernel) {
 	tr := traceObjects(t, everything(), func(tr objectTrace) {
 		holder := guesttest.Command(t, "pinwatch", "workload", "perf-buffers", "--json", "--uid", fmt.Sprint(uid), "--pages", "16", "--max", "28", "--hold", "10m").Start()
 		holder.WaitFor(`"buffer":27`)
-		refused := []string{"refused", "--uid", fmt.Sprint(uid), "--memlock-kib", fmt.Sprint(4 * limit)}
-		made = lines[workload.Outcome](t, load(t, append(refused, "ring", "count=32")...))[0]
-		registered = lines[workload.Outcome](t, load(t, append(refused, "buffers")...))[0]
+		who := []string{fmt.Sprintf("uid=%d", uid), fmt.Sprintf("memlock=%d", limit)}
+		made = refuse(t, append([]string{"ring", "count=32"}, who...)...)
+		registered = refuse(t, append([]string{"buffers"}, who...)...)
 		holder.Stop(unix.SIGKILL)
 	})
 	refusals := refusalsOf(tr.entries, uid)

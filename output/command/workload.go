@@ -94,17 +94,12 @@ it opens the events first and then becomes --uid.`,
 }
 
 func refused() load {
-	var r workload.Refused
 	return load{
-		use:    "refused CALL [NAME=NUMBER...]",
-		short:  "Make a system call that may be refused, and write its errno as JSON",
-		hidden: true,
-		args:   cobra.MinimumNArgs(1),
-		flags: func(f *pflag.FlagSet) {
-			addUser(f, &r.UID, &r.Memlock, 64)
-			f.StringSliceVar(&r.Caps, "cap", nil, "capability to keep")
-		},
-		run: func(_ context.Context, s *Streams, args []string) error { return r.Run(args, s.Out) },
+		use:   "refused CALL [NAME=VALUE...]",
+		short: "Make a system call that may be refused, and write its errno as JSON",
+		args:  cobra.MinimumNArgs(1), hidden: true,
+		flags: func(*pflag.FlagSet) {},
+		run:   func(_ context.Context, s *Streams, args []string) error { return workload.Refuse(args, s.Out) },
 	}
 }
 

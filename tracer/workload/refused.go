@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Refused makes one system call that the kernel may refuse, and says what came of it.
-type Refused struct {
-	UID     int      // to become; -1: stay
-	Caps    []string // to keep
-	Memlock int64    // RLIMIT_MEMLOCK in bytes; -1: leave it alone
+// refused is a system call that the kernel may refuse, and by whom it is made.
+type refused struct {
+	uid     int    // to become; -1: stay
+	cap     string // capability to keep; "": none
+	memlock int    // RLIMIT_MEMLOCK in pages; -1: leave it alone
 
 	count  int // entries of a ring, buffers, or sends
 	bytes  int // of a buffer, a umem, or a send
@@ -35,47 +35,62 @@ type Outcome struct {
 	Made  int    `json:"made"` // of those that were to be made, how many there are
 }
 
-var refusedCalls = map[string]func(*Refused) (made int, err error){
-	"ring":    (*Refused).ring,
-	"buffers": (*Refused).buffers,
-	"umem":    (*Refused).umem,
-	"sends":   (*Refused).sends,
+var refusedCalls = map[string]func(*refused) (made int, err error){
+	"ring":    (*refused).ring,
+	"buffers": (*refused).buffers,
+	"umem":    (*refused).umem,
+	"sends":   (*refused).sends,
 }
 
-// parse reads NAME=NUMBER.
-func (r *Refused) parse(parameters []string) error {
-	r.count, r.bytes = 1, os.Getpagesize()
-	fields := map[string]*int{"count": &r.count, "bytes": &r.bytes, "offset": &r.offset, "huge": &r.huge}
+// parse reads NAME=VALUE.
+func (r *refused) parse(parameters []string) error {
+	fields := map[string]*int{"uid": &r.uid, "memlock": &r.memlock, "count": &r.count, "bytes": &r.bytes, "offset": &r.offset, "huge": &r.huge}
 	for _, p := range parameters {
 		name, value, _ := strings.Cut(p, "=")
+		if name == "cap" {
+			r.cap = value
+			continue
+		}
 		n, err := strconv.Atoi(value)
 		if err != nil || fields[name] == nil {
-			return fmt.Errorf("%q: want NAME=NUMBER, with one of the names %v", p, slices.Sorted(maps.Keys(fields)))
+			return fmt.Errorf("%q: want cap=NAME, or a number of one of %v", p, slices.Sorted(maps.Keys(fields)))
 		}
 		*fields[name] = n
 	}
 	return nil
 }
 
-// Run makes a call, with parameters of its own, and writes what came of it as a JSON line.
-func (r *Refused) Run(args []string, out io.Writer) error {
+// become drops what the call is to be made without.
+func (r *refused) become() error {
+	if r.memlock >= 0 {
+		bytes := uint64(r.memlock * os.Getpagesize())
+		limit := unix.Rlimit{Cur: bytes, Max: bytes}
+		if err := unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &limit, nil); err != nil {
+			return fmt.Errorf("set RLIMIT_MEMLOCK: %w", err)
+		}
+	}
+	as := &RunAs{UID: r.uid}
+	if r.cap != "" {
+		as.Caps = []string{r.cap}
+	}
+	return as.become()
+}
+
+// Refuse makes the call that the first argument names, with the parameters that follow,
+// and writes what came of it as a JSON line.
+func Refuse(args []string, out io.Writer) error {
 	call := refusedCalls[args[0]]
 	if call == nil {
 		return fmt.Errorf("call %q: want one of %v", args[0], slices.Sorted(maps.Keys(refusedCalls)))
 	}
+	r := &refused{uid: 65534, memlock: 16, count: 1, bytes: os.Getpagesize()}
 	if err := r.parse(args[1:]); err != nil {
 		return err
 	}
 	if err := loopbackUp(); err != nil {
 		return err
 	}
-	if r.Memlock >= 0 {
-		limit := unix.Rlimit{Cur: uint64(r.Memlock), Max: uint64(r.Memlock)}
-		if err := unix.Prlimit(0, unix.RLIMIT_MEMLOCK, &limit, nil); err != nil {
-			return fmt.Errorf("set RLIMIT_MEMLOCK: %w", err)
-		}
-	}
-	if err := (&RunAs{UID: r.UID, Caps: r.Caps}).become(); err != nil {
+	if err := r.become(); err != nil {
 		return err
 	}
 	runtime.LockOSThread()
@@ -87,7 +102,7 @@ func (r *Refused) Run(args []string, out io.Writer) error {
 	return json.NewEncoder(out).Encode(Outcome{args[0], int(errno), made})
 }
 
-func (r *Refused) ring() (int, error) {
+func (r *refused) ring() (int, error) {
 	fd, err := newRing(r.count)
 	if err != nil {
 		return 0, err
@@ -106,7 +121,7 @@ func newRing(entries int) (int, error) {
 }
 
 // buffers registers all of them at once.
-func (r *Refused) buffers() (int, error) {
+func (r *refused) buffers() (int, error) {
 	fd, err := newRing(1)
 	if err != nil {
 		return 0, err
@@ -129,7 +144,7 @@ func (r *Refused) buffers() (int, error) {
 }
 
 // memory is so many bytes at the beginning of a page, on huge pages or on none.
-func (r *Refused) memory(bytes int) ([]byte, error) {
+func (r *refused) memory(bytes int) ([]byte, error) {
 	const huge = 2 << 20
 	page := os.Getpagesize()
 	memory, err := anonymous((bytes + 2*huge) / page)
@@ -151,7 +166,7 @@ func (r *Refused) memory(bytes int) ([]byte, error) {
 	return memory, nil
 }
 
-func (r *Refused) umem() (int, error) {
+func (r *refused) umem() (int, error) {
 	release, err := xdpUmem(r.bytes / os.Getpagesize())
 	if err != nil {
 		return 0, err
@@ -161,7 +176,7 @@ func (r *Refused) umem() (int, error) {
 }
 
 // sends are under way at once.
-func (r *Refused) sends() (int, error) {
+func (r *refused) sends() (int, error) {
 	made, release, err := zeroCopy(r.bytes, r.count)
 	if err == nil {
 		release()
