@@ -11,6 +11,7 @@
 #define PINWATCH_KERNEL_H
 
 #include <linux/bpf.h>
+#include <linux/perf_event.h>
 
 /* The user-space view of the registers is ABI: kprobe programs read arguments
  * and the return value through it, with the macros of bpf_tracing.h. */
@@ -42,10 +43,15 @@ enum { false = 0, true = 1 };
 #define ENOMEM 12
 #define ENOBUFS 105
 #define MAX_ERRNO 4095
+#define VM_SHARED 8
 #define PF_KTHREAD 0x00200000
 #define ANON_INODE_FS_MAGIC 0x09041934
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct pt_regs___saved {
+	__s32 syscallno;
+};
 
 typedef struct {
 	int counter;
@@ -115,6 +121,7 @@ struct task_struct {
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	struct cred *cred;
+	void *stack;
 	struct signal_struct *signal;
 	struct files_struct *files;
 	struct css_set *cgroups;
@@ -133,6 +140,7 @@ struct mm_struct___plain {
 struct vm_area_struct {
 	unsigned long vm_start;
 	unsigned long vm_end;
+	unsigned long vm_flags;
 	unsigned long vm_pgoff;
 	struct mm_struct *vm_mm;
 	struct file *vm_file;
@@ -169,6 +177,7 @@ struct perf_buffer {
 	int aux_nr_pages;
 	atomic_t aux_mmap_count;
 	unsigned long aux_mmap_locked;
+	struct perf_event_mmap_page *user_page;
 };
 /* 6.18 (448f97fba901): the mapping counts became refcount_t. */
 struct perf_buffer___refcount {
@@ -185,10 +194,22 @@ struct ring_buffer {
 	int aux_nr_pages;
 	atomic_t aux_mmap_count;
 	unsigned long aux_mmap_locked;
+	struct perf_event_mmap_page *user_page;
 };
 
+struct pmu {
+	void *setup_aux; /* a function */
+};
+/* 6.15: of an event whose PMU is gone. */
+enum perf_event_state {
+	PERF_EVENT_STATE_REVOKED = -4,
+};
 struct perf_event {
 	struct perf_buffer *rb;
+	struct pmu *pmu;
+	enum perf_event_state state;
+	struct perf_event_attr attr; /* as user space knows it */
+	int cpu;
 };
 
 #pragma clang attribute pop
@@ -338,6 +359,45 @@ static __always_inline bool cred_cap_ipc_lock(struct cred *cred)
 		effective = kernel_read(words, cap_effective.cap[0]);
 	return effective >> CAP_IPC_LOCK & 1;
 }
+
+/* attr.inherit, the second bit behind read_format. */
+static __always_inline bool event_inherits(struct perf_event *event)
+{
+	__u64 bits = 0;
+
+	bpf_probe_read_kernel(&bits, sizeof(bits),
+			      (void *)event + bpf_core_field_offset(struct perf_event, attr) +
+				      __builtin_offsetof(struct perf_event_attr, read_format) + sizeof(__u64));
+	return bits & 2;
+}
+
+static __always_inline bool event_is_revoked(struct perf_event *event)
+{
+	if (!bpf_core_enum_value_exists(enum perf_event_state, PERF_EVENT_STATE_REVOKED))
+		return false;
+	return (__s32)kernel_read(event, state) <=
+	       (__s32)bpf_core_enum_value(enum perf_event_state, PERF_EVENT_STATE_REVOKED);
+}
+
+/* The number of the system call that a task is in, from the registers that its entry
+ * saved on top of the stack; what is there in its place where the kernel has another
+ * layout (KASAN, FRED). */
+#if defined(bpf_target_x86)
+#define STACK_SIZE (1 << 14)
+#define SAVED_REGISTERS (sizeof(struct pt_regs))
+#define SYSTEM_CALL __builtin_offsetof(struct pt_regs, orig_rax)
+#else
+#define STACK_SIZE (config->page_shift > 14 ? 1 << config->page_shift : 1 << 14)
+#define SAVED_REGISTERS (bpf_core_type_size(struct pt_regs___saved))
+#define SYSTEM_CALL bpf_core_field_offset(struct pt_regs___saved, syscallno)
+#endif
+#define task_system_call(task, config)                                                        \
+	({                                                                                     \
+		__s32 __number = -1;                                                           \
+		bpf_probe_read_kernel(&__number, sizeof(__number),                             \
+				      kernel_read(task, stack) + STACK_SIZE - SAVED_REGISTERS + SYSTEM_CALL); \
+		__number;                                                                      \
+	})
 
 #define rb_read(rb, field)                                                     \
 	(bpf_core_type_exists(struct perf_buffer) ?                            \

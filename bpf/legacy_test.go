@@ -298,7 +298,8 @@ func linux419(t *testing.T) *btf.Spec {
 	signal := define("signal_struct", member("rlim", &btf.Array{Index: word, Type: rlimit, Nelems: 16}))
 	mm := define("mm_struct", member("pinned_vm", number))
 	files := define("files_struct", member("fdt", pointer(define("fdtable", member("max_fds", word), member("fd", void)))))
-	task := define("task_struct", member("mm", pointer(mm)), member("tgid", signed), member("cred", pointer(cred)), member("signal", pointer(signal)), member("files", pointer(files)))
+	task := define("task_struct", member("mm", pointer(mm)), member("tgid", signed), member("cred", pointer(cred)), member("signal", pointer(signal)), member("files", pointer(files)), member("stack", void))
+	define("pt_regs", member("syscallno", signed)) // of arm64
 	task.Members = append(task.Members, btf.Member{Name: "real_parent", Type: pointer(task), Offset: btf.Bits(task.Size * 8)})
 	task.Size += 8
 	superBlock := define("super_block", member("s_magic", number))
@@ -307,10 +308,12 @@ func linux419(t *testing.T) *btf.Spec {
 	dentry := define("dentry", member("d_name", name))
 	path := define("path", member("dentry", pointer(dentry)))
 	file := define("file", member("f_path", path), member("f_inode", pointer(inode)), member("f_op", void), member("private_data", void))
-	define("vm_area_struct", member("vm_start", number), member("vm_end", number), member("vm_pgoff", number), member("vm_mm", pointer(mm)), member("vm_file", pointer(file)))
+	define("vm_area_struct", member("vm_start", number), member("vm_end", number), member("vm_flags", number), member("vm_pgoff", number), member("vm_mm", pointer(mm)), member("vm_file", pointer(file)))
 	buffer := define("ring_buffer", member("nr_pages", signed), member("mmap_count", atomic), member("mmap_locked", number), member("mmap_user", pointer(user)),
-		member("aux_pgoff", number), member("aux_nr_pages", signed), member("aux_mmap_count", atomic), member("aux_mmap_locked", number))
-	define("perf_event", member("rb", pointer(buffer)))
+		member("aux_pgoff", number), member("aux_nr_pages", signed), member("aux_mmap_count", atomic), member("aux_mmap_locked", number), member("user_page", void))
+	state := &btf.Enum{Name: "perf_event_state", Size: 4, Signed: true, Values: []btf.EnumValue{{Name: "PERF_EVENT_STATE_ACTIVE", Value: 1}}}
+	define("perf_event", member("rb", pointer(buffer)), member("pmu", pointer(define("pmu", member("setup_aux", void)))), member("state", state),
+		member("attr", define("perf_event_attr", member("type", word))), member("cpu", signed))
 
 	text := &btf.Array{Index: word, Type: word, Nelems: 4}
 	work := define("work_struct", member("data", number))
@@ -354,6 +357,7 @@ var newer = regexp.MustCompile(`^"(` + strings.Join([]string{
 	"bpf_map___mem(ory|cg)", "obj_cgroup",
 	`bpf_map"\[0:8\]`, // objcg
 	`(bpf_htab|lpm_trie|bpf_local_storage_map)"\[0:\d:0\]`, // the allocators of elements
+	"perf_event_state", // the value for a PMU that is gone
 	"io_ring_ctx(___rsrc)?", "ubuf_info_msgzc",
 }, "|") + `)"?`)
 

@@ -20,6 +20,7 @@ enum record_kind {
 	RECORD_PERF = 1,    /* that of perf.bpf.c */
 	RECORD_OBJECT = 2,  /* that of objects.bpf.c */
 	RECORD_CHARGER = 3, /* that of chargers.bpf.c */
+	RECORD_PERF_FAILED = 4, /* that of perf.bpf.c, and its struct facts */
 };
 
 /* Of all kinds of records: a bit means the same in each. */
@@ -152,7 +153,8 @@ struct {
 /* A part of the ring buffer. */
 typedef void *reserved_t;
 
-#define record_reserve() bpf_ringbuf_reserve(&events, sizeof(struct record), 0)
+#define record_reserve_of(type) bpf_ringbuf_reserve(&events, sizeof(type), 0)
+#define record_reserve() record_reserve_of(struct record)
 
 #define record_submit(ctx, reserved, record)                                   \
 	do {                                                                   \
@@ -212,6 +214,8 @@ static __always_inline reserved_t record_reserve(void)
 	__sync_fetch_and_add(taken, 1);
 	return *(volatile __u64 *)taken;
 }
+
+#define record_reserve_of(type) record_reserve()
 
 static __always_inline __u64 ring_index(void)
 {

@@ -68,6 +68,8 @@ func (d decoder) decode(raw []byte) (ledger.Event, error) {
 	switch header.Kind {
 	case bpf.PerfRecordKindRECORD_PERF:
 		err = perfCall(&event, header.Flags, raw)
+	case bpf.PerfRecordKindRECORD_PERF_FAILED:
+		err = failedMapping(&event, header.Flags, raw)
 	case bpf.PerfRecordKindRECORD_OBJECT:
 		err = d.object(&event, header.Flags, raw)
 	case bpf.PerfRecordKindRECORD_CHARGER:
@@ -165,6 +167,8 @@ func perfOp(op bpf.PerfOp) (ledger.Op, error) {
 		return ledger.Map, nil
 	case bpf.PerfOpOP_UNMAP:
 		return ledger.Unmap, nil
+	case bpf.PerfOpOP_SPLIT:
+		return ledger.Split, nil
 	}
 	return 0, fmt.Errorf("record of a perf buffer: unknown operation %d", op)
 }

@@ -2,8 +2,13 @@ package tracer
 
 import (
 	"fmt"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
 
@@ -88,4 +93,46 @@ func accountingOf(a bpf.ChargersAccounting) (refusal.Accounting, error) {
 		return refusal.Passed, nil
 	}
 	return 0, fmt.Errorf("record of a charger: unknown accounting %d", a)
+}
+
+// failedMapping reads the struct failed of bpf/perf.bpf.c: a record, and the facts.
+func failedMapping(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
+	var facts bpf.PerfFacts
+	size := int(unsafe.Sizeof(bpf.PerfRecord{}))
+	if len(raw) < size {
+		return fmt.Errorf("record of %d bytes: too short for a perf buffer's", len(raw))
+	}
+	if err := perfCall(event, flags, raw[:size]); err != nil {
+		return err
+	}
+	if err := fill(&facts, raw[size:]); err != nil {
+		return err
+	}
+	function := refusal.PerfMmap
+	if event.Op == ledger.Split {
+		function = refusal.MaySplit
+	}
+	is := func(fact bpf.PerfFact) bool { return facts.Facts&fact != 0 }
+	event.Failed = &refusal.Call{Function: function, Mapping: refusal.Mapping{
+		Private:    !is(bpf.PerfFactFACT_SHARED),
+		Inherited:  is(bpf.PerfFactFACT_INHERIT),
+		AUXCapable: is(bpf.PerfFactFACT_AUX_CAPABLE),
+		Revoked:    is(bpf.PerfFactFACT_REVOKED),
+		CPU:        facts.Cpu,
+		Offset:     facts.Pgoff,
+		AUXOffset:  facts.AuxPgoff,
+		WantOffset: facts.AuxOffset,
+		WantSize:   facts.AuxSize,
+		SystemCall: splitting(facts.SystemCall),
+	}}
+	return nil
+}
+
+// splitting is the number of a system call that can split a mapping, or -1: what stands in
+// the place of the number on some kernels is something else.
+func splitting(number int32) int32 {
+	if slices.Contains([]int32{unix.SYS_MMAP, unix.SYS_MUNMAP, unix.SYS_MPROTECT, unix.SYS_MREMAP, unix.SYS_MADVISE, unix.SYS_MLOCK, unix.SYS_MLOCK2, unix.SYS_MUNLOCK}, number) {
+		return number
+	}
+	return -1
 }

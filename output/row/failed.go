@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
 
@@ -27,13 +28,23 @@ func failedFlag(name string, of Subsystem, help string, field func(*refusal.Call
 // failedColumns tell of calls that failed: where, and what they had asked for.
 func failedColumns() []Column {
 	return []Column{
-		text("refused_in", Others, "function of the kernel's, or system call, that was seen to fail; empty: the call did not fail, or this was not seen", func(r *Row) string { return r.failed().Function }).parsed(parseFunction),
+		text("refused_in", Perf|Others, "function of the kernel's, or system call, that was seen to fail; empty: the call did not fail, or this was not seen", func(r *Row) string { return r.failed().Function }).parsed(parseFunction),
 		text("accounting", Others, "of a call that failed, the comparison with the limit: refused, passed, not_reached, or unseen", func(r *Row) string { return r.failed().Accounting.String() }).parsed(parseAccounting),
 		failedInteger("asked_pages", Others, "what a call that failed asked for in all, up to what was refused; derived from its arguments where accounting is unseen or not_reached; 0: not known", func(c *refusal.Call) *int64 { return &c.Asked }),
 		failedInteger("last_asked_pages", Others, "the part of it that the kernel compared last; 0: unseen", func(c *refusal.Call) *int64 { return &c.LastAsked }),
 		failedInteger("last_held_pages", Others, "the user's counter at that comparison, with the call's earlier parts", func(c *refusal.Call) *int64 { return &c.LastHeld }),
 		failedFlag("exempt", Others, "the io_uring was made with CAP_IPC_LOCK: nobody is charged for it", func(c *refusal.Call) *bool { return &c.Exempt }),
 		failedInteger("request", Others, "opcode of an io_uring_register(2) that failed", func(c *refusal.Call) *uint32 { return &c.Request }),
+		failedFlag("mapping_private", Perf, "of a mapping that failed: it was to be MAP_PRIVATE", func(c *refusal.Call) *bool { return &c.Mapping.Private }),
+		failedInteger("mapping_offset_pages", Perf, "of a mapping that failed: its offset; other than 0: it was to be an AUX area", func(c *refusal.Call) *int64 { return &c.Mapping.Offset }),
+		failedFlag("event_inherited", Perf, "of a mapping that failed: the event has attr.inherit", func(c *refusal.Call) *bool { return &c.Mapping.Inherited }),
+		failedInteger("event_cpu", Perf, "of a mapping that failed: the CPU that the event is bound to; -1: none", func(c *refusal.Call) *int32 { return &c.Mapping.CPU }),
+		failedFlag("event_revoked", Perf, "of a mapping that failed: the event's PMU is gone", func(c *refusal.Call) *bool { return &c.Mapping.Revoked }),
+		failedFlag("aux_capable", Perf, "of a mapping that failed: the event's PMU can fill an AUX area", func(c *refusal.Call) *bool { return &c.Mapping.AUXCapable }),
+		failedInteger("aux_offset_pages", Perf, "of a mapping that failed: offset of the AUX area that is there; 0: none is", func(c *refusal.Call) *int64 { return &c.Mapping.AUXOffset }),
+		failedInteger("aux_want_offset_bytes", Perf, "of a mapping that failed: aux_offset in the control page", func(c *refusal.Call) *uint64 { return &c.Mapping.WantOffset }),
+		failedInteger("aux_want_size_bytes", Perf, "of a mapping that failed: aux_size in the control page", func(c *refusal.Call) *uint64 { return &c.Mapping.WantSize }),
+		failedInteger("split_call", Perf, "number of the system call that would have split a mapping; -1: not known", func(c *refusal.Call) *int32 { return &c.Mapping.SystemCall }),
 		failedInteger("request_count", Others, "how many things that was given, or entries of the ring that was to be made", func(c *refusal.Call) *uint32 { return &c.Count }),
 	}
 }
@@ -46,6 +57,9 @@ func parseFunction(r *Row, b []byte) error {
 		return err
 	}
 	r.Failed = &refusal.Call{Function: name}
+	if name == refusal.MaySplit {
+		r.Op = ledger.Split
+	}
 	return nil
 }
 

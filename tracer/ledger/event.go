@@ -21,6 +21,7 @@ const (
 	Free              // a BPF object's memory was freed
 	Account           // another charger moved the counters
 	Found             // a perf buffer was mapped before the trace began
+	Split             // a part of a perf buffer's mapping would have been changed
 )
 
 // Charger is who charges locked_vm and pinned_vm besides perf buffers and BPF objects, by

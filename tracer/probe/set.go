@@ -47,7 +47,7 @@ func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 			return nil, fmt.Errorf("no program %s is built in", p.Program)
 		}
 		p = p.fromELF(program)
-		if p.Optional && k.lacks(p) {
+		if p.Optional && (k.lacks(p) || p.trampoline && len(k.Parameters(p.Symbol)) == 0) {
 			continue
 		}
 		s.probes = append(s.probes, p)

@@ -46,10 +46,35 @@ type Call struct {
 	// Exempt reports whether the io_uring in question was made with CAP_IPC_LOCK: nobody
 	// is charged for it, whoever uses it.
 	Exempt bool
+	// Mapping is of calls on perf buffers.
+	Mapping Mapping
 	// Request is the opcode of io_uring_register(2), and Count how many things it was
 	// given, or the entries of a ring that was to be made.
 	Request, Count uint32
 }
+
+// Mapping is what perf_mmap() and perf_mmap_may_split() decide by, besides limits, as it
+// was when the call returned.
+type Mapping struct {
+	Private    bool   // MAP_PRIVATE
+	Inherited  bool   // the event's children inherit it
+	AUXCapable bool   // the event's PMU can fill an AUX area
+	Revoked    bool   // the event's PMU is gone
+	CPU        int32  // of the event; -1: any
+	Offset     int64  // where the mapping begins in the file, in pages; other than 0: an AUX area
+	AUXOffset  int64  // where the AUX area that is there begins, in pages; 0: there is none
+	WantOffset uint64 // aux_offset of the control page, where user space said that it wants one, in bytes
+	WantSize   uint64 // aux_size of it, in bytes
+	// SystemCall is what would have split a mapping, as the architecture numbers it; -1:
+	// another call, or not known.
+	SystemCall int32
+}
+
+// Where mappings are seen to fail.
+const (
+	PerfMmap = "perf_mmap"
+	MaySplit = "perf_mmap_may_split"
+)
 
 // What io_uring_register(2) does about buffers (include/uapi/linux/io_uring.h).
 const (
