@@ -4,14 +4,17 @@ package tracer_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
@@ -171,5 +174,83 @@ func refusedForPerfBuffers(t *testing.T, k guesttest.Kernel) {
 		if f == nil || f.Accounting != seen || e.User.Before != perfPages || f.Asked != 1 || e.Caller.LockLimit != limit || e.Caller.CapIPCLock {
 			t.Errorf("%d held, limit %d: %+v; want %d, %d and 1 asked for", e.User.Before, e.Caller.LockLimit, f, perfPages, limit)
 		}
+	}
+}
+
+// A mapping that fails has a record of what perf_mmap() decides by, and one that would
+// split another mapping has one of its own, though perf_mmap() is not called for it.
+func TestFailedMappingsAreRecorded(t *testing.T) {
+	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
+	guests.Test(t, kernels, recordsFailedMappings)
+}
+
+func recordsFailedMappings(t *testing.T, k guesttest.Kernel) {
+	ordinary := refusal.Mapping{CPU: -1, SystemCall: -1}
+	with := func(change func(*refusal.Mapping)) refusal.Mapping {
+		m := ordinary
+		change(&m)
+		return m
+	}
+	page := uint64(k.PageKiB() << 10)
+	attempts := []struct {
+		call     string // with parameters of the workload
+		errno    unix.Errno
+		pages    int64 // of the mapping that failed
+		existing int64 // of the data area that was there
+		want     refusal.Mapping
+	}{
+		{call: "mapping"},
+		{"mapping inherit=1", unix.EINVAL, 9, 0, with(func(m *refusal.Mapping) { m.Inherited = true })},
+		{call: "mapping inherit=1 cpu=0"},
+		{"mapping private=1", unix.EINVAL, 9, 0, with(func(m *refusal.Mapping) { m.Private = true })},
+		{"mapping again=4", unix.EINVAL, 5, 9, ordinary},
+		{"mapping pages=7", unix.EINVAL, 8, 0, ordinary},
+		{"mapping aux=8 unset=1", unix.EINVAL, 8, 9, with(func(m *refusal.Mapping) { m.Offset = 9 })},
+		{"mapping aux=8", unix.EOPNOTSUPP, 8, 9, with(func(m *refusal.Mapping) { m.Offset, m.WantOffset, m.WantSize = 9, 9*page, 8*page })},
+		{"mapping pages=524288 uid=-1 memlock=-1", unix.ENOMEM, 524289, 0, ordinary},
+		{"over", unix.EINVAL, 9, 9, with(func(m *refusal.Mapping) { m.SystemCall = unix.SYS_MMAP })},
+		{"part", unix.EINVAL, 9, 9, with(func(m *refusal.Mapping) { m.SystemCall = unix.SYS_MUNMAP })},
+	}
+	const firstUID = 2400
+	outcomes := make([]workload.Outcome, len(attempts))
+	tr := traceObjects(t, tracer.Options{}, func(objectTrace) {
+		for i, a := range attempts {
+			outcomes[i] = refuse(t, slices.Insert(strings.Fields(a.call), 1, fmt.Sprintf("uid=%d", firstUID+i), "memlock=2048")...)
+		}
+	})
+	for i, a := range attempts {
+		t.Run(a.call, func(t *testing.T) {
+			uid, function, want := uint32(firstUID+i), refusal.PerfMmap, a.errno
+			if strings.Contains(a.call, "uid=") {
+				uid = 0
+			}
+			if a.want.SystemCall >= 0 {
+				function = refusal.MaySplit
+				if k.Series == "5.10" {
+					want = 0 // that is allowed there
+				}
+			}
+			if k.Series == "6.1" && a.call == "over" {
+				want = unix.ENOMEM // of mmap(2), whatever the unmapping before it fails with
+			}
+			if got := unix.Errno(outcomes[i].Errno); got != want {
+				t.Errorf("%v; want %v", got, want)
+			}
+			refusals := refusalsOf(tr.entries, uid)
+			if outcomes[i].Errno == 0 {
+				if len(refusals) > 0 {
+					t.Errorf("nothing was refused: %+v", refusals)
+				}
+				return
+			}
+			if len(refusals) != 1 || refusals[0].Failed == nil {
+				t.Fatalf("%d refusals: %+v", len(refusals), refusals)
+			}
+			e := &refusals[0]
+			t.Logf("%+v", *e.Failed)
+			if e.Errno != int32(a.errno) || e.Failed.Function != function || e.Buffer.Pages != a.pages || e.Buffer.Recorded[rule.Data].Pages != a.existing || e.Failed.Mapping != a.want {
+				t.Errorf("errno %d, %d pages, %d there; want %d, %d, %d and %+v", e.Errno, e.Buffer.Pages, e.Buffer.Recorded[rule.Data].Pages, a.errno, a.pages, a.existing, a.want)
+			}
+		})
 	}
 }

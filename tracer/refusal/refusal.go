@@ -65,8 +65,9 @@ type Mapping struct {
 	AUXOffset  int64  // where the AUX area that is there begins, in pages; 0: there is none
 	WantOffset uint64 // aux_offset of the control page, where user space said that it wants one, in bytes
 	WantSize   uint64 // aux_size of it, in bytes
-	// SystemCall is what would have split a mapping, as the architecture numbers it; -1:
-	// another call, or not known.
+	// SystemCall is the one that would have split a mapping, as the architecture numbers
+	// it; -1: another call, or not known. perf_mmap_may_split() fails with EINVAL; mmap(2)
+	// does so too, or with ENOMEM, on 6.1.
 	SystemCall int32
 }
 

@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // refused is a system call that the kernel may refuse, and by whom it is made.
@@ -26,6 +28,16 @@ type refused struct {
 	bytes  int // of a buffer, a umem, or a send
 	offset int // bytes between the beginning of a page and the first buffer
 	huge   int // not 0: buffers lie on huge pages, where the kernel has some
+
+	// Of a perf buffer:
+	event   int // its file descriptor
+	cpu     int // of the event; -1: any
+	inherit int // not 0: the event's children inherit it
+	private int // not 0: MAP_PRIVATE
+	pages   int // data pages
+	again   int // not 0: data pages of a second mapping, after the first one
+	aux     int // not 0: pages of an AUX area, after the data area
+	unset   int // not 0: the control page says nothing of the AUX area
 }
 
 // Outcome is what a call returned, by the witness of the call itself.
@@ -40,11 +52,15 @@ var refusedCalls = map[string]func(*refused) (made int, err error){
 	"buffers": (*refused).buffers,
 	"umem":    (*refused).umem,
 	"sends":   (*refused).sends,
+	"mapping": (*refused).mapping,
+	"over":    (*refused).over,
+	"part":    (*refused).part,
 }
 
 // parse reads NAME=VALUE.
 func (r *refused) parse(parameters []string) error {
-	fields := map[string]*int{"uid": &r.uid, "memlock": &r.memlock, "count": &r.count, "bytes": &r.bytes, "offset": &r.offset, "huge": &r.huge}
+	fields := map[string]*int{"uid": &r.uid, "memlock": &r.memlock, "count": &r.count, "bytes": &r.bytes, "offset": &r.offset, "huge": &r.huge,
+		"cpu": &r.cpu, "inherit": &r.inherit, "private": &r.private, "pages": &r.pages, "again": &r.again, "aux": &r.aux, "unset": &r.unset}
 	for _, p := range parameters {
 		name, value, _ := strings.Cut(p, "=")
 		if name == "cap" {
@@ -83,13 +99,19 @@ func Refuse(args []string, out io.Writer) error {
 	if call == nil {
 		return fmt.Errorf("call %q: want one of %v", args[0], slices.Sorted(maps.Keys(refusedCalls)))
 	}
-	r := &refused{uid: 65534, memlock: 16, count: 1, bytes: os.Getpagesize()}
+	r := &refused{uid: 65534, memlock: 16, count: 1, bytes: os.Getpagesize(), cpu: -1, pages: 8}
 	if err := r.parse(args[1:]); err != nil {
 		return err
 	}
 	if err := loopbackUp(); err != nil {
 		return err
 	}
+	// With the privileges that are given up next.
+	var err error
+	if r.event, err = r.openEvent(); err != nil {
+		return err
+	}
+	defer unix.Close(r.event)
 	if err := r.become(); err != nil {
 		return err
 	}
@@ -182,4 +204,74 @@ func (r *refused) sends() (int, error) {
 		release()
 	}
 	return made, err
+}
+
+func (r *refused) openEvent() (int, error) {
+	attr := kernel.DummyEvent()
+	if r.inherit != 0 {
+		attr.Bits |= unix.PerfBitInherit
+	}
+	fd, err := unix.PerfEventOpen(attr, 0, r.cpu, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("perf_event_open: %w", err)
+	}
+	return fd, nil
+}
+
+// mapping maps a perf buffer, and what is to be mapped after it.
+func (r *refused) mapping() (made int, err error) {
+	flags, page := unix.MAP_SHARED, os.Getpagesize()
+	if r.private != 0 {
+		flags = unix.MAP_PRIVATE
+	}
+	data, err := unix.Mmap(r.event, 0, (r.pages+1)*page, unix.PROT_READ|unix.PROT_WRITE, flags)
+	if err != nil {
+		return 0, err
+	}
+	made++
+	switch {
+	case r.again != 0:
+		_, err = unix.Mmap(r.event, 0, (r.again+1)*page, unix.PROT_READ, flags)
+	case r.unset != 0:
+		_, err = unix.Mmap(r.event, int64(len(data)), r.aux*page, unix.PROT_READ, flags)
+	case r.aux != 0:
+		_, err = mapAUX(r.event, data, r.aux)
+	default:
+		return made, nil
+	}
+	if err == nil {
+		made++
+	}
+	return made, err
+}
+
+// buffer maps a perf buffer, and returns the address of its third page.
+func (r *refused) buffer() (inside uintptr, err error) {
+	page := os.Getpagesize()
+	data, err := unix.Mmap(r.event, 0, (r.pages+1)*page, unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return 0, fmt.Errorf("map a perf buffer: %s", err)
+	}
+	return uintptr(unsafe.Pointer(&data[2*page])), nil
+}
+
+// over maps the buffer once more, over a part of the first mapping.
+func (r *refused) over() (made int, err error) {
+	inside, err := r.buffer()
+	if err != nil {
+		return 0, err
+	}
+	if _, err := mmapAt(inside, uintptr(os.Getpagesize()), r.event); err != nil {
+		return 1, err
+	}
+	return 2, nil
+}
+
+// part unmaps a part of the buffer.
+func (r *refused) part() (made int, err error) {
+	inside, err := r.buffer()
+	if err != nil {
+		return 0, err
+	}
+	return 1, munmap(inside, uintptr(os.Getpagesize()))
 }
