@@ -379,25 +379,32 @@ static __always_inline bool event_is_revoked(struct perf_event *event)
 	       (__s32)bpf_core_enum_value(enum perf_event_state, PERF_EVENT_STATE_REVOKED);
 }
 
-/* The number of the system call that a task is in, from the registers that its entry
- * saved on top of the stack; what is there in its place where the kernel has another
- * layout (KASAN, FRED). */
+/* Where the registers are saved at the entry of a system call: on top of the stack of a
+ * kernel that is built for no sanitizer. */
 #if defined(bpf_target_x86)
-#define STACK_SIZE (1 << 14)
-#define SAVED_REGISTERS (sizeof(struct pt_regs))
-#define SYSTEM_CALL __builtin_offsetof(struct pt_regs, orig_rax)
+#define SAVED_AT ((1 << 14) - sizeof(struct pt_regs) + __builtin_offsetof(struct pt_regs, orig_rax))
 #else
-#define STACK_SIZE (config->page_shift > 14 ? 1 << config->page_shift : 1 << 14)
-#define SAVED_REGISTERS (bpf_core_type_size(struct pt_regs___saved))
-#define SYSTEM_CALL bpf_core_field_offset(struct pt_regs___saved, syscallno)
+#define SAVED_AT                                                                               \
+	((page_shift > 14 ? 1 << page_shift : 1 << 14) -                                     \
+	 bpf_core_type_size(struct pt_regs___saved) + bpf_core_field_offset(struct pt_regs___saved, syscallno))
 #endif
-#define task_system_call(task, config)                                                        \
-	({                                                                                     \
-		__s32 __number = -1;                                                           \
-		bpf_probe_read_kernel(&__number, sizeof(__number),                             \
-				      kernel_read(task, stack) + STACK_SIZE - SAVED_REGISTERS + SYSTEM_CALL); \
-		__number;                                                                      \
-	})
+#define USER_CS 0x33
+
+/* The number of the system call that a task is in; something else where the kernel has
+ * another layout. */
+static __always_inline __s32 task_system_call(struct task_struct *task, __u32 page_shift)
+{
+	void *saved = BPF_CORE_READ(task, stack) + SAVED_AT;
+	__s32 number = -1;
+
+	bpf_probe_read_kernel(&number, sizeof(number), saved);
+#if defined(bpf_target_x86)
+	/* 6.9, with CONFIG_X86_FRED: two words of room above the registers. */
+	if ((number & 0xffff) == USER_CS)
+		bpf_probe_read_kernel(&number, sizeof(number), saved - 2 * sizeof(__u64));
+#endif
+	return number;
+}
 
 #define rb_read(rb, field)                                                     \
 	(bpf_core_type_exists(struct perf_buffer) ?                            \

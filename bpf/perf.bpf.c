@@ -276,15 +276,20 @@ static __always_inline void facts_read(struct call *call, enum op op)
 	void *rb = kernel_read(perf_event, rb);
 	struct record *r = &call->record;
 	struct facts *f = &call->failed.facts;
-	__u64 vm_flags = vma ? kernel_read(vma, vm_flags) : call->vm_flags;
 
+	/* Not by kernel_read(): the compiler would make one load of two whose pointers the
+	 * verifier tells apart. */
+	if (vma) {
+		call->vm_flags = BPF_CORE_READ(vma, vm_flags);
+		call->pgoff = BPF_CORE_READ(vma, vm_pgoff);
+	}
 	__builtin_memset(f, 0, sizeof(*f));
-	f->pgoff = vma ? kernel_read(vma, vm_pgoff) : call->pgoff;
+	f->pgoff = call->pgoff;
 	f->cpu = kernel_read(perf_event, cpu);
 	f->system_call = -1;
 	if (op == OP_SPLIT && config)
-		f->system_call = task_system_call(task, config);
-	if (vm_flags & VM_SHARED)
+		f->system_call = task_system_call(task, config->page_shift);
+	if (call->vm_flags & VM_SHARED)
 		f->facts |= FACT_SHARED;
 	if (event_inherits(perf_event))
 		f->facts |= FACT_INHERIT;

@@ -245,23 +245,28 @@ func (r *refused) mapping() (made int, err error) {
 	return made, err
 }
 
-// buffer maps a perf buffer, and returns the address of its third page.
-func (r *refused) buffer() (inside uintptr, err error) {
-	page := os.Getpagesize()
-	data, err := unix.Mmap(r.event, 0, (r.pages+1)*page, unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return 0, fmt.Errorf("map a perf buffer: %s", err)
+// buffer maps a perf buffer where as much room is behind it, and returns the address of its
+// third page.
+func (r *refused) buffer() (inside, size uintptr, err error) {
+	page := uintptr(os.Getpagesize())
+	size = uintptr(r.pages+1) * page
+	base, err := mmapAt(0, 2*size, -1)
+	if err == nil {
+		base, err = mmapAt(base, size, r.event)
 	}
-	return uintptr(unsafe.Pointer(&data[2*page])), nil
+	if err != nil {
+		return 0, 0, fmt.Errorf("map a perf buffer: %s", err)
+	}
+	return base + 2*page, size, nil
 }
 
 // over maps the buffer once more, over a part of the first mapping.
 func (r *refused) over() (made int, err error) {
-	inside, err := r.buffer()
+	inside, size, err := r.buffer()
 	if err != nil {
 		return 0, err
 	}
-	if _, err := mmapAt(inside, uintptr(os.Getpagesize()), r.event); err != nil {
+	if _, err := mmapAt(inside, size, r.event); err != nil {
 		return 1, err
 	}
 	return 2, nil
@@ -269,7 +274,7 @@ func (r *refused) over() (made int, err error) {
 
 // part unmaps a part of the buffer.
 func (r *refused) part() (made int, err error) {
-	inside, err := r.buffer()
+	inside, _, err := r.buffer()
 	if err != nil {
 		return 0, err
 	}
