@@ -390,20 +390,44 @@ static __always_inline bool event_is_revoked(struct perf_event *event)
 #endif
 #define USER_CS 0x33
 
-/* The number of the system call that a task is in; something else where the kernel has
- * another layout. */
-static __always_inline __s32 task_system_call(struct task_struct *task, __u32 page_shift)
+/* The number of bpf(2). */
+#if defined(bpf_target_x86)
+#define SYS_BPF 321
+#else
+#define SYS_BPF 280
+#endif
+
+/* The number of the system call that a task is in, and where it was saved; the number is
+ * something else where the kernel has another layout. */
+static __always_inline void *task_system_call(struct task_struct *task, __u32 page_shift, __s32 *number)
 {
 	void *saved = BPF_CORE_READ(task, stack) + SAVED_AT;
-	__s32 number = -1;
 
-	bpf_probe_read_kernel(&number, sizeof(number), saved);
+	*number = -1;
+	bpf_probe_read_kernel(number, sizeof(*number), saved);
 #if defined(bpf_target_x86)
 	/* 6.9, with CONFIG_X86_FRED: two words of room above the registers. */
-	if ((number & 0xffff) == USER_CS)
-		bpf_probe_read_kernel(&number, sizeof(number), saved - 2 * sizeof(__u64));
+	if ((*number & 0xffff) == USER_CS) {
+		saved -= 2 * sizeof(__u64);
+		bpf_probe_read_kernel(number, sizeof(*number), saved);
+	}
 #endif
-	return number;
+	return saved;
+}
+
+/* The registers that the entry of a system call saved, if it is that one; else 0. */
+static __always_inline struct pt_regs *task_registers(struct task_struct *task, __u32 page_shift, __s32 number)
+{
+	__s32 current_number;
+	void *saved = task_system_call(task, page_shift, &current_number);
+
+	if (current_number != number)
+		return 0;
+#if defined(bpf_target_x86)
+	return saved - __builtin_offsetof(struct pt_regs, orig_rax);
+#else
+	return saved - bpf_core_field_offset(struct pt_regs___saved, syscallno);
+#endif
 }
 
 #define rb_read(rb, field)                                                     \

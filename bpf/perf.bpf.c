@@ -288,7 +288,7 @@ static __always_inline void facts_read(struct call *call, enum op op)
 	f->cpu = kernel_read(perf_event, cpu);
 	f->system_call = -1;
 	if (op == OP_SPLIT && config)
-		f->system_call = task_system_call(task, config->page_shift);
+		task_system_call(task, config->page_shift, &f->system_call);
 	if (call->vm_flags & VM_SHARED)
 		f->facts |= FACT_SHARED;
 	if (event_inherits(perf_event))

@@ -124,18 +124,21 @@ type PerfRecord struct {
 type PerfRecordFlag uint32
 
 const (
-	PerfRecordFlagFLAG_COMMAND        PerfRecordFlag = 1
-	PerfRecordFlagFLAG_CAP_IPC_LOCK   PerfRecordFlag = 2
-	PerfRecordFlagFLAG_OVERLAP_USER   PerfRecordFlag = 4
-	PerfRecordFlagFLAG_OVERLAP_MM     PerfRecordFlag = 8
-	PerfRecordFlagFLAG_USER_GONE      PerfRecordFlag = 16
-	PerfRecordFlagFLAG_OVERLAP_BUFFER PerfRecordFlag = 32
-	PerfRecordFlagFLAG_EXISTING       PerfRecordFlag = 64
-	PerfRecordFlagFLAG_LIMITS_MOVED   PerfRecordFlag = 128
-	PerfRecordFlagFLAG_RLIMIT         PerfRecordFlag = 256
-	PerfRecordFlagFLAG_LATER          PerfRecordFlag = 512
-	PerfRecordFlagFLAG_SPLIT_COUNTER  PerfRecordFlag = 1024
-	PerfRecordFlagFLAG_EXEMPT         PerfRecordFlag = 2048
+	PerfRecordFlagFLAG_COMMAND         PerfRecordFlag = 1
+	PerfRecordFlagFLAG_CAP_IPC_LOCK    PerfRecordFlag = 2
+	PerfRecordFlagFLAG_OVERLAP_USER    PerfRecordFlag = 4
+	PerfRecordFlagFLAG_OVERLAP_MM      PerfRecordFlag = 8
+	PerfRecordFlagFLAG_USER_GONE       PerfRecordFlag = 16
+	PerfRecordFlagFLAG_OVERLAP_BUFFER  PerfRecordFlag = 32
+	PerfRecordFlagFLAG_EXISTING        PerfRecordFlag = 64
+	PerfRecordFlagFLAG_LIMITS_MOVED    PerfRecordFlag = 128
+	PerfRecordFlagFLAG_RLIMIT          PerfRecordFlag = 256
+	PerfRecordFlagFLAG_LATER           PerfRecordFlag = 512
+	PerfRecordFlagFLAG_MEMCG_REFUSED   PerfRecordFlag = 4096
+	PerfRecordFlagFLAG_ACCOUNT_REFUSED PerfRecordFlag = 8192
+	PerfRecordFlagFLAG_ACCOUNT_PASSED  PerfRecordFlag = 16384
+	PerfRecordFlagFLAG_SPLIT_COUNTER   PerfRecordFlag = 1024
+	PerfRecordFlagFLAG_EXEMPT          PerfRecordFlag = 2048
 )
 
 type PerfRecordKind uint32

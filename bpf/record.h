@@ -37,6 +37,9 @@ enum record_flag {
 	/* BPF objects: */
 	FLAG_RLIMIT = 1 << 8, /* charged to the user: the object's struct has a place for it */
 	FLAG_LATER = 1 << 9,  /* part of its memory is freed later, through RCU */
+	FLAG_MEMCG_REFUSED = 1 << 12, /* a charge of a memory cgroup failed, for this call or for an element of the map just before it */
+	FLAG_ACCOUNT_REFUSED = 1 << 13, /* the comparison with the user's limit was seen to refuse */
+	FLAG_ACCOUNT_PASSED = 1 << 14, /* it was seen to pass */
 	/* The other chargers: */
 	FLAG_SPLIT_COUNTER = 1 << 10, /* perf charges another counter of the user's here */
 	FLAG_EXEMPT = 1 << 11, /* the ring was made with CAP_IPC_LOCK, and charges no user */

@@ -210,6 +210,7 @@ func (d decoder) object(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 		Rlimit:        has(flags, bpf.PerfRecordFlagFLAG_RLIMIT),
 		Watched:       d.memcg,
 		Later:         has(flags, bpf.PerfRecordFlagFLAG_LATER),
+		Refused:       has(flags, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED),
 		FurtherBytes:  r.FurtherBytes,
 		UnpaidBytes:   r.UnpaidBytes,
 		MapCgroupID:   r.MapCgroupId,
@@ -225,6 +226,7 @@ func (d decoder) object(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 	}
 	event.Op, event.Errno, event.Object = op, errnoOf(r.Ret), o
 	readCounter(&event.User, bpf.PerfReading(r.User))
+	event.Failed = failedObject(&r, flags)
 	return nil
 }
 

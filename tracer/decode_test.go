@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -74,6 +75,12 @@ func failedRing(t *testing.T, flags bpf.PerfRecordFlag) ledger.Event {
 	return decodeOf(t, withHeader(header(bpf.PerfRecordKindRECORD_CHARGER, flags), bpf.ChargersRecord{Function: bpf.ChargersFunctionFUNCTION_RING_SETUP, Ret: -12}))
 }
 
+// failedMap is the event of an update that failed.
+func failedMap(t *testing.T, flags bpf.PerfRecordFlag) ledger.Event {
+	t.Helper()
+	return decodeOf(t, withHeader(header(bpf.PerfRecordKindRECORD_OBJECT, flags), bpf.ObjectsRecord{Op: bpf.ObjectsOpOP_GROW, Ret: -12, Command: 2, Pages: 7}))
+}
+
 func decodeOf(t *testing.T, raw []byte) ledger.Event {
 	t.Helper()
 	event, err := decoder{bootNS: 1000, pageSize: 16384, memcg: true}.decode(raw)
@@ -125,6 +132,46 @@ func TestDecodeCharge(t *testing.T) {
 	flags := bpf.PerfRecordFlagFLAG_SPLIT_COUNTER | bpf.PerfRecordFlagFLAG_USER_GONE
 	if diff := cmp.Diff(want, decodeOf(t, chargerRecord(bpf.ChargersChargerCHARGER_VFIO, flags))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What bpf(2) failed at has a name, and what the user was asked for where users pay.
+func TestDecodeFailedMap(t *testing.T) {
+	for flags, want := range map[bpf.PerfRecordFlag]refusal.Call{
+		0:                             {Function: refusal.MapUpdate},
+		bpf.PerfRecordFlagFLAG_RLIMIT: {Function: refusal.MapUpdate, Asked: 7},
+		bpf.PerfRecordFlagFLAG_RLIMIT | bpf.PerfRecordFlagFLAG_ACCOUNT_REFUSED: {Function: refusal.MapUpdate, Asked: 7, Accounting: refusal.Refused},
+		bpf.PerfRecordFlagFLAG_RLIMIT | bpf.PerfRecordFlagFLAG_ACCOUNT_PASSED:  {Function: refusal.MapUpdate, Asked: 7, Accounting: refusal.Passed},
+	} {
+		event := failedMap(t, flags)
+		if event.Op != ledger.Grow || event.Errno != 12 || event.Failed == nil || *event.Failed != want {
+			t.Errorf("flags %#x: %+v; want %+v", flags, event.Failed, want)
+		}
+	}
+	if event := failedMap(t, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED); !event.Object.Refused {
+		t.Error("a cgroup refused, and the event does not say so")
+	}
+}
+
+// A mapping that failed has a record, and the facts.
+func TestDecodeFailedMapping(t *testing.T) {
+	record := perfRecord(0)
+	record.Header.Kind, record.Ret = bpf.PerfRecordKindRECORD_PERF_FAILED, -22
+	facts := bpf.PerfFacts{AuxOffset: 1, AuxSize: 2, AuxPgoff: 3, Pgoff: 4, Cpu: 5, SystemCall: 6}
+	decoded := func() *refusal.Call { return decodeOf(t, append(bytesOf(&record), bytesOf(&facts)...)).Failed }
+	want := refusal.Call{Function: refusal.PerfMmap, Mapping: refusal.Mapping{Private: true, WantOffset: 1, WantSize: 2, AUXOffset: 3, Offset: 4, CPU: 5, SystemCall: -1}}
+	if diff := cmp.Diff(&want, decoded()); diff != "" {
+		t.Error(diff)
+	}
+	facts.Facts, facts.SystemCall, record.Op = bpf.PerfFactFACT_SHARED|bpf.PerfFactFACT_INHERIT|bpf.PerfFactFACT_AUX_CAPABLE|bpf.PerfFactFACT_REVOKED, unix.SYS_MUNMAP, bpf.PerfOpOP_SPLIT
+	want.Function = refusal.MaySplit
+	m := &want.Mapping
+	m.Private, m.Inherited, m.AUXCapable, m.Revoked, m.SystemCall = false, true, true, true, unix.SYS_MUNMAP
+	if diff := cmp.Diff(&want, decoded()); diff != "" {
+		t.Error(diff)
+	}
+	if event, err := (decoder{}).decode(bytesOf(&record)); err == nil {
+		t.Errorf("without the facts: %+v", event)
 	}
 }
 
@@ -271,7 +318,7 @@ func TestFlagsByName(t *testing.T) {
 		if cmp.Equal(decodeOf(t, bytesOf(&with)), decodeOf(t, bytesOf(&without))) &&
 			cmp.Equal(decodeOf(t, objectRecord(flag)), decodeOf(t, objectRecord(0))) &&
 			cmp.Equal(decodeOf(t, chargerRecord(0, flag)), decodeOf(t, chargerRecord(0, 0))) &&
-			cmp.Equal(failedRing(t, flag), failedRing(t, 0)) {
+			cmp.Equal(failedRing(t, flag), failedRing(t, 0)) && cmp.Equal(failedMap(t, flag), failedMap(t, 0)) {
 			t.Errorf("%s: makes no difference to any event", name)
 		}
 	}

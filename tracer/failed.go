@@ -95,6 +95,32 @@ func accountingOf(a bpf.ChargersAccounting) (refusal.Accounting, error) {
 	return 0, fmt.Errorf("record of a charger: unknown accounting %d", a)
 }
 
+// failedObject is what a record tells of a call of bpf(2) that failed; nil of others.
+func failedObject(r *bpf.ObjectsRecord, flags bpf.PerfRecordFlag) *refusal.Call {
+	if errnoOf(r.Ret) == 0 {
+		return nil
+	}
+	c := &refusal.Call{Function: commands[r.Command]}
+	if has(flags, bpf.PerfRecordFlagFLAG_RLIMIT) {
+		c.Asked = r.Pages
+	}
+	switch {
+	case has(flags, bpf.PerfRecordFlagFLAG_ACCOUNT_REFUSED):
+		c.Accounting = refusal.Refused
+	case has(flags, bpf.PerfRecordFlagFLAG_ACCOUNT_PASSED):
+		c.Accounting = refusal.Passed
+	}
+	return c
+}
+
+// commands are those of bpf(2) that are followed.
+var commands = map[uint32]string{
+	unix.BPF_MAP_CREATE:       refusal.MapCreate,
+	unix.BPF_PROG_LOAD:        refusal.ProgLoad,
+	unix.BPF_MAP_UPDATE_ELEM:  refusal.MapUpdate,
+	unix.BPF_MAP_UPDATE_BATCH: refusal.MapUpdateBatch,
+}
+
 // failedMapping reads the struct failed of bpf/perf.bpf.c: a record, and the facts.
 func failedMapping(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
 	var facts bpf.PerfFacts

@@ -4,6 +4,8 @@ package tracer_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -252,5 +254,66 @@ func recordsFailedMappings(t *testing.T, k guesttest.Kernel) {
 				t.Errorf("errno %d, %d pages, %d there; want %d, %d, %d and %+v", e.Errno, e.Buffer.Pages, e.Buffer.Recorded[rule.Data].Pages, a.errno, a.pages, a.existing, a.want)
 			}
 		})
+	}
+}
+
+// An update of a map that fails for want of memory has a record, which says whether a
+// cgroup refused. So has a map that is larger than the machine: there none did.
+func TestFailedUpdatesAreRecorded(t *testing.T) {
+	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
+	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
+		unlimitMemlock(t)
+		t.Run("larger than the machine", func(t *testing.T) { recordsLargeMap(t) })
+		t.Run("cgroups watched", func(t *testing.T) { recordsFailedUpdate(t, true) })
+		t.Run("cgroups not watched", func(t *testing.T) { recordsFailedUpdate(t, false) })
+	})
+}
+
+func recordsLargeMap(t *testing.T) {
+	var outcome workload.Outcome
+	tr := traceObjects(t, tracer.Options{BPF: true, Memcg: true}, func(objectTrace) {
+		outcome = refuse(t, "map", "uid=-1", "memlock=-1", "bytes=256", "count=16777216")
+	})
+	refusals := refusalsOf(tr.entries, 0)
+	if unix.Errno(outcome.Errno) != unix.ENOMEM || len(refusals) != 1 {
+		t.Fatalf("%v; %d refusals: %+v", unix.Errno(outcome.Errno), len(refusals), refusals)
+	}
+	e := refusals[0]
+	want := refusal.Unseen
+	if e.Object.Rlimit {
+		want = refusal.Passed
+	}
+	if e.Errno != int32(unix.ENOMEM) || e.Failed.Function != refusal.MapCreate || e.Failed.Accounting != want || e.Object.Refused || e.Object.MaxEntries != 1<<24 {
+		t.Errorf("%+v, %+v", *e.Failed, *e.Object)
+	}
+}
+
+func recordsFailedUpdate(t *testing.T, memcg bool) {
+	guesttest.SkipBefore(t, "5.11", "memory cgroups pay for BPF maps")
+	const limit = 16 << 20
+	cgroup := guesttest.Cgroup(t, "full.slice")
+	if err := os.WriteFile(filepath.Join(cgroup, "memory.max"), []byte(fmt.Sprint(limit)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var outcome workload.Outcome
+	tr := traceObjects(t, tracer.Options{BPF: true, Memcg: memcg}, func(tr objectTrace) {
+		outcome = refuse(t, "fill", "uid=-1", "memlock=-1", "bytes=1000", "count=100000", "cgroup="+cgroup)
+		tr.awaitFreed("refused", 1)
+	})
+	refusals := refusalsOf(tr.entries, 0)
+	if unix.Errno(outcome.Errno) != unix.ENOMEM || outcome.Made < 1000 || len(refusals) != 1 {
+		t.Fatalf("%v after %d elements; %d refusals: %+v", unix.Errno(outcome.Errno), outcome.Made, len(refusals), refusals)
+	}
+	e, o := refusals[0], refusals[0].Object
+	t.Logf("%d elements; %+v", outcome.Made, *o)
+	made := named(tr.entries, "refused")[0].Object
+	if e.Op != ledger.Grow || e.Errno != int32(unix.ENOMEM) || e.Failed.Function != refusal.MapUpdate || o.Name != "refused" || o.ID != made.ID || o.ID == 0 || o.Refused != memcg {
+		t.Errorf("%+v, %+v; want an update of map %d", *e.Failed, *o, made.ID)
+	}
+	if memcg && (o.LimitCgroupID != o.MapCgroupID || o.LimitBytes != limit || o.UsageBytes > limit || o.UsageBytes < limit*9/10) {
+		t.Errorf("refused by cgroup %d, %d of %d bytes; want %d, and %d bytes", o.LimitCgroupID, o.UsageBytes, o.LimitBytes, o.MapCgroupID, limit)
+	}
+	if !memcg && o.LimitCgroupID != 0 {
+		t.Errorf("nothing was seen of cgroup %d", o.LimitCgroupID)
 	}
 }

@@ -28,9 +28,9 @@ func failedFlag(name string, of Subsystem, help string, field func(*refusal.Call
 // failedColumns tell of calls that failed: where, and what they had asked for.
 func failedColumns() []Column {
 	return []Column{
-		text("refused_in", Perf|Others, "function of the kernel's, or system call, that was seen to fail; empty: the call did not fail, or this was not seen", func(r *Row) string { return r.failed().Function }).parsed(parseFunction),
-		text("accounting", Others, "of a call that failed, the comparison with the limit: refused, passed, not_reached, or unseen", func(r *Row) string { return r.failed().Accounting.String() }).parsed(parseAccounting),
-		failedInteger("asked_pages", Others, "what a call that failed asked for in all, up to what was refused; derived from its arguments where accounting is unseen or not_reached; 0: not known", func(c *refusal.Call) *int64 { return &c.Asked }),
+		text("refused_in", Perf|BPF|Others, "function of the kernel's, system call, or command of bpf(2), that was seen to fail; empty: the call did not fail, or this was not seen", func(r *Row) string { return r.failed().Function }).parsed(parseFunction),
+		text("accounting", BPF|Others, "of a call that failed, the comparison with the limit: refused, passed, not_reached, or unseen", func(r *Row) string { return r.failed().Accounting.String() }).parsed(parseAccounting),
+		failedInteger("asked_pages", BPF|Others, "what a call that failed asked for in all, up to what was refused; derived from its arguments where accounting is unseen or not_reached; 0: not known", func(c *refusal.Call) *int64 { return &c.Asked }),
 		failedInteger("last_asked_pages", Others, "the part of it that the kernel compared last; 0: unseen", func(c *refusal.Call) *int64 { return &c.LastAsked }),
 		failedInteger("last_held_pages", Others, "the user's counter at that comparison, with the call's earlier parts", func(c *refusal.Call) *int64 { return &c.LastHeld }),
 		failedFlag("exempt", Others, "the io_uring was made with CAP_IPC_LOCK: nobody is charged for it", func(c *refusal.Call) *bool { return &c.Exempt }),
@@ -57,8 +57,11 @@ func parseFunction(r *Row, b []byte) error {
 		return err
 	}
 	r.Failed = &refusal.Call{Function: name}
-	if name == refusal.MaySplit {
+	switch name {
+	case refusal.MaySplit:
 		r.Op = ledger.Split
+	case refusal.MapUpdate, refusal.MapUpdateBatch:
+		r.Op = ledger.Grow
 	}
 	return nil
 }

@@ -56,8 +56,7 @@ type Event struct {
 
 	Buffer Buffer  // of Map, Unmap and Found
 	Object *Object // of Create, Grow and Free; else nil
-	// Failed is what was seen of a call that failed; nil: nothing.
-	Failed *refusal.Call
+	Failed *refusal.Call // of a call that failed, where something was seen of that
 }
 
 // Caller is who made the call.

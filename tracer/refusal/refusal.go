@@ -71,10 +71,14 @@ type Mapping struct {
 	SystemCall int32
 }
 
-// Where mappings are seen to fail.
+// Where mappings are seen to fail, and which commands of bpf(2).
 const (
-	PerfMmap = "perf_mmap"
-	MaySplit = "perf_mmap_may_split"
+	PerfMmap       = "perf_mmap"
+	MaySplit       = "perf_mmap_may_split"
+	MapCreate      = "BPF_MAP_CREATE"
+	ProgLoad       = "BPF_PROG_LOAD"
+	MapUpdate      = "BPF_MAP_UPDATE_ELEM"
+	MapUpdateBatch = "BPF_MAP_UPDATE_BATCH"
 )
 
 // What io_uring_register(2) does about buffers (include/uapi/linux/io_uring.h).

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -21,11 +22,12 @@ import (
 // refused is a system call that the kernel may refuse, and by whom it is made.
 type refused struct {
 	uid     int    // to become; -1: stay
+	cgroup  string // where BPF maps are made
 	cap     string // capability to keep; "": none
 	memlock int    // RLIMIT_MEMLOCK in pages; -1: leave it alone
 
-	count  int // entries of a ring, buffers, or sends
-	bytes  int // of a buffer, a umem, or a send
+	count  int // entries of a ring or a map, buffers, or sends
+	bytes  int // of a buffer, a umem, a send, or a map's value
 	offset int // bytes between the beginning of a page and the first buffer
 	huge   int // not 0: buffers lie on huge pages, where the kernel has some
 
@@ -55,6 +57,8 @@ var refusedCalls = map[string]func(*refused) (made int, err error){
 	"mapping": (*refused).mapping,
 	"over":    (*refused).over,
 	"part":    (*refused).part,
+	"map":     (*refused).bpfMap,
+	"fill":    (*refused).fill,
 }
 
 // parse reads NAME=VALUE.
@@ -63,13 +67,17 @@ func (r *refused) parse(parameters []string) error {
 		"cpu": &r.cpu, "inherit": &r.inherit, "private": &r.private, "pages": &r.pages, "again": &r.again, "aux": &r.aux, "unset": &r.unset}
 	for _, p := range parameters {
 		name, value, _ := strings.Cut(p, "=")
-		if name == "cap" {
+		switch name {
+		case "cap":
 			r.cap = value
+			continue
+		case "cgroup":
+			r.cgroup = value
 			continue
 		}
 		n, err := strconv.Atoi(value)
 		if err != nil || fields[name] == nil {
-			return fmt.Errorf("%q: want cap=NAME, or a number of one of %v", p, slices.Sorted(maps.Keys(fields)))
+			return fmt.Errorf("%q: want cap=NAME, cgroup=DIRECTORY, or a number of one of %v", p, slices.Sorted(maps.Keys(fields)))
 		}
 		*fields[name] = n
 	}
@@ -279,4 +287,39 @@ func (r *refused) part() (made int, err error) {
 		return 0, err
 	}
 	return 1, munmap(inside, uintptr(os.Getpagesize()))
+}
+
+// bpfMap makes a hash map, all of it.
+func (r *refused) bpfMap() (made int, err error) {
+	m, err := r.newMap(0)
+	if err != nil {
+		return 0, err
+	}
+	return 1, m.Close()
+}
+
+func (r *refused) newMap(flags uint32) (*ebpf.Map, error) {
+	return ebpf.NewMap(&ebpf.MapSpec{Name: "refused", Type: ebpf.Hash, KeySize: 8, ValueSize: uint32(r.bytes), MaxEntries: uint32(r.count), Flags: flags})
+}
+
+// fill makes a hash map in a cgroup, and from another one sets its elements, which are
+// allocated then, until that fails.
+func (r *refused) fill() (made int, err error) {
+	move := func(cgroup string) error {
+		return os.WriteFile(cgroup+"/cgroup.procs", []byte("0"), 0)
+	}
+	if err := move(r.cgroup); err != nil {
+		return 0, err
+	}
+	m, err := r.newMap(unix.BPF_F_NO_PREALLOC)
+	if err := errors.Join(err, move("/sys/fs/cgroup")); err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	for value := make([]byte, r.bytes); made < r.count; made++ {
+		if err := m.Update(uint64(made), value, ebpf.UpdateAny); err != nil {
+			return made, err
+		}
+	}
+	return made, nil
 }
