@@ -272,7 +272,7 @@ func TestFailedUpdatesAreRecorded(t *testing.T) {
 func recordsLargeMap(t *testing.T) {
 	var outcome workload.Outcome
 	tr := traceObjects(t, tracer.Options{BPF: true, Memcg: true}, func(objectTrace) {
-		outcome = refuse(t, "map", "uid=-1", "memlock=-1", "bytes=256", "count=16777216")
+		outcome = refuse(t, "map", "uid=-1", "memlock=-1", "bytes=256", "count=8388608")
 	})
 	refusals := refusalsOf(tr.entries, 0)
 	if unix.Errno(outcome.Errno) != unix.ENOMEM || len(refusals) != 1 {
@@ -283,7 +283,7 @@ func recordsLargeMap(t *testing.T) {
 	if e.Object.Rlimit {
 		want = refusal.Passed
 	}
-	if e.Errno != int32(unix.ENOMEM) || e.Failed.Function != refusal.MapCreate || e.Failed.Accounting != want || e.Object.Refused || e.Object.MaxEntries != 1<<24 {
+	if e.Errno != int32(unix.ENOMEM) || e.Failed.Function != refusal.MapCreate || e.Failed.Accounting != want || e.Object.Refused || e.Object.MaxEntries != 1<<23 {
 		t.Errorf("%+v, %+v", *e.Failed, *e.Object)
 	}
 }
