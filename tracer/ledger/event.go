@@ -54,8 +54,8 @@ type Event struct {
 	// the mm within one trace, and may be used again once that is gone; 0: unknown.
 	Process Reading
 
-	Buffer Buffer  // of Map, Unmap and Found
-	Object *Object // of Create, Grow and Free; else nil
+	Buffer Buffer        // of Map, Unmap and Found
+	Object *Object       // of Create, Grow and Free; else nil
 	Failed *refusal.Call // of a call that failed, where something was seen of that
 }
 
