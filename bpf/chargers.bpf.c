@@ -318,7 +318,7 @@ int BPF_KPROBE(kprobe_io_sqe_buffers_register, struct io_ring_ctx *ring)
 {
 	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
 
-	if (call && !kernel_read(ring, user))
+	if (call && ring_is_exempt(ring))
 		call->record.header.flags |= FLAG_EXEMPT;
 	return 0;
 }
@@ -380,7 +380,7 @@ RING_ANSWER(__io_account_mem, kretprobe_io_account_mem)
 SEC("kprobe/io_account_mem")
 int BPF_KPROBE(kprobe_io_account_mem_ring, struct io_ring_ctx *ring, __u64 pages)
 {
-	ring_asks(kernel_read(ring, user), pages);
+	ring_asks(ring_user(ring), pages);
 	return 0;
 }
 RING_ANSWER(io_account_mem, kretprobe_io_account_mem_ring)
@@ -397,7 +397,7 @@ int BPF_KPROBE(kprobe_io_account_mem_user, struct user_struct *user, void *mm, _
 SEC("kprobe/io_sqe_buffers_unregister")
 int BPF_KPROBE(kprobe_io_sqe_buffers_unregister, struct io_ring_ctx *ring)
 {
-	charge_begin_inner(CHARGER_IO_URING, kernel_read(ring, user), kernel_read(ring, mm_account));
+	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
 	return 0;
 }
 PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
@@ -405,7 +405,7 @@ PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
 SEC("kprobe/io_free_region")
 int BPF_KPROBE(kprobe_io_free_region, struct io_ring_ctx *ring)
 {
-	charge_begin_inner(CHARGER_IO_URING, kernel_read(ring, user), kernel_read(ring, mm_account));
+	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
 	return 0;
 }
 PROBE_RETURN(io_free_region, INNER(CHARGER_IO_URING))
@@ -420,14 +420,15 @@ int BPF_KPROBE(kprobe_io_free_region_user, struct user_struct *user)
 
 static __always_inline struct call *ring_begin(struct io_ring_ctx *ring)
 {
-	return charge_begin(OUTER(CHARGER_IO_URING), kernel_read(ring, user), kernel_read(ring, mm_account));
+	return charge_begin(OUTER(CHARGER_IO_URING), ring_user(ring), ring_mm(ring));
 }
 
 /* A ring's end, and the late end of its buffers, in workers of the kernel's. */
 SEC("kprobe/io_ring_exit_work")
 int BPF_KPROBE(kprobe_io_ring_exit_work, void *work)
 {
-	struct call *call = ring_begin(ring_of_exit_work(work));
+	struct io_ring_ctx *ring = ring_of_exit_work(work);
+	struct call *call = ring ? ring_begin(ring) : 0;
 
 	/* It waits long before it gives back. The next reading tells what it did
 	 * itself. */
@@ -438,6 +439,16 @@ int BPF_KPROBE(kprobe_io_ring_exit_work, void *work)
 	return 0;
 }
 PROBE_RETURN(io_ring_exit_work, OUTER(CHARGER_IO_URING))
+
+/* Before 5.7 a ring ends, with all that it was charged for, when its file does, and up to
+ * 5.11 that gives the rings' own pages back. */
+SEC("kprobe/io_uring_release")
+int BPF_KPROBE(kprobe_io_uring_release, void *inode, struct file *file)
+{
+	ring_begin(ring_of_file(file));
+	return 0;
+}
+PROBE_RETURN(io_uring_release, OUTER(CHARGER_IO_URING))
 
 SEC("kprobe/io_rsrc_put_work")
 int BPF_KPROBE(kprobe_io_rsrc_put_work, void *work)

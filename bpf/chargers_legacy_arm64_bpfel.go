@@ -36,6 +36,7 @@ const (
 	ChargersLegacyProgKprobeIoRsrcPutWork             = "kprobe_io_rsrc_put_work"
 	ChargersLegacyProgKprobeIoSqeBuffersRegister      = "kprobe_io_sqe_buffers_register"
 	ChargersLegacyProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
+	ChargersLegacyProgKprobeIoUringRelease            = "kprobe_io_uring_release"
 	ChargersLegacyProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
 	ChargersLegacyProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
 	ChargersLegacyProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
@@ -60,6 +61,7 @@ const (
 	ChargersLegacyProgKretprobeIoRingExitWork         = "kretprobe_io_ring_exit_work"
 	ChargersLegacyProgKretprobeIoRsrcPutWork          = "kretprobe_io_rsrc_put_work"
 	ChargersLegacyProgKretprobeIoSqeBuffersUnregister = "kretprobe_io_sqe_buffers_unregister"
+	ChargersLegacyProgKretprobeIoUringRelease         = "kretprobe_io_uring_release"
 	ChargersLegacyProgKretprobeIoptPagesUpdatePinned  = "kretprobe_iopt_pages_update_pinned"
 	ChargersLegacyProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
 	ChargersLegacyProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
@@ -131,6 +133,7 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister      *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
@@ -155,6 +158,7 @@ type ChargersLegacyProgramSpecs struct {
 	KretprobeIoRingExitWork         *ebpf.ProgramSpec `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.ProgramSpec `ebpf:"kretprobe_io_rsrc_put_work"`
 	KretprobeIoSqeBuffersUnregister *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease         *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_release"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
@@ -257,6 +261,7 @@ type ChargersLegacyPrograms struct {
 	KprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister      *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease            *ebpf.Program `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
@@ -281,6 +286,7 @@ type ChargersLegacyPrograms struct {
 	KretprobeIoRingExitWork         *ebpf.Program `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.Program `ebpf:"kretprobe_io_rsrc_put_work"`
 	KretprobeIoSqeBuffersUnregister *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease         *ebpf.Program `ebpf:"kretprobe_io_uring_release"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
@@ -312,6 +318,7 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeIoRsrcPutWork,
 		p.KprobeIoSqeBuffersRegister,
 		p.KprobeIoSqeBuffersUnregister,
+		p.KprobeIoUringRelease,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
 		p.KprobeMsgZerocopyCallback,
@@ -336,6 +343,7 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KretprobeIoRingExitWork,
 		p.KretprobeIoRsrcPutWork,
 		p.KretprobeIoSqeBuffersUnregister,
+		p.KretprobeIoUringRelease,
 		p.KretprobeIoptPagesUpdatePinned,
 		p.KretprobeMmAccountPinnedPages,
 		p.KretprobeMsgZerocopyCallback,

@@ -108,6 +108,7 @@ const (
 	ChargersProgKprobeIoRsrcPutWork             = "kprobe_io_rsrc_put_work"
 	ChargersProgKprobeIoSqeBuffersRegister      = "kprobe_io_sqe_buffers_register"
 	ChargersProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
+	ChargersProgKprobeIoUringRelease            = "kprobe_io_uring_release"
 	ChargersProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
 	ChargersProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
 	ChargersProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
@@ -132,6 +133,7 @@ const (
 	ChargersProgKretprobeIoRingExitWork         = "kretprobe_io_ring_exit_work"
 	ChargersProgKretprobeIoRsrcPutWork          = "kretprobe_io_rsrc_put_work"
 	ChargersProgKretprobeIoSqeBuffersUnregister = "kretprobe_io_sqe_buffers_unregister"
+	ChargersProgKretprobeIoUringRelease         = "kretprobe_io_uring_release"
 	ChargersProgKretprobeIoptPagesUpdatePinned  = "kretprobe_iopt_pages_update_pinned"
 	ChargersProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
 	ChargersProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
@@ -203,6 +205,7 @@ type ChargersProgramSpecs struct {
 	KprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister      *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
@@ -227,6 +230,7 @@ type ChargersProgramSpecs struct {
 	KretprobeIoRingExitWork         *ebpf.ProgramSpec `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.ProgramSpec `ebpf:"kretprobe_io_rsrc_put_work"`
 	KretprobeIoSqeBuffersUnregister *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease         *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_release"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
@@ -323,6 +327,7 @@ type ChargersPrograms struct {
 	KprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister      *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease            *ebpf.Program `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
@@ -347,6 +352,7 @@ type ChargersPrograms struct {
 	KretprobeIoRingExitWork         *ebpf.Program `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.Program `ebpf:"kretprobe_io_rsrc_put_work"`
 	KretprobeIoSqeBuffersUnregister *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease         *ebpf.Program `ebpf:"kretprobe_io_uring_release"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
@@ -378,6 +384,7 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeIoRsrcPutWork,
 		p.KprobeIoSqeBuffersRegister,
 		p.KprobeIoSqeBuffersUnregister,
+		p.KprobeIoUringRelease,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
 		p.KprobeMsgZerocopyCallback,
@@ -402,6 +409,7 @@ func (p *ChargersPrograms) Close() error {
 		p.KretprobeIoRingExitWork,
 		p.KretprobeIoRsrcPutWork,
 		p.KretprobeIoSqeBuffersUnregister,
+		p.KretprobeIoUringRelease,
 		p.KretprobeIoptPagesUpdatePinned,
 		p.KretprobeMmAccountPinnedPages,
 		p.KretprobeMsgZerocopyCallback,

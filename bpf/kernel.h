@@ -373,10 +373,9 @@ static __always_inline bool event_inherits(struct perf_event *event)
 
 static __always_inline bool event_is_revoked(struct perf_event *event)
 {
-	if (!bpf_core_enum_value_exists(enum perf_event_state, PERF_EVENT_STATE_REVOKED))
-		return false;
-	return (__s32)kernel_read(event, state) <=
-	       (__s32)bpf_core_enum_value(enum perf_event_state, PERF_EVENT_STATE_REVOKED);
+	/* The value itself is not asked for: the compiler would do so on older kernels too. */
+	return bpf_core_enum_value_exists(enum perf_event_state, PERF_EVENT_STATE_REVOKED) &&
+	       (__s32)kernel_read(event, state) <= PERF_EVENT_STATE_REVOKED;
 }
 
 /* Where the registers are saved at the entry of a system call: on top of the stack of a
@@ -585,6 +584,20 @@ extern void bpf_map_fops __ksym __weak;
 extern void bpf_prog_fops __ksym __weak;
 extern void __per_cpu_offset __ksym __weak;
 
+/* What the calling process has open; 0: nothing. */
+static __always_inline struct file *file_of_fd(__u32 fd)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd);
+	struct file *file = 0;
+
+	if (fd >= BPF_CORE_READ(table, max_fds))
+		return 0;
+	bpf_probe_read_kernel(&file, sizeof(file), &files[fd]);
+	return file;
+}
+
 /* 7.1: the slab allocator charges without a call. */
 static __always_inline bool slab_charges_unseen(void)
 {
@@ -788,7 +801,7 @@ struct bpf_iter__task_file {
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct io_ring_ctx {
+struct io_ring_ctx { /* 5.1 */
 	struct user_struct *user;
 	struct mm_struct *mm_account; /* 5.10 */
 	struct work_struct exit_work;
@@ -816,8 +829,34 @@ struct ubuf_info {
 /* Reports whether a task has ever used an io_uring, as far as the kernel knows. */
 #define task_has_io_uring(task) (bpf_core_field_exists((task)->io_uring) && (task)->io_uring)
 
+/* Who is charged for a ring. */
+static __always_inline struct user_struct *ring_user(struct io_ring_ctx *ring)
+{
+	return bpf_core_field_exists(ring->user) ? kernel_read(ring, user) : 0;
+}
+
+/* Reports whether nobody is: it was made with CAP_IPC_LOCK. */
+static __always_inline bool ring_is_exempt(struct io_ring_ctx *ring)
+{
+	return bpf_core_field_exists(ring->user) && !kernel_read(ring, user);
+}
+
+/* Whose pinned_vm its buffers are in; 0: they are in none. */
+static __always_inline struct mm_struct *ring_mm(struct io_ring_ctx *ring)
+{
+	return bpf_core_field_exists(ring->mm_account) ? kernel_read(ring, mm_account) : 0;
+}
+
+static __always_inline struct io_ring_ctx *ring_of_file(struct file *file)
+{
+	return kernel_read(file, private_data);
+}
+
+/* 0 before 5.7 (85faa7b8346e), where there is no such work. */
 static __always_inline struct io_ring_ctx *ring_of_exit_work(void *work)
 {
+	if (!bpf_core_field_exists(((struct io_ring_ctx *)0)->exit_work))
+		return 0;
 	return work - bpf_core_field_offset(struct io_ring_ctx, exit_work);
 }
 

@@ -520,14 +520,8 @@ static __always_inline void read_attr(struct record *r, __u64 cmd, const void *a
 /* The map behind a file descriptor of the calling process, or 0. */
 static __always_inline struct bpf_map *map_of_fd(__u32 fd)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files = BPF_CORE_READ(table, fd);
-	struct file *file = 0;
+	struct file *file = file_of_fd(fd);
 
-	if (fd >= BPF_CORE_READ(table, max_fds))
-		return 0;
-	bpf_probe_read_kernel(&file, sizeof(file), &files[fd]);
 	if (!file || BPF_CORE_READ(file, f_op) != (void *)&bpf_map_fops)
 		return 0;
 	return BPF_CORE_READ(file, private_data);

@@ -100,7 +100,7 @@ func (a attempt) check(t *testing.T, k guesttest.Kernel, outcome workload.Outcom
 // refuse has a process make a call that may be refused.
 func refuse(t *testing.T, args ...string) workload.Outcome {
 	t.Helper()
-	return lines[workload.Outcome](t, load(t, append([]string{"refused"}, args...)...))[0]
+	return lines[workload.Outcome](t, load(t, append([]string{"call"}, args...)...))[0]
 }
 
 // refusalsOf are the entries of a user's calls that failed.

@@ -33,11 +33,11 @@ func newExplain(s *Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [flags] [-- COMMAND [ARG...]]",
 		Short: "Tell why a perf buffer is refused, who holds the allowance, and what helps",
-		Long: `Applies the rule of perf_mmap() to this machine's numbers: would a perf buffer of
-this size be refused to this process, or to a new process of this user; by which
-limit, and by how much; how many more fit; who holds the user's allowance; and
-which smallest change would help, as the exact setting for a shell, systemd,
-Docker and Kubernetes. With a command, traces it and explains its refusals.
+		Long: `Applies the rule of perf_mmap(), as this kernel was seen to have it and as it is
+meant to be, to this machine's numbers: would a perf buffer of this size be refused to
+this process, or to a new process of this user; by which limit, and by how much; how
+many more fit; who holds the user's allowance; and which smallest change would help.
+With a command, traces it and explains its refusals.
 
 Without a process or a user, the question is about whoever asks. Sizes are of the
 data area; the control page is added.
@@ -47,7 +47,7 @@ CAP_PERFMON, or CAP_SYS_ADMIN), else from /proc. Then users' counters are
 estimated, and what this user may not see is named.
 
 Exit status: 0 if the buffers are allowed, or nothing was refused to the command;
-1 if refused, or on failure.`,
+1 if refused, if that cannot be known from here, or on failure.`,
 		Example: `  pinwatch explain --pid 4711 --buffer 512K --per-cpu
   pinwatch explain --uid 1000
   pinwatch explain -- perf record -a sleep 1`,
@@ -80,7 +80,7 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 	if err != nil {
 		return usageError{fmt.Errorf("--buffer: %w", err)}
 	}
-	from := snapshotFrom(o.source, o.tracing.btf)
+	from := snapshotFrom(ctx, o.source, o.tracing.btf)
 	s, err := snapshot.Take(ctx, from)
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 	if err := output.Advice(o.Out, x, o.json); err != nil {
 		return err
 	}
-	if !x.Verdict.Allowed {
+	if !x.Verdict.Allowed || !x.Verdict.Certain {
 		return exitStatus(exitFailure)
 	}
 	return nil
@@ -107,14 +107,14 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 
 // explainTraced explains what is refused to a command.
 func explainTraced(ctx context.Context, o *explainOptions) error {
-	from := snapshotFrom(o.source, o.tracing.btf)
+	from := snapshotFrom(ctx, o.source, o.tracing.btf)
 	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: from, Command: o.program(o.command)})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	accounting, _ := kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
-	x := &output.Explainer{Out: o.Out, AsJSON: o.json,
+	x := &output.Explainer{Out: o.Out, AsJSON: o.json, Accounting: from.Accounting,
 		Take: func() (*snapshot.Snapshot, error) { return s.State.Take(context.Background()) },
 		Facts: func(pid uint32) *snapshot.Facts {
 			facts := snapshot.Inspect(from, pid)

@@ -85,8 +85,7 @@ func chargeProbes(k Kernel, spec *btf.Spec) []pair {
 	}
 	// 7.1 on: the slab allocator charges in its hook, without a call. 7.2 gave
 	// the hook one more argument.
-	var root *btf.Struct
-	if spec.TypeByName("obj_cgroup", &root) != nil || !kernel.HasField(root, "is_root") {
+	if !kernel.HasMember(spec, "obj_cgroup", "is_root") {
 		return list
 	}
 	hook := pair{symbol: "__memcg_slab_post_alloc_hook", fentry: bpf.ObjectsProgFexitSlabHook, kprobe: bpf.ObjectsProgKprobeSlabHook}
@@ -133,7 +132,7 @@ func OpenBPFObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, me
 	}
 	if memcg && rlimit {
 		memcg = false
-		notes = append(notes, "memory cgroups: this kernel charges BPF objects to users (RLIMIT_MEMLOCK), not to cgroups")
+		notes = append(notes, "memory cgroups: BPF objects are not charged to cgroups before Linux 5.11: this kernel charges them to users, against RLIMIT_MEMLOCK")
 	}
 	probes := objectProbes(rlimit, memcg)
 	if !memcg {

@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // Chargers are the probes on the other ones that charge locked_vm and pinned_vm: those of
@@ -74,6 +75,13 @@ func exceptions(k Kernel) map[string][]string {
 	rules[bpf.ChargersProgKretprobeIoSqeBuffersUnregister] = unregister
 	rules[bpf.ChargersProgKprobeIoRingExitWork] = exit
 	rules[bpf.ChargersProgKretprobeIoRingExitWork] = exit
+	// Up to 5.11 it gives back, too; later it would only look as if it could. Until then a
+	// ring knows whether it is charged, and since then it names nobody where it is not.
+	types, err := k.Spec()
+	if err == nil && !kernel.HasMember(types, "io_ring_ctx", "account_mem") && !kernel.HasMember(types, "io_ring_ctx", "limit_mem") {
+		rules[bpf.ChargersProgKprobeIoUringRelease] = nil
+		rules[bpf.ChargersProgKretprobeIoUringRelease] = nil
+	}
 	// 7.0 gives the user in place of the ring.
 	rules[bpf.ChargersProgKprobeIoFreeRegionUser] = nil
 	if slices.Index(k.Parameters("io_free_region"), "user") == 0 {

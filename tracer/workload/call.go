@@ -19,8 +19,8 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
-// refused is a system call that the kernel may refuse, and by whom it is made.
-type refused struct {
+// oneCall is a system call that the kernel may refuse, and by whom it is made.
+type oneCall struct {
 	uid     int    // to become; -1: stay
 	cgroup  string // where BPF maps are made
 	cap     string // capability to keep; "": none
@@ -49,20 +49,20 @@ type Outcome struct {
 	Made  int    `json:"made"` // of those that were to be made, how many there are
 }
 
-var refusedCalls = map[string]func(*refused) (made int, err error){
-	"ring":    (*refused).ring,
-	"buffers": (*refused).buffers,
-	"umem":    (*refused).umem,
-	"sends":   (*refused).sends,
-	"mapping": (*refused).mapping,
-	"over":    (*refused).over,
-	"part":    (*refused).part,
-	"map":     (*refused).bpfMap,
-	"fill":    (*refused).fill,
+var calls = map[string]func(*oneCall) (made int, err error){
+	"ring":    (*oneCall).ring,
+	"buffers": (*oneCall).buffers,
+	"umem":    (*oneCall).umem,
+	"sends":   (*oneCall).sends,
+	"mapping": (*oneCall).mapping,
+	"over":    (*oneCall).over,
+	"part":    (*oneCall).part,
+	"map":     (*oneCall).bpfMap,
+	"fill":    (*oneCall).fill,
 }
 
 // parse reads NAME=VALUE.
-func (r *refused) parse(parameters []string) error {
+func (r *oneCall) parse(parameters []string) error {
 	fields := map[string]*int{"uid": &r.uid, "memlock": &r.memlock, "count": &r.count, "bytes": &r.bytes, "offset": &r.offset, "huge": &r.huge,
 		"cpu": &r.cpu, "inherit": &r.inherit, "private": &r.private, "pages": &r.pages, "again": &r.again, "aux": &r.aux, "unset": &r.unset}
 	for _, p := range parameters {
@@ -85,7 +85,7 @@ func (r *refused) parse(parameters []string) error {
 }
 
 // become drops what the call is to be made without.
-func (r *refused) become() error {
+func (r *oneCall) become() error {
 	if r.memlock >= 0 {
 		bytes := uint64(r.memlock * os.Getpagesize())
 		limit := unix.Rlimit{Cur: bytes, Max: bytes}
@@ -100,14 +100,14 @@ func (r *refused) become() error {
 	return as.become()
 }
 
-// Refuse makes the call that the first argument names, with the parameters that follow,
+// MakeCall makes the call that the first argument names, with the parameters that follow,
 // and writes what came of it as a JSON line.
-func Refuse(args []string, out io.Writer) error {
-	call := refusedCalls[args[0]]
+func MakeCall(args []string, out io.Writer) error {
+	call := calls[args[0]]
 	if call == nil {
-		return fmt.Errorf("call %q: want one of %v", args[0], slices.Sorted(maps.Keys(refusedCalls)))
+		return fmt.Errorf("call %q: want one of %v", args[0], slices.Sorted(maps.Keys(calls)))
 	}
-	r := &refused{uid: 65534, memlock: 16, count: 1, bytes: os.Getpagesize(), cpu: -1, pages: 8}
+	r := &oneCall{uid: 65534, memlock: 16, count: 1, bytes: os.Getpagesize(), cpu: -1, pages: 8}
 	if err := r.parse(args[1:]); err != nil {
 		return err
 	}
@@ -132,29 +132,19 @@ func Refuse(args []string, out io.Writer) error {
 	return json.NewEncoder(out).Encode(Outcome{args[0], int(errno), made})
 }
 
-func (r *refused) ring() (int, error) {
-	fd, err := newRing(r.count)
-	if err != nil {
-		return 0, err
+func (r *oneCall) ring() (int, error) {
+	fd, errno := newRing(uint32(r.count), 0)
+	if errno != 0 {
+		return 0, errno
 	}
 	return 1, unix.Close(fd)
 }
 
-// newRing makes an io_uring, and returns its file descriptor.
-func newRing(entries int) (int, error) {
-	var params [120]byte // struct io_uring_params
-	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries), uintptr(unsafe.Pointer(&params)), 0)
-	if errno != 0 {
-		return -1, errno
-	}
-	return int(fd), nil
-}
-
 // buffers registers all of them at once.
-func (r *refused) buffers() (int, error) {
-	fd, err := newRing(1)
-	if err != nil {
-		return 0, err
+func (r *oneCall) buffers() (int, error) {
+	fd, errno := newRing(1, 0)
+	if errno != 0 {
+		return 0, errno
 	}
 	defer unix.Close(fd)
 	memory, err := r.memory(r.count*r.bytes + r.offset)
@@ -163,18 +153,17 @@ func (r *refused) buffers() (int, error) {
 	}
 	vectors := make([]unix.Iovec, r.count)
 	for i := range vectors {
-		vectors[i].Base = &memory[r.offset+i*r.bytes]
-		vectors[i].SetLen(r.bytes)
+		from := r.offset + i*r.bytes
+		vectors[i] = vector(memory[from : from+r.bytes])
 	}
-	const registerBuffers = 0
-	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(fd), registerBuffers, uintptr(unsafe.Pointer(&vectors[0])), uintptr(r.count), 0, 0); errno != 0 {
+	if errno := registerBuffers(fd, vectors...); errno != 0 {
 		return 0, errno
 	}
 	return r.count, nil
 }
 
 // memory is so many bytes at the beginning of a page, on huge pages or on none.
-func (r *refused) memory(bytes int) ([]byte, error) {
+func (r *oneCall) memory(bytes int) ([]byte, error) {
 	const huge = 2 << 20
 	page := os.Getpagesize()
 	memory, err := anonymous((bytes + 2*huge) / page)
@@ -196,7 +185,7 @@ func (r *refused) memory(bytes int) ([]byte, error) {
 	return memory, nil
 }
 
-func (r *refused) umem() (int, error) {
+func (r *oneCall) umem() (int, error) {
 	release, err := xdpUmem(r.bytes / os.Getpagesize())
 	if err != nil {
 		return 0, err
@@ -205,16 +194,26 @@ func (r *refused) umem() (int, error) {
 	return 1, nil
 }
 
-// sends are under way at once.
-func (r *refused) sends() (int, error) {
-	made, release, err := zeroCopy(r.bytes, r.count)
-	if err == nil {
-		release()
+// sends are under way at once: several are parts of one datagram that is not sent.
+func (r *oneCall) sends() (made int, err error) {
+	l, err := newLane()
+	if err != nil {
+		return 0, err
 	}
-	return made, err
+	defer l.release()
+	memory, flags := make([]byte, r.bytes), unix.MSG_ZEROCOPY
+	if r.count > 1 {
+		flags |= unix.MSG_MORE
+	}
+	for ; made < r.count; made++ {
+		if err := unix.Sendto(l.sender, memory, flags, l.to); err != nil {
+			return made, err
+		}
+	}
+	return made, nil
 }
 
-func (r *refused) openEvent() (int, error) {
+func (r *oneCall) openEvent() (int, error) {
 	attr := kernel.DummyEvent()
 	if r.inherit != 0 {
 		attr.Bits |= unix.PerfBitInherit
@@ -227,7 +226,7 @@ func (r *refused) openEvent() (int, error) {
 }
 
 // mapping maps a perf buffer, and what is to be mapped after it.
-func (r *refused) mapping() (made int, err error) {
+func (r *oneCall) mapping() (made int, err error) {
 	flags, page := unix.MAP_SHARED, os.Getpagesize()
 	if r.private != 0 {
 		flags = unix.MAP_PRIVATE
@@ -255,7 +254,7 @@ func (r *refused) mapping() (made int, err error) {
 
 // buffer maps a perf buffer where as much room is behind it, and returns the address of its
 // third page.
-func (r *refused) buffer() (inside, size uintptr, err error) {
+func (r *oneCall) buffer() (inside, size uintptr, err error) {
 	page := uintptr(os.Getpagesize())
 	size = uintptr(r.pages+1) * page
 	base, err := mmapAt(0, 2*size, -1)
@@ -269,7 +268,7 @@ func (r *refused) buffer() (inside, size uintptr, err error) {
 }
 
 // over maps the buffer once more, over a part of the first mapping.
-func (r *refused) over() (made int, err error) {
+func (r *oneCall) over() (made int, err error) {
 	inside, size, err := r.buffer()
 	if err != nil {
 		return 0, err
@@ -281,7 +280,7 @@ func (r *refused) over() (made int, err error) {
 }
 
 // part unmaps a part of the buffer.
-func (r *refused) part() (made int, err error) {
+func (r *oneCall) part() (made int, err error) {
 	inside, _, err := r.buffer()
 	if err != nil {
 		return 0, err
@@ -290,7 +289,7 @@ func (r *refused) part() (made int, err error) {
 }
 
 // bpfMap makes a hash map, all of it.
-func (r *refused) bpfMap() (made int, err error) {
+func (r *oneCall) bpfMap() (made int, err error) {
 	m, err := r.newMap(0)
 	if err != nil {
 		return 0, err
@@ -298,13 +297,13 @@ func (r *refused) bpfMap() (made int, err error) {
 	return 1, m.Close()
 }
 
-func (r *refused) newMap(flags uint32) (*ebpf.Map, error) {
+func (r *oneCall) newMap(flags uint32) (*ebpf.Map, error) {
 	return ebpf.NewMap(&ebpf.MapSpec{Name: "refused", Type: ebpf.Hash, KeySize: 8, ValueSize: uint32(r.bytes), MaxEntries: uint32(r.count), Flags: flags})
 }
 
 // fill makes a hash map in a cgroup, and from another one sets its elements, which are
 // allocated then, until that fails.
-func (r *refused) fill() (made int, err error) {
+func (r *oneCall) fill() (made int, err error) {
 	move := func(cgroup string) error {
 		return os.WriteFile(cgroup+"/cgroup.procs", []byte("0"), 0)
 	}
