@@ -27,10 +27,14 @@ const (
 	ChargersLegacyProgKprobeDoUpdatePinned            = "kprobe_do_update_pinned"
 	ChargersLegacyProgKprobeIbUmemGet                 = "kprobe_ib_umem_get"
 	ChargersLegacyProgKprobeIbUmemRelease             = "kprobe_ib_umem_release"
+	ChargersLegacyProgKprobeIoAccountMem              = "kprobe_io_account_mem"
+	ChargersLegacyProgKprobeIoAccountMemRing          = "kprobe_io_account_mem_ring"
+	ChargersLegacyProgKprobeIoAccountMemUser          = "kprobe_io_account_mem_user"
 	ChargersLegacyProgKprobeIoFreeRegion              = "kprobe_io_free_region"
 	ChargersLegacyProgKprobeIoFreeRegionUser          = "kprobe_io_free_region_user"
 	ChargersLegacyProgKprobeIoRingExitWork            = "kprobe_io_ring_exit_work"
 	ChargersLegacyProgKprobeIoRsrcPutWork             = "kprobe_io_rsrc_put_work"
+	ChargersLegacyProgKprobeIoSqeBuffersRegister      = "kprobe_io_sqe_buffers_register"
 	ChargersLegacyProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
 	ChargersLegacyProgKprobeIoUringRelease            = "kprobe_io_uring_release"
 	ChargersLegacyProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
@@ -51,6 +55,8 @@ const (
 	ChargersLegacyProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
 	ChargersLegacyProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
 	ChargersLegacyProgKretprobeIbUmemRelease          = "kretprobe_ib_umem_release"
+	ChargersLegacyProgKretprobeIoAccountMem           = "kretprobe_io_account_mem"
+	ChargersLegacyProgKretprobeIoAccountMemRing       = "kretprobe_io_account_mem_ring"
 	ChargersLegacyProgKretprobeIoFreeRegion           = "kretprobe_io_free_region"
 	ChargersLegacyProgKretprobeIoRingExitWork         = "kretprobe_io_ring_exit_work"
 	ChargersLegacyProgKretprobeIoRsrcPutWork          = "kretprobe_io_rsrc_put_work"
@@ -118,10 +124,14 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kprobe_do_update_pinned"`
 	KprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_get"`
 	KprobeIbUmemRelease             *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_release"`
+	KprobeIoAccountMem              *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem"`
+	KprobeIoAccountMemRing          *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_ring"`
+	KprobeIoAccountMemUser          *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_user"`
 	KprobeIoFreeRegion              *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region"`
 	KprobeIoFreeRegionUser          *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region_user"`
 	KprobeIoRingExitWork            *ebpf.ProgramSpec `ebpf:"kprobe_io_ring_exit_work"`
 	KprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
+	KprobeIoSqeBuffersRegister      *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
 	KprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
@@ -142,6 +152,8 @@ type ChargersLegacyProgramSpecs struct {
 	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
+	KretprobeIoAccountMem           *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem"`
+	KretprobeIoAccountMemRing       *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem_ring"`
 	KretprobeIoFreeRegion           *ebpf.ProgramSpec `ebpf:"kretprobe_io_free_region"`
 	KretprobeIoRingExitWork         *ebpf.ProgramSpec `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.ProgramSpec `ebpf:"kretprobe_io_rsrc_put_work"`
@@ -240,10 +252,14 @@ type ChargersLegacyPrograms struct {
 	KprobeDoUpdatePinned            *ebpf.Program `ebpf:"kprobe_do_update_pinned"`
 	KprobeIbUmemGet                 *ebpf.Program `ebpf:"kprobe_ib_umem_get"`
 	KprobeIbUmemRelease             *ebpf.Program `ebpf:"kprobe_ib_umem_release"`
+	KprobeIoAccountMem              *ebpf.Program `ebpf:"kprobe_io_account_mem"`
+	KprobeIoAccountMemRing          *ebpf.Program `ebpf:"kprobe_io_account_mem_ring"`
+	KprobeIoAccountMemUser          *ebpf.Program `ebpf:"kprobe_io_account_mem_user"`
 	KprobeIoFreeRegion              *ebpf.Program `ebpf:"kprobe_io_free_region"`
 	KprobeIoFreeRegionUser          *ebpf.Program `ebpf:"kprobe_io_free_region_user"`
 	KprobeIoRingExitWork            *ebpf.Program `ebpf:"kprobe_io_ring_exit_work"`
 	KprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
+	KprobeIoSqeBuffersRegister      *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
 	KprobeIoUringRelease            *ebpf.Program `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
@@ -264,6 +280,8 @@ type ChargersLegacyPrograms struct {
 	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
+	KretprobeIoAccountMem           *ebpf.Program `ebpf:"kretprobe_io_account_mem"`
+	KretprobeIoAccountMemRing       *ebpf.Program `ebpf:"kretprobe_io_account_mem_ring"`
 	KretprobeIoFreeRegion           *ebpf.Program `ebpf:"kretprobe_io_free_region"`
 	KretprobeIoRingExitWork         *ebpf.Program `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.Program `ebpf:"kretprobe_io_rsrc_put_work"`
@@ -291,10 +309,14 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeDoUpdatePinned,
 		p.KprobeIbUmemGet,
 		p.KprobeIbUmemRelease,
+		p.KprobeIoAccountMem,
+		p.KprobeIoAccountMemRing,
+		p.KprobeIoAccountMemUser,
 		p.KprobeIoFreeRegion,
 		p.KprobeIoFreeRegionUser,
 		p.KprobeIoRingExitWork,
 		p.KprobeIoRsrcPutWork,
+		p.KprobeIoSqeBuffersRegister,
 		p.KprobeIoSqeBuffersUnregister,
 		p.KprobeIoUringRelease,
 		p.KprobeIoptPagesUpdatePinned,
@@ -315,6 +337,8 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KretprobeDoUpdatePinned,
 		p.KretprobeIbUmemGet,
 		p.KretprobeIbUmemRelease,
+		p.KretprobeIoAccountMem,
+		p.KretprobeIoAccountMemRing,
 		p.KretprobeIoFreeRegion,
 		p.KretprobeIoRingExitWork,
 		p.KretprobeIoRsrcPutWork,

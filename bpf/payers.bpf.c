@@ -50,10 +50,10 @@ int BPF_KPROBE(kprobe_sys_prctl, struct pt_regs *regs)
 	struct answer *place;
 	struct file *file;
 
-	if (syscall_arg0(regs) != QUESTION_PAYER)
+	if (syscall_arg(regs, 0) != QUESTION_PAYER)
 		return 0;
 	place = bpf_map_lookup_elem(&answers, &zero);
-	file = file_of_fd(syscall_arg1(regs));
+	file = file_of_fd(syscall_arg(regs, 1));
 	if (place && file)
 		answer(place, BPF_CORE_READ(file, private_data));
 	return 0;

@@ -172,6 +172,7 @@ func open(opts Options, b probe.Backend, via transport.Transport, specs probe.Sp
 			t.chargers, err = nil, nil
 		}
 		t.degraded = append(t.degraded, t.chargers.Notes()...)
+		t.decoder.compared.ringsProbed = t.chargers.Watches(ringComparison)
 	}
 	if opts.BPF {
 		if err := t.watchObjects(opts, specs, running); err != nil {

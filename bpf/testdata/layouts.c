@@ -127,6 +127,7 @@ struct perf_event_context {
 };
 struct task_struct {
 	volatile long state;
+	void *stack;
 	unsigned int flags;
 	struct mm_struct *mm;
 	int pid;
@@ -219,6 +220,7 @@ struct ring_buffer {
 	atomic_t aux_mmap_count;
 	unsigned long aux_mmap_locked;
 	void (*free_aux)(void *);
+	struct perf_event_mmap_page *user_page;
 	void *data_pages[0];
 };
 /* Up to 5.5 the tracing sources have a struct ring_buffer of their own, and so such a
@@ -230,8 +232,31 @@ struct ring_buffer___ftrace {
 	void **buffers;
 	u64 (*clock)(void);
 };
+struct perf_event;
+struct pmu {
+	int type;
+	void *(*setup_aux)(struct perf_event *event, void **pages, int nr_pages, bool overwrite);
+};
+enum perf_event_state {
+	PERF_EVENT_STATE_DEAD = -4,
+	PERF_EVENT_STATE_ACTIVE = 1,
+};
+struct perf_event_attr {
+	u32 type;
+	u32 size;
+	u64 config[4];
+	u64 bits;
+};
+struct pt_regs {
+	u64 regs[31]; /* arm64's */
+	int syscallno;
+};
 struct perf_event {
 	struct list_head event_entry;
+	struct pmu *pmu;
+	enum perf_event_state state;
+	struct perf_event_attr attr;
+	int cpu;
 	struct perf_event_context *ctx;
 	atomic_long_t refcount;
 	atomic_t mmap_count;
@@ -443,6 +468,8 @@ KEEP(file);
 KEEP(vm_area_struct);
 KEEP(ring_buffer);
 KEEP(ring_buffer___ftrace);
+KEEP(pmu);
+KEEP(pt_regs);
 KEEP(perf_event);
 KEEP(kernfs_node);
 KEEP(cgroup_subsys_state);

@@ -31,7 +31,7 @@ type load struct {
 // loads are all workloads. The flags of each fill a struct of its own, which it runs.
 func loads() []load {
 	return []load{
-		perfBuffers(), twoProcesses(), crowd(), edges(), auxArea(), bpfMaps(), chargers(), soak(), trials(), refuse(), runAs(),
+		perfBuffers(), twoProcesses(), crowd(), edges(), auxArea(), bpfMaps(), chargers(), soak(), trials(), refuse(), oneCall(), runAs(),
 	}
 }
 
@@ -91,6 +91,16 @@ it opens the events first and then becomes --uid.`,
 			value.Renamed(f, "again", "remaps")
 		},
 		run: func(_ context.Context, s *Streams, _ []string) error { return p.Run(s.Out) },
+	}
+}
+
+func oneCall() load {
+	return load{
+		use:   "call NAME [NAME=VALUE...]",
+		short: "Make a system call, which may be refused, and write its errno as JSON",
+		args:  cobra.MinimumNArgs(1), hidden: true,
+		flags: func(*pflag.FlagSet) {},
+		run:   func(_ context.Context, s *Streams, args []string) error { return workload.MakeCall(args, s.Out) },
 	}
 }
 

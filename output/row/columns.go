@@ -11,7 +11,7 @@ import (
 // Columns are all there are, in the order of the JSON fields and of the table. They keep
 // what they found out, so they are for one goroutine.
 func Columns() []Column {
-	return slices.Concat(whatColumns(), whoColumns(), amountColumns(), judgementColumns(), bufferColumns(), doubtColumns(), traceColumns(), objectColumns())
+	return slices.Concat(whatColumns(), whoColumns(), amountColumns(), judgementColumns(), bufferColumns(), doubtColumns(), traceColumns(), objectColumns(), failedColumns())
 }
 
 // whatColumns tell what happened, and when.

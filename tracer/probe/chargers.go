@@ -88,5 +88,17 @@ func exceptions(k Kernel) map[string][]string {
 		rules[bpf.ChargersProgKprobeIoFreeRegionUser] = []string{"io_free_region"}
 		rules[bpf.ChargersProgKprobeIoFreeRegion] = nil
 	}
+	// The comparison with the limit: 6.16 gives it the ring, 7.0 the user and the mm, and
+	// before 6.1 nobody can tell what it is given.
+	rules[bpf.ChargersProgKprobeIoAccountMemRing], rules[bpf.ChargersProgKprobeIoAccountMemUser] = nil, nil
+	rules[bpf.ChargersProgKretprobeIoAccountMemRing] = nil
+	switch parameters := k.Parameters("io_account_mem"); {
+	case slices.Equal(parameters, []string{"ctx", "nr_pages"}):
+		rules[bpf.ChargersProgKprobeIoAccountMemRing] = []string{"io_account_mem"}
+		rules[bpf.ChargersProgKretprobeIoAccountMemRing] = []string{"io_account_mem"}
+	case len(parameters) == 3 && parameters[0] == "user":
+		rules[bpf.ChargersProgKprobeIoAccountMemUser] = []string{"io_account_mem"}
+		rules[bpf.ChargersProgKretprobeIoAccountMemRing] = []string{"io_account_mem"}
+	}
 	return rules
 }
