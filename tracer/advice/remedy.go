@@ -90,7 +90,13 @@ func ownUser(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 	if !succeed(s, c, ask) {
 		return nil
 	}
-	return &Remedy{Name: "user of its own", Change: "run it as a user that maps no other buffers",
+	r := userOfItsOwn("run it as a user that maps no other buffers")
+	return &r
+}
+
+// userOfItsOwn has a counter of its own.
+func userOfItsOwn(change string) Remedy {
+	return Remedy{Name: "user of its own", Change: change,
 		Price:   "another uid's rights to files and processes",
 		Shell:   "setpriv --reuid UID --regid GID --clear-groups COMMAND",
 		Systemd: "DynamicUser=yes, or User=NAME", Docker: "--user UID:GID",
@@ -121,11 +127,21 @@ func limit(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 	if done < ask.Buffers {
 		return nil // a negative pinned_vm exceeds every limit
 	}
-	bytes := bytesOf(s, last.Locked)
 	c.LockLimit = last.Locked
 	enough := s.Limits().Fits(c, ask.Area, ask.Pages)
-	r := &Remedy{Name: nameMemlock, Pages: last.Locked, Buffers: enough,
-		Change:     fmt.Sprintf("RLIMIT_MEMLOCK of %d bytes (%s): enough for %s%s", bytes, count(last.Locked, "page"), suchBuffers(enough), nextCosts(s, c, ask, enough)),
+	r := memlock(last.Locked, s.PageSize, ask.PID, fmt.Sprintf("enough for %s%s", suchBuffers(enough), nextCosts(s, c, ask, enough)))
+	r.Buffers = enough
+	if s.Accounting.Scheme == rule.SchemeCumulative {
+		r.brief += fmt.Sprintf(", enough for %s", suchBuffers(enough))
+	}
+	return &r
+}
+
+// memlock is a limit of so many pages, for a process that runs or for a new one (pid 0).
+func memlock(pages int64, pageSize, pid uint32, enough string) Remedy {
+	bytes := pages * int64(pageSize)
+	r := Remedy{Name: nameMemlock, Pages: pages,
+		Change:     fmt.Sprintf("RLIMIT_MEMLOCK of %d bytes (%s): %s", bytes, count(pages, "page"), enough),
 		Price:      "this process may pin so much; not host-wide. Beyond the hard limit it takes CAP_SYS_RESOURCE",
 		Shell:      fmt.Sprintf("ulimit -l %d", (bytes+1023)/1024),
 		Systemd:    fmt.Sprintf("LimitMEMLOCK=%d", bytes),
@@ -133,11 +149,8 @@ func limit(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 		Kubernetes: fmt.Sprintf("pods have no field for it. On the node, CRI-O: default_ulimits = [\"memlock=%d:%d\"]; containerd: LimitMEMLOCK=%d in containerd.service", bytes, bytes, bytes),
 	}
 	r.brief = r.Shell + " (KiB)"
-	if s.Accounting.Scheme == rule.SchemeCumulative {
-		r.brief += fmt.Sprintf(", enough for %s", suchBuffers(enough))
-	}
-	if ask.PID != 0 {
-		r.Shell = fmt.Sprintf("prlimit --pid %d --memlock=%d (now), or %s (before it starts)", ask.PID, bytes, r.Shell)
+	if pid != 0 {
+		r.Shell = fmt.Sprintf("prlimit --pid %d --memlock=%d (now), or %s (before it starts)", pid, bytes, r.Shell)
 	}
 	return r
 }
