@@ -20,7 +20,7 @@ const module = "github.com/pinwatch/pinwatch/"
 // lower floors.
 var floors = [][]string{
 	{"tracer/rule", "tracer/refusal", "tracer/cgroup", "tracer/child", "tracer/guest", "output/lines", "output/command/value"},
-	{"bpf", "tracer/kernel"},
+	{"bpf", "tracer/kernel", "tracer/reason"},
 	{"tracer/accounting", "tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
 	{"tracer/pipeline", "tracer/probe", "tracer/snapshot"},
 	{"tracer", "tracer/advice"},

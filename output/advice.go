@@ -1,6 +1,7 @@
 package output
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -44,6 +46,17 @@ type Explainer struct {
 
 	mapped int
 	seen   map[refusalKey]bool
+}
+
+// NewExplainer explains by snapshots of a source, and by what BPF memory is held against.
+func NewExplainer(out io.Writer, asJSON bool, from snapshot.Options, source *snapshot.Source, bpf kernel.BPFAccounting) *Explainer {
+	return &Explainer{Out: out, AsJSON: asJSON, Accounting: from.Accounting,
+		Take: func() (*snapshot.Snapshot, error) { return source.Take(context.Background()) },
+		Facts: func(pid uint32) *snapshot.Facts {
+			facts := snapshot.Inspect(from, pid)
+			facts.BPF = bpf
+			return facts
+		}}
 }
 
 type refusalKey struct {

@@ -40,6 +40,14 @@ type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
+// failure is the exit status of a command whose answer is no, where it is.
+func failure(is bool) error {
+	if is {
+		return exitStatus(exitFailure)
+	}
+	return nil
+}
+
 // Children are the processes that commands start, for child.Init.
 func Children() []child.Table {
 	return []child.Table{accounting.Children(), check.Children(), kernel.Children(), workload.Children()}

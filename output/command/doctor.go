@@ -55,8 +55,5 @@ func runDoctor(ctx context.Context, o *doctorOptions) error {
 	if err := output.Doctor(o.Out, checks, o.json); err != nil {
 		return err
 	}
-	if !able {
-		return exitStatus(exitFailure)
-	}
-	return nil
+	return failure(!able)
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -85,11 +86,7 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 	if err != nil {
 		return err
 	}
-	pages := o.dataPages
-	if pages == 0 {
-		pages = (size + int64(s.PageSize) - 1) / int64(s.PageSize)
-	}
-	ask := advice.NewAsk(s, uint32(o.pid), uint32(o.uid), pages, o.perCPU, o.aux)
+	ask := advice.NewAsk(s, uint32(o.pid), uint32(o.uid), cmp.Or(o.dataPages, s.PagesOf(size)), o.perCPU, o.aux)
 	facts := snapshot.Inspect(from, ask.PID)
 	facts.BPF, _ = kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
 	x, err := advice.Explain(s, facts, ask)
@@ -99,10 +96,7 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 	if err := output.Advice(o.Out, x, o.json); err != nil {
 		return err
 	}
-	if !x.Verdict.Allowed || !x.Verdict.Certain {
-		return exitStatus(exitFailure)
-	}
-	return nil
+	return failure(!x.Verdict.Allowed || !x.Verdict.Certain)
 }
 
 // explainTraced explains what is refused to a command.
@@ -114,18 +108,9 @@ func explainTraced(ctx context.Context, o *explainOptions) error {
 	}
 	defer s.Close()
 	accounting, _ := kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
-	x := &output.Explainer{Out: o.Out, AsJSON: o.json, Accounting: from.Accounting,
-		Take: func() (*snapshot.Snapshot, error) { return s.State.Take(context.Background()) },
-		Facts: func(pid uint32) *snapshot.Facts {
-			facts := snapshot.Inspect(from, pid)
-			facts.BPF = accounting
-			return facts
-		}}
+	x := output.NewExplainer(o.Out, o.json, from, s.State, accounting)
 	if err := o.ended(s, s.Run(ctx, x)); err != nil {
 		return err
 	}
-	if x.Refused > 0 {
-		return exitStatus(exitFailure)
-	}
-	return nil
+	return failure(x.Refused > 0)
 }

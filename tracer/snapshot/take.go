@@ -180,6 +180,11 @@ func (s *Snapshot) sort() {
 	slices.SortFunc(s.IOUring, func(a, b IOUring) int { return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.FD, b.FD)) })
 }
 
+// PagesOf is how many pages hold so many bytes.
+func (s *Snapshot) PagesOf(bytes int64) int64 {
+	return (bytes + int64(s.PageSize) - 1) / int64(s.PageSize)
+}
+
 // pagesOf is a limit in bytes as pages.
 func pagesOf(limit uint64, pageSize uint32) int64 {
 	return int64(min(limit/uint64(pageSize), uint64(rule.Unlimited)))
