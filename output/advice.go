@@ -21,12 +21,16 @@ import (
 
 // Advice writes an explanation, as text or as one JSON object.
 func Advice(w io.Writer, x *advice.Explanation, asJSON bool) error {
+	return writeAdvice(w, x, asJSON, AdviceText(x))
+}
+
+func writeAdvice(w io.Writer, x any, asJSON bool, text string) error {
 	if asJSON {
 		encoder := json.NewEncoder(w)
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(x)
 	}
-	_, err := io.WriteString(w, AdviceText(x))
+	_, err := io.WriteString(w, text)
 	return err
 }
 
@@ -122,15 +126,19 @@ func AdviceText(x *advice.Explanation) string {
 	}
 	adviceAccounting(&b, x)
 	adviceHolders(&b, x)
-	adviceRemedies(&b, x)
+	adviceRemedies(&b, x.Remedies)
 	adviceChecks(&b, x)
-	for i, what := range x.Unknown {
+	adviceUnknown(&b, x.Unknown)
+	return b.String()
+}
+
+func adviceUnknown(b *strings.Builder, unknown []string) {
+	for i, what := range unknown {
 		if i == 0 {
 			b.WriteString("\nNot known, or less exact:\n")
 		}
-		fmt.Fprintf(&b, "  %s\n", format.Printable(what))
+		fmt.Fprintf(b, "  %s\n", format.Printable(what))
 	}
-	return b.String()
 }
 
 func adviceTitle(x *advice.Explanation) string {
@@ -142,7 +150,10 @@ func adviceTitle(x *advice.Explanation) string {
 		kind += "s"
 	}
 	what := fmt.Sprintf("%d %s of %s", x.Buffers, kind, format.Pages(x.Pages, x.Numbers.PageBytes))
-	s := &x.Subject
+	return what + ", mapped by " + adviceWho(&x.Subject)
+}
+
+func adviceWho(s *advice.Subject) string {
 	uid := fmt.Sprintf("uid %d", s.UID)
 	if s.OutsideUID >= 0 {
 		uid += fmt.Sprintf(" (%d outside of this user namespace)", s.OutsideUID)
@@ -156,7 +167,7 @@ func adviceTitle(x *advice.Explanation) string {
 	} else if s.Cgroup != "" && s.Cgroup != "/" {
 		who += ", cgroup " + format.Printable(s.Cgroup)
 	}
-	return what + ", mapped by " + who
+	return who
 }
 
 func adviceVerdict(x *advice.Explanation) string {
@@ -345,8 +356,8 @@ func indent(text, by string) string {
 	return b.String()
 }
 
-func adviceRemedies(b *strings.Builder, x *advice.Explanation) {
-	for i, r := range x.Remedies {
+func adviceRemedies(b *strings.Builder, remedies []advice.Remedy) {
+	for i, r := range remedies {
 		if i == 0 {
 			b.WriteString("\nWhat would help, the smallest change first:\n")
 		}

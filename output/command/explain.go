@@ -7,10 +7,12 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/session"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -25,6 +27,7 @@ type explainOptions struct {
 	buffer    string // size of the data, such as 512K
 	perCPU    bool
 	aux       bool
+	request   requestFlags
 	json      bool
 	command   []string // whose refusals are explained; none: nobody's
 }
@@ -66,10 +69,11 @@ Exit status: 0 if the buffers are allowed, or nothing was refused to the command
 	f.BoolVar(&o.perCPU, "per-cpu", false, "one buffer for every CPU that is online")
 	f.BoolVar(&o.aux, "aux", false, "AUX areas instead of data areas")
 	f.BoolVar(&o.json, "json", false, "write JSON")
+	o.request.add(f)
 	o.tracing.addBTF(f)
 	addSource(f, &o.source)
 	cmd.MarkFlagsMutuallyExclusive("pid", "uid")
-	cmd.MarkFlagsMutuallyExclusive("pages", "buffer")
+	cmd.MarkFlagsMutuallyExclusive("pages", "buffer", "io-uring", "umem", "zerocopy", "bpf-map")
 	return cmd
 }
 
@@ -86,6 +90,9 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.request.kind != "" {
+		return o.explainRequest(ctx, from, s)
+	}
 	ask := advice.NewAsk(s, uint32(o.pid), uint32(o.uid), cmp.Or(o.dataPages, s.PagesOf(size)), o.perCPU, o.aux)
 	facts := snapshot.Inspect(from, ask.PID)
 	facts.BPF, _ = kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
@@ -94,6 +101,49 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 		return err
 	}
 	if err := output.Advice(o.Out, x, o.json); err != nil {
+		return err
+	}
+	return failure(!x.Verdict.Allowed || !x.Verdict.Certain)
+}
+
+// requestFlags ask about something else than perf buffers.
+type requestFlags struct {
+	kind  string // the flag's name; "": perf buffers
+	bytes int64
+	bpf   rule.Map
+}
+
+func (r *requestFlags) add(f *pflag.FlagSet) {
+	size := func(name, usage string) {
+		f.Func(name, "`size` of "+usage, func(text string) (err error) {
+			r.kind = name
+			r.bytes, err = advice.ParseSize(text)
+			return err
+		})
+	}
+	size("io-uring", "the buffers that are registered with an io_uring, instead of a perf buffer")
+	size("umem", "an AF_XDP umem")
+	size("zerocopy", "a send with MSG_ZEROCOPY")
+	f.Func("bpf-map", "`TYPE:KEY:VALUE:ENTRIES` of a BPF map, such as hash:8:256:100000", func(text string) (err error) {
+		r.kind = "bpf-map"
+		r.bpf, err = advice.ParseMap(text)
+		return err
+	})
+}
+
+// explainRequest answers it.
+func (o *explainOptions) explainRequest(ctx context.Context, from snapshot.Options, s *snapshot.Snapshot) error {
+	facts := snapshot.Inspect(from, uint32(o.pid))
+	r, err := advice.NewRequest(s, advice.Question{Kind: o.request.kind, Bytes: o.request.bytes, Map: o.request.bpf, PID: uint32(o.pid), UID: uint32(o.uid),
+		BPF: func() kernel.BPFAccounting { facts.BPF, _ = kernel.ProbeBPFAccounting(ctx); return facts.BPF }})
+	if err != nil {
+		return err
+	}
+	x, err := advice.ExplainRequest(s, facts, r)
+	if err != nil {
+		return err
+	}
+	if err := output.RequestAdvice(o.Out, x, o.json); err != nil {
 		return err
 	}
 	return failure(!x.Verdict.Allowed || !x.Verdict.Certain)

@@ -38,11 +38,18 @@ func NewAsk(s *snapshot.Snapshot, pid, uid uint32, dataPages int64, perCPU, aux 
 	if perCPU {
 		ask.Buffers = int64(s.OnlineCPUs)
 	}
-	var own unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &own) == nil {
-		ask.Limit = int64(min(own.Cur/uint64(s.PageSize), uint64(rule.Unlimited)))
-	}
+	ask.Limit = ownLimit(s.PageSize)
 	return ask
+}
+
+// ownLimit is pinwatch's own RLIMIT_MEMLOCK in pages, which what it is started from mostly
+// has, too.
+func ownLimit(pageSize uint32) int64 {
+	var own unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &own) != nil {
+		return 0
+	}
+	return int64(min(own.Cur/uint64(pageSize), uint64(rule.Unlimited)))
 }
 
 // Caller is who maps, as a snapshot has it.

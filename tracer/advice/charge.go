@@ -50,6 +50,8 @@ type ChargeAnswer struct {
 	Request  string  `json:"request"`
 	Charger  string  `json:"charger"`
 	Function string  `json:"function"` // of the kernel's, that decides
+	Errno    string  `json:"errno"`    // of its refusals
+	Waived   bool    `json:"waived"`   // CAP_IPC_LOCK lifts the limit
 	Counter  string  `json:"counter"`  // that the request is held against the limit with
 	Page     uint32  `json:"page_bytes"`
 	Asked    int64   `json:"asked_pages"`
@@ -111,7 +113,7 @@ func ExplainRequest(s *snapshot.Snapshot, facts *snapshot.Facts, r Request) (*Ch
 		return nil, err
 	}
 	x := &ChargeAnswer{Version: 1, Subject: subject(s, r.PID, uid), Request: r.What, Charger: r.Charger.Name, Function: r.Charger.Function,
-		Counter: r.Charger.Counter.String(), Page: s.PageSize, Asked: r.Pages, Limit: caller.LockLimit,
+		Errno: rule.ErrnoName(r.Charger.Errno), Waived: r.Charger.Waived, Counter: r.Charger.Counter.String(), Page: s.PageSize, Asked: r.Pages, Limit: caller.LockLimit,
 		Holders: []UserHolder{}, Cgroups: []CgroupRoom{}, Remedies: []Remedy{}, Unknown: append([]string{}, s.Degraded...), Source: s.Source}
 	x.Verdict = ChargeVerdict{Allowed: true, Certain: true}
 	if note := assumed(s, Ask{UID: r.UID}); r.PID == 0 && note != "" {
@@ -179,22 +181,13 @@ func (x *ChargeAnswer) cgroups(m *MapRequest) {
 		if x.Bytes <= room || !x.Verdict.Allowed && x.Verdict.Certain {
 			continue
 		}
-		x.Verdict = ChargeVerdict{Errno: x.errno(), By: ByCgroup, Certain: x.Bytes > g.Max,
+		x.Verdict = ChargeVerdict{Errno: x.Errno, By: ByCgroup, Certain: x.Bytes > g.Max,
 			Why: fmt.Sprintf("memory.current of %s is %s, and with the map %s: more than memory.max, %s", g.Path, count(g.Current, "byte"), count(g.Current+x.Bytes, "byte"), count(g.Max, "byte"))}
 		if !x.Verdict.Certain {
 			x.Verdict.Why += "; the kernel frees what it can (page cache) before it refuses"
 		}
 		x.Remedies = append(x.Remedies, memoryMax(g.Path, g.Current+x.Bytes))
 	}
-}
-
-func (x *ChargeAnswer) errno() string {
-	for _, c := range rule.Chargers() {
-		if c.Name == x.Charger {
-			return rule.ErrnoName(c.Errno)
-		}
-	}
-	return ""
 }
 
 // hold finds who holds the user's counter.
