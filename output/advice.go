@@ -1,7 +1,6 @@
 package output
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,13 +9,8 @@ import (
 	"github.com/olekukonko/tablewriter/tw"
 
 	"github.com/pinwatch/pinwatch/output/format"
-	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
-	"github.com/pinwatch/pinwatch/tracer/kernel"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
-	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/rule"
-	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
 // Advice writes an explanation, as text or as one JSON object.
@@ -32,89 +26,6 @@ func writeAdvice(w io.Writer, x any, asJSON bool, text string) error {
 	}
 	_, err := io.WriteString(w, text)
 	return err
-}
-
-// Explainer is the sink that explains every refusal of the traced command. The same one
-// again, of the same process, is only counted.
-type Explainer struct {
-	Out    io.Writer
-	AsJSON bool
-	// Take takes a snapshot, for the holders, and Facts are those of a process.
-	Take  func() (*snapshot.Snapshot, error)
-	Facts func(pid uint32) *snapshot.Facts
-
-	// Accounting is how this kernel accounts, for as long as the trace has not seen it.
-	Accounting accounting.Finding
-
-	Refused int // calls
-
-	mapped int
-	seen   map[refusalKey]bool
-}
-
-// NewExplainer explains by snapshots of a source, and by what BPF memory is held against.
-func NewExplainer(out io.Writer, asJSON bool, from snapshot.Options, source *snapshot.Source, bpf kernel.BPFAccounting) *Explainer {
-	return &Explainer{Out: out, AsJSON: asJSON, Accounting: from.Accounting,
-		Take: func() (*snapshot.Snapshot, error) { return source.Take(context.Background()) },
-		Facts: func(pid uint32) *snapshot.Facts {
-			facts := snapshot.Inspect(from, pid)
-			facts.BPF = bpf
-			return facts
-		}}
-}
-
-type refusalKey struct {
-	pid   uint32
-	errno int32
-	pages int64
-}
-
-// Enter explains an entry, if it is a new refusal.
-func (x *Explainer) Enter(e *ledger.Entry) error {
-	switch {
-	case !e.Caller.Command || e.Op != ledger.Map:
-		return nil
-	case e.Kind != ledger.Refusal:
-		x.mapped++
-		return nil
-	}
-	x.Refused++
-	this := refusalKey{e.Caller.PID, e.Errno, e.Buffer.Pages}
-	if x.seen[this] {
-		return nil
-	}
-	if x.seen == nil {
-		x.seen = map[refusalKey]bool{}
-	}
-	x.seen[this] = true
-	explanation := advice.OfEntry(e, x.Accounting)
-	if s, err := x.Take(); err == nil {
-		explanation.AddHolders(s, x.Facts(e.Caller.PID))
-	}
-	return Advice(x.Out, explanation, x.AsJSON)
-}
-
-// Flush does nothing: an explanation is out when it is written.
-func (*Explainer) Flush(pipeline.View) error { return nil }
-
-// Close says how often mappings succeeded and were refused.
-func (x *Explainer) Close(pipeline.View, uint64) error {
-	if x.AsJSON {
-		return nil
-	}
-	were := "were"
-	if x.Refused == 1 {
-		were = "was"
-	}
-	_, err := fmt.Fprintf(x.Out, "\n%s of perf buffers succeeded, %d %s refused.%s\n", format.Count(x.mapped, "mapping"), x.Refused, were, elsewhere(x.Refused))
-	return err
-}
-
-func elsewhere(refusals int) string {
-	if refusals > 0 {
-		return ""
-	}
-	return " If the command failed, it was not for want of locked memory: see `pinwatch explain --uid UID` for what refuses perf_event_open() and bpf()."
 }
 
 // AdviceText is an explanation in words.

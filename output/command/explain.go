@@ -152,15 +152,23 @@ func (o *explainOptions) explainRequest(ctx context.Context, from snapshot.Optio
 // explainTraced explains what is refused to a command.
 func explainTraced(ctx context.Context, o *explainOptions) error {
 	from := snapshotFrom(ctx, o.source, o.tracing.btf)
-	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: from, Command: o.program(o.command)})
+	opts := o.tracing.options()
+	opts.BPF, opts.Others = true, true
+	accounting, _ := kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
+	opts.Memcg = accounting == kernel.BPFMemcg
+	s, err := session.Open(ctx, session.Options{Tracer: opts, Snapshot: from, Command: o.program(o.command)})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	accounting, _ := kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
 	x := output.NewExplainer(o.Out, o.json, from, s.State, accounting)
-	if err := o.ended(s, s.Run(ctx, x)); err != nil {
+	x.Unwatched = s.Degraded()
+	ran := s.Run(ctx, x)
+	if err := o.ended(s, ran); err != nil {
 		return err
 	}
-	return failure(x.Refused > 0)
+	if x.Refused > 0 {
+		return exitStatus(exitFailure)
+	}
+	return ownStatus(ran)
 }

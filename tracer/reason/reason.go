@@ -54,6 +54,10 @@ const (
 	NoMemory                 // the machine had no memory
 )
 
+var outcomeNames = [...]string{Unknown: "unknown", Limit: "limit", OtherRule: "other_rule", NoMemory: "no_memory"}
+
+func (o Outcome) String() string { return outcomeNames[o] }
+
 // Reason is a row of the table.
 type Reason struct {
 	Call     Call
