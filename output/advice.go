@@ -10,6 +10,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -267,7 +268,7 @@ func indent(text, by string) string {
 	return b.String()
 }
 
-func adviceRemedies(b *strings.Builder, remedies []advice.Remedy) {
+func adviceRemedies(b *strings.Builder, remedies []remedy.Remedy) {
 	for i, r := range remedies {
 		if i == 0 {
 			b.WriteString("\nWhat would help, the smallest change first:\n")

@@ -8,20 +8,20 @@ import (
 	"github.com/olekukonko/tablewriter/tw"
 
 	"github.com/pinwatch/pinwatch/output/format"
-	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // RequestAdvice writes the answer to a request, as text or as one JSON object.
-func RequestAdvice(w io.Writer, x *advice.ChargeAnswer, asJSON bool) error {
+func RequestAdvice(w io.Writer, x *charging.Answer, asJSON bool) error {
 	return writeAdvice(w, x, asJSON, requestText(x))
 }
 
-func requestText(x *advice.ChargeAnswer) string {
+func requestText(x *charging.Answer) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, by %s\n\n%s\n", x.Request, adviceWho(&x.Subject), requestVerdict(x))
 	switch by := x.Verdict.By; {
-	case by == advice.BySize || by == advice.ByMachine:
+	case by == charging.BySize || by == charging.ByMachine:
 	case x.Bytes != 0:
 		requestCgroups(&b, x)
 	case x.Asked != 0:
@@ -33,7 +33,7 @@ func requestText(x *advice.ChargeAnswer) string {
 	return b.String()
 }
 
-func requestVerdict(x *advice.ChargeAnswer) string {
+func requestVerdict(x *charging.Answer) string {
 	v := &x.Verdict
 	refused := "REFUSED with " + v.Errno
 	if !v.Certain {
@@ -46,9 +46,9 @@ func requestVerdict(x *advice.ChargeAnswer) string {
 		return fmt.Sprintf("ALLOWED: %s past RLIMIT_MEMLOCK, which CAP_IPC_LOCK lifts. %s", format.Pages(x.Over, x.Page), requestFits(x.Fits))
 	case v.Allowed:
 		return "ALLOWED: " + requestFits(x.Fits)
-	case v.By == advice.ByMemlock && x.Held < 0 && x.Over <= 0:
+	case v.By == charging.ByMemlock && x.Held < 0 && x.Over <= 0:
 		return fmt.Sprintf("%s: the user's counter is negative (%s), which the kernel takes for more than any limit.", refused, format.Count(x.Held, "page"))
-	case v.By == advice.ByMemlock:
+	case v.By == charging.ByMemlock:
 		return fmt.Sprintf("%s: RLIMIT_MEMLOCK is exceeded by %s. %s", refused, format.Pages(x.Over, x.Page), requestFits(x.Fits))
 	}
 	return fmt.Sprintf("%s: %s.", refused, format.Printable(v.Why))
@@ -67,7 +67,7 @@ func requestFits(n int64) string {
 }
 
 // requestSum is the rule with the numbers filled in.
-func requestSum(b *strings.Builder, x *advice.ChargeAnswer) {
+func requestSum(b *strings.Builder, x *charging.Answer) {
 	fmt.Fprintf(b, "\nThe rule of %s(), in pages of %s:\n", x.Function, format.Bytes(int64(x.Page)))
 	line := func(name, value, how string) { fmt.Fprintf(b, "  %-10s = %8s   %s\n", name, value, how) }
 	estimated := ""
@@ -84,7 +84,7 @@ func requestSum(b *strings.Builder, x *advice.ChargeAnswer) {
 	fmt.Fprintf(b, "  %s when asked + held > lock_limit%s\n", x.Errno, waiver(x))
 }
 
-func waiver(x *advice.ChargeAnswer) string {
+func waiver(x *charging.Answer) string {
 	switch {
 	case !x.Waived:
 		return "; no capability lifts it"
@@ -94,7 +94,7 @@ func waiver(x *advice.ChargeAnswer) string {
 	return ", and no CAP_IPC_LOCK (here: none)"
 }
 
-func requestHolders(b *strings.Builder, x *advice.ChargeAnswer) {
+func requestHolders(b *strings.Builder, x *charging.Answer) {
 	if x.Held == 0 {
 		return
 	}
@@ -104,7 +104,7 @@ func requestHolders(b *strings.Builder, x *advice.ChargeAnswer) {
 		var t strings.Builder
 		table := format.Table(&t, 2, []tw.Align{tw.AlignRight, tw.AlignLeft, tw.AlignRight, tw.AlignLeft}, "PID", "COMM", "PAGES", "WITH")
 		for _, h := range x.Holders[:min(len(x.Holders), mostHolders)] {
-			perf = perf || h.What == advice.HolderPerf
+			perf = perf || h.What == charging.HolderPerf
 			table.Append(fmt.Sprint(h.PID), format.Printable(h.Comm), fmt.Sprint(h.Pages), h.What)
 		}
 		table.Render() // into memory: it cannot fail
@@ -121,7 +121,7 @@ func requestHolders(b *strings.Builder, x *advice.ChargeAnswer) {
 	}
 }
 
-func requestCgroups(b *strings.Builder, x *advice.ChargeAnswer) {
+func requestCgroups(b *strings.Builder, x *charging.Answer) {
 	fmt.Fprintf(b, "\nCharged to the memory cgroup, in bytes, about %d:\n", x.Bytes)
 	if len(x.Cgroups) == 0 {
 		b.WriteString("  no memory cgroup has a limit here\n")

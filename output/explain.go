@@ -8,6 +8,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -105,7 +106,7 @@ func fits(r *row.Row) string {
 // explainRefusal says which limit refused, by how much, and what helps.
 func explainRefusal(r *row.Row) string {
 	if r.Errno != rule.EPERM || r.Op == ledger.Split {
-		return advice.OfRefusal(&r.Entry).Text()
+		return charging.OfRefusal(&r.Entry).Text()
 	}
 	over := r.Locked() - r.Caller.LockLimit
 	if over <= 0 {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
-	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
@@ -85,7 +85,7 @@ func usage(o *ledger.Object) string {
 
 // explainObjectRefusal says who refused, and what helps.
 func explainObjectRefusal(r *row.Row) string {
-	s := strings.TrimSuffix(advice.OfRefusal(&r.Entry).Text(), ".")
+	s := strings.TrimSuffix(charging.OfRefusal(&r.Entry).Text(), ".")
 	if stays := r.Object.PageBytes(); stays != 0 && !r.Object.Rlimit {
 		s += fmt.Sprintf(". %s of the attempt were still to be freed when it returned", format.Count(stays, "byte"))
 	}
@@ -123,7 +123,7 @@ func cgroupName(path string, id uint64) string {
 // explainAccount says what another charger did.
 func explainAccount(r *row.Row) string {
 	if r.Kind == ledger.Refusal {
-		return fmt.Sprintf("%s, uid %d: %s", r.Charger, r.Payer(), advice.OfRefusal(&r.Entry).Text())
+		return fmt.Sprintf("%s, uid %d: %s", r.Charger, r.Payer(), charging.OfRefusal(&r.Entry).Text())
 	}
 	verb, sign := "charged to", int64(1)
 	if r.Kind == ledger.Refund {

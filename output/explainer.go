@@ -10,6 +10,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
@@ -128,7 +129,7 @@ func (x *Explainer) note(e *ledger.Entry) error {
 			Errno   string         `json:"errno"`
 			Outcome string         `json:"outcome"`
 			Note    string         `json:"note"`
-		}{1, advice.Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID, OutsideUID: -1}, format.Errno(e.Errno), advice.OfRefusal(e).Outcome.String(), r.Note}, true, "")
+		}{1, advice.Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID, OutsideUID: -1}, format.Errno(e.Errno), charging.OfRefusal(e).Outcome.String(), r.Note}, true, "")
 	}
 	_, err := fmt.Fprintf(x.Out, "process %d (%s) of uid %d: REFUSED with %s\n\n  %s\n\n", e.Caller.PID, format.Printable(e.Caller.Comm), e.Caller.UID, format.Errno(e.Errno), r.Note)
 	return err

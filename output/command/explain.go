@@ -11,6 +11,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/session"
@@ -126,7 +127,7 @@ func (r *requestFlags) add(f *pflag.FlagSet) {
 	size("zerocopy", "a send with MSG_ZEROCOPY")
 	f.Func("bpf-map", "`TYPE:KEY:VALUE:ENTRIES` of a BPF map, such as hash:8:256:100000", func(text string) (err error) {
 		r.kind = "bpf-map"
-		r.bpf, err = advice.ParseMap(text)
+		r.bpf, err = charging.ParseMap(text)
 		return err
 	})
 }
@@ -134,12 +135,12 @@ func (r *requestFlags) add(f *pflag.FlagSet) {
 // explainRequest answers it.
 func (o *explainOptions) explainRequest(ctx context.Context, from snapshot.Options, s *snapshot.Snapshot) error {
 	facts := snapshot.Inspect(from, uint32(o.pid))
-	r, err := advice.NewRequest(s, advice.Question{Kind: o.request.kind, Bytes: o.request.bytes, Map: o.request.bpf, PID: uint32(o.pid), UID: uint32(o.uid),
+	r, err := charging.NewRequest(s, charging.Question{Kind: o.request.kind, Bytes: o.request.bytes, Map: o.request.bpf, PID: uint32(o.pid), UID: uint32(o.uid),
 		BPF: func() kernel.BPFAccounting { facts.BPF, _ = kernel.ProbeBPFAccounting(ctx); return facts.BPF }})
 	if err != nil {
 		return err
 	}
-	x, err := advice.ExplainRequest(s, facts, r)
+	x, err := charging.Explain(s, facts, r)
 	if err != nil {
 		return err
 	}

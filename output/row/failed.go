@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
@@ -88,7 +88,7 @@ func outcome(r *Row) string {
 	if r.Kind != ledger.Refusal || r.Summary {
 		return ""
 	}
-	return advice.OfRefusal(&r.Entry).Outcome.String()
+	return charging.OfRefusal(&r.Entry).Outcome.String()
 }
 
 // reasons are the names of the kernel's reasons that are left.
@@ -97,7 +97,7 @@ func reasons(r *Row) string {
 		return ""
 	}
 	var names []string
-	for _, one := range advice.OfRefusal(&r.Entry).Reasons {
+	for _, one := range charging.OfRefusal(&r.Entry).Reasons {
 		names = append(names, one.Name)
 	}
 	return strings.Join(names, ",")

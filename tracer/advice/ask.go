@@ -38,13 +38,13 @@ func NewAsk(s *snapshot.Snapshot, pid, uid uint32, dataPages int64, perCPU, aux 
 	if perCPU {
 		ask.Buffers = int64(s.OnlineCPUs)
 	}
-	ask.Limit = ownLimit(s.PageSize)
+	ask.Limit = OwnLimit(s.PageSize)
 	return ask
 }
 
-// ownLimit is pinwatch's own RLIMIT_MEMLOCK in pages, which what it is started from mostly
+// OwnLimit is pinwatch's own RLIMIT_MEMLOCK in pages, which what it is started from mostly
 // has, too.
-func ownLimit(pageSize uint32) int64 {
+func OwnLimit(pageSize uint32) int64 {
 	var own unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &own) != nil {
 		return 0
@@ -97,8 +97,8 @@ func processesOf(s *snapshot.Snapshot, uid uint32) (list []*snapshot.Process) {
 	return list
 }
 
-// assumed says what a new process's numbers rest on.
-func assumed(s *snapshot.Snapshot, ask Ask) string {
+// Assumed says what a new process's numbers rest on.
+func Assumed(s *snapshot.Snapshot, ask Ask) string {
 	list := processesOf(s, ask.UID)
 	if len(list) == 0 {
 		return fmt.Sprintf("RLIMIT_MEMLOCK of uid %d: it runs no process, so pinwatch's own is taken", ask.UID)

@@ -1,4 +1,4 @@
-package advice
+package charging
 
 import (
 	"errors"
@@ -11,9 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cilium/ebpf"
+	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -49,7 +51,7 @@ func NewRequest(s *snapshot.Snapshot, q Question) (r Request, err error) {
 	default:
 		err = fmt.Errorf("question %q: want io-uring, umem, zerocopy or bpf-map", q.Kind)
 	}
-	r.PID, r.UID, r.Limit = q.PID, q.UID, ownLimit(s.PageSize)
+	r.PID, r.UID, r.Limit = q.PID, q.UID, advice.OwnLimit(s.PageSize)
 	return r, err
 }
 
@@ -70,20 +72,20 @@ func memoryCgroup(tree *cgroup.Tree, pid uint32) string {
 func BuffersRequest(bytes int64, pageSize uint32) Request {
 	pages := rule.BufferPages(rule.Vector{Bytes: uint64(bytes)}, uint64(pageSize))
 	return Request{Charger: charger("io_uring"), Pages: pages,
-		What:    fmt.Sprintf("registered io_uring buffers of %s, aligned and on pages of the usual size (unaligned ones touch a page more each, huge pages count whole)", count(bytes, "byte")),
-		Smaller: func(pages int64) string { return "buffers of at most " + count(pages, "page") + ", aligned" }}
+		What:    fmt.Sprintf("registered io_uring buffers of %s, aligned and on pages of the usual size (unaligned ones touch a page more each, huge pages count whole)", remedy.Count(bytes, "byte")),
+		Smaller: func(pages int64) string { return "buffers of at most " + remedy.Count(pages, "page") + ", aligned" }}
 }
 
 // UmemRequest asks AF_XDP for a umem of so many bytes.
 func UmemRequest(bytes int64, pageSize uint32) Request {
-	return Request{Charger: charger("xdp"), Pages: rule.UmemPages(uint64(bytes), uint64(pageSize)), What: "an AF_XDP umem of " + count(bytes, "byte"),
-		Smaller: func(pages int64) string { return "a umem of at most " + count(pages, "page") }}
+	return Request{Charger: charger("xdp"), Pages: rule.UmemPages(uint64(bytes), uint64(pageSize)), What: "an AF_XDP umem of " + remedy.Count(bytes, "byte"),
+		Smaller: func(pages int64) string { return "a umem of at most " + remedy.Count(pages, "page") }}
 }
 
 // SendRequest asks for one send of so many bytes with MSG_ZEROCOPY.
 func SendRequest(bytes int64, pageSize uint32) Request {
 	return Request{Charger: charger("zerocopy"), Pages: rule.ZeroCopyPages(uint64(bytes), uint64(pageSize)),
-		What: fmt.Sprintf("a send of %s with MSG_ZEROCOPY, which is charged for its pages and 2 more until it is done", count(bytes, "byte")),
+		What: fmt.Sprintf("a send of %s with MSG_ZEROCOPY, which is charged for its pages and 2 more until it is done", remedy.Count(bytes, "byte")),
 		Smaller: func(pages int64) string {
 			most := rule.LargestZeroCopy(pages, uint64(pageSize))
 			if most == 0 {
@@ -95,7 +97,7 @@ func SendRequest(bytes int64, pageSize uint32) Request {
 
 // CreateRequest asks for a BPF map. How BPF memory is charged decides who is asked.
 func CreateRequest(m MapRequest, accounting kernel.BPFAccounting) (Request, error) {
-	r := Request{Map: &m, What: fmt.Sprintf("a BPF map: %s, key %d, value %d bytes, %s", bpfobj.MapType(m.Type), m.KeySize, m.ValueSize, count(int64(m.MaxEntries), "element"))}
+	r := Request{Map: &m, What: fmt.Sprintf("a BPF map: %s, key %d, value %d bytes, %s", bpfobj.MapType(m.Type), m.KeySize, m.ValueSize, remedy.Count(int64(m.MaxEntries), "element"))}
 	r.Charger = charger("bpf-memcg")
 	if accounting == kernel.BPFRlimit {
 		r.Charger = charger("bpf-rlimit")
@@ -121,7 +123,7 @@ func ParseMap(text string) (m rule.Map, err error) {
 	}
 	parts := strings.Split(text, ":")
 	if len(parts) != 4 {
-		return bad("it has " + count(int64(len(parts)), "part"))
+		return bad("it has " + remedy.Count(int64(len(parts)), "part"))
 	}
 	name, flags, _ := strings.Cut(strings.ToLower(parts[0]), "+")
 	kind := slices.Index(bpfobj.MapTypes(), name)
@@ -151,7 +153,7 @@ func parseCount(text string) (uint32, error) {
 	if n, err := strconv.ParseUint(text, 10, 32); err == nil {
 		return uint32(n), nil
 	}
-	n, err := ParseSize(text)
+	n, err := advice.ParseSize(text)
 	if err == nil && n > 1<<32-1 {
 		err = errors.New("too large")
 	}

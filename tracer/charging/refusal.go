@@ -1,4 +1,4 @@
-package advice
+package charging
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/reason"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -20,7 +21,7 @@ type Refused struct {
 	Reasons []reason.Reason // that the facts allow; of Outcome Unknown none, or those of several outcomes
 	Facts   *reason.Facts
 	// Remedies are of a limit; each was held against the rule.
-	Remedies []Remedy
+	Remedies []remedy.Remedy
 }
 
 // OfRefusal explains a call that failed by what was seen of it. Of a call of which no
@@ -196,7 +197,7 @@ func objectFacts(f *reason.Facts, e *ledger.Entry) {
 }
 
 // limitRemedies are what helps against a limit.
-func limitRemedies(e *ledger.Entry, f *reason.Facts) []Remedy {
+func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 	if f.CgroupRefused != nil && *f.CgroupRefused {
 		return cgroupRemedies(e)
 	}
@@ -237,20 +238,20 @@ func chargerOf(e *ledger.Entry) rule.Charger {
 	return rule.Charger{Name: string(e.Charger)}
 }
 
-func cgroupRemedies(e *ledger.Entry) []Remedy {
+func cgroupRemedies(e *ledger.Entry) []remedy.Remedy {
 	o := e.Object
 	if o == nil || o.LimitBytes < 0 || o.LimitCgroup == "" {
 		return nil
 	}
 	change := fmt.Sprintf("a higher memory.max of %s", o.LimitCgroup)
-	return []Remedy{{Name: "memory.max", Change: change, brief: change, Price: "the cgroup may take so much of the machine's memory"}}
+	return []remedy.Remedy{{Name: "memory.max", Change: change, Brief: change, Price: "the cgroup may take so much of the machine's memory"}}
 }
 
 // Brief are the settings alone that help, as a row's note has them.
 func (r *Refused) Brief() (list []string) {
-	for _, remedy := range r.Remedies {
-		if remedy.brief != "" {
-			list = append(list, remedy.brief)
+	for _, one := range r.Remedies {
+		if one.Brief != "" {
+			list = append(list, one.Brief)
 		}
 	}
 	return list
@@ -298,7 +299,7 @@ func (r *Refused) ruledOut() string {
 		if c.Limit >= rule.Unlimited {
 			out = append(out, "RLIMIT_MEMLOCK did not refuse: there is none")
 		} else if !c.Refused() {
-			out = append(out, fmt.Sprintf("RLIMIT_MEMLOCK did not refuse: %d + %d = %s of %d", c.Held, c.Asked, count(c.Sum(), "page"), c.Limit))
+			out = append(out, fmt.Sprintf("RLIMIT_MEMLOCK did not refuse: %d + %d = %s of %d", c.Held, c.Asked, remedy.Count(c.Sum(), "page"), c.Limit))
 		}
 	}
 	if f.CgroupRefused != nil && !*f.CgroupRefused {

@@ -1,12 +1,18 @@
-package advice
+// Package charging explains those that charge locked memory beside perf_mmap(), by the rule
+// of each: what a request will be answered, and why one was refused.
+//
+// All amounts are pages unless a name says otherwise.
+package charging
 
 import (
 	"cmp"
 	"fmt"
 	"slices"
 
+	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -42,20 +48,20 @@ type CgroupRoom struct {
 	Max     int64  `json:"max_bytes"` // -1: no limit
 }
 
-// ChargeAnswer is the answer to a Request. Amounts are pages but where a name says
+// Answer is the answer to a Request. Amounts are pages but where a name says
 // otherwise.
-type ChargeAnswer struct {
-	Version  int     `json:"v"`
-	Subject  Subject `json:"subject"`
-	Request  string  `json:"request"`
-	Charger  string  `json:"charger"`
-	Function string  `json:"function"` // of the kernel's, that decides
-	Errno    string  `json:"errno"`    // of its refusals
-	Waived   bool    `json:"waived"`   // CAP_IPC_LOCK lifts the limit
-	Counter  string  `json:"counter"`  // that the request is held against the limit with
-	Page     uint32  `json:"page_bytes"`
-	Asked    int64   `json:"asked_pages"`
-	Held     int64   `json:"held_pages"`
+type Answer struct {
+	Version  int            `json:"v"`
+	Subject  advice.Subject `json:"subject"`
+	Request  string         `json:"request"`
+	Charger  string         `json:"charger"`
+	Function string         `json:"function"` // of the kernel's, that decides
+	Errno    string         `json:"errno"`    // of its refusals
+	Waived   bool           `json:"waived"`   // CAP_IPC_LOCK lifts the limit
+	Counter  string         `json:"counter"`  // that the request is held against the limit with
+	Page     uint32         `json:"page_bytes"`
+	Asked    int64          `json:"asked_pages"`
+	Held     int64          `json:"held_pages"`
 	// Estimated: the counter could not be read.
 	Estimated bool  `json:"held_estimated"`
 	Limit     int64 `json:"limit_pages"`
@@ -64,14 +70,14 @@ type ChargeAnswer struct {
 	Bytes   int64        `json:"asked_bytes"`
 	Cgroups []CgroupRoom `json:"cgroups"`
 
-	Verdict ChargeVerdict `json:"verdict"`
+	Verdict Verdict `json:"verdict"`
 	// Fits is how many such requests succeed, one after the other; -1: any number.
-	Fits     int64        `json:"fits"`
-	Holders  []UserHolder `json:"holders"`
-	Unowned  int64        `json:"unowned_pages"` // of Held, without a holder that was found
-	Remedies []Remedy     `json:"remedies"`
-	Source   string       `json:"source"`
-	Unknown  []string     `json:"unknown"`
+	Fits     int64           `json:"fits"`
+	Holders  []UserHolder    `json:"holders"`
+	Unowned  int64           `json:"unowned_pages"` // of Held, without a holder that was found
+	Remedies []remedy.Remedy `json:"remedies"`
+	Source   string          `json:"source"`
+	Unknown  []string        `json:"unknown"`
 }
 
 // What decides over a request.
@@ -82,8 +88,8 @@ const (
 	ByMachine = "the machine's memory"
 )
 
-// ChargeVerdict is what the kernel says.
-type ChargeVerdict struct {
+// Verdict is what the kernel says.
+type Verdict struct {
 	Allowed bool   `json:"allowed"`
 	Certain bool   `json:"certain"` // else what could not be seen decides
 	Errno   string `json:"errno"`   // "" where allowed
@@ -106,17 +112,17 @@ const (
 	HolderRing = "io_uring buffers"
 )
 
-// ExplainRequest answers a request from a snapshot.
-func ExplainRequest(s *snapshot.Snapshot, facts *snapshot.Facts, r Request) (*ChargeAnswer, error) {
-	caller, uid, err := Caller(s, Ask{PID: r.PID, UID: r.UID, Limit: r.Limit})
+// Explain answers a request from a snapshot.
+func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, r Request) (*Answer, error) {
+	caller, uid, err := advice.Caller(s, advice.Ask{PID: r.PID, UID: r.UID, Limit: r.Limit})
 	if err != nil {
 		return nil, err
 	}
-	x := &ChargeAnswer{Version: 1, Subject: subject(s, r.PID, uid), Request: r.What, Charger: r.Charger.Name, Function: r.Charger.Function,
+	x := &Answer{Version: 1, Subject: advice.SubjectOf(s, r.PID, uid), Request: r.What, Charger: r.Charger.Name, Function: r.Charger.Function,
 		Errno: rule.ErrnoName(r.Charger.Errno), Waived: r.Charger.Waived, Counter: r.Charger.Counter.String(), Page: s.PageSize, Asked: r.Pages, Limit: caller.LockLimit,
-		Holders: []UserHolder{}, Cgroups: []CgroupRoom{}, Remedies: []Remedy{}, Unknown: append([]string{}, s.Degraded...), Source: s.Source}
-	x.Verdict = ChargeVerdict{Allowed: true, Certain: true}
-	if note := assumed(s, Ask{UID: r.UID}); r.PID == 0 && note != "" {
+		Holders: []UserHolder{}, Cgroups: []CgroupRoom{}, Remedies: []remedy.Remedy{}, Unknown: append([]string{}, s.Degraded...), Source: s.Source}
+	x.Verdict = Verdict{Allowed: true, Certain: true}
+	if note := advice.Assumed(s, advice.Ask{UID: r.UID}); r.PID == 0 && note != "" {
 		x.Unknown = append(x.Unknown, note)
 	}
 	if r.Map != nil && !x.size(r.Map) {
@@ -135,30 +141,30 @@ func ExplainRequest(s *snapshot.Snapshot, facts *snapshot.Facts, r Request) (*Ch
 }
 
 // size reports whether the kernel takes a map of this size, whatever the limits.
-func (x *ChargeAnswer) size(m *MapRequest) bool {
+func (x *Answer) size(m *MapRequest) bool {
 	why, errno, by := "", "E2BIG", BySize
 	switch m.Size(m.On, m.Machine) {
 	case rule.MapFits:
 		return true
 	case rule.MapKeyTooLarge:
-		why = fmt.Sprintf("a key of %s is larger than the kernel takes", count(int64(m.KeySize), "byte"))
+		why = fmt.Sprintf("a key of %s is larger than the kernel takes", remedy.Count(int64(m.KeySize), "byte"))
 	case rule.MapValueTooLarge:
-		why = fmt.Sprintf("a value of %s is larger than the kernel takes", count(int64(m.ValueSize), "byte"))
+		why = fmt.Sprintf("a value of %s is larger than the kernel takes", remedy.Count(int64(m.ValueSize), "byte"))
 	case rule.MapPercpuTooLarge:
-		why, errno = fmt.Sprintf("a value of %s is larger than what the kernel allocates for each CPU (32 KiB)", count(int64(m.ValueSize), "byte")), "E2BIG or ENOMEM"
+		why, errno = fmt.Sprintf("a value of %s is larger than what the kernel allocates for each CPU (32 KiB)", remedy.Count(int64(m.ValueSize), "byte")), "E2BIG or ENOMEM"
 	case rule.MapTooMany:
-		why = fmt.Sprintf("%s are more than the kernel counts", count(int64(m.MaxEntries), "element"))
+		why = fmt.Sprintf("%s are more than the kernel counts", remedy.Count(int64(m.MaxEntries), "element"))
 	case rule.MapLargerThanMachine:
 		mem, _ := m.Memory(m.On)
-		why, errno, by = fmt.Sprintf("one piece of it has %s, and the machine has %s", count(mem.Largest, "byte"), count(m.Machine, "byte")), "ENOMEM", ByMachine
+		why, errno, by = fmt.Sprintf("one piece of it has %s, and the machine has %s", remedy.Count(mem.Largest, "byte"), remedy.Count(m.Machine, "byte")), "ENOMEM", ByMachine
 	}
-	x.Verdict = ChargeVerdict{Certain: true, Errno: errno, By: by, Why: why + ": no limit has a part in it"}
+	x.Verdict = Verdict{Certain: true, Errno: errno, By: by, Why: why + ": no limit has a part in it"}
 	return false
 }
 
 // cgroups holds a map against the memory cgroups. The kernel gives back what it can, such
 // as a page cache, before it refuses: only what is larger than a limit is certain.
-func (x *ChargeAnswer) cgroups(m *MapRequest) {
+func (x *Answer) cgroups(m *MapRequest) {
 	x.Limit, x.Fits = rule.Unlimited, rule.NoLimit
 	mem, known := m.Memory(m.On)
 	if !known {
@@ -168,7 +174,7 @@ func (x *ChargeAnswer) cgroups(m *MapRequest) {
 	}
 	x.Bytes, x.Cgroups = mem.Created, append(x.Cgroups, m.Cgroups...)
 	if mem.Full > mem.Created {
-		x.Unknown = append(x.Unknown, fmt.Sprintf("how much it comes to: %s when it is created, %s with all of its elements, which are charged as they come", count(mem.Created, "byte"), count(mem.Full, "byte")))
+		x.Unknown = append(x.Unknown, fmt.Sprintf("how much it comes to: %s when it is created, %s with all of its elements, which are charged as they come", remedy.Count(mem.Created, "byte"), remedy.Count(mem.Full, "byte")))
 	}
 	for _, g := range m.Cgroups {
 		if g.Max < 0 {
@@ -181,22 +187,22 @@ func (x *ChargeAnswer) cgroups(m *MapRequest) {
 		if x.Bytes <= room || !x.Verdict.Allowed && x.Verdict.Certain {
 			continue
 		}
-		x.Verdict = ChargeVerdict{Errno: x.Errno, By: ByCgroup, Certain: x.Bytes > g.Max,
-			Why: fmt.Sprintf("memory.current of %s is %s, and with the map %s: more than memory.max, %s", g.Path, count(g.Current, "byte"), count(g.Current+x.Bytes, "byte"), count(g.Max, "byte"))}
+		x.Verdict = Verdict{Errno: x.Errno, By: ByCgroup, Certain: x.Bytes > g.Max,
+			Why: fmt.Sprintf("memory.current of %s is %s, and with the map %s: more than memory.max, %s", g.Path, remedy.Count(g.Current, "byte"), remedy.Count(g.Current+x.Bytes, "byte"), remedy.Count(g.Max, "byte"))}
 		if !x.Verdict.Certain {
 			x.Verdict.Why += "; the kernel frees what it can (page cache) before it refuses"
 		}
-		x.Remedies = append(x.Remedies, memoryMax(g.Path, g.Current+x.Bytes))
+		x.Remedies = append(x.Remedies, remedy.MemoryMax(g.Path, g.Current+x.Bytes))
 	}
 }
 
 // hold finds who holds the user's counter.
-func (x *ChargeAnswer) hold(s *snapshot.Snapshot, uid uint32) {
+func (x *Answer) hold(s *snapshot.Snapshot, uid uint32) {
 	u, ok := s.User(uid)
 	separate := s.SplitCounter || s.Accounting.Separate
 	var rings int64
 	if !separate {
-		for _, h := range Holders(s, uid) {
+		for _, h := range advice.Holders(s, uid) {
 			x.Holders = append(x.Holders, UserHolder{h.PID, h.Comm, HolderPerf, h.UserPart})
 		}
 	}
@@ -226,7 +232,7 @@ func (x *ChargeAnswer) hold(s *snapshot.Snapshot, uid uint32) {
 }
 
 // charge holds the request against RLIMIT_MEMLOCK.
-func (x *ChargeAnswer) charge(s *snapshot.Snapshot, r Request, caller rule.Caller) {
+func (x *Answer) charge(s *snapshot.Snapshot, r Request, caller rule.Caller) {
 	c := rule.Charge{Asked: r.Pages, Held: x.Held, Limit: caller.LockLimit, Exempt: r.Charger.Waived && caller.CapIPCLock}
 	x.Over, x.Fits = c.Over(), c.Fits()
 	x.Verdict.Exempt = c.Exempt
@@ -241,10 +247,10 @@ func (x *ChargeAnswer) charge(s *snapshot.Snapshot, r Request, caller rule.Calle
 
 // chargeRemedies are the smallest changes that let a refused request succeed. Each is held
 // against the rule first.
-func chargeRemedies(c rule.Charge, r Request, holders []UserHolder, pageSize uint32) (list []Remedy) {
-	add := func(rank int, remedy Remedy) {
-		remedy.rank = rank
-		list = append(list, remedy)
+func chargeRemedies(c rule.Charge, r Request, holders []UserHolder, pageSize uint32) (list []remedy.Remedy) {
+	add := func(rank int, one remedy.Remedy) {
+		one.Rank = rank
+		list = append(list, one)
 	}
 	with := func(change func(*rule.Charge)) bool {
 		changed := c
@@ -253,36 +259,29 @@ func chargeRemedies(c rule.Charge, r Request, holders []UserHolder, pageSize uin
 	}
 	if room := c.Limit - max(0, c.Held); r.Smaller != nil && c.Held >= 0 && room > 0 && room < c.Asked {
 		if what := r.Smaller(room); what != "" {
-			add(0, Remedy{Name: "smaller request", Change: what, Price: "less at a time", Pages: room, brief: what})
+			add(0, remedy.Remedy{Name: "smaller request", Change: what, Price: "less at a time", Pages: room, Brief: what})
 		}
 	}
 	if c.Held != 0 && with(func(c *rule.Charge) { c.Held = 0 }) {
-		add(1, userOfItsOwn("run it as a user who holds nothing else"))
+		add(1, remedy.OwnUser("run it as a user who holds nothing else"))
 	}
 	need := c.Suffices(1)
 	if with(func(c *rule.Charge) { c.Limit = need }) {
-		add(3, memlock(need, pageSize, r.PID, "enough for this one"))
+		add(3, remedy.Memlock(need, pageSize, r.PID, "enough for this one"))
 	}
 	for _, h := range slices.Backward(holders) {
 		if h.PID == r.PID || h.Pages <= 0 || !with(func(c *rule.Charge) { c.Held -= h.Pages }) {
 			continue
 		}
-		add(4, Remedy{Name: "end a holder", Pages: h.Pages, Price: "what that process does", Shell: fmt.Sprintf("kill %d", h.PID),
-			Change: fmt.Sprintf("end process %d, or let it give back %s: it holds %s with %s", h.PID, count(c.Over(), "page"), count(h.Pages, "page"), h.What)})
+		add(4, remedy.Remedy{Name: "end a holder", Pages: h.Pages, Price: "what that process does", Shell: fmt.Sprintf("kill %d", h.PID),
+			Change: fmt.Sprintf("end process %d, or let it give back %s: it holds %s with %s", h.PID, remedy.Count(c.Over(), "page"), remedy.Count(h.Pages, "page"), h.What)})
 		break
 	}
 	if r.Charger.Waived {
-		add(5, *capability())
+		add(5, remedy.Capability())
 	}
-	slices.SortStableFunc(list, func(a, b Remedy) int { return cmp.Compare(a.rank, b.rank) })
+	slices.SortStableFunc(list, func(a, b remedy.Remedy) int { return cmp.Compare(a.Rank, b.Rank) })
 	return list
-}
-
-// memoryMax raises a memory cgroup's limit.
-func memoryMax(path string, bytes int64) Remedy {
-	return Remedy{Name: "memory.max", rank: 3, brief: fmt.Sprintf("memory.max %d", bytes), Change: fmt.Sprintf("memory.max of %s: at least %s", path, count(bytes, "byte")),
-		Price: "the cgroup may take so much of the machine's memory", Shell: fmt.Sprintf("echo %d > /sys/fs/cgroup%s/memory.max", bytes, path),
-		Systemd: fmt.Sprintf("MemoryMax=%d", bytes), Docker: fmt.Sprintf("--memory %d", bytes), Kubernetes: fmt.Sprintf("resources: {limits: {memory: %d}}", bytes)}
 }
 
 // CgroupsOf are a process's memory cgroup and those above it, from the innermost.
