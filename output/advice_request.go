@@ -26,7 +26,7 @@ func requestText(x *charging.Answer) string {
 		requestCgroups(&b, x)
 	case x.Asked != 0:
 		requestSum(&b, x)
-		requestHolders(&b, x)
+		requestHolders(&b, x, "")
 	}
 	adviceRemedies(&b, x.Remedies)
 	adviceUnknown(&b, x.Unknown)
@@ -94,11 +94,14 @@ func waiver(x *charging.Answer) string {
 	return ", and no CAP_IPC_LOCK (here: none)"
 }
 
-func requestHolders(b *strings.Builder, x *charging.Answer) {
+func requestHolders(b *strings.Builder, x *charging.Answer, when string) {
 	if x.Held == 0 {
 		return
 	}
-	fmt.Fprintf(b, "\nWho holds the %s of uid %d:\n", format.Count(x.Held, "page"), x.Subject.UID)
+	if when != "" {
+		when = " (" + when + ")"
+	}
+	fmt.Fprintf(b, "\nWho holds the %s of locked_vm of uid %d%s:\n", format.Count(x.Held, "page"), x.Subject.UID, when)
 	perf := false
 	if len(x.Holders) > 0 {
 		var t strings.Builder

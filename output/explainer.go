@@ -14,6 +14,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
+	"github.com/pinwatch/pinwatch/tracer/reason"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -131,7 +132,16 @@ func (x *Explainer) note(e *ledger.Entry) error {
 			Note    string         `json:"note"`
 		}{1, advice.Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID, OutsideUID: -1}, format.Errno(e.Errno), charging.OfRefusal(e).Outcome.String(), r.Note}, true, "")
 	}
-	_, err := fmt.Fprintf(x.Out, "process %d (%s) of uid %d: REFUSED with %s\n\n  %s\n\n", e.Caller.PID, format.Printable(e.Caller.Comm), e.Caller.UID, format.Errno(e.Errno), r.Note)
+	var b strings.Builder
+	fmt.Fprintf(&b, "process %d (%s) of uid %d: REFUSED with %s\n\n  %s\n", e.Caller.PID, format.Printable(e.Caller.Comm), e.Caller.UID, format.Errno(e.Errno), r.Note)
+	if refused := charging.OfRefusal(e); refused.Outcome == reason.Limit && len(refused.Remedies) > 0 {
+		if s, err := x.Take(); err == nil && refused.ByUser() {
+			requestHolders(&b, charging.HoldersOf(s, e.Payer()), "now, shortly after")
+		}
+		adviceRemedies(&b, refused.Remedies)
+	}
+	b.WriteString("\n")
+	_, err := io.WriteString(x.Out, b.String())
 	return err
 }
 

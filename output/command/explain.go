@@ -37,24 +37,34 @@ func newExplain(s *Streams) *cobra.Command {
 	o := explainOptions{Streams: s}
 	cmd := &cobra.Command{
 		Use:   "explain [flags] [-- COMMAND [ARG...]]",
-		Short: "Tell why a perf buffer is refused, who holds the allowance, and what helps",
-		Long: `Applies the rule of perf_mmap(), as this kernel was seen to have it and as it is
-meant to be, to this machine's numbers: would a perf buffer of this size be refused to
-this process, or to a new process of this user; by which limit, and by how much; how
-many more fit; who holds the user's allowance; and which smallest change would help.
-With a command, traces it and explains its refusals.
+		Short: "Tell why locked memory is refused, who holds it, and what helps",
+		Long: `Applies the kernel's rules to this machine's numbers: would this be refused to this
+process, or to a new process of this user; by which limit, and by how much; how many
+more fit; who holds the user's counter; and which smallest change would help.
 
-Without a process or a user, the question is about whoever asks. Sizes are of the
-data area; the control page is added.
+  --buffer, --pages   a perf buffer (the default), by the rule of perf_mmap() as this
+                      kernel was seen to have it, and as it is meant to be
+  --io-uring SIZE     buffers that are registered with an io_uring
+  --umem SIZE         an AF_XDP umem
+  --zerocopy SIZE     a send with MSG_ZEROCOPY
+  --bpf-map MAP       a BPF map: TYPE:KEY:VALUE:ENTRIES, such as hash:8:256:100000,
+                      hash+no_prealloc:4:4000:4096 or array:4:8:1M
+
+With a command, traces it and explains each of its refusals, whoever refused: perf
+buffers, BPF maps, programs and updates, io_uring, AF_XDP, MSG_ZEROCOPY, secret memory.
+What is refused by mlock(), shared memory, VFIO, RDMA, vDPA or iommufd is not seen.
+
+Without a process or a user, the question is about whoever asks. The size of a perf
+buffer is that of its data; the control page is added.
 
 The state of the host comes from BPF iterators (Linux 5.8; CAP_BPF and
 CAP_PERFMON, or CAP_SYS_ADMIN), else from /proc. Then users' counters are
 estimated, and what this user may not see is named.
 
-Exit status: 0 if the buffers are allowed, or nothing was refused to the command;
-1 if refused, if that cannot be known from here, or on failure.`,
+Exit status: 0 if it is allowed; 1 if refused, if that cannot be known from here, or on
+failure. With a command 1 if anything was refused to it, else the command's own.`,
 		Example: `  pinwatch explain --pid 4711 --buffer 512K --per-cpu
-  pinwatch explain --uid 1000
+  pinwatch explain --uid 1000 --io-uring 64M
   pinwatch explain -- perf record -a sleep 1`,
 		Args: commandAfterDash,
 		RunE: func(cmd *cobra.Command, command []string) error {

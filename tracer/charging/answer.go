@@ -196,6 +196,13 @@ func (x *Answer) cgroups(m *MapRequest) {
 	}
 }
 
+// HoldersOf is who holds a user's locked_vm, in an answer to nothing else.
+func HoldersOf(s *snapshot.Snapshot, uid uint32) *Answer {
+	x := &Answer{Subject: advice.Subject{UID: uid, OutsideUID: -1}, Page: s.PageSize}
+	x.hold(s, uid)
+	return x
+}
+
 // hold finds who holds the user's counter.
 func (x *Answer) hold(s *snapshot.Snapshot, uid uint32) {
 	u, ok := s.User(uid)

@@ -20,6 +20,7 @@ type Refused struct {
 	Outcome reason.Outcome
 	Reasons []reason.Reason // that the facts allow; of Outcome Unknown none, or those of several outcomes
 	Facts   *reason.Facts
+	Held    *ledger.Held    // what the user's counter was held for; nil: not known
 	// Remedies are of a limit; each was held against the rule.
 	Remedies []remedy.Remedy
 }
@@ -32,7 +33,7 @@ func OfRefusal(e *ledger.Entry) *Refused {
 	if !known {
 		return r
 	}
-	r.Facts = factsOf(e, call)
+	r.Facts, r.Held = factsOf(e, call), e.Held
 	r.Reasons = reason.Match(r.Facts)
 	for i, one := range r.Reasons {
 		if i == 0 {
@@ -221,7 +222,17 @@ func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 		c.Held -= e.Failed.Asked - c.Asked
 		c.Asked = e.Failed.Asked
 	}
-	return chargeRemedies(c, r, nil, uint32(page))
+	list := chargeRemedies(c, r, nil, uint32(page))
+	if f.Call == reason.RegisterBuffers && e.Failed.Count > 1 {
+		// What those after the refused one ask for was not seen.
+		for i := range list {
+			if list[i].Name == remedy.Limit {
+				list[i].Change += fmt.Sprintf(", at least: the call has %d buffers, and of those after the refused one it is not known what they ask for", e.Failed.Count)
+				list[i].Brief += " at least"
+			}
+		}
+	}
+	return list
 }
 
 func chargerOf(e *ledger.Entry) rule.Charger {
@@ -247,6 +258,11 @@ func cgroupRemedies(e *ledger.Entry) []remedy.Remedy {
 	return []remedy.Remedy{{Name: "memory.max", Change: change, Brief: change, Price: "the cgroup may take so much of the machine's memory"}}
 }
 
+// ByUser reports whether it was the user's counter that was held against a limit.
+func (r *Refused) ByUser() bool {
+	return r.Outcome == reason.Limit && (r.Facts.CgroupRefused == nil || !*r.Facts.CgroupRefused) && r.Facts.Held != nil
+}
+
 // Brief are the settings alone that help, as a row's note has them.
 func (r *Refused) Brief() (list []string) {
 	for _, one := range r.Remedies {
@@ -269,16 +285,46 @@ func (r *Refused) Text() string {
 		b.WriteString(r.Reasons[0].Sentence(r.Facts))
 	default:
 		var all []string
-		for _, one := range r.Reasons {
-			all = append(all, one.Sentence(r.Facts))
+		for i, one := range r.Reasons {
+			all = append(all, fmt.Sprintf("(%d) %s", i+1, one.Sentence(r.Facts)))
 		}
-		b.WriteString("one of these, and which is not known: " + strings.Join(all, "; or "))
+		b.WriteString("one of these, and which is not known: " + strings.Join(all, ", or "))
 	}
+	b.WriteString(r.holders())
 	b.WriteString(r.ruledOut())
 	if brief := r.Brief(); len(brief) > 0 {
 		b.WriteString(". Remedies: " + strings.Join(brief, ", or "))
 	}
 	return b.String() + "."
+}
+
+// holders says what the trace knows of who holds the counter.
+func (r *Refused) holders() string {
+	if r.Held == nil || !r.ByUser() || *r.Facts.Held <= 0 {
+		return ""
+	}
+	h, held := r.Held, *r.Facts.Held
+	var parts []string
+	if h.PIDPages > 0 {
+		part := fmt.Sprintf("%d are perf buffers of process %d", h.PIDPages, h.PID)
+		if h.PIDPages > *r.Facts.Limit {
+			part += ", which perf's allowance lets it have beyond the limit"
+		}
+		parts = append(parts, part)
+	}
+	if more := h.Buffers - h.PIDPages; more > 0 {
+		parts = append(parts, fmt.Sprintf("%d are other perf buffers or BPF objects", more))
+	}
+	if h.Others > 0 {
+		parts = append(parts, fmt.Sprintf("%d are io_uring's, AF_XDP's or sends under way", h.Others))
+	}
+	if older := held - h.Buffers - h.Others; older > 0 && len(parts) > 0 {
+		parts = append(parts, fmt.Sprintf("%d are older than the trace or this call's own", older))
+	}
+	if len(parts) == 0 {
+		return ". What is held is older than the trace, or this call's own"
+	}
+	return fmt.Sprintf(". Of the %d held, %s", held, strings.Join(parts, ", "))
 }
 
 // ruledOut says that a limit was not exceeded, and by how much, where that was seen and
@@ -308,7 +354,8 @@ func (r *Refused) ruledOut() string {
 	if len(out) == 0 {
 		return ""
 	}
-	return ". " + strings.Join(out, "; ")
+	text := strings.Join(out, "; ")
+	return ". " + strings.ToUpper(text[:1]) + text[1:]
 }
 
 // waivable reports whether CAP_IPC_LOCK lifts the limit of a call.

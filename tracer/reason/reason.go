@@ -101,7 +101,7 @@ func Table() []Reason {
 //
 // The kernel ends with the first check that fails: a reason whose condition was seen to
 // hold leaves out all that come after it, but not those before it of which nothing was
-// seen.
+// seen, unless it is the accounting's own refusal that was seen.
 func Match(f *Facts) (list []Reason) {
 	var last []Reason
 	for _, r := range Table() {
@@ -115,6 +115,9 @@ func Match(f *Facts) (list []Reason) {
 		case r.last && holds != Yes:
 			last = append(last, r)
 			continue
+		}
+		if holds == Yes && r.Accounting && r.Outcome == Limit && f.Accepted != nil {
+			return []Reason{r} // the kernel's own accounting was seen to refuse: the call came so far
 		}
 		list = append(list, r)
 		if holds == Yes {
