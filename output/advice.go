@@ -38,6 +38,9 @@ func AdviceText(x *advice.Explanation) string {
 	}
 	adviceAccounting(&b, x)
 	adviceHolders(&b, x)
+	if others := remediesFor(x); others != "" && len(x.Remedies) > 0 {
+		fmt.Fprintf(&b, "\nThe event is bound to a CPU: the remedies are%s.\n", strings.TrimPrefix(others, ","))
+	}
 	adviceRemedies(&b, x.Remedies)
 	adviceChecks(&b, x)
 	adviceUnknown(&b, x.Unknown)

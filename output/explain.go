@@ -119,7 +119,19 @@ func explainRefusal(r *row.Row) string {
 	if x.KernelFault && r.Verdict != ledger.WrongRefusal { // which says so
 		s += fmt.Sprintf(" By the intended rule extra is %d and it fits.%s", x.Intended.Extra, kernelsBug(r.Scheme))
 	}
-	return s + " Remedies: " + strings.Join(x.Brief(), ", or ") + "."
+	return s + " Remedies" + remediesFor(x) + ": " + strings.Join(x.Brief(), ", or ") + "."
+}
+
+// remediesFor says how many buffers the remedies are for, where that is not one.
+func remediesFor(x *advice.Explanation) string {
+	cpus := int64(x.Numbers.OnlineCPUs)
+	switch {
+	case x.Wanted <= 1 || x.Wanted == x.Buffers:
+		return ""
+	case x.Wanted == cpus:
+		return fmt.Sprintf(", for such a buffer on each of %s", format.Count(cpus, "CPU"))
+	}
+	return fmt.Sprintf(", for such a buffer on each of the %s that have none yet", format.Count(x.Wanted, "CPU"))
 }
 
 // kernelsBug says of a scheme that has one where it is fixed.

@@ -21,9 +21,11 @@ type Explanation struct {
 	Version int     `json:"v"`
 	Subject Subject `json:"subject"`
 	// Area and Pages are of one buffer, its control page included.
-	Area    string  `json:"area"` // "data" or "aux"
-	Pages   int64   `json:"pages"`
-	Buffers int64   `json:"buffers"`
+	Area    string `json:"area"` // "data" or "aux"
+	Pages   int64  `json:"pages"`
+	Buffers int64  `json:"buffers"`
+	// Wanted is how many such buffers the remedies are for, the refused one among them.
+	Wanted  int64   `json:"wanted_buffers"`
 	Numbers Numbers `json:"numbers"`
 	Verdict Verdict `json:"verdict"`
 	// Fits is how many such buffers can be mapped from now on; -1: any number. AtLeast is
@@ -166,6 +168,9 @@ func OfEntry(e *ledger.Entry, known accounting.Finding) *Explanation {
 	caller := rule.Caller{UserLocked: e.User.Before, PinnedVM: e.Process.Before, LockLimit: e.Caller.LockLimit, CapIPCLock: e.Caller.CapIPCLock}
 	ask := Ask{Area: e.Buffer.Area, Pages: e.Buffer.Pages, Buffers: 1}
 	x := judge(settings, caller, ask)
+	if x.Verdict.Errno == "EPERM" {
+		x.remedyAll(settings, caller, wanted(e, ask))
+	}
 	right := caller
 	right.UserLocked, right.PinnedVM = caller.UserLocked-e.UserOver, caller.PinnedVM-e.PinnedOver
 	x.compare(settings, caller, right, ask)
@@ -185,6 +190,25 @@ func OfEntry(e *ledger.Entry, known accounting.Finding) *Explanation {
 	}
 	x.sortRemedies()
 	return x
+}
+
+// wanted is what the process will ask for, as far as that can be told: who maps a buffer
+// of an event that is bound to a CPU maps one for each CPU that is online.
+func wanted(e *ledger.Entry, ask Ask) Ask {
+	if e.Failed == nil || e.Failed.Mapping.CPU < 0 {
+		return ask
+	}
+	if h := e.Held; h != nil {
+		ask.Same, ask.SameUser, ask.SamePinned = h.Same, h.SameUser, h.SamePinned
+	}
+	ask.Buffers = max(1, int64(e.Buffer.Limits.OnlineCPUs)-ask.Same)
+	return ask
+}
+
+// remedyAll has the remedies help all buffers of an ask.
+func (x *Explanation) remedyAll(settings rule.Settings, caller rule.Caller, all Ask) {
+	x.Wanted = all.Buffers
+	x.Remedies = remedies(settings, caller, all)
 }
 
 // Brief are the settings alone that let a refused call succeed, as a row's note has
@@ -217,7 +241,7 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 	t := try(limits, caller, ask)
 	before, last := t.before, t.last
 	x := &Explanation{
-		Version: 1, Pages: ask.Pages, Buffers: ask.Buffers, Area: ask.Area.String(),
+		Version: 1, Pages: ask.Pages, Buffers: ask.Buffers, Wanted: ask.Buffers, Area: ask.Area.String(),
 		Numbers: Numbers{
 			PageBytes: settings.PageSize, MlockKiB: settings.MlockKiB, OnlineCPUs: settings.OnlineCPUs, Paranoid: settings.Paranoid,
 			CapIPCLock: caller.CapIPCLock, UserLockLimit: limits.Allowance,

@@ -20,8 +20,12 @@ type Ask struct {
 	Area    rule.Area
 	Pages   int64 // of one buffer, its control page included
 	Buffers int64
-	PID     uint32 // the process that maps; 0: any new process of UID
-	UID     uint32
+	// Same are those of the same size that it has already, and SameUser and SamePinned
+	// what is charged for them: with a smaller size they are smaller, too.
+	Same, SameUser, SamePinned int64
+
+	PID uint32 // the process that maps; 0: any new process of UID
+	UID uint32
 	// Limit is RLIMIT_MEMLOCK of a new process whose user runs none that could
 	// tell.
 	Limit int64

@@ -36,8 +36,12 @@ func succeed(s rule.Settings, c rule.Caller, ask Ask) bool {
 	return done == ask.Buffers
 }
 
-// smaller is the largest buffer that fits as often as asked for.
+// smaller is the largest buffer that fits as often as asked for. Those of the same size
+// that are there already are to be as small.
 func smaller(s rule.Settings, c rule.Caller, ask Ask) *remedy.Remedy {
+	c.UserLocked -= ask.SameUser
+	c.PinnedVM -= ask.SamePinned
+	ask.Buffers += ask.Same
 	for pages := rule.Largest(ask.Area, ask.Pages-1); pages > 1; pages = rule.Largest(ask.Area, pages-1) {
 		ask.Pages = pages
 		if !succeed(s, c, ask) {
@@ -50,7 +54,11 @@ func smaller(s rule.Settings, c rule.Caller, ask Ask) *remedy.Remedy {
 			what = fmt.Sprintf("mmap of %d pages: %d bytes", pages, bytes)
 			option = fmt.Sprintf("perf record --mmap-pages=,%d", pages)
 		}
-		return &remedy.Remedy{Name: remedy.Smaller, Pages: pages, Brief: "a buffer of " + count(pages, "page"), Change: "buffers of " + count(pages, "page"),
+		brief := "a buffer of " + count(pages, "page")
+		if ask.Buffers > 1 {
+			brief = "buffers of " + count(pages, "page")
+		}
+		return &remedy.Remedy{Name: remedy.Smaller, Pages: pages, Brief: brief, Change: "buffers of " + count(pages, "page"),
 			Price: "more events are lost in bursts", Shell: what + "; " + option}
 	}
 	return nil
@@ -140,14 +148,33 @@ func allowance(s rule.Settings, c rule.Caller, ask Ask) *remedy.Remedy {
 		return nil
 	}
 	setting := fmt.Sprintf("kernel.perf_event_mlock_kb=%d", kib)
-	return &remedy.Remedy{Name: remedy.Allowance, HostWide: true, Brief: "sysctl " + setting, Pages: raised.UserLockLimit(),
-		Change:     fmt.Sprintf("%s: an allowance of %s%s", setting, count(raised.UserLockLimit(), "page"), holdsAll(s, c)),
+	grows := defaultGrows(s, raised, ask)
+	return &remedy.Remedy{Name: remedy.Allowance, HostWide: true, Brief: "sysctl " + setting + grows, Pages: raised.UserLockLimit(),
+		Change:     fmt.Sprintf("%s: an allowance of %s%s%s", setting, count(raised.UserLockLimit(), "page"), holdsAll(s, c), grows),
 		Price:      fmt.Sprintf("host-wide: every user may pin %d KiB × %d CPUs", kib, cpus),
 		Shell:      "sysctl -w " + setting,
 		Systemd:    setting + " in /etc/sysctl.d/90-perf.conf",
 		Docker:     "on the host: it is in no namespace",
 		Kubernetes: "on the node: it is in no namespace, and securityContext.sysctls refuses it",
 	}
+}
+
+// perfDefault is the data pages of the buffers that perf maps unless -m says otherwise: the
+// largest power of two that the setting has room for beside a control page
+// (tools/perf/util/mmap.c).
+func perfDefault(s rule.Settings) int64 {
+	bytes := int64(s.MlockKiB)*1024 - int64(s.PageSize)
+	return rule.Largest(rule.AUX, bytes/int64(s.PageSize))
+}
+
+// defaultGrows says what else takes part of a larger allowance: the default size of perf's
+// own buffers, where the buffers have that size, comes from the same setting.
+func defaultGrows(before, after rule.Settings, ask Ask) string {
+	data := ask.Pages - rule.Control(ask.Area)
+	if ask.Area != rule.Data || data != perfDefault(before) || perfDefault(after) == data {
+		return ""
+	}
+	return fmt.Sprintf(" (perf itself: with -m %d, for its default size grows with the setting)", data)
 }
 
 // holdsAll says why an allowance is as large as it is, where a smaller one would cost the

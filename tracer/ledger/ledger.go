@@ -327,7 +327,7 @@ func (l *Ledger) settle(e *Entry, u *user, p *process) {
 		u.locked.unknown = u.locked.unknown || account && e.User.Shared
 		e.UserOvercharge, e.UserOver = u.overcharge, u.over
 		if e.Kind == Refusal {
-			e.Held = l.held(e.Payer(), u)
+			e.Held = l.held(e, u)
 		}
 	}
 	if p != nil {
