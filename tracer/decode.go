@@ -9,7 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cilium/ebpf"
 	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -21,12 +23,15 @@ type decoder struct {
 	memcg    bool // the charges to memory cgroups are watched
 	compared compared
 	self     uint32 // pid of this process
+	machine  int64  // bytes of memory
+	cpus     int    // that the machine can have; 0: not known
 	comms    texts
 }
 
 func newDecoder() (decoder, error) {
 	boot, err := bootTime()
-	return decoder{bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}, compared: compared{calls: map[comparing]bool{}}}, err
+	cpus, _ := ebpf.PossibleCPU() // what needs it does without
+	return decoder{machine: kernel.MemoryBytes(), cpus: cpus, bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}, compared: compared{calls: map[comparing]bool{}}}, err
 }
 
 // bootTime is the Unix time in nanoseconds at which CLOCK_MONOTONIC was zero.
@@ -226,7 +231,9 @@ func (d decoder) object(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 	}
 	event.Op, event.Errno, event.Object = op, errnoOf(r.Ret), o
 	readCounter(&event.User, bpf.PerfReading(r.User))
-	event.Failed = failedObject(&r, flags)
+	if event.Failed = failedObject(&r, flags); event.Failed != nil {
+		event.Failed.MachineBytes, event.Failed.PossibleCPUs = d.machine, uint32(d.cpus)
+	}
 	return nil
 }
 
