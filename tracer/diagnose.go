@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -99,10 +100,9 @@ func needs(opts Options, types kernel.Types) string {
 // explainOpen explains why no way to watch works, from what each of them met, in
 // order.
 func explainOpen(opts Options, types kernel.Types, failures []error) error {
-	const what = "watch perf buffers"
-	err := failures[len(failures)-1]
-	if len(failures) > 1 {
-		err = fmt.Errorf("%w; before that: %w", err, errors.Join(failures[:len(failures)-1]...))
+	what, err := "watch perf buffers", together(failures)
+	if opts.NotPerf {
+		what = "open a trace"
 	}
 	switch {
 	case kernel.Kprobes().Lacks() && !haveFentry(types) && len(kernel.MissingCapabilities()) == 0:
@@ -116,6 +116,19 @@ func explainOpen(opts Options, types kernel.Types, failures []error) error {
 		return fmt.Errorf("%s: %s: use another kernel: %w", what, needs(opts, types), err)
 	}
 	return fmt.Errorf("%s on Linux %s: %w", what, kernel.Release(), err)
+}
+
+// together makes one error of all, the last one first. What several of them say is said
+// once.
+func together(failures []error) error {
+	last := len(failures) - 1
+	err, said, before := failures[last], []string{failures[last].Error()}, "; before that: "
+	for _, earlier := range failures[:last] {
+		if !slices.Contains(said, earlier.Error()) {
+			err, said, before = fmt.Errorf("%w%s%w", err, before, earlier), append(said, earlier.Error()), "; "
+		}
+	}
+	return err
 }
 
 func isVerifier(err error) bool {
