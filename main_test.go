@@ -19,7 +19,7 @@ const module = "github.com/pinwatch/pinwatch/"
 // floors are the rooms of the house from the ground up. A room imports only rooms of
 // lower floors.
 var floors = [][]string{
-	{"tracer/rule", "tracer/cgroup", "tracer/child", "tracer/guest", "output/lines"},
+	{"tracer/rule", "tracer/cgroup", "tracer/child", "tracer/guest", "tracer/self", "output/lines"},
 	{"bpf", "tracer/kernel"},
 	{"tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
 	{"tracer/pipeline", "tracer/probe", "tracer/snapshot"},

@@ -25,8 +25,8 @@ const (
 	ObjectsLegacyMapInflightMap                   = "inflight_map"
 	ObjectsLegacyMapLossesMap                     = "losses_map"
 	ObjectsLegacyMapOpenMap                       = "open_map"
-	ObjectsLegacyMapRingsMap                      = "rings_map"
 	ObjectsLegacyMapSeqMap                        = "seq_map"
+	ObjectsLegacyMapSpillMap                      = "spill_map"
 	ObjectsLegacyProgFentryBpfMemRefill           = "fentry_bpf_mem_refill"
 	ObjectsLegacyProgFentryMapAlloc               = "fentry_map_alloc"
 	ObjectsLegacyProgFentryMapAllocPercpu         = "fentry_map_alloc_percpu"
@@ -160,8 +160,8 @@ type ObjectsLegacyMapSpecs struct {
 	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
 	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
 	OpenMap       *ebpf.MapSpec `ebpf:"open_map"`
-	RingsMap      *ebpf.MapSpec `ebpf:"rings_map"`
 	SeqMap        *ebpf.MapSpec `ebpf:"seq_map"`
+	SpillMap      *ebpf.MapSpec `ebpf:"spill_map"`
 }
 
 // ObjectsLegacyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -199,8 +199,8 @@ type ObjectsLegacyMaps struct {
 	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
 	LossesMap     *ebpf.Map `ebpf:"losses_map"`
 	OpenMap       *ebpf.Map `ebpf:"open_map"`
-	RingsMap      *ebpf.Map `ebpf:"rings_map"`
 	SeqMap        *ebpf.Map `ebpf:"seq_map"`
+	SpillMap      *ebpf.Map `ebpf:"spill_map"`
 }
 
 func (m *ObjectsLegacyMaps) Close() error {
@@ -214,8 +214,8 @@ func (m *ObjectsLegacyMaps) Close() error {
 		m.InflightMap,
 		m.LossesMap,
 		m.OpenMap,
-		m.RingsMap,
 		m.SeqMap,
+		m.SpillMap,
 	)
 }
 

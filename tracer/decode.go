@@ -12,6 +12,7 @@ import (
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
+	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 // decoder turns the records of the BPF programs into ledger events.
@@ -20,12 +21,17 @@ type decoder struct {
 	pageSize uint32
 	memcg    bool   // the charges to memory cgroups are watched
 	self     uint32 // pid of this process
+	payer    uint32 // who is charged for what this process makes, and nobody else; 0: others are, too
 	comms    texts
 }
 
-func newDecoder() (decoder, error) {
+func newDecoder(payer *self.User) (decoder, error) {
 	boot, err := bootTime()
-	return decoder{bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}}, err
+	d := decoder{bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}}
+	if payer.Err() == nil {
+		d.payer = payer.UID()
+	}
+	return d, err
 }
 
 // bootTime is the Unix time in nanoseconds at which CLOCK_MONOTONIC was zero.
@@ -74,6 +80,8 @@ func (d decoder) decode(raw []byte) (ledger.Event, error) {
 	default:
 		err = fmt.Errorf("record of unknown kind %d", header.Kind)
 	}
+	// The kernel frees BPF objects in workers of its own.
+	event.Caller.Self = event.Caller.Self || d.payer != 0 && event.User.Owner == uint64(d.payer)
 	return event, err
 }
 

@@ -7,6 +7,7 @@ package snapshot
 import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/pinwatch/pinwatch/tracer/rule"
+	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 // The sources of a snapshot.
@@ -118,4 +119,6 @@ type Options struct {
 	// Cache keeps what was read of the kernel's own types, which takes long; nil:
 	// nobody else wants them.
 	Cache *btf.Cache
+	// Payer is who is charged for what pinwatch makes; nil: a user of its own.
+	Payer *self.User
 }
