@@ -8,10 +8,14 @@ package main
 // its Legacy flavour for kernels from 4.19 on (see bpf/record.h).
 
 //go:generate -command compile go tool bpf2go -target amd64,arm64 -output-dir bpf -go-package bpf -no-global-types
-//go:generate compile -type config -type losses -type header -type caller -type reading -type record -type record_kind -type record_flag -type op -type area Perf bpf/perf.bpf.c
+//go:generate compile -type config -type losses -type header -type caller -type reading -type record -type record_kind -type record_flag -type op -type area -type facts -type fact Perf bpf/perf.bpf.c
 //go:generate compile -type reading -type record -type op -type kind Objects bpf/objects.bpf.c
-//go:generate compile -type reading -type record -type charger Chargers bpf/chargers.bpf.c
+//go:generate compile -type reading -type record -type charger -type function -type accounting Chargers bpf/chargers.bpf.c
 //go:generate compile -type process -type process_flag -type buffer -type buffer_flag Snapshot bpf/snapshot.bpf.c
+//go:generate compile -type question -type answer Payers bpf/payers.bpf.c
 //go:generate compile -output-stem perf_legacy PerfLegacy bpf/perf.bpf.c -- -DPINWATCH_LEGACY
 //go:generate compile -output-stem objects_legacy ObjectsLegacy bpf/objects.bpf.c -- -DPINWATCH_LEGACY
 //go:generate compile -output-stem chargers_legacy ChargersLegacy bpf/chargers.bpf.c -- -DPINWATCH_LEGACY
+
+// The structures of old kernels, which tests load the Legacy flavours against.
+//go:generate sh bpf/testdata/layouts.sh

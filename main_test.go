@@ -19,9 +19,9 @@ const module = "github.com/pinwatch/pinwatch/"
 // floors are the rooms of the house from the ground up. A room imports only rooms of
 // lower floors.
 var floors = [][]string{
-	{"tracer/rule", "tracer/cgroup", "tracer/child", "tracer/guest", "tracer/self", "output/lines"},
-	{"bpf", "tracer/kernel"},
-	{"tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
+	{"tracer/rule", "tracer/refusal", "tracer/cgroup", "tracer/child", "tracer/guest", "tracer/self", "output/lines", "output/command/value"},
+	{"bpf", "tracer/kernel", "tracer/reason"},
+	{"tracer/accounting", "tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
 	{"tracer/pipeline", "tracer/probe", "tracer/snapshot"},
 	{"tracer", "tracer/advice"},
 	{"tracer/session", "tracer/workload"},

@@ -6,13 +6,17 @@
  *	struct call       with members record and stays,
  *	CALL_SLOTS        how many calls are found fast,
  *	CALL_OVERFLOW     how many more there is room for,
- *	CALL_GONE(key)    what else is to be done when a call ends; may be left out.
+ *	CALL_GONE(key)    what else is to be done when a call ends; may be left out,
+ *	CALL_BLANK        how many bytes of a call are blank when it begins; left out: all.
  */
 #ifndef PINWATCH_CALLS_H
 #define PINWATCH_CALLS_H
 
 #ifndef CALL_GONE
 #define CALL_GONE(key)
+#endif
+#ifndef CALL_BLANK
+#define CALL_BLANK sizeof(struct call)
 #endif
 
 _Static_assert(!__builtin_offsetof(struct record, header), "user space finds the header of any record at its beginning");
@@ -168,7 +172,7 @@ static __always_inline struct call *call_enter(__u64 key)
 			return 0;
 		}
 	}
-	__builtin_memset(&slot->call, 0, sizeof(slot->call));
+	__builtin_memset(&slot->call, 0, CALL_BLANK);
 	return &slot->call;
 }
 

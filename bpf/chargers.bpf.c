@@ -29,12 +29,39 @@ enum charger {
 	CHARGER_COUNT,
 };
 
+/* The functions that make the calls, and that are seen to fail. */
+enum function {
+	FUNCTION_OTHER,
+	FUNCTION_RING_SETUP,	/* io_uring_setup(2) */
+	FUNCTION_RING_REGISTER, /* io_uring_register(2) */
+	FUNCTION_RING_SEND,	/* a zero-copy send of io_uring's */
+	FUNCTION_UMEM,		/* xdp_umem_create() */
+	FUNCTION_SEND,		/* mm_account_pinned_pages() */
+};
+
+/* What became of the comparison with the limit. */
+enum accounting {
+	ACCOUNTING_UNSEEN, /* where that is done could not be probed, or was not reached */
+	ACCOUNTING_REFUSED,
+	ACCOUNTING_PASSED, /* all that was asked for: if the call failed, then for another reason */
+};
+
 struct record {
 	struct header header;
 	struct reading user;	/* user_struct.locked_vm */
 	struct reading process; /* pinned_vm; its owner is 0 where it is none's */
+
+	/* Of functions that have a comparison, in pages: */
+	__s64 asked;	 /* in all by this call, up to what was refused; derived from its arguments if that is unseen; 0: not known */
+	__s64 last_asked; /* the last part of it, that the kernel compared at once; 0: unseen */
+	__s64 last_held; /* what the counter was then: with the parts of this call before it */
+
 	enum charger charger;
 	__s32 ret; /* a negative one is an errno */
+	enum function function;
+	enum accounting accounting;
+	__u32 request; /* the opcode of io_uring_register(2) */
+	__u32 count;   /* entries of a ring, or what io_uring_register(2) is given how many of */
 };
 
 /* A call between its entry and its return. */
@@ -42,6 +69,7 @@ struct call {
 	struct record record;
 	struct stay stays[INFLIGHT_MM + 1];
 	__u64 user; /* struct user_struct *; 0: nobody is charged */
+	__u64 argument; /* of io_uring_register(2), in user space */
 };
 #define CALL_SLOTS 256
 #define CALL_OVERFLOW 2048
@@ -136,6 +164,80 @@ static __always_inline bool has_moved(const struct record *r)
 	return r->user.after != r->user.before || r->process.after != r->process.before;
 }
 
+/* ---- what was asked for ---- */
+
+/* The kernel is about to compare pages, and what a counter holds, with the limit. */
+static __always_inline void asked_begin(struct call *call, struct user_struct *user, __u64 pages)
+{
+	struct record *r = &call->record;
+
+	r->asked += pages;
+	r->last_asked = pages;
+	r->last_held = user_locked_vm(user);
+}
+
+static __always_inline void asked_end(struct call *call, int ret)
+{
+	call->record.accounting = ret < 0 ? ACCOUNTING_REFUSED : ACCOUNTING_PASSED;
+}
+
+/* The part of struct iovec, and of struct io_uring_rsrc_register. */
+struct vector {
+	__u64 base;
+	__u64 bytes;
+};
+struct vectors_given {
+	__u32 count;
+	__u32 flags;
+	__u64 reserved;
+	__u64 vectors;
+};
+#define REGISTER_BUFFERS 0
+#define REGISTER_BUFFERS2 15
+#ifdef PINWATCH_LEGACY
+#define VECTORS_READ 16 /* without a loop */
+#else
+#define VECTORS_READ 256
+#endif
+
+/* How many pages buffers lie on that io_uring_register(2) is given; 0: not known. Those
+ * of huge pages are more, and the kernel alone knows. */
+static __always_inline __s64 vectors_pages(__u64 vectors, __u32 count, __u32 page_shift)
+{
+	__u64 page = (__u64)1 << page_shift;
+	struct vector v;
+	__s64 pages = 0;
+
+	if (count > VECTORS_READ)
+		return 0;
+#ifdef PINWATCH_LEGACY
+#pragma unroll
+#endif
+	for (int i = 0; i < VECTORS_READ; i++) {
+		if (i < count && bpf_probe_read_user(&v, sizeof(v), (void *)(vectors + i * sizeof(v))) == 0)
+			pages += ((v.base + v.bytes + page - 1) >> page_shift) - (v.base >> page_shift);
+	}
+	return pages;
+}
+
+static __always_inline void derive_asked(struct call *call)
+{
+	const struct config *config = config_get();
+	struct vectors_given given = {};
+	struct record *r = &call->record;
+
+	if (!config || r->asked)
+		return;
+	if (r->request == REGISTER_BUFFERS) {
+		given.vectors = call->argument;
+		given.count = r->count;
+	} else if (r->request != REGISTER_BUFFERS2 ||
+		   bpf_probe_read_user(&given, sizeof(given), (void *)call->argument)) {
+		return;
+	}
+	r->asked = vectors_pages(given.vectors, given.count, config->page_shift);
+}
+
 static __always_inline void charge_end(void *ctx, __u32 level, int ret)
 {
 	struct call call;
@@ -170,14 +272,132 @@ static __always_inline void charge_end(void *ctx, __u32 level, int ret)
 		return 0;                                                      \
 	}
 
-PROBE_PAIR(sys_io_uring_setup, CHARGER_IO_URING)
-PROBE_PAIR(sys_io_uring_register, CHARGER_IO_URING)
+static __always_inline void ring_call_begin(enum function function, __u32 request, __u32 count, __u64 argument)
+{
+	struct call *call;
+
+	charge_begin_current(CHARGER_IO_URING);
+	call = charge_find(OUTER(CHARGER_IO_URING));
+	if (!call)
+		return;
+	call->argument = argument;
+	call->record.function = function;
+	call->record.request = request;
+	call->record.count = count;
+}
+
+SEC("kprobe/sys_io_uring_setup")
+int BPF_KPROBE(kprobe_sys_io_uring_setup, struct pt_regs *regs)
+{
+	ring_call_begin(FUNCTION_RING_SETUP, 0, syscall_arg(regs, 0), 0);
+	return 0;
+}
+PROBE_RETURN(sys_io_uring_setup, OUTER(CHARGER_IO_URING))
+
+SEC("kprobe/sys_io_uring_register")
+int BPF_KPROBE(kprobe_sys_io_uring_register, struct pt_regs *regs)
+{
+	ring_call_begin(FUNCTION_RING_REGISTER, syscall_arg(regs, 1), syscall_arg(regs, 3), syscall_arg(regs, 2));
+	return 0;
+}
+
+SEC("kretprobe/sys_io_uring_register")
+int BPF_KRETPROBE(kretprobe_sys_io_uring_register, int ret)
+{
+	struct call *call = is_refusal(ret) ? charge_find(OUTER(CHARGER_IO_URING)) : 0;
+
+	if (call)
+		derive_asked(call);
+	charge_end(ctx, OUTER(CHARGER_IO_URING), ret);
+	return 0;
+}
+
+/* Whoever made the ring decides whether its buffers are charged. */
+SEC("kprobe/io_sqe_buffers_register")
+int BPF_KPROBE(kprobe_io_sqe_buffers_register, struct io_ring_ctx *ring)
+{
+	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
+
+	if (call && ring_is_exempt(ring))
+		call->record.header.flags |= FLAG_EXEMPT;
+	return 0;
+}
+
+/* The comparison itself. Outside of the system calls above it is a zero-copy send, which
+ * is of interest when it is refused: its end cannot be seen. */
+static __always_inline void ring_asks(struct user_struct *user, __u64 pages)
+{
+	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
+
+	if (!user)
+		return;
+	if (!call) {
+		charge_begin(INNER(CHARGER_IO_URING), user, 0);
+		call = charge_find(INNER(CHARGER_IO_URING));
+		if (call)
+			call->record.function = FUNCTION_RING_SEND;
+	}
+	if (call)
+		asked_begin(call, user, pages);
+}
+
+static __always_inline void ring_answer(void *ctx, int ret)
+{
+	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
+	struct call send;
+
+	if (call) {
+		if (call->record.last_asked)
+			asked_end(call, ret);
+		return;
+	}
+	if (!call_take(call_key(INNER(CHARGER_IO_URING), call_by_thread()), &send))
+		return;
+	if (ret < 0 && send.user) {
+		asked_end(&send, ret);
+		charge_report(ctx, &send, ret);
+	}
+	call_exit(&send);
+}
+
+#define RING_ANSWER(function, program)                                         \
+	SEC("kretprobe/" #function)                                            \
+	int BPF_KRETPROBE(program, int ret)                                    \
+	{                                                                      \
+		ring_answer(ctx, ret);                                         \
+		return 0;                                                      \
+	}
+
+SEC("kprobe/__io_account_mem")
+int BPF_KPROBE(kprobe_io_account_mem, struct user_struct *user, __u64 pages)
+{
+	ring_asks(user, pages);
+	return 0;
+}
+RING_ANSWER(__io_account_mem, kretprobe_io_account_mem)
+
+/* 6.16 to 6.19. It holds nothing against the limit without a user. */
+SEC("kprobe/io_account_mem")
+int BPF_KPROBE(kprobe_io_account_mem_ring, struct io_ring_ctx *ring, __u64 pages)
+{
+	ring_asks(ring_user(ring), pages);
+	return 0;
+}
+RING_ANSWER(io_account_mem, kretprobe_io_account_mem_ring)
+
+/* 7.0. */
+SEC("kprobe/io_account_mem")
+int BPF_KPROBE(kprobe_io_account_mem_user, struct user_struct *user, void *mm, __u64 pages)
+{
+	ring_asks(user, pages);
+	return 0;
+}
 
 /* What a ring's end gives back, wherever that is done. */
 SEC("kprobe/io_sqe_buffers_unregister")
 int BPF_KPROBE(kprobe_io_sqe_buffers_unregister, struct io_ring_ctx *ring)
 {
-	charge_begin_inner(CHARGER_IO_URING, kernel_read(ring, user), kernel_read(ring, mm_account));
+	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
 	return 0;
 }
 PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
@@ -185,7 +405,7 @@ PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
 SEC("kprobe/io_free_region")
 int BPF_KPROBE(kprobe_io_free_region, struct io_ring_ctx *ring)
 {
-	charge_begin_inner(CHARGER_IO_URING, kernel_read(ring, user), kernel_read(ring, mm_account));
+	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
 	return 0;
 }
 PROBE_RETURN(io_free_region, INNER(CHARGER_IO_URING))
@@ -200,14 +420,15 @@ int BPF_KPROBE(kprobe_io_free_region_user, struct user_struct *user)
 
 static __always_inline struct call *ring_begin(struct io_ring_ctx *ring)
 {
-	return charge_begin(OUTER(CHARGER_IO_URING), kernel_read(ring, user), kernel_read(ring, mm_account));
+	return charge_begin(OUTER(CHARGER_IO_URING), ring_user(ring), ring_mm(ring));
 }
 
 /* A ring's end, and the late end of its buffers, in workers of the kernel's. */
 SEC("kprobe/io_ring_exit_work")
 int BPF_KPROBE(kprobe_io_ring_exit_work, void *work)
 {
-	struct call *call = ring_begin(ring_of_exit_work(work));
+	struct io_ring_ctx *ring = ring_of_exit_work(work);
+	struct call *call = ring ? ring_begin(ring) : 0;
 
 	/* It waits long before it gives back. The next reading tells what it did
 	 * itself. */
@@ -218,6 +439,16 @@ int BPF_KPROBE(kprobe_io_ring_exit_work, void *work)
 	return 0;
 }
 PROBE_RETURN(io_ring_exit_work, OUTER(CHARGER_IO_URING))
+
+/* Before 5.7 a ring ends, with all that it was charged for, when its file does, and up to
+ * 5.11 that gives the rings' own pages back. */
+SEC("kprobe/io_uring_release")
+int BPF_KPROBE(kprobe_io_uring_release, void *inode, struct file *file)
+{
+	ring_begin(ring_of_file(file));
+	return 0;
+}
+PROBE_RETURN(io_uring_release, OUTER(CHARGER_IO_URING))
 
 SEC("kprobe/io_rsrc_put_work")
 int BPF_KPROBE(kprobe_io_rsrc_put_work, void *work)
@@ -231,7 +462,30 @@ int BPF_KPROBE(kprobe_io_rsrc_put_work, void *work)
 PROBE_RETURN(io_rsrc_put_work, OUTER(CHARGER_IO_URING))
 
 /* Returns a pointer or an ERR_PTR(), of which the lower half is the errno. */
-PROBE_PAIR(xdp_umem_create, CHARGER_XDP)
+/* The beginning of struct xdp_umem_reg, which is the same for user space. */
+struct umem_asked {
+	__u64 address;
+	__u64 bytes;
+};
+
+SEC("kprobe/xdp_umem_create")
+int BPF_KPROBE(kprobe_xdp_umem_create, const void *argument)
+{
+	struct umem_asked umem = {};
+	const struct config *config = config_get();
+	struct call *call;
+
+	charge_begin_current(CHARGER_XDP);
+	call = charge_find(OUTER(CHARGER_XDP));
+	if (!call || !config)
+		return 0;
+	/* The comparison is a part of this function. */
+	call->record.function = FUNCTION_UMEM;
+	bpf_probe_read_kernel(&umem, sizeof(umem), argument);
+	call->record.asked = (umem.bytes + ((__u64)1 << config->page_shift) - 1) >> config->page_shift;
+	return 0;
+}
+PROBE_RETURN(xdp_umem_create, OUTER(CHARGER_XDP))
 
 SEC("kprobe/xdp_umem_release_deferred")
 int BPF_KPROBE(kprobe_xdp_umem_release_deferred, void *work)
@@ -251,7 +505,33 @@ int BPF_KPROBE(kprobe_xdp_put_umem, struct xdp_umem *umem)
 }
 PROBE_RETURN(xdp_put_umem, INNER(CHARGER_XDP))
 
-PROBE_PAIR(mm_account_pinned_pages, CHARGER_ZEROCOPY)
+/* It is the comparison, and asks for two pages more than the bytes would fill. */
+SEC("kprobe/mm_account_pinned_pages")
+int BPF_KPROBE(kprobe_mm_account_pinned_pages, void *pin, __u64 bytes)
+{
+	const struct config *config = config_get();
+	struct call *call;
+
+	charge_begin_current(CHARGER_ZEROCOPY);
+	call = charge_find(OUTER(CHARGER_ZEROCOPY));
+	if (!call || !config)
+		return 0;
+	call->record.function = FUNCTION_SEND;
+	if (call->user)
+		asked_begin(call, (void *)call->user, (bytes >> config->page_shift) + 2);
+	return 0;
+}
+
+SEC("kretprobe/mm_account_pinned_pages")
+int BPF_KRETPROBE(kretprobe_mm_account_pinned_pages, int ret)
+{
+	struct call *call = charge_find(OUTER(CHARGER_ZEROCOPY));
+
+	if (call)
+		asked_end(call, ret);
+	charge_end(ctx, OUTER(CHARGER_ZEROCOPY), ret);
+	return 0;
+}
 
 /* The end of a MSG_ZEROCOPY buffer, in interrupts too. */
 #define ZEROCOPY_PAIR(function, ...)                                           \

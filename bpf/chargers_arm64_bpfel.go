@@ -13,6 +13,14 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type ChargersAccounting uint32
+
+const (
+	ChargersAccountingACCOUNTING_UNSEEN  ChargersAccounting = 0
+	ChargersAccountingACCOUNTING_REFUSED ChargersAccounting = 1
+	ChargersAccountingACCOUNTING_PASSED  ChargersAccounting = 2
+)
+
 type ChargersCharger uint32
 
 const (
@@ -25,6 +33,17 @@ const (
 	ChargersChargerCHARGER_VDPA      ChargersCharger = 6
 	ChargersChargerCHARGER_SECRETMEM ChargersCharger = 7
 	ChargersChargerCHARGER_COUNT     ChargersCharger = 8
+)
+
+type ChargersFunction uint32
+
+const (
+	ChargersFunctionFUNCTION_OTHER         ChargersFunction = 0
+	ChargersFunctionFUNCTION_RING_SETUP    ChargersFunction = 1
+	ChargersFunctionFUNCTION_RING_REGISTER ChargersFunction = 2
+	ChargersFunctionFUNCTION_RING_SEND     ChargersFunction = 3
+	ChargersFunctionFUNCTION_UMEM          ChargersFunction = 4
+	ChargersFunctionFUNCTION_SEND          ChargersFunction = 5
 )
 
 type ChargersReading struct {
@@ -54,10 +73,17 @@ type ChargersRecord struct {
 			Comm      [16]uint8
 		}
 	}
-	User    ChargersReading
-	Process ChargersReading
-	Charger ChargersCharger
-	Ret     int32
+	User       ChargersReading
+	Process    ChargersReading
+	Asked      int64
+	LastAsked  int64
+	LastHeld   int64
+	Charger    ChargersCharger
+	Ret        int32
+	Function   ChargersFunction
+	Accounting ChargersAccounting
+	Request    uint32
+	Count      uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -73,11 +99,16 @@ const (
 	ChargersProgKprobeDoUpdatePinned            = "kprobe_do_update_pinned"
 	ChargersProgKprobeIbUmemGet                 = "kprobe_ib_umem_get"
 	ChargersProgKprobeIbUmemRelease             = "kprobe_ib_umem_release"
+	ChargersProgKprobeIoAccountMem              = "kprobe_io_account_mem"
+	ChargersProgKprobeIoAccountMemRing          = "kprobe_io_account_mem_ring"
+	ChargersProgKprobeIoAccountMemUser          = "kprobe_io_account_mem_user"
 	ChargersProgKprobeIoFreeRegion              = "kprobe_io_free_region"
 	ChargersProgKprobeIoFreeRegionUser          = "kprobe_io_free_region_user"
 	ChargersProgKprobeIoRingExitWork            = "kprobe_io_ring_exit_work"
 	ChargersProgKprobeIoRsrcPutWork             = "kprobe_io_rsrc_put_work"
+	ChargersProgKprobeIoSqeBuffersRegister      = "kprobe_io_sqe_buffers_register"
 	ChargersProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
+	ChargersProgKprobeIoUringRelease            = "kprobe_io_uring_release"
 	ChargersProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
 	ChargersProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
 	ChargersProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
@@ -96,10 +127,13 @@ const (
 	ChargersProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
 	ChargersProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
 	ChargersProgKretprobeIbUmemRelease          = "kretprobe_ib_umem_release"
+	ChargersProgKretprobeIoAccountMem           = "kretprobe_io_account_mem"
+	ChargersProgKretprobeIoAccountMemRing       = "kretprobe_io_account_mem_ring"
 	ChargersProgKretprobeIoFreeRegion           = "kretprobe_io_free_region"
 	ChargersProgKretprobeIoRingExitWork         = "kretprobe_io_ring_exit_work"
 	ChargersProgKretprobeIoRsrcPutWork          = "kretprobe_io_rsrc_put_work"
 	ChargersProgKretprobeIoSqeBuffersUnregister = "kretprobe_io_sqe_buffers_unregister"
+	ChargersProgKretprobeIoUringRelease         = "kretprobe_io_uring_release"
 	ChargersProgKretprobeIoptPagesUpdatePinned  = "kretprobe_iopt_pages_update_pinned"
 	ChargersProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
 	ChargersProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
@@ -162,11 +196,16 @@ type ChargersProgramSpecs struct {
 	KprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kprobe_do_update_pinned"`
 	KprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_get"`
 	KprobeIbUmemRelease             *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_release"`
+	KprobeIoAccountMem              *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem"`
+	KprobeIoAccountMemRing          *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_ring"`
+	KprobeIoAccountMemUser          *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_user"`
 	KprobeIoFreeRegion              *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region"`
 	KprobeIoFreeRegionUser          *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region_user"`
 	KprobeIoRingExitWork            *ebpf.ProgramSpec `ebpf:"kprobe_io_ring_exit_work"`
 	KprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
+	KprobeIoSqeBuffersRegister      *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
@@ -185,10 +224,13 @@ type ChargersProgramSpecs struct {
 	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
+	KretprobeIoAccountMem           *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem"`
+	KretprobeIoAccountMemRing       *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem_ring"`
 	KretprobeIoFreeRegion           *ebpf.ProgramSpec `ebpf:"kretprobe_io_free_region"`
 	KretprobeIoRingExitWork         *ebpf.ProgramSpec `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.ProgramSpec `ebpf:"kretprobe_io_rsrc_put_work"`
 	KretprobeIoSqeBuffersUnregister *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease         *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_release"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
@@ -276,11 +318,16 @@ type ChargersPrograms struct {
 	KprobeDoUpdatePinned            *ebpf.Program `ebpf:"kprobe_do_update_pinned"`
 	KprobeIbUmemGet                 *ebpf.Program `ebpf:"kprobe_ib_umem_get"`
 	KprobeIbUmemRelease             *ebpf.Program `ebpf:"kprobe_ib_umem_release"`
+	KprobeIoAccountMem              *ebpf.Program `ebpf:"kprobe_io_account_mem"`
+	KprobeIoAccountMemRing          *ebpf.Program `ebpf:"kprobe_io_account_mem_ring"`
+	KprobeIoAccountMemUser          *ebpf.Program `ebpf:"kprobe_io_account_mem_user"`
 	KprobeIoFreeRegion              *ebpf.Program `ebpf:"kprobe_io_free_region"`
 	KprobeIoFreeRegionUser          *ebpf.Program `ebpf:"kprobe_io_free_region_user"`
 	KprobeIoRingExitWork            *ebpf.Program `ebpf:"kprobe_io_ring_exit_work"`
 	KprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
+	KprobeIoSqeBuffersRegister      *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease            *ebpf.Program `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
@@ -299,10 +346,13 @@ type ChargersPrograms struct {
 	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
+	KretprobeIoAccountMem           *ebpf.Program `ebpf:"kretprobe_io_account_mem"`
+	KretprobeIoAccountMemRing       *ebpf.Program `ebpf:"kretprobe_io_account_mem_ring"`
 	KretprobeIoFreeRegion           *ebpf.Program `ebpf:"kretprobe_io_free_region"`
 	KretprobeIoRingExitWork         *ebpf.Program `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.Program `ebpf:"kretprobe_io_rsrc_put_work"`
 	KretprobeIoSqeBuffersUnregister *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease         *ebpf.Program `ebpf:"kretprobe_io_uring_release"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
@@ -325,11 +375,16 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeDoUpdatePinned,
 		p.KprobeIbUmemGet,
 		p.KprobeIbUmemRelease,
+		p.KprobeIoAccountMem,
+		p.KprobeIoAccountMemRing,
+		p.KprobeIoAccountMemUser,
 		p.KprobeIoFreeRegion,
 		p.KprobeIoFreeRegionUser,
 		p.KprobeIoRingExitWork,
 		p.KprobeIoRsrcPutWork,
+		p.KprobeIoSqeBuffersRegister,
 		p.KprobeIoSqeBuffersUnregister,
+		p.KprobeIoUringRelease,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
 		p.KprobeMsgZerocopyCallback,
@@ -348,10 +403,13 @@ func (p *ChargersPrograms) Close() error {
 		p.KretprobeDoUpdatePinned,
 		p.KretprobeIbUmemGet,
 		p.KretprobeIbUmemRelease,
+		p.KretprobeIoAccountMem,
+		p.KretprobeIoAccountMemRing,
 		p.KretprobeIoFreeRegion,
 		p.KretprobeIoRingExitWork,
 		p.KretprobeIoRsrcPutWork,
 		p.KretprobeIoSqeBuffersUnregister,
+		p.KretprobeIoUringRelease,
 		p.KretprobeIoptPagesUpdatePinned,
 		p.KretprobeMmAccountPinnedPages,
 		p.KretprobeMsgZerocopyCallback,

@@ -27,11 +27,16 @@ const (
 	ChargersLegacyProgKprobeDoUpdatePinned            = "kprobe_do_update_pinned"
 	ChargersLegacyProgKprobeIbUmemGet                 = "kprobe_ib_umem_get"
 	ChargersLegacyProgKprobeIbUmemRelease             = "kprobe_ib_umem_release"
+	ChargersLegacyProgKprobeIoAccountMem              = "kprobe_io_account_mem"
+	ChargersLegacyProgKprobeIoAccountMemRing          = "kprobe_io_account_mem_ring"
+	ChargersLegacyProgKprobeIoAccountMemUser          = "kprobe_io_account_mem_user"
 	ChargersLegacyProgKprobeIoFreeRegion              = "kprobe_io_free_region"
 	ChargersLegacyProgKprobeIoFreeRegionUser          = "kprobe_io_free_region_user"
 	ChargersLegacyProgKprobeIoRingExitWork            = "kprobe_io_ring_exit_work"
 	ChargersLegacyProgKprobeIoRsrcPutWork             = "kprobe_io_rsrc_put_work"
+	ChargersLegacyProgKprobeIoSqeBuffersRegister      = "kprobe_io_sqe_buffers_register"
 	ChargersLegacyProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
+	ChargersLegacyProgKprobeIoUringRelease            = "kprobe_io_uring_release"
 	ChargersLegacyProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
 	ChargersLegacyProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
 	ChargersLegacyProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
@@ -50,10 +55,13 @@ const (
 	ChargersLegacyProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
 	ChargersLegacyProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
 	ChargersLegacyProgKretprobeIbUmemRelease          = "kretprobe_ib_umem_release"
+	ChargersLegacyProgKretprobeIoAccountMem           = "kretprobe_io_account_mem"
+	ChargersLegacyProgKretprobeIoAccountMemRing       = "kretprobe_io_account_mem_ring"
 	ChargersLegacyProgKretprobeIoFreeRegion           = "kretprobe_io_free_region"
 	ChargersLegacyProgKretprobeIoRingExitWork         = "kretprobe_io_ring_exit_work"
 	ChargersLegacyProgKretprobeIoRsrcPutWork          = "kretprobe_io_rsrc_put_work"
 	ChargersLegacyProgKretprobeIoSqeBuffersUnregister = "kretprobe_io_sqe_buffers_unregister"
+	ChargersLegacyProgKretprobeIoUringRelease         = "kretprobe_io_uring_release"
 	ChargersLegacyProgKretprobeIoptPagesUpdatePinned  = "kretprobe_iopt_pages_update_pinned"
 	ChargersLegacyProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
 	ChargersLegacyProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
@@ -116,11 +124,16 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kprobe_do_update_pinned"`
 	KprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_get"`
 	KprobeIbUmemRelease             *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_release"`
+	KprobeIoAccountMem              *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem"`
+	KprobeIoAccountMemRing          *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_ring"`
+	KprobeIoAccountMemUser          *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_user"`
 	KprobeIoFreeRegion              *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region"`
 	KprobeIoFreeRegionUser          *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region_user"`
 	KprobeIoRingExitWork            *ebpf.ProgramSpec `ebpf:"kprobe_io_ring_exit_work"`
 	KprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
+	KprobeIoSqeBuffersRegister      *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
@@ -139,10 +152,13 @@ type ChargersLegacyProgramSpecs struct {
 	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
+	KretprobeIoAccountMem           *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem"`
+	KretprobeIoAccountMemRing       *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem_ring"`
 	KretprobeIoFreeRegion           *ebpf.ProgramSpec `ebpf:"kretprobe_io_free_region"`
 	KretprobeIoRingExitWork         *ebpf.ProgramSpec `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.ProgramSpec `ebpf:"kretprobe_io_rsrc_put_work"`
 	KretprobeIoSqeBuffersUnregister *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease         *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_release"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
@@ -236,11 +252,16 @@ type ChargersLegacyPrograms struct {
 	KprobeDoUpdatePinned            *ebpf.Program `ebpf:"kprobe_do_update_pinned"`
 	KprobeIbUmemGet                 *ebpf.Program `ebpf:"kprobe_ib_umem_get"`
 	KprobeIbUmemRelease             *ebpf.Program `ebpf:"kprobe_ib_umem_release"`
+	KprobeIoAccountMem              *ebpf.Program `ebpf:"kprobe_io_account_mem"`
+	KprobeIoAccountMemRing          *ebpf.Program `ebpf:"kprobe_io_account_mem_ring"`
+	KprobeIoAccountMemUser          *ebpf.Program `ebpf:"kprobe_io_account_mem_user"`
 	KprobeIoFreeRegion              *ebpf.Program `ebpf:"kprobe_io_free_region"`
 	KprobeIoFreeRegionUser          *ebpf.Program `ebpf:"kprobe_io_free_region_user"`
 	KprobeIoRingExitWork            *ebpf.Program `ebpf:"kprobe_io_ring_exit_work"`
 	KprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
+	KprobeIoSqeBuffersRegister      *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease            *ebpf.Program `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
 	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
@@ -259,10 +280,13 @@ type ChargersLegacyPrograms struct {
 	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
+	KretprobeIoAccountMem           *ebpf.Program `ebpf:"kretprobe_io_account_mem"`
+	KretprobeIoAccountMemRing       *ebpf.Program `ebpf:"kretprobe_io_account_mem_ring"`
 	KretprobeIoFreeRegion           *ebpf.Program `ebpf:"kretprobe_io_free_region"`
 	KretprobeIoRingExitWork         *ebpf.Program `ebpf:"kretprobe_io_ring_exit_work"`
 	KretprobeIoRsrcPutWork          *ebpf.Program `ebpf:"kretprobe_io_rsrc_put_work"`
 	KretprobeIoSqeBuffersUnregister *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease         *ebpf.Program `ebpf:"kretprobe_io_uring_release"`
 	KretprobeIoptPagesUpdatePinned  *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
 	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
 	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
@@ -285,11 +309,16 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeDoUpdatePinned,
 		p.KprobeIbUmemGet,
 		p.KprobeIbUmemRelease,
+		p.KprobeIoAccountMem,
+		p.KprobeIoAccountMemRing,
+		p.KprobeIoAccountMemUser,
 		p.KprobeIoFreeRegion,
 		p.KprobeIoFreeRegionUser,
 		p.KprobeIoRingExitWork,
 		p.KprobeIoRsrcPutWork,
+		p.KprobeIoSqeBuffersRegister,
 		p.KprobeIoSqeBuffersUnregister,
+		p.KprobeIoUringRelease,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
 		p.KprobeMsgZerocopyCallback,
@@ -308,10 +337,13 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KretprobeDoUpdatePinned,
 		p.KretprobeIbUmemGet,
 		p.KretprobeIbUmemRelease,
+		p.KretprobeIoAccountMem,
+		p.KretprobeIoAccountMemRing,
 		p.KretprobeIoFreeRegion,
 		p.KretprobeIoRingExitWork,
 		p.KretprobeIoRsrcPutWork,
 		p.KretprobeIoSqeBuffersUnregister,
+		p.KretprobeIoUringRelease,
 		p.KretprobeIoptPagesUpdatePinned,
 		p.KretprobeMmAccountPinnedPages,
 		p.KretprobeMsgZerocopyCallback,

@@ -11,6 +11,7 @@
 #define PINWATCH_KERNEL_H
 
 #include <linux/bpf.h>
+#include <linux/perf_event.h>
 
 /* The user-space view of the registers is ABI: kprobe programs read arguments
  * and the return value through it, with the macros of bpf_tracing.h. */
@@ -44,10 +45,15 @@ enum { false = 0, true = 1 };
 #define EOPNOTSUPP 95
 #define ENOBUFS 105
 #define MAX_ERRNO 4095
+#define VM_SHARED 8
 #define PF_KTHREAD 0x00200000
 #define ANON_INODE_FS_MAGIC 0x09041934
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct pt_regs___saved {
+	__s32 syscallno;
+};
 
 typedef struct {
 	int counter;
@@ -117,6 +123,7 @@ struct task_struct {
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	struct cred *cred;
+	void *stack;
 	struct signal_struct *signal;
 	struct files_struct *files;
 	struct css_set *cgroups;
@@ -135,6 +142,7 @@ struct mm_struct___plain {
 struct vm_area_struct {
 	unsigned long vm_start;
 	unsigned long vm_end;
+	unsigned long vm_flags;
 	unsigned long vm_pgoff;
 	struct mm_struct *vm_mm;
 	struct file *vm_file;
@@ -171,6 +179,7 @@ struct perf_buffer {
 	int aux_nr_pages;
 	atomic_t aux_mmap_count;
 	unsigned long aux_mmap_locked;
+	struct perf_event_mmap_page *user_page;
 };
 /* 6.18 (448f97fba901): the mapping counts became refcount_t. */
 struct perf_buffer___refcount {
@@ -187,10 +196,22 @@ struct ring_buffer {
 	int aux_nr_pages;
 	atomic_t aux_mmap_count;
 	unsigned long aux_mmap_locked;
+	struct perf_event_mmap_page *user_page;
 };
 
+struct pmu {
+	void *setup_aux; /* a function */
+};
+/* 6.15: of an event whose PMU is gone. */
+enum perf_event_state {
+	PERF_EVENT_STATE_REVOKED = -4,
+};
 struct perf_event {
 	struct perf_buffer *rb;
+	struct pmu *pmu;
+	enum perf_event_state state;
+	struct perf_event_attr attr; /* as user space knows it */
+	int cpu;
 };
 
 #pragma clang attribute pop
@@ -339,6 +360,75 @@ static __always_inline bool cred_cap_ipc_lock(struct cred *cred)
 	else
 		effective = kernel_read(words, cap_effective.cap[0]);
 	return effective >> CAP_IPC_LOCK & 1;
+}
+
+/* attr.inherit, the second bit behind read_format. */
+static __always_inline bool event_inherits(struct perf_event *event)
+{
+	__u64 bits = 0;
+
+	bpf_probe_read_kernel(&bits, sizeof(bits),
+			      (void *)event + bpf_core_field_offset(struct perf_event, attr) +
+				      __builtin_offsetof(struct perf_event_attr, read_format) + sizeof(__u64));
+	return bits & 2;
+}
+
+static __always_inline bool event_is_revoked(struct perf_event *event)
+{
+	/* The value itself is not asked for: the compiler would do so on older kernels too. */
+	return bpf_core_enum_value_exists(enum perf_event_state, PERF_EVENT_STATE_REVOKED) &&
+	       (__s32)kernel_read(event, state) <= PERF_EVENT_STATE_REVOKED;
+}
+
+/* Where the registers are saved at the entry of a system call: on top of the stack of a
+ * kernel that is built for no sanitizer. */
+#if defined(bpf_target_x86)
+#define SAVED_AT ((1 << 14) - sizeof(struct pt_regs) + __builtin_offsetof(struct pt_regs, orig_rax))
+#else
+#define SAVED_AT                                                                               \
+	((page_shift > 14 ? 1 << page_shift : 1 << 14) -                                     \
+	 bpf_core_type_size(struct pt_regs___saved) + bpf_core_field_offset(struct pt_regs___saved, syscallno))
+#endif
+#define USER_CS 0x33
+
+/* The number of bpf(2). */
+#if defined(bpf_target_x86)
+#define SYS_BPF 321
+#else
+#define SYS_BPF 280
+#endif
+
+/* The number of the system call that a task is in, and where it was saved; the number is
+ * something else where the kernel has another layout. */
+static __always_inline void *task_system_call(struct task_struct *task, __u32 page_shift, __s32 *number)
+{
+	void *saved = BPF_CORE_READ(task, stack) + SAVED_AT;
+
+	*number = -1;
+	bpf_probe_read_kernel(number, sizeof(*number), saved);
+#if defined(bpf_target_x86)
+	/* 6.9, with CONFIG_X86_FRED: two words of room above the registers. */
+	if ((*number & 0xffff) == USER_CS) {
+		saved -= 2 * sizeof(__u64);
+		bpf_probe_read_kernel(number, sizeof(*number), saved);
+	}
+#endif
+	return saved;
+}
+
+/* The registers that the entry of a system call saved, if it is that one; else 0. */
+static __always_inline struct pt_regs *task_registers(struct task_struct *task, __u32 page_shift, __s32 number)
+{
+	__s32 current_number;
+	void *saved = task_system_call(task, page_shift, &current_number);
+
+	if (current_number != number)
+		return 0;
+#if defined(bpf_target_x86)
+	return saved - __builtin_offsetof(struct pt_regs, orig_rax);
+#else
+	return saved - bpf_core_field_offset(struct pt_regs___saved, syscallno);
+#endif
 }
 
 #define rb_read(rb, field)                                                     \
@@ -495,6 +585,20 @@ struct bpf_local_storage_map {
 extern void bpf_map_fops __ksym __weak;
 extern void bpf_prog_fops __ksym __weak;
 extern void __per_cpu_offset __ksym __weak;
+
+/* What the calling process has open; 0: nothing. */
+static __always_inline struct file *file_of_fd(__u32 fd)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd);
+	struct file *file = 0;
+
+	if (fd >= BPF_CORE_READ(table, max_fds))
+		return 0;
+	bpf_probe_read_kernel(&file, sizeof(file), &files[fd]);
+	return file;
+}
 
 /* 7.1: the slab allocator charges without a call. */
 static __always_inline bool slab_charges_unseen(void)
@@ -653,26 +757,21 @@ static __always_inline __u64 percpu_base(void *copy, __u32 cpu)
 /* The arguments of a system call, which are in the registers that its entry
  * saved and hands on. */
 #if defined(bpf_target_x86)
-#define syscall_register(n) ((n) == 0 ? __builtin_offsetof(struct pt_regs, rdi) : __builtin_offsetof(struct pt_regs, rsi))
+#define syscall_register(n)                                                                    \
+	((n) == 0 ? __builtin_offsetof(struct pt_regs, rdi) :                                  \
+	 (n) == 1 ? __builtin_offsetof(struct pt_regs, rsi) :                                  \
+	 (n) == 2 ? __builtin_offsetof(struct pt_regs, rdx) :                                  \
+		    __builtin_offsetof(struct pt_regs, r10))
 #else
 #define syscall_register(n) __builtin_offsetof(struct user_pt_regs, regs[n])
 #endif
 
-static __always_inline __u64 syscall_arg0(struct pt_regs *regs)
-{
-	__u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), (void *)regs + syscall_register(0));
-	return value;
-}
-
-static __always_inline __u64 syscall_arg1(struct pt_regs *regs)
-{
-	__u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), (void *)regs + syscall_register(1));
-	return value;
-}
+#define syscall_arg(regs, n)                                                                   \
+	({                                                                                     \
+		__u64 __value = 0;                                                             \
+		bpf_probe_read_kernel(&__value, sizeof(__value), (void *)(regs) + syscall_register(n)); \
+		__value;                                                                       \
+	})
 
 /* ---- iterators ---- */
 
@@ -704,7 +803,7 @@ struct bpf_iter__task_file {
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct io_ring_ctx {
+struct io_ring_ctx { /* 5.1 */
 	struct user_struct *user;
 	struct mm_struct *mm_account; /* 5.10 */
 	struct work_struct exit_work;
@@ -732,8 +831,34 @@ struct ubuf_info {
 /* Reports whether a task has ever used an io_uring, as far as the kernel knows. */
 #define task_has_io_uring(task) (bpf_core_field_exists((task)->io_uring) && (task)->io_uring)
 
+/* Who is charged for a ring. */
+static __always_inline struct user_struct *ring_user(struct io_ring_ctx *ring)
+{
+	return bpf_core_field_exists(ring->user) ? kernel_read(ring, user) : 0;
+}
+
+/* Reports whether nobody is: it was made with CAP_IPC_LOCK. */
+static __always_inline bool ring_is_exempt(struct io_ring_ctx *ring)
+{
+	return bpf_core_field_exists(ring->user) && !kernel_read(ring, user);
+}
+
+/* Whose pinned_vm its buffers are in; 0: they are in none. */
+static __always_inline struct mm_struct *ring_mm(struct io_ring_ctx *ring)
+{
+	return bpf_core_field_exists(ring->mm_account) ? kernel_read(ring, mm_account) : 0;
+}
+
+static __always_inline struct io_ring_ctx *ring_of_file(struct file *file)
+{
+	return kernel_read(file, private_data);
+}
+
+/* 0 before 5.7 (85faa7b8346e), where there is no such work. */
 static __always_inline struct io_ring_ctx *ring_of_exit_work(void *work)
 {
+	if (!bpf_core_field_exists(((struct io_ring_ctx *)0)->exit_work))
+		return 0;
 	return work - bpf_core_field_offset(struct io_ring_ctx, exit_work);
 }
 

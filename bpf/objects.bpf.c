@@ -61,7 +61,7 @@ struct record {
 	__u32 value_size;
 	__u32 max_entries;
 	__u32 map_flags;
-	__u32 pad;
+	__u32 command; /* of bpf(2), at OP_CREATE, and at OP_GROW if it failed */
 	__u8 name[16];
 };
 
@@ -75,7 +75,7 @@ struct call {
 	__u32 order;
 	__u32 closed; /* the file descriptor is being made: that is no part of it */
 	__u32 refused; /* the record has the cgroup that refused, as it was then */
-	__u32 pad;
+	enum record_flag account; /* what the comparison with the user's limit was seen to do */
 	__s64 percpu_bytes; /* asked for by an allocation under way, on all CPUs */
 	__s64 percpu_before; /* the charges of objects at its begin */
 };
@@ -114,6 +114,23 @@ struct growth {
 	__s64 further_bytes;
 	__s64 unpaid_bytes;
 };
+
+/* The last time that a cgroup refused memory for a map's elements. */
+struct memcg_refusal {
+	__u64 time_ns;
+	__u64 cgroup_id;
+	__s64 usage_bytes;
+	__s64 limit_bytes;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, struct memcg_refusal);
+} memcg_refusals SEC(".maps");
+
+/* How long a cache of elements that could not be filled explains that there is none. */
+#define REFUSAL_COUNTS_NS 1000000000
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 16384);
@@ -247,20 +264,27 @@ static __always_inline void read_usage(struct record *r, struct mem_cgroup *memc
 	r->limit_bytes = memory_max(memcg, page_shift);
 }
 
+/* Keeps what the cgroup that refused has, as it is then. */
+static __always_inline void call_refused(struct call *call, struct mem_cgroup *refusing)
+{
+	const struct config *config = config_get();
+
+	if (!config || !refusing)
+		return;
+	read_usage(&call->record, refusing, config->page_shift);
+	call->refused = 1;
+}
+
 /* A page was charged, or refused. */
 static __always_inline void page_charged(struct call *call, struct page *page, __u32 order,
 					 struct mem_cgroup *refusing)
 {
 	const struct config *config = config_get();
 
-	if (!config)
-		return;
-	if (refusing) {
-		read_usage(&call->record, refusing, config->page_shift);
-		call->refused = 1;
-		return;
-	}
-	charge(call, page_memcg(page), (__s64)1 << (config->page_shift + order), 0);
+	if (refusing)
+		call_refused(call, refusing);
+	else if (config)
+		charge(call, page_memcg(page), (__s64)1 << (config->page_shift + order), 0);
 }
 
 /* The memory cgroup that refused a charge; 0: none did. It is looked up before the call
@@ -283,6 +307,20 @@ static __always_inline void page_uncharged(struct page *page, __u32 order)
 		charge(call, page_memcg(page), -((__s64)1 << (config->page_shift + order)), 0);
 }
 
+/* The charge of an obj_cgroup failed. */
+static __always_inline void object_refused(struct obj_cgroup *objcg)
+{
+	struct mem_cgroup *refusing;
+	struct call *call;
+
+	if (!any_open())
+		return;
+	refusing = tightest(BPF_CORE_READ(objcg, memcg));
+	call = call_around();
+	if (call)
+		call_refused(call, refusing);
+}
+
 static __always_inline void object_charged(struct obj_cgroup *objcg, __s64 bytes)
 {
 	struct call *call = call_around();
@@ -293,7 +331,7 @@ static __always_inline void object_charged(struct obj_cgroup *objcg, __s64 bytes
 
 /* Where the slab allocator charges without a call. Every object has a pointer of its
  * own besides. */
-static __always_inline void slab_charged(struct kmem_cache *cache, __u64 objects)
+static __always_inline void slab_charged(struct kmem_cache *cache, __u64 objects, bool charged)
 {
 	struct call *call;
 	struct mem_cgroup *memcg;
@@ -308,6 +346,10 @@ static __always_inline void slab_charged(struct kmem_cache *cache, __u64 objects
 	memcg = (void *)call->memcg;
 	if (!call->record.map_cgroup_id || !memcg)
 		memcg = task_memcg((void *)bpf_get_current_task());
+	if (!charged) {
+		call_refused(call, tightest(memcg));
+		return;
+	}
 	charge(call, memcg, 0, objects * (BPF_CORE_READ(cache, size) + sizeof(void *)));
 }
 
@@ -436,6 +478,9 @@ static __always_inline void object_end(void *ctx, struct call *call, int ret)
 	reserved_t reserved = record_reserve();
 
 	r->ret = ret;
+	r->header.flags |= call->account;
+	if (call->refused)
+		r->header.flags |= FLAG_MEMCG_REFUSED;
 	if (user) {
 		r->user.after = user_locked_vm(user);
 		r->header.flags |= user_flags(user, &r->user, &call->stays[INFLIGHT_USER]);
@@ -475,14 +520,8 @@ static __always_inline void read_attr(struct record *r, __u64 cmd, const void *a
 /* The map behind a file descriptor of the calling process, or 0. */
 static __always_inline struct bpf_map *map_of_fd(__u32 fd)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
-	struct file **files = BPF_CORE_READ(table, fd);
-	struct file *file = 0;
+	struct file *file = file_of_fd(fd);
 
-	if (fd >= BPF_CORE_READ(table, max_fds))
-		return 0;
-	bpf_probe_read_kernel(&file, sizeof(file), &files[fd]);
 	if (!file || BPF_CORE_READ(file, f_op) != (void *)&bpf_map_fops)
 		return 0;
 	return BPF_CORE_READ(file, private_data);
@@ -524,6 +563,7 @@ static __always_inline void call_is_making(struct call *call, __u64 cmd, const v
 {
 	struct record *r = &call->record;
 
+	r->command = cmd;
 	r->kind = cmd == BPF_PROG_LOAD ? KIND_PROG : KIND_MAP;
 	if (map_has_user())
 		r->header.flags |= FLAG_RLIMIT;
@@ -534,7 +574,7 @@ static __always_inline void bpf_begin(struct pt_regs *regs)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	const struct config *config = config_get();
-	__u64 cmd = syscall_arg0(regs);
+	__u64 cmd = syscall_arg(regs, 0);
 	struct user_struct *user = 0;
 	struct bpf_map *map = 0;
 	struct call *call;
@@ -544,7 +584,7 @@ static __always_inline void bpf_begin(struct pt_regs *regs)
 		return;
 	if (!makes_object(cmd) && !(config->watch_memcg && updates_map(cmd)))
 		return;
-	attr = (void *)syscall_arg1(regs);
+	attr = (void *)syscall_arg(regs, 1);
 	if (makes_object(cmd)) {
 		user = BPF_CORE_READ(task, cred, user);
 	} else {
@@ -555,10 +595,12 @@ static __always_inline void bpf_begin(struct pt_regs *regs)
 	call = object_begin(LEVEL_BPF, map ? OP_GROW : OP_CREATE, user);
 	if (!call)
 		return;
-	if (map)
+	if (map) {
 		call_is_growth(call, map);
-	else
+		call->record.command = cmd;
+	} else {
 		call_is_making(call, cmd, attr);
+	}
 }
 
 /* The file descriptor is made last: the object is complete. */
@@ -610,6 +652,68 @@ static __always_inline bool growth_due(struct record *r, __s64 worth)
 	return true;
 }
 
+/* A cgroup refused memory for an element of a map's, on whosever behalf. */
+static __always_inline void remember_refusal(const struct record *r)
+{
+	struct memcg_refusal refusal = { .time_ns = bpf_ktime_get_ns(), .cgroup_id = r->limit_cgroup_id,
+					 .usage_bytes = r->usage_bytes, .limit_bytes = r->limit_bytes };
+
+	if (r->object)
+		bpf_map_update_elem(&memcg_refusals, &r->object, &refusal, BPF_ANY);
+}
+
+/* Whether a cgroup refused what an update wanted: an element that was to be allocated,
+ * there and then or into the map's cache. */
+static __always_inline void recall_refusal(struct call *call)
+{
+	struct record *r = &call->record;
+	struct memcg_refusal *refusal = bpf_map_lookup_elem(&memcg_refusals, &r->object);
+
+	if (call->refused || !refusal || bpf_ktime_get_ns() - refusal->time_ns > REFUSAL_COUNTS_NS)
+		return;
+	r->limit_cgroup_id = refusal->cgroup_id;
+	r->usage_bytes = refusal->usage_bytes;
+	r->limit_bytes = refusal->limit_bytes;
+	call->refused = 1;
+}
+
+/* bpf(2) failed for want of memory, and was not followed: most updates of maps are not
+ * worth it. What it was asked is still in the registers that its entry saved. */
+static __always_inline void failed_update_begin(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	const struct config *config = config_get();
+	struct pt_regs *regs;
+	struct bpf_map *map;
+	struct call *call;
+	__u64 cmd;
+	void *attr;
+
+	if (!config || level_find(LEVEL_BPF))
+		return;
+	regs = task_registers(task, config->page_shift, SYS_BPF);
+	if (!regs)
+		return;
+	cmd = syscall_arg(regs, 0);
+	attr = (void *)syscall_arg(regs, 1);
+	map = updates_map(cmd) ? updated_map(cmd, attr) : 0;
+	if (!map)
+		return;
+	call = object_begin(LEVEL_BPF, OP_GROW, BPF_CORE_READ(task, cred, user));
+	if (!call)
+		return;
+	call_is_growth(call, map);
+	call->record.command = cmd;
+}
+
+static __always_inline void failed_update_end(void *ctx, struct call *call, int ret)
+{
+	recall_refusal(call);
+	call->memcg = 0; /* the one that refused, or none */
+	call->record.pages = 0;
+	object_end(ctx, call, ret);
+}
+
 /* The return of a call that may be a growth: one that is worth no record yet is kept for
  * a later one. */
 static __always_inline void level_end(void *ctx, enum level level, int ret)
@@ -620,7 +724,11 @@ static __always_inline void level_end(void *ctx, enum level level, int ret)
 	if (!call)
 		return; /* a command that is of no interest */
 	growth = call->record.op == OP_GROW;
-	if (growth && !(has_growth(&call->record) && growth_due(&call->record, GROWTH_REPORTED)))
+	if (growth && call->refused)
+		remember_refusal(&call->record);
+	if (growth && level == LEVEL_BPF && ret == -ENOMEM)
+		failed_update_end(ctx, call, ret);
+	else if (growth && !(has_growth(&call->record) && growth_due(&call->record, GROWTH_REPORTED)))
 		call_leave(call);
 	else
 		object_end(ctx, call, growth ? 0 : ret);
@@ -759,6 +867,8 @@ int BPF_KPROBE(kprobe_sys_bpf, struct pt_regs *regs)
 SEC("kretprobe/sys_bpf")
 int BPF_KRETPROBE(kretprobe_sys_bpf, int ret)
 {
+	if (ret == -ENOMEM)
+		failed_update_begin();
 	level_end(ctx, LEVEL_BPF, ret);
 	return 0;
 }
@@ -819,6 +929,20 @@ int BPF_KPROBE(kprobe_bpf_map_precharge_memlock, __u32 pages)
 		call->record.pages = pages;
 	return 0;
 }
+
+/* What that comes to. */
+#define ACCOUNT_RETURN(function)                                               \
+	SEC("kretprobe/" #function)                                            \
+	int BPF_KRETPROBE(kretprobe_##function, int ret)                       \
+	{                                                                      \
+		struct call *call = level_find(LEVEL_BPF);                     \
+		if (call)                                                      \
+			call->account = ret ? FLAG_ACCOUNT_REFUSED : FLAG_ACCOUNT_PASSED; \
+		return 0;                                                      \
+	}
+ACCOUNT_RETURN(bpf_map_charge_init)
+ACCOUNT_RETURN(bpf_map_precharge_memlock)
+ACCOUNT_RETURN(__bpf_prog_charge)
 
 SEC("kprobe/__bpf_prog_charge")
 int BPF_KPROBE(kprobe_bpf_prog_charge, struct user_struct *user, __u32 pages)
@@ -984,10 +1108,13 @@ int BPF_KPROBE(kprobe_uncharge_page, struct page *page, int order)
 	return 0;
 }
 
-SEC("fentry/obj_cgroup_charge")
-int BPF_PROG(fentry_obj_charge, struct obj_cgroup *objcg, unsigned int gfp, __u64 bytes)
+SEC("fexit/obj_cgroup_charge")
+int BPF_PROG(fexit_obj_charge, struct obj_cgroup *objcg, unsigned int gfp, __u64 bytes, int ret)
 {
-	object_charged(objcg, bytes);
+	if (ret)
+		object_refused(objcg);
+	else
+		object_charged(objcg, bytes);
 	return 0;
 }
 
@@ -1000,10 +1127,12 @@ int BPF_KPROBE(kprobe_obj_charge, struct obj_cgroup *objcg, unsigned int gfp, __
 
 /* 6.16 to 7.0: the slab allocator's. obj_cgroup_charge() may call it too, without
  * a node. */
-SEC("fentry/obj_cgroup_charge_account")
-int BPF_PROG(fentry_obj_charge_account, struct obj_cgroup *objcg, unsigned int gfp, __u64 bytes, void *node)
+SEC("fexit/obj_cgroup_charge_account")
+int BPF_PROG(fexit_obj_charge_account, struct obj_cgroup *objcg, unsigned int gfp, __u64 bytes, void *node, int item, int ret)
 {
-	if (node)
+	if (node && ret)
+		object_refused(objcg);
+	else if (node)
 		object_charged(objcg, bytes);
 	return 0;
 }
@@ -1033,7 +1162,7 @@ int BPF_KPROBE(kprobe_obj_uncharge, struct obj_cgroup *objcg, __u64 bytes)
 SEC("kprobe/__memcg_slab_post_alloc_hook")
 int BPF_KPROBE(kprobe_slab_hook, struct kmem_cache *cache, void *lru, unsigned int flags, __u64 objects)
 {
-	slab_charged(cache, objects);
+	slab_charged(cache, objects, true);
 	return 0;
 }
 
@@ -1042,21 +1171,21 @@ SEC("kprobe/__memcg_slab_post_alloc_hook")
 int BPF_KPROBE(kprobe_slab_hook_flags, struct kmem_cache *cache, void *lru, unsigned int flags,
 	       unsigned int slab_alloc_flags, __u64 objects)
 {
-	slab_charged(cache, objects);
+	slab_charged(cache, objects, true);
 	return 0;
 }
 
-SEC("fentry/__memcg_slab_post_alloc_hook")
-int BPF_PROG(fentry_slab_hook, struct kmem_cache *cache, void *lru, unsigned int flags, __u64 objects)
+SEC("fexit/__memcg_slab_post_alloc_hook")
+int BPF_PROG(fexit_slab_hook, struct kmem_cache *cache, void *lru, unsigned int flags, __u64 objects, void **list, bool charged)
 {
-	slab_charged(cache, objects);
+	slab_charged(cache, objects, charged);
 	return 0;
 }
 
-SEC("fentry/__memcg_slab_post_alloc_hook")
-int BPF_PROG(fentry_slab_hook_flags, struct kmem_cache *cache, void *lru, unsigned int flags,
-	     unsigned int slab_alloc_flags, __u64 objects)
+SEC("fexit/__memcg_slab_post_alloc_hook")
+int BPF_PROG(fexit_slab_hook_flags, struct kmem_cache *cache, void *lru, unsigned int flags,
+	     unsigned int slab_alloc_flags, __u64 objects, void **list, bool charged)
 {
-	slab_charged(cache, objects);
+	slab_charged(cache, objects, charged);
 	return 0;
 }

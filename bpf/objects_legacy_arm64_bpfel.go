@@ -16,54 +16,58 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ObjectsLegacyMapCaches                        = "caches"
-	ObjectsLegacyMapCalls                         = "calls"
-	ObjectsLegacyMapCallsOverflow                 = "calls_overflow"
-	ObjectsLegacyMapConfigMap                     = "config_map"
-	ObjectsLegacyMapEvents                        = "events"
-	ObjectsLegacyMapGrowths                       = "growths"
-	ObjectsLegacyMapInflightMap                   = "inflight_map"
-	ObjectsLegacyMapLossesMap                     = "losses_map"
-	ObjectsLegacyMapOpenMap                       = "open_map"
-	ObjectsLegacyMapSeqMap                        = "seq_map"
-	ObjectsLegacyMapSpillMap                      = "spill_map"
-	ObjectsLegacyProgFentryBpfMemRefill           = "fentry_bpf_mem_refill"
-	ObjectsLegacyProgFentryMapAlloc               = "fentry_map_alloc"
-	ObjectsLegacyProgFentryMapAllocPercpu         = "fentry_map_alloc_percpu"
-	ObjectsLegacyProgFentryObjCharge              = "fentry_obj_charge"
-	ObjectsLegacyProgFentryObjChargeAccount       = "fentry_obj_charge_account"
-	ObjectsLegacyProgFentryObjUncharge            = "fentry_obj_uncharge"
-	ObjectsLegacyProgFentrySlabHook               = "fentry_slab_hook"
-	ObjectsLegacyProgFentrySlabHookFlags          = "fentry_slab_hook_flags"
-	ObjectsLegacyProgFentryUnchargePage           = "fentry_uncharge_page"
-	ObjectsLegacyProgFexitBpfMemRefill            = "fexit_bpf_mem_refill"
-	ObjectsLegacyProgFexitChargePage              = "fexit_charge_page"
-	ObjectsLegacyProgFexitMapAlloc                = "fexit_map_alloc"
-	ObjectsLegacyProgFexitMapAllocPercpu          = "fexit_map_alloc_percpu"
-	ObjectsLegacyProgKprobeAnonInodeGetfd         = "kprobe_anon_inode_getfd"
-	ObjectsLegacyProgKprobeBpfMapChargeInit       = "kprobe_bpf_map_charge_init"
-	ObjectsLegacyProgKprobeBpfMapFreeDeferred     = "kprobe_bpf_map_free_deferred"
-	ObjectsLegacyProgKprobeBpfMapPrechargeMemlock = "kprobe_bpf_map_precharge_memlock"
-	ObjectsLegacyProgKprobeBpfMemRefill           = "kprobe_bpf_mem_refill"
-	ObjectsLegacyProgKprobeBpfProgCharge          = "kprobe_bpf_prog_charge"
-	ObjectsLegacyProgKprobeBpfProgPutRcu          = "kprobe_bpf_prog_put_rcu"
-	ObjectsLegacyProgKprobeChargePage             = "kprobe_charge_page"
-	ObjectsLegacyProgKprobeMapAlloc               = "kprobe_map_alloc"
-	ObjectsLegacyProgKprobeMapAllocPercpu         = "kprobe_map_alloc_percpu"
-	ObjectsLegacyProgKprobeObjCharge              = "kprobe_obj_charge"
-	ObjectsLegacyProgKprobeObjChargeAccount       = "kprobe_obj_charge_account"
-	ObjectsLegacyProgKprobeObjUncharge            = "kprobe_obj_uncharge"
-	ObjectsLegacyProgKprobeSlabHook               = "kprobe_slab_hook"
-	ObjectsLegacyProgKprobeSlabHookFlags          = "kprobe_slab_hook_flags"
-	ObjectsLegacyProgKprobeSysBpf                 = "kprobe_sys_bpf"
-	ObjectsLegacyProgKprobeUnchargePage           = "kprobe_uncharge_page"
-	ObjectsLegacyProgKretprobeBpfMapFreeDeferred  = "kretprobe_bpf_map_free_deferred"
-	ObjectsLegacyProgKretprobeBpfMemRefill        = "kretprobe_bpf_mem_refill"
-	ObjectsLegacyProgKretprobeBpfProgPutRcu       = "kretprobe_bpf_prog_put_rcu"
-	ObjectsLegacyProgKretprobeChargePage          = "kretprobe_charge_page"
-	ObjectsLegacyProgKretprobeMapAlloc            = "kretprobe_map_alloc"
-	ObjectsLegacyProgKretprobeMapAllocPercpu      = "kretprobe_map_alloc_percpu"
-	ObjectsLegacyProgKretprobeSysBpf              = "kretprobe_sys_bpf"
+	ObjectsLegacyMapCaches                           = "caches"
+	ObjectsLegacyMapCalls                            = "calls"
+	ObjectsLegacyMapCallsOverflow                    = "calls_overflow"
+	ObjectsLegacyMapConfigMap                        = "config_map"
+	ObjectsLegacyMapEvents                           = "events"
+	ObjectsLegacyMapGrowths                          = "growths"
+	ObjectsLegacyMapInflightMap                      = "inflight_map"
+	ObjectsLegacyMapLossesMap                        = "losses_map"
+	ObjectsLegacyMapMemcgRefusals                    = "memcg_refusals"
+	ObjectsLegacyMapOpenMap                          = "open_map"
+	ObjectsLegacyMapSeqMap                           = "seq_map"
+	ObjectsLegacyMapSpillMap                         = "spill_map"
+	ObjectsLegacyProgFentryBpfMemRefill              = "fentry_bpf_mem_refill"
+	ObjectsLegacyProgFentryMapAlloc                  = "fentry_map_alloc"
+	ObjectsLegacyProgFentryMapAllocPercpu            = "fentry_map_alloc_percpu"
+	ObjectsLegacyProgFentryObjUncharge               = "fentry_obj_uncharge"
+	ObjectsLegacyProgFentryUnchargePage              = "fentry_uncharge_page"
+	ObjectsLegacyProgFexitBpfMemRefill               = "fexit_bpf_mem_refill"
+	ObjectsLegacyProgFexitChargePage                 = "fexit_charge_page"
+	ObjectsLegacyProgFexitMapAlloc                   = "fexit_map_alloc"
+	ObjectsLegacyProgFexitMapAllocPercpu             = "fexit_map_alloc_percpu"
+	ObjectsLegacyProgFexitObjCharge                  = "fexit_obj_charge"
+	ObjectsLegacyProgFexitObjChargeAccount           = "fexit_obj_charge_account"
+	ObjectsLegacyProgFexitSlabHook                   = "fexit_slab_hook"
+	ObjectsLegacyProgFexitSlabHookFlags              = "fexit_slab_hook_flags"
+	ObjectsLegacyProgKprobeAnonInodeGetfd            = "kprobe_anon_inode_getfd"
+	ObjectsLegacyProgKprobeBpfMapChargeInit          = "kprobe_bpf_map_charge_init"
+	ObjectsLegacyProgKprobeBpfMapFreeDeferred        = "kprobe_bpf_map_free_deferred"
+	ObjectsLegacyProgKprobeBpfMapPrechargeMemlock    = "kprobe_bpf_map_precharge_memlock"
+	ObjectsLegacyProgKprobeBpfMemRefill              = "kprobe_bpf_mem_refill"
+	ObjectsLegacyProgKprobeBpfProgCharge             = "kprobe_bpf_prog_charge"
+	ObjectsLegacyProgKprobeBpfProgPutRcu             = "kprobe_bpf_prog_put_rcu"
+	ObjectsLegacyProgKprobeChargePage                = "kprobe_charge_page"
+	ObjectsLegacyProgKprobeMapAlloc                  = "kprobe_map_alloc"
+	ObjectsLegacyProgKprobeMapAllocPercpu            = "kprobe_map_alloc_percpu"
+	ObjectsLegacyProgKprobeObjCharge                 = "kprobe_obj_charge"
+	ObjectsLegacyProgKprobeObjChargeAccount          = "kprobe_obj_charge_account"
+	ObjectsLegacyProgKprobeObjUncharge               = "kprobe_obj_uncharge"
+	ObjectsLegacyProgKprobeSlabHook                  = "kprobe_slab_hook"
+	ObjectsLegacyProgKprobeSlabHookFlags             = "kprobe_slab_hook_flags"
+	ObjectsLegacyProgKprobeSysBpf                    = "kprobe_sys_bpf"
+	ObjectsLegacyProgKprobeUnchargePage              = "kprobe_uncharge_page"
+	ObjectsLegacyProgKretprobeBpfProgCharge          = "kretprobe___bpf_prog_charge"
+	ObjectsLegacyProgKretprobeBpfMapChargeInit       = "kretprobe_bpf_map_charge_init"
+	ObjectsLegacyProgKretprobeBpfMapFreeDeferred     = "kretprobe_bpf_map_free_deferred"
+	ObjectsLegacyProgKretprobeBpfMapPrechargeMemlock = "kretprobe_bpf_map_precharge_memlock"
+	ObjectsLegacyProgKretprobeBpfMemRefill           = "kretprobe_bpf_mem_refill"
+	ObjectsLegacyProgKretprobeBpfProgPutRcu          = "kretprobe_bpf_prog_put_rcu"
+	ObjectsLegacyProgKretprobeChargePage             = "kretprobe_charge_page"
+	ObjectsLegacyProgKretprobeMapAlloc               = "kretprobe_map_alloc"
+	ObjectsLegacyProgKretprobeMapAllocPercpu         = "kretprobe_map_alloc_percpu"
+	ObjectsLegacyProgKretprobeSysBpf                 = "kretprobe_sys_bpf"
 )
 
 // LoadObjectsLegacy returns the embedded CollectionSpec for ObjectsLegacy.
@@ -108,43 +112,46 @@ type ObjectsLegacySpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsLegacyProgramSpecs struct {
-	FentryBpfMemRefill           *ebpf.ProgramSpec `ebpf:"fentry_bpf_mem_refill"`
-	FentryMapAlloc               *ebpf.ProgramSpec `ebpf:"fentry_map_alloc"`
-	FentryMapAllocPercpu         *ebpf.ProgramSpec `ebpf:"fentry_map_alloc_percpu"`
-	FentryObjCharge              *ebpf.ProgramSpec `ebpf:"fentry_obj_charge"`
-	FentryObjChargeAccount       *ebpf.ProgramSpec `ebpf:"fentry_obj_charge_account"`
-	FentryObjUncharge            *ebpf.ProgramSpec `ebpf:"fentry_obj_uncharge"`
-	FentrySlabHook               *ebpf.ProgramSpec `ebpf:"fentry_slab_hook"`
-	FentrySlabHookFlags          *ebpf.ProgramSpec `ebpf:"fentry_slab_hook_flags"`
-	FentryUnchargePage           *ebpf.ProgramSpec `ebpf:"fentry_uncharge_page"`
-	FexitBpfMemRefill            *ebpf.ProgramSpec `ebpf:"fexit_bpf_mem_refill"`
-	FexitChargePage              *ebpf.ProgramSpec `ebpf:"fexit_charge_page"`
-	FexitMapAlloc                *ebpf.ProgramSpec `ebpf:"fexit_map_alloc"`
-	FexitMapAllocPercpu          *ebpf.ProgramSpec `ebpf:"fexit_map_alloc_percpu"`
-	KprobeAnonInodeGetfd         *ebpf.ProgramSpec `ebpf:"kprobe_anon_inode_getfd"`
-	KprobeBpfMapChargeInit       *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_charge_init"`
-	KprobeBpfMapFreeDeferred     *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_free_deferred"`
-	KprobeBpfMapPrechargeMemlock *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_precharge_memlock"`
-	KprobeBpfMemRefill           *ebpf.ProgramSpec `ebpf:"kprobe_bpf_mem_refill"`
-	KprobeBpfProgCharge          *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_charge"`
-	KprobeBpfProgPutRcu          *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_put_rcu"`
-	KprobeChargePage             *ebpf.ProgramSpec `ebpf:"kprobe_charge_page"`
-	KprobeMapAlloc               *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc"`
-	KprobeMapAllocPercpu         *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc_percpu"`
-	KprobeObjCharge              *ebpf.ProgramSpec `ebpf:"kprobe_obj_charge"`
-	KprobeObjChargeAccount       *ebpf.ProgramSpec `ebpf:"kprobe_obj_charge_account"`
-	KprobeObjUncharge            *ebpf.ProgramSpec `ebpf:"kprobe_obj_uncharge"`
-	KprobeSlabHook               *ebpf.ProgramSpec `ebpf:"kprobe_slab_hook"`
-	KprobeSlabHookFlags          *ebpf.ProgramSpec `ebpf:"kprobe_slab_hook_flags"`
-	KprobeSysBpf                 *ebpf.ProgramSpec `ebpf:"kprobe_sys_bpf"`
-	KprobeUnchargePage           *ebpf.ProgramSpec `ebpf:"kprobe_uncharge_page"`
-	KretprobeBpfMapFreeDeferred  *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_free_deferred"`
-	KretprobeBpfMemRefill        *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_mem_refill"`
-	KretprobeBpfProgPutRcu       *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_prog_put_rcu"`
-	KretprobeChargePage          *ebpf.ProgramSpec `ebpf:"kretprobe_charge_page"`
-	KretprobeMapAlloc            *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc"`
-	KretprobeMapAllocPercpu      *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc_percpu"`
-	KretprobeSysBpf              *ebpf.ProgramSpec `ebpf:"kretprobe_sys_bpf"`
+	FentryBpfMemRefill              *ebpf.ProgramSpec `ebpf:"fentry_bpf_mem_refill"`
+	FentryMapAlloc                  *ebpf.ProgramSpec `ebpf:"fentry_map_alloc"`
+	FentryMapAllocPercpu            *ebpf.ProgramSpec `ebpf:"fentry_map_alloc_percpu"`
+	FentryObjUncharge               *ebpf.ProgramSpec `ebpf:"fentry_obj_uncharge"`
+	FentryUnchargePage              *ebpf.ProgramSpec `ebpf:"fentry_uncharge_page"`
+	FexitBpfMemRefill               *ebpf.ProgramSpec `ebpf:"fexit_bpf_mem_refill"`
+	FexitChargePage                 *ebpf.ProgramSpec `ebpf:"fexit_charge_page"`
+	FexitMapAlloc                   *ebpf.ProgramSpec `ebpf:"fexit_map_alloc"`
+	FexitMapAllocPercpu             *ebpf.ProgramSpec `ebpf:"fexit_map_alloc_percpu"`
+	FexitObjCharge                  *ebpf.ProgramSpec `ebpf:"fexit_obj_charge"`
+	FexitObjChargeAccount           *ebpf.ProgramSpec `ebpf:"fexit_obj_charge_account"`
+	FexitSlabHook                   *ebpf.ProgramSpec `ebpf:"fexit_slab_hook"`
+	FexitSlabHookFlags              *ebpf.ProgramSpec `ebpf:"fexit_slab_hook_flags"`
+	KprobeAnonInodeGetfd            *ebpf.ProgramSpec `ebpf:"kprobe_anon_inode_getfd"`
+	KprobeBpfMapChargeInit          *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_charge_init"`
+	KprobeBpfMapFreeDeferred        *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_free_deferred"`
+	KprobeBpfMapPrechargeMemlock    *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_precharge_memlock"`
+	KprobeBpfMemRefill              *ebpf.ProgramSpec `ebpf:"kprobe_bpf_mem_refill"`
+	KprobeBpfProgCharge             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_charge"`
+	KprobeBpfProgPutRcu             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_put_rcu"`
+	KprobeChargePage                *ebpf.ProgramSpec `ebpf:"kprobe_charge_page"`
+	KprobeMapAlloc                  *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc"`
+	KprobeMapAllocPercpu            *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc_percpu"`
+	KprobeObjCharge                 *ebpf.ProgramSpec `ebpf:"kprobe_obj_charge"`
+	KprobeObjChargeAccount          *ebpf.ProgramSpec `ebpf:"kprobe_obj_charge_account"`
+	KprobeObjUncharge               *ebpf.ProgramSpec `ebpf:"kprobe_obj_uncharge"`
+	KprobeSlabHook                  *ebpf.ProgramSpec `ebpf:"kprobe_slab_hook"`
+	KprobeSlabHookFlags             *ebpf.ProgramSpec `ebpf:"kprobe_slab_hook_flags"`
+	KprobeSysBpf                    *ebpf.ProgramSpec `ebpf:"kprobe_sys_bpf"`
+	KprobeUnchargePage              *ebpf.ProgramSpec `ebpf:"kprobe_uncharge_page"`
+	KretprobeBpfProgCharge          *ebpf.ProgramSpec `ebpf:"kretprobe___bpf_prog_charge"`
+	KretprobeBpfMapChargeInit       *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_charge_init"`
+	KretprobeBpfMapFreeDeferred     *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_free_deferred"`
+	KretprobeBpfMapPrechargeMemlock *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_precharge_memlock"`
+	KretprobeBpfMemRefill           *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_mem_refill"`
+	KretprobeBpfProgPutRcu          *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_prog_put_rcu"`
+	KretprobeChargePage             *ebpf.ProgramSpec `ebpf:"kretprobe_charge_page"`
+	KretprobeMapAlloc               *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc"`
+	KretprobeMapAllocPercpu         *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc_percpu"`
+	KretprobeSysBpf                 *ebpf.ProgramSpec `ebpf:"kretprobe_sys_bpf"`
 }
 
 // ObjectsLegacyMapSpecs contains maps before they are loaded into the kernel.
@@ -159,6 +166,7 @@ type ObjectsLegacyMapSpecs struct {
 	Growths       *ebpf.MapSpec `ebpf:"growths"`
 	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
 	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
+	MemcgRefusals *ebpf.MapSpec `ebpf:"memcg_refusals"`
 	OpenMap       *ebpf.MapSpec `ebpf:"open_map"`
 	SeqMap        *ebpf.MapSpec `ebpf:"seq_map"`
 	SpillMap      *ebpf.MapSpec `ebpf:"spill_map"`
@@ -198,6 +206,7 @@ type ObjectsLegacyMaps struct {
 	Growths       *ebpf.Map `ebpf:"growths"`
 	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
 	LossesMap     *ebpf.Map `ebpf:"losses_map"`
+	MemcgRefusals *ebpf.Map `ebpf:"memcg_refusals"`
 	OpenMap       *ebpf.Map `ebpf:"open_map"`
 	SeqMap        *ebpf.Map `ebpf:"seq_map"`
 	SpillMap      *ebpf.Map `ebpf:"spill_map"`
@@ -213,6 +222,7 @@ func (m *ObjectsLegacyMaps) Close() error {
 		m.Growths,
 		m.InflightMap,
 		m.LossesMap,
+		m.MemcgRefusals,
 		m.OpenMap,
 		m.SeqMap,
 		m.SpillMap,
@@ -229,43 +239,46 @@ type ObjectsLegacyVariables struct {
 //
 // It can be passed to LoadObjectsLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsLegacyPrograms struct {
-	FentryBpfMemRefill           *ebpf.Program `ebpf:"fentry_bpf_mem_refill"`
-	FentryMapAlloc               *ebpf.Program `ebpf:"fentry_map_alloc"`
-	FentryMapAllocPercpu         *ebpf.Program `ebpf:"fentry_map_alloc_percpu"`
-	FentryObjCharge              *ebpf.Program `ebpf:"fentry_obj_charge"`
-	FentryObjChargeAccount       *ebpf.Program `ebpf:"fentry_obj_charge_account"`
-	FentryObjUncharge            *ebpf.Program `ebpf:"fentry_obj_uncharge"`
-	FentrySlabHook               *ebpf.Program `ebpf:"fentry_slab_hook"`
-	FentrySlabHookFlags          *ebpf.Program `ebpf:"fentry_slab_hook_flags"`
-	FentryUnchargePage           *ebpf.Program `ebpf:"fentry_uncharge_page"`
-	FexitBpfMemRefill            *ebpf.Program `ebpf:"fexit_bpf_mem_refill"`
-	FexitChargePage              *ebpf.Program `ebpf:"fexit_charge_page"`
-	FexitMapAlloc                *ebpf.Program `ebpf:"fexit_map_alloc"`
-	FexitMapAllocPercpu          *ebpf.Program `ebpf:"fexit_map_alloc_percpu"`
-	KprobeAnonInodeGetfd         *ebpf.Program `ebpf:"kprobe_anon_inode_getfd"`
-	KprobeBpfMapChargeInit       *ebpf.Program `ebpf:"kprobe_bpf_map_charge_init"`
-	KprobeBpfMapFreeDeferred     *ebpf.Program `ebpf:"kprobe_bpf_map_free_deferred"`
-	KprobeBpfMapPrechargeMemlock *ebpf.Program `ebpf:"kprobe_bpf_map_precharge_memlock"`
-	KprobeBpfMemRefill           *ebpf.Program `ebpf:"kprobe_bpf_mem_refill"`
-	KprobeBpfProgCharge          *ebpf.Program `ebpf:"kprobe_bpf_prog_charge"`
-	KprobeBpfProgPutRcu          *ebpf.Program `ebpf:"kprobe_bpf_prog_put_rcu"`
-	KprobeChargePage             *ebpf.Program `ebpf:"kprobe_charge_page"`
-	KprobeMapAlloc               *ebpf.Program `ebpf:"kprobe_map_alloc"`
-	KprobeMapAllocPercpu         *ebpf.Program `ebpf:"kprobe_map_alloc_percpu"`
-	KprobeObjCharge              *ebpf.Program `ebpf:"kprobe_obj_charge"`
-	KprobeObjChargeAccount       *ebpf.Program `ebpf:"kprobe_obj_charge_account"`
-	KprobeObjUncharge            *ebpf.Program `ebpf:"kprobe_obj_uncharge"`
-	KprobeSlabHook               *ebpf.Program `ebpf:"kprobe_slab_hook"`
-	KprobeSlabHookFlags          *ebpf.Program `ebpf:"kprobe_slab_hook_flags"`
-	KprobeSysBpf                 *ebpf.Program `ebpf:"kprobe_sys_bpf"`
-	KprobeUnchargePage           *ebpf.Program `ebpf:"kprobe_uncharge_page"`
-	KretprobeBpfMapFreeDeferred  *ebpf.Program `ebpf:"kretprobe_bpf_map_free_deferred"`
-	KretprobeBpfMemRefill        *ebpf.Program `ebpf:"kretprobe_bpf_mem_refill"`
-	KretprobeBpfProgPutRcu       *ebpf.Program `ebpf:"kretprobe_bpf_prog_put_rcu"`
-	KretprobeChargePage          *ebpf.Program `ebpf:"kretprobe_charge_page"`
-	KretprobeMapAlloc            *ebpf.Program `ebpf:"kretprobe_map_alloc"`
-	KretprobeMapAllocPercpu      *ebpf.Program `ebpf:"kretprobe_map_alloc_percpu"`
-	KretprobeSysBpf              *ebpf.Program `ebpf:"kretprobe_sys_bpf"`
+	FentryBpfMemRefill              *ebpf.Program `ebpf:"fentry_bpf_mem_refill"`
+	FentryMapAlloc                  *ebpf.Program `ebpf:"fentry_map_alloc"`
+	FentryMapAllocPercpu            *ebpf.Program `ebpf:"fentry_map_alloc_percpu"`
+	FentryObjUncharge               *ebpf.Program `ebpf:"fentry_obj_uncharge"`
+	FentryUnchargePage              *ebpf.Program `ebpf:"fentry_uncharge_page"`
+	FexitBpfMemRefill               *ebpf.Program `ebpf:"fexit_bpf_mem_refill"`
+	FexitChargePage                 *ebpf.Program `ebpf:"fexit_charge_page"`
+	FexitMapAlloc                   *ebpf.Program `ebpf:"fexit_map_alloc"`
+	FexitMapAllocPercpu             *ebpf.Program `ebpf:"fexit_map_alloc_percpu"`
+	FexitObjCharge                  *ebpf.Program `ebpf:"fexit_obj_charge"`
+	FexitObjChargeAccount           *ebpf.Program `ebpf:"fexit_obj_charge_account"`
+	FexitSlabHook                   *ebpf.Program `ebpf:"fexit_slab_hook"`
+	FexitSlabHookFlags              *ebpf.Program `ebpf:"fexit_slab_hook_flags"`
+	KprobeAnonInodeGetfd            *ebpf.Program `ebpf:"kprobe_anon_inode_getfd"`
+	KprobeBpfMapChargeInit          *ebpf.Program `ebpf:"kprobe_bpf_map_charge_init"`
+	KprobeBpfMapFreeDeferred        *ebpf.Program `ebpf:"kprobe_bpf_map_free_deferred"`
+	KprobeBpfMapPrechargeMemlock    *ebpf.Program `ebpf:"kprobe_bpf_map_precharge_memlock"`
+	KprobeBpfMemRefill              *ebpf.Program `ebpf:"kprobe_bpf_mem_refill"`
+	KprobeBpfProgCharge             *ebpf.Program `ebpf:"kprobe_bpf_prog_charge"`
+	KprobeBpfProgPutRcu             *ebpf.Program `ebpf:"kprobe_bpf_prog_put_rcu"`
+	KprobeChargePage                *ebpf.Program `ebpf:"kprobe_charge_page"`
+	KprobeMapAlloc                  *ebpf.Program `ebpf:"kprobe_map_alloc"`
+	KprobeMapAllocPercpu            *ebpf.Program `ebpf:"kprobe_map_alloc_percpu"`
+	KprobeObjCharge                 *ebpf.Program `ebpf:"kprobe_obj_charge"`
+	KprobeObjChargeAccount          *ebpf.Program `ebpf:"kprobe_obj_charge_account"`
+	KprobeObjUncharge               *ebpf.Program `ebpf:"kprobe_obj_uncharge"`
+	KprobeSlabHook                  *ebpf.Program `ebpf:"kprobe_slab_hook"`
+	KprobeSlabHookFlags             *ebpf.Program `ebpf:"kprobe_slab_hook_flags"`
+	KprobeSysBpf                    *ebpf.Program `ebpf:"kprobe_sys_bpf"`
+	KprobeUnchargePage              *ebpf.Program `ebpf:"kprobe_uncharge_page"`
+	KretprobeBpfProgCharge          *ebpf.Program `ebpf:"kretprobe___bpf_prog_charge"`
+	KretprobeBpfMapChargeInit       *ebpf.Program `ebpf:"kretprobe_bpf_map_charge_init"`
+	KretprobeBpfMapFreeDeferred     *ebpf.Program `ebpf:"kretprobe_bpf_map_free_deferred"`
+	KretprobeBpfMapPrechargeMemlock *ebpf.Program `ebpf:"kretprobe_bpf_map_precharge_memlock"`
+	KretprobeBpfMemRefill           *ebpf.Program `ebpf:"kretprobe_bpf_mem_refill"`
+	KretprobeBpfProgPutRcu          *ebpf.Program `ebpf:"kretprobe_bpf_prog_put_rcu"`
+	KretprobeChargePage             *ebpf.Program `ebpf:"kretprobe_charge_page"`
+	KretprobeMapAlloc               *ebpf.Program `ebpf:"kretprobe_map_alloc"`
+	KretprobeMapAllocPercpu         *ebpf.Program `ebpf:"kretprobe_map_alloc_percpu"`
+	KretprobeSysBpf                 *ebpf.Program `ebpf:"kretprobe_sys_bpf"`
 }
 
 func (p *ObjectsLegacyPrograms) Close() error {
@@ -273,16 +286,16 @@ func (p *ObjectsLegacyPrograms) Close() error {
 		p.FentryBpfMemRefill,
 		p.FentryMapAlloc,
 		p.FentryMapAllocPercpu,
-		p.FentryObjCharge,
-		p.FentryObjChargeAccount,
 		p.FentryObjUncharge,
-		p.FentrySlabHook,
-		p.FentrySlabHookFlags,
 		p.FentryUnchargePage,
 		p.FexitBpfMemRefill,
 		p.FexitChargePage,
 		p.FexitMapAlloc,
 		p.FexitMapAllocPercpu,
+		p.FexitObjCharge,
+		p.FexitObjChargeAccount,
+		p.FexitSlabHook,
+		p.FexitSlabHookFlags,
 		p.KprobeAnonInodeGetfd,
 		p.KprobeBpfMapChargeInit,
 		p.KprobeBpfMapFreeDeferred,
@@ -300,7 +313,10 @@ func (p *ObjectsLegacyPrograms) Close() error {
 		p.KprobeSlabHookFlags,
 		p.KprobeSysBpf,
 		p.KprobeUnchargePage,
+		p.KretprobeBpfProgCharge,
+		p.KretprobeBpfMapChargeInit,
 		p.KretprobeBpfMapFreeDeferred,
+		p.KretprobeBpfMapPrechargeMemlock,
 		p.KretprobeBpfMemRefill,
 		p.KretprobeBpfProgPutRcu,
 		p.KretprobeChargePage,

@@ -79,7 +79,7 @@ type ObjectsRecord struct {
 	ValueSize     uint32
 	MaxEntries    uint32
 	MapFlags      uint32
-	Pad           uint32
+	Command       uint32
 	Name          [16]uint8
 }
 
@@ -87,52 +87,56 @@ type ObjectsRecord struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ObjectsMapCaches                        = "caches"
-	ObjectsMapCalls                         = "calls"
-	ObjectsMapCallsOverflow                 = "calls_overflow"
-	ObjectsMapConfigMap                     = "config_map"
-	ObjectsMapEvents                        = "events"
-	ObjectsMapGrowths                       = "growths"
-	ObjectsMapInflightMap                   = "inflight_map"
-	ObjectsMapLossesMap                     = "losses_map"
-	ObjectsMapOpenMap                       = "open_map"
-	ObjectsProgFentryBpfMemRefill           = "fentry_bpf_mem_refill"
-	ObjectsProgFentryMapAlloc               = "fentry_map_alloc"
-	ObjectsProgFentryMapAllocPercpu         = "fentry_map_alloc_percpu"
-	ObjectsProgFentryObjCharge              = "fentry_obj_charge"
-	ObjectsProgFentryObjChargeAccount       = "fentry_obj_charge_account"
-	ObjectsProgFentryObjUncharge            = "fentry_obj_uncharge"
-	ObjectsProgFentrySlabHook               = "fentry_slab_hook"
-	ObjectsProgFentrySlabHookFlags          = "fentry_slab_hook_flags"
-	ObjectsProgFentryUnchargePage           = "fentry_uncharge_page"
-	ObjectsProgFexitBpfMemRefill            = "fexit_bpf_mem_refill"
-	ObjectsProgFexitChargePage              = "fexit_charge_page"
-	ObjectsProgFexitMapAlloc                = "fexit_map_alloc"
-	ObjectsProgFexitMapAllocPercpu          = "fexit_map_alloc_percpu"
-	ObjectsProgKprobeAnonInodeGetfd         = "kprobe_anon_inode_getfd"
-	ObjectsProgKprobeBpfMapChargeInit       = "kprobe_bpf_map_charge_init"
-	ObjectsProgKprobeBpfMapFreeDeferred     = "kprobe_bpf_map_free_deferred"
-	ObjectsProgKprobeBpfMapPrechargeMemlock = "kprobe_bpf_map_precharge_memlock"
-	ObjectsProgKprobeBpfMemRefill           = "kprobe_bpf_mem_refill"
-	ObjectsProgKprobeBpfProgCharge          = "kprobe_bpf_prog_charge"
-	ObjectsProgKprobeBpfProgPutRcu          = "kprobe_bpf_prog_put_rcu"
-	ObjectsProgKprobeChargePage             = "kprobe_charge_page"
-	ObjectsProgKprobeMapAlloc               = "kprobe_map_alloc"
-	ObjectsProgKprobeMapAllocPercpu         = "kprobe_map_alloc_percpu"
-	ObjectsProgKprobeObjCharge              = "kprobe_obj_charge"
-	ObjectsProgKprobeObjChargeAccount       = "kprobe_obj_charge_account"
-	ObjectsProgKprobeObjUncharge            = "kprobe_obj_uncharge"
-	ObjectsProgKprobeSlabHook               = "kprobe_slab_hook"
-	ObjectsProgKprobeSlabHookFlags          = "kprobe_slab_hook_flags"
-	ObjectsProgKprobeSysBpf                 = "kprobe_sys_bpf"
-	ObjectsProgKprobeUnchargePage           = "kprobe_uncharge_page"
-	ObjectsProgKretprobeBpfMapFreeDeferred  = "kretprobe_bpf_map_free_deferred"
-	ObjectsProgKretprobeBpfMemRefill        = "kretprobe_bpf_mem_refill"
-	ObjectsProgKretprobeBpfProgPutRcu       = "kretprobe_bpf_prog_put_rcu"
-	ObjectsProgKretprobeChargePage          = "kretprobe_charge_page"
-	ObjectsProgKretprobeMapAlloc            = "kretprobe_map_alloc"
-	ObjectsProgKretprobeMapAllocPercpu      = "kretprobe_map_alloc_percpu"
-	ObjectsProgKretprobeSysBpf              = "kretprobe_sys_bpf"
+	ObjectsMapCaches                           = "caches"
+	ObjectsMapCalls                            = "calls"
+	ObjectsMapCallsOverflow                    = "calls_overflow"
+	ObjectsMapConfigMap                        = "config_map"
+	ObjectsMapEvents                           = "events"
+	ObjectsMapGrowths                          = "growths"
+	ObjectsMapInflightMap                      = "inflight_map"
+	ObjectsMapLossesMap                        = "losses_map"
+	ObjectsMapMemcgRefusals                    = "memcg_refusals"
+	ObjectsMapOpenMap                          = "open_map"
+	ObjectsProgFentryBpfMemRefill              = "fentry_bpf_mem_refill"
+	ObjectsProgFentryMapAlloc                  = "fentry_map_alloc"
+	ObjectsProgFentryMapAllocPercpu            = "fentry_map_alloc_percpu"
+	ObjectsProgFentryObjUncharge               = "fentry_obj_uncharge"
+	ObjectsProgFentryUnchargePage              = "fentry_uncharge_page"
+	ObjectsProgFexitBpfMemRefill               = "fexit_bpf_mem_refill"
+	ObjectsProgFexitChargePage                 = "fexit_charge_page"
+	ObjectsProgFexitMapAlloc                   = "fexit_map_alloc"
+	ObjectsProgFexitMapAllocPercpu             = "fexit_map_alloc_percpu"
+	ObjectsProgFexitObjCharge                  = "fexit_obj_charge"
+	ObjectsProgFexitObjChargeAccount           = "fexit_obj_charge_account"
+	ObjectsProgFexitSlabHook                   = "fexit_slab_hook"
+	ObjectsProgFexitSlabHookFlags              = "fexit_slab_hook_flags"
+	ObjectsProgKprobeAnonInodeGetfd            = "kprobe_anon_inode_getfd"
+	ObjectsProgKprobeBpfMapChargeInit          = "kprobe_bpf_map_charge_init"
+	ObjectsProgKprobeBpfMapFreeDeferred        = "kprobe_bpf_map_free_deferred"
+	ObjectsProgKprobeBpfMapPrechargeMemlock    = "kprobe_bpf_map_precharge_memlock"
+	ObjectsProgKprobeBpfMemRefill              = "kprobe_bpf_mem_refill"
+	ObjectsProgKprobeBpfProgCharge             = "kprobe_bpf_prog_charge"
+	ObjectsProgKprobeBpfProgPutRcu             = "kprobe_bpf_prog_put_rcu"
+	ObjectsProgKprobeChargePage                = "kprobe_charge_page"
+	ObjectsProgKprobeMapAlloc                  = "kprobe_map_alloc"
+	ObjectsProgKprobeMapAllocPercpu            = "kprobe_map_alloc_percpu"
+	ObjectsProgKprobeObjCharge                 = "kprobe_obj_charge"
+	ObjectsProgKprobeObjChargeAccount          = "kprobe_obj_charge_account"
+	ObjectsProgKprobeObjUncharge               = "kprobe_obj_uncharge"
+	ObjectsProgKprobeSlabHook                  = "kprobe_slab_hook"
+	ObjectsProgKprobeSlabHookFlags             = "kprobe_slab_hook_flags"
+	ObjectsProgKprobeSysBpf                    = "kprobe_sys_bpf"
+	ObjectsProgKprobeUnchargePage              = "kprobe_uncharge_page"
+	ObjectsProgKretprobeBpfProgCharge          = "kretprobe___bpf_prog_charge"
+	ObjectsProgKretprobeBpfMapChargeInit       = "kretprobe_bpf_map_charge_init"
+	ObjectsProgKretprobeBpfMapFreeDeferred     = "kretprobe_bpf_map_free_deferred"
+	ObjectsProgKretprobeBpfMapPrechargeMemlock = "kretprobe_bpf_map_precharge_memlock"
+	ObjectsProgKretprobeBpfMemRefill           = "kretprobe_bpf_mem_refill"
+	ObjectsProgKretprobeBpfProgPutRcu          = "kretprobe_bpf_prog_put_rcu"
+	ObjectsProgKretprobeChargePage             = "kretprobe_charge_page"
+	ObjectsProgKretprobeMapAlloc               = "kretprobe_map_alloc"
+	ObjectsProgKretprobeMapAllocPercpu         = "kretprobe_map_alloc_percpu"
+	ObjectsProgKretprobeSysBpf                 = "kretprobe_sys_bpf"
 )
 
 // LoadObjects returns the embedded CollectionSpec for Objects.
@@ -177,43 +181,46 @@ type ObjectsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsProgramSpecs struct {
-	FentryBpfMemRefill           *ebpf.ProgramSpec `ebpf:"fentry_bpf_mem_refill"`
-	FentryMapAlloc               *ebpf.ProgramSpec `ebpf:"fentry_map_alloc"`
-	FentryMapAllocPercpu         *ebpf.ProgramSpec `ebpf:"fentry_map_alloc_percpu"`
-	FentryObjCharge              *ebpf.ProgramSpec `ebpf:"fentry_obj_charge"`
-	FentryObjChargeAccount       *ebpf.ProgramSpec `ebpf:"fentry_obj_charge_account"`
-	FentryObjUncharge            *ebpf.ProgramSpec `ebpf:"fentry_obj_uncharge"`
-	FentrySlabHook               *ebpf.ProgramSpec `ebpf:"fentry_slab_hook"`
-	FentrySlabHookFlags          *ebpf.ProgramSpec `ebpf:"fentry_slab_hook_flags"`
-	FentryUnchargePage           *ebpf.ProgramSpec `ebpf:"fentry_uncharge_page"`
-	FexitBpfMemRefill            *ebpf.ProgramSpec `ebpf:"fexit_bpf_mem_refill"`
-	FexitChargePage              *ebpf.ProgramSpec `ebpf:"fexit_charge_page"`
-	FexitMapAlloc                *ebpf.ProgramSpec `ebpf:"fexit_map_alloc"`
-	FexitMapAllocPercpu          *ebpf.ProgramSpec `ebpf:"fexit_map_alloc_percpu"`
-	KprobeAnonInodeGetfd         *ebpf.ProgramSpec `ebpf:"kprobe_anon_inode_getfd"`
-	KprobeBpfMapChargeInit       *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_charge_init"`
-	KprobeBpfMapFreeDeferred     *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_free_deferred"`
-	KprobeBpfMapPrechargeMemlock *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_precharge_memlock"`
-	KprobeBpfMemRefill           *ebpf.ProgramSpec `ebpf:"kprobe_bpf_mem_refill"`
-	KprobeBpfProgCharge          *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_charge"`
-	KprobeBpfProgPutRcu          *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_put_rcu"`
-	KprobeChargePage             *ebpf.ProgramSpec `ebpf:"kprobe_charge_page"`
-	KprobeMapAlloc               *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc"`
-	KprobeMapAllocPercpu         *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc_percpu"`
-	KprobeObjCharge              *ebpf.ProgramSpec `ebpf:"kprobe_obj_charge"`
-	KprobeObjChargeAccount       *ebpf.ProgramSpec `ebpf:"kprobe_obj_charge_account"`
-	KprobeObjUncharge            *ebpf.ProgramSpec `ebpf:"kprobe_obj_uncharge"`
-	KprobeSlabHook               *ebpf.ProgramSpec `ebpf:"kprobe_slab_hook"`
-	KprobeSlabHookFlags          *ebpf.ProgramSpec `ebpf:"kprobe_slab_hook_flags"`
-	KprobeSysBpf                 *ebpf.ProgramSpec `ebpf:"kprobe_sys_bpf"`
-	KprobeUnchargePage           *ebpf.ProgramSpec `ebpf:"kprobe_uncharge_page"`
-	KretprobeBpfMapFreeDeferred  *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_free_deferred"`
-	KretprobeBpfMemRefill        *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_mem_refill"`
-	KretprobeBpfProgPutRcu       *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_prog_put_rcu"`
-	KretprobeChargePage          *ebpf.ProgramSpec `ebpf:"kretprobe_charge_page"`
-	KretprobeMapAlloc            *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc"`
-	KretprobeMapAllocPercpu      *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc_percpu"`
-	KretprobeSysBpf              *ebpf.ProgramSpec `ebpf:"kretprobe_sys_bpf"`
+	FentryBpfMemRefill              *ebpf.ProgramSpec `ebpf:"fentry_bpf_mem_refill"`
+	FentryMapAlloc                  *ebpf.ProgramSpec `ebpf:"fentry_map_alloc"`
+	FentryMapAllocPercpu            *ebpf.ProgramSpec `ebpf:"fentry_map_alloc_percpu"`
+	FentryObjUncharge               *ebpf.ProgramSpec `ebpf:"fentry_obj_uncharge"`
+	FentryUnchargePage              *ebpf.ProgramSpec `ebpf:"fentry_uncharge_page"`
+	FexitBpfMemRefill               *ebpf.ProgramSpec `ebpf:"fexit_bpf_mem_refill"`
+	FexitChargePage                 *ebpf.ProgramSpec `ebpf:"fexit_charge_page"`
+	FexitMapAlloc                   *ebpf.ProgramSpec `ebpf:"fexit_map_alloc"`
+	FexitMapAllocPercpu             *ebpf.ProgramSpec `ebpf:"fexit_map_alloc_percpu"`
+	FexitObjCharge                  *ebpf.ProgramSpec `ebpf:"fexit_obj_charge"`
+	FexitObjChargeAccount           *ebpf.ProgramSpec `ebpf:"fexit_obj_charge_account"`
+	FexitSlabHook                   *ebpf.ProgramSpec `ebpf:"fexit_slab_hook"`
+	FexitSlabHookFlags              *ebpf.ProgramSpec `ebpf:"fexit_slab_hook_flags"`
+	KprobeAnonInodeGetfd            *ebpf.ProgramSpec `ebpf:"kprobe_anon_inode_getfd"`
+	KprobeBpfMapChargeInit          *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_charge_init"`
+	KprobeBpfMapFreeDeferred        *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_free_deferred"`
+	KprobeBpfMapPrechargeMemlock    *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_precharge_memlock"`
+	KprobeBpfMemRefill              *ebpf.ProgramSpec `ebpf:"kprobe_bpf_mem_refill"`
+	KprobeBpfProgCharge             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_charge"`
+	KprobeBpfProgPutRcu             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_put_rcu"`
+	KprobeChargePage                *ebpf.ProgramSpec `ebpf:"kprobe_charge_page"`
+	KprobeMapAlloc                  *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc"`
+	KprobeMapAllocPercpu            *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc_percpu"`
+	KprobeObjCharge                 *ebpf.ProgramSpec `ebpf:"kprobe_obj_charge"`
+	KprobeObjChargeAccount          *ebpf.ProgramSpec `ebpf:"kprobe_obj_charge_account"`
+	KprobeObjUncharge               *ebpf.ProgramSpec `ebpf:"kprobe_obj_uncharge"`
+	KprobeSlabHook                  *ebpf.ProgramSpec `ebpf:"kprobe_slab_hook"`
+	KprobeSlabHookFlags             *ebpf.ProgramSpec `ebpf:"kprobe_slab_hook_flags"`
+	KprobeSysBpf                    *ebpf.ProgramSpec `ebpf:"kprobe_sys_bpf"`
+	KprobeUnchargePage              *ebpf.ProgramSpec `ebpf:"kprobe_uncharge_page"`
+	KretprobeBpfProgCharge          *ebpf.ProgramSpec `ebpf:"kretprobe___bpf_prog_charge"`
+	KretprobeBpfMapChargeInit       *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_charge_init"`
+	KretprobeBpfMapFreeDeferred     *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_free_deferred"`
+	KretprobeBpfMapPrechargeMemlock *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_precharge_memlock"`
+	KretprobeBpfMemRefill           *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_mem_refill"`
+	KretprobeBpfProgPutRcu          *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_prog_put_rcu"`
+	KretprobeChargePage             *ebpf.ProgramSpec `ebpf:"kretprobe_charge_page"`
+	KretprobeMapAlloc               *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc"`
+	KretprobeMapAllocPercpu         *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc_percpu"`
+	KretprobeSysBpf                 *ebpf.ProgramSpec `ebpf:"kretprobe_sys_bpf"`
 }
 
 // ObjectsMapSpecs contains maps before they are loaded into the kernel.
@@ -228,6 +235,7 @@ type ObjectsMapSpecs struct {
 	Growths       *ebpf.MapSpec `ebpf:"growths"`
 	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
 	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
+	MemcgRefusals *ebpf.MapSpec `ebpf:"memcg_refusals"`
 	OpenMap       *ebpf.MapSpec `ebpf:"open_map"`
 }
 
@@ -265,6 +273,7 @@ type ObjectsMaps struct {
 	Growths       *ebpf.Map `ebpf:"growths"`
 	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
 	LossesMap     *ebpf.Map `ebpf:"losses_map"`
+	MemcgRefusals *ebpf.Map `ebpf:"memcg_refusals"`
 	OpenMap       *ebpf.Map `ebpf:"open_map"`
 }
 
@@ -278,6 +287,7 @@ func (m *ObjectsMaps) Close() error {
 		m.Growths,
 		m.InflightMap,
 		m.LossesMap,
+		m.MemcgRefusals,
 		m.OpenMap,
 	)
 }
@@ -292,43 +302,46 @@ type ObjectsVariables struct {
 //
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsPrograms struct {
-	FentryBpfMemRefill           *ebpf.Program `ebpf:"fentry_bpf_mem_refill"`
-	FentryMapAlloc               *ebpf.Program `ebpf:"fentry_map_alloc"`
-	FentryMapAllocPercpu         *ebpf.Program `ebpf:"fentry_map_alloc_percpu"`
-	FentryObjCharge              *ebpf.Program `ebpf:"fentry_obj_charge"`
-	FentryObjChargeAccount       *ebpf.Program `ebpf:"fentry_obj_charge_account"`
-	FentryObjUncharge            *ebpf.Program `ebpf:"fentry_obj_uncharge"`
-	FentrySlabHook               *ebpf.Program `ebpf:"fentry_slab_hook"`
-	FentrySlabHookFlags          *ebpf.Program `ebpf:"fentry_slab_hook_flags"`
-	FentryUnchargePage           *ebpf.Program `ebpf:"fentry_uncharge_page"`
-	FexitBpfMemRefill            *ebpf.Program `ebpf:"fexit_bpf_mem_refill"`
-	FexitChargePage              *ebpf.Program `ebpf:"fexit_charge_page"`
-	FexitMapAlloc                *ebpf.Program `ebpf:"fexit_map_alloc"`
-	FexitMapAllocPercpu          *ebpf.Program `ebpf:"fexit_map_alloc_percpu"`
-	KprobeAnonInodeGetfd         *ebpf.Program `ebpf:"kprobe_anon_inode_getfd"`
-	KprobeBpfMapChargeInit       *ebpf.Program `ebpf:"kprobe_bpf_map_charge_init"`
-	KprobeBpfMapFreeDeferred     *ebpf.Program `ebpf:"kprobe_bpf_map_free_deferred"`
-	KprobeBpfMapPrechargeMemlock *ebpf.Program `ebpf:"kprobe_bpf_map_precharge_memlock"`
-	KprobeBpfMemRefill           *ebpf.Program `ebpf:"kprobe_bpf_mem_refill"`
-	KprobeBpfProgCharge          *ebpf.Program `ebpf:"kprobe_bpf_prog_charge"`
-	KprobeBpfProgPutRcu          *ebpf.Program `ebpf:"kprobe_bpf_prog_put_rcu"`
-	KprobeChargePage             *ebpf.Program `ebpf:"kprobe_charge_page"`
-	KprobeMapAlloc               *ebpf.Program `ebpf:"kprobe_map_alloc"`
-	KprobeMapAllocPercpu         *ebpf.Program `ebpf:"kprobe_map_alloc_percpu"`
-	KprobeObjCharge              *ebpf.Program `ebpf:"kprobe_obj_charge"`
-	KprobeObjChargeAccount       *ebpf.Program `ebpf:"kprobe_obj_charge_account"`
-	KprobeObjUncharge            *ebpf.Program `ebpf:"kprobe_obj_uncharge"`
-	KprobeSlabHook               *ebpf.Program `ebpf:"kprobe_slab_hook"`
-	KprobeSlabHookFlags          *ebpf.Program `ebpf:"kprobe_slab_hook_flags"`
-	KprobeSysBpf                 *ebpf.Program `ebpf:"kprobe_sys_bpf"`
-	KprobeUnchargePage           *ebpf.Program `ebpf:"kprobe_uncharge_page"`
-	KretprobeBpfMapFreeDeferred  *ebpf.Program `ebpf:"kretprobe_bpf_map_free_deferred"`
-	KretprobeBpfMemRefill        *ebpf.Program `ebpf:"kretprobe_bpf_mem_refill"`
-	KretprobeBpfProgPutRcu       *ebpf.Program `ebpf:"kretprobe_bpf_prog_put_rcu"`
-	KretprobeChargePage          *ebpf.Program `ebpf:"kretprobe_charge_page"`
-	KretprobeMapAlloc            *ebpf.Program `ebpf:"kretprobe_map_alloc"`
-	KretprobeMapAllocPercpu      *ebpf.Program `ebpf:"kretprobe_map_alloc_percpu"`
-	KretprobeSysBpf              *ebpf.Program `ebpf:"kretprobe_sys_bpf"`
+	FentryBpfMemRefill              *ebpf.Program `ebpf:"fentry_bpf_mem_refill"`
+	FentryMapAlloc                  *ebpf.Program `ebpf:"fentry_map_alloc"`
+	FentryMapAllocPercpu            *ebpf.Program `ebpf:"fentry_map_alloc_percpu"`
+	FentryObjUncharge               *ebpf.Program `ebpf:"fentry_obj_uncharge"`
+	FentryUnchargePage              *ebpf.Program `ebpf:"fentry_uncharge_page"`
+	FexitBpfMemRefill               *ebpf.Program `ebpf:"fexit_bpf_mem_refill"`
+	FexitChargePage                 *ebpf.Program `ebpf:"fexit_charge_page"`
+	FexitMapAlloc                   *ebpf.Program `ebpf:"fexit_map_alloc"`
+	FexitMapAllocPercpu             *ebpf.Program `ebpf:"fexit_map_alloc_percpu"`
+	FexitObjCharge                  *ebpf.Program `ebpf:"fexit_obj_charge"`
+	FexitObjChargeAccount           *ebpf.Program `ebpf:"fexit_obj_charge_account"`
+	FexitSlabHook                   *ebpf.Program `ebpf:"fexit_slab_hook"`
+	FexitSlabHookFlags              *ebpf.Program `ebpf:"fexit_slab_hook_flags"`
+	KprobeAnonInodeGetfd            *ebpf.Program `ebpf:"kprobe_anon_inode_getfd"`
+	KprobeBpfMapChargeInit          *ebpf.Program `ebpf:"kprobe_bpf_map_charge_init"`
+	KprobeBpfMapFreeDeferred        *ebpf.Program `ebpf:"kprobe_bpf_map_free_deferred"`
+	KprobeBpfMapPrechargeMemlock    *ebpf.Program `ebpf:"kprobe_bpf_map_precharge_memlock"`
+	KprobeBpfMemRefill              *ebpf.Program `ebpf:"kprobe_bpf_mem_refill"`
+	KprobeBpfProgCharge             *ebpf.Program `ebpf:"kprobe_bpf_prog_charge"`
+	KprobeBpfProgPutRcu             *ebpf.Program `ebpf:"kprobe_bpf_prog_put_rcu"`
+	KprobeChargePage                *ebpf.Program `ebpf:"kprobe_charge_page"`
+	KprobeMapAlloc                  *ebpf.Program `ebpf:"kprobe_map_alloc"`
+	KprobeMapAllocPercpu            *ebpf.Program `ebpf:"kprobe_map_alloc_percpu"`
+	KprobeObjCharge                 *ebpf.Program `ebpf:"kprobe_obj_charge"`
+	KprobeObjChargeAccount          *ebpf.Program `ebpf:"kprobe_obj_charge_account"`
+	KprobeObjUncharge               *ebpf.Program `ebpf:"kprobe_obj_uncharge"`
+	KprobeSlabHook                  *ebpf.Program `ebpf:"kprobe_slab_hook"`
+	KprobeSlabHookFlags             *ebpf.Program `ebpf:"kprobe_slab_hook_flags"`
+	KprobeSysBpf                    *ebpf.Program `ebpf:"kprobe_sys_bpf"`
+	KprobeUnchargePage              *ebpf.Program `ebpf:"kprobe_uncharge_page"`
+	KretprobeBpfProgCharge          *ebpf.Program `ebpf:"kretprobe___bpf_prog_charge"`
+	KretprobeBpfMapChargeInit       *ebpf.Program `ebpf:"kretprobe_bpf_map_charge_init"`
+	KretprobeBpfMapFreeDeferred     *ebpf.Program `ebpf:"kretprobe_bpf_map_free_deferred"`
+	KretprobeBpfMapPrechargeMemlock *ebpf.Program `ebpf:"kretprobe_bpf_map_precharge_memlock"`
+	KretprobeBpfMemRefill           *ebpf.Program `ebpf:"kretprobe_bpf_mem_refill"`
+	KretprobeBpfProgPutRcu          *ebpf.Program `ebpf:"kretprobe_bpf_prog_put_rcu"`
+	KretprobeChargePage             *ebpf.Program `ebpf:"kretprobe_charge_page"`
+	KretprobeMapAlloc               *ebpf.Program `ebpf:"kretprobe_map_alloc"`
+	KretprobeMapAllocPercpu         *ebpf.Program `ebpf:"kretprobe_map_alloc_percpu"`
+	KretprobeSysBpf                 *ebpf.Program `ebpf:"kretprobe_sys_bpf"`
 }
 
 func (p *ObjectsPrograms) Close() error {
@@ -336,16 +349,16 @@ func (p *ObjectsPrograms) Close() error {
 		p.FentryBpfMemRefill,
 		p.FentryMapAlloc,
 		p.FentryMapAllocPercpu,
-		p.FentryObjCharge,
-		p.FentryObjChargeAccount,
 		p.FentryObjUncharge,
-		p.FentrySlabHook,
-		p.FentrySlabHookFlags,
 		p.FentryUnchargePage,
 		p.FexitBpfMemRefill,
 		p.FexitChargePage,
 		p.FexitMapAlloc,
 		p.FexitMapAllocPercpu,
+		p.FexitObjCharge,
+		p.FexitObjChargeAccount,
+		p.FexitSlabHook,
+		p.FexitSlabHookFlags,
 		p.KprobeAnonInodeGetfd,
 		p.KprobeBpfMapChargeInit,
 		p.KprobeBpfMapFreeDeferred,
@@ -363,7 +376,10 @@ func (p *ObjectsPrograms) Close() error {
 		p.KprobeSlabHookFlags,
 		p.KprobeSysBpf,
 		p.KprobeUnchargePage,
+		p.KretprobeBpfProgCharge,
+		p.KretprobeBpfMapChargeInit,
 		p.KretprobeBpfMapFreeDeferred,
+		p.KretprobeBpfMapPrechargeMemlock,
 		p.KretprobeBpfMemRefill,
 		p.KretprobeBpfProgPutRcu,
 		p.KretprobeChargePage,

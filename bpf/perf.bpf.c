@@ -28,6 +28,7 @@ char LICENSE[] SEC("license") = "GPL";
 enum op {
 	OP_MAP,   /* perf_mmap() */
 	OP_UNMAP, /* perf_mmap_close() */
+	OP_SPLIT, /* perf_mmap_may_split(): something would change a part of a mapping */
 };
 
 enum area {
@@ -63,15 +64,51 @@ struct record {
 	__u32 pad;
 };
 
+enum fact {
+	FACT_SHARED = 1 << 0,	   /* the mapping is MAP_SHARED */
+	FACT_INHERIT = 1 << 1,	   /* the event's children inherit it */
+	FACT_AUX_CAPABLE = 1 << 2, /* the event's PMU can fill an AUX area */
+	FACT_REVOKED = 1 << 3,	   /* the event's PMU is gone */
+};
+
+/* What else a call that failed may have failed for, read at its return. */
+struct facts {
+	__u64 aux_offset; /* as user space set them in the control page, in bytes; 0 without a buffer */
+	__u64 aux_size;
+	__s64 aux_pgoff;  /* where the buffer's AUX area begins, in pages; 0: it has none */
+	__s64 pgoff;	  /* where the mapping begins, in pages */
+	__s32 cpu;	  /* of the event; -1: any */
+	__s32 system_call; /* its number, at OP_SPLIT */
+	enum fact facts;  /* or-ed */
+	__u32 pad;
+};
+
+/* The record of a call that failed. */
+struct failed {
+	union {
+		struct header header;
+		struct record record;
+	};
+	struct facts facts;
+};
+
 /* A call between its entry and its return. */
 struct call {
-	struct record record;
 	struct stay stays[INFLIGHT_KINDS]; /* on the buffer, or on the perf_event where there is none yet */
 	__u64 user;	   /* struct user_struct *; 0: there is nothing to unmap */
 	__u64 perf_event;  /* struct perf_event * */
 	__u32 reached; /* perf_mmap() was seen at work, for probes on its callers */
 	__u32 suspended; /* until a mapping inside of it is undone */
+	union {
+		struct record record;
+		struct failed failed;
+	};
+	/* What a mapping is to be: */
+	__u64 vma; /* struct vm_area_struct *; 0: there is none yet, and these tell: */
+	__u64 vm_flags;
+	__u64 pgoff;
 };
+#define CALL_BLANK __builtin_offsetof(struct call, failed.facts) /* the rest is set where it is used */
 #define CALL_SLOTS 1024
 #define CALL_OVERFLOW 4096
 #include "calls.h"
@@ -229,12 +266,54 @@ static __always_inline void map_end(struct call *call, int ret)
 	r->buffer = rb;
 }
 
-static __always_inline void call_report(void *ctx, struct call *call, int ret, enum op op)
+/* Reads what a call may have failed for. */
+static __always_inline void facts_read(struct call *call, enum op op)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	struct perf_event *perf_event = (void *)call->perf_event;
+	struct vm_area_struct *vma = (void *)call->vma;
+	const struct config *config = config_get();
+	void *rb = kernel_read(perf_event, rb);
+	struct record *r = &call->record;
+	struct facts *f = &call->failed.facts;
+
+	/* Not by kernel_read(): the compiler would make one load of two whose pointers the
+	 * verifier tells apart. */
+	if (vma) {
+		call->vm_flags = BPF_CORE_READ(vma, vm_flags);
+		call->pgoff = BPF_CORE_READ(vma, vm_pgoff);
+	}
+	__builtin_memset(f, 0, sizeof(*f));
+	f->pgoff = call->pgoff;
+	f->cpu = kernel_read(perf_event, cpu);
+	f->system_call = -1;
+	if (op == OP_SPLIT && config)
+		task_system_call(task, config->page_shift, &f->system_call);
+	if (call->vm_flags & VM_SHARED)
+		f->facts |= FACT_SHARED;
+	if (event_inherits(perf_event))
+		f->facts |= FACT_INHERIT;
+	if (kernel_read(perf_event, pmu, setup_aux))
+		f->facts |= FACT_AUX_CAPABLE;
+	if (event_is_revoked(perf_event))
+		f->facts |= FACT_REVOKED;
+	if (!rb)
+		return;
+	read_charge(r, rb, AREA_DATA);
+	read_charge(r, rb, AREA_AUX);
+	if (r->aux_pages) {
+		f->aux_pgoff = rb_read(rb, aux_pgoff);
+	}
+	bpf_probe_read_kernel(&f->aux_offset, 2 * sizeof(__u64), /* and aux_size */
+			      (void *)rb_read(rb, user_page) + __builtin_offsetof(struct perf_event_mmap_page, aux_offset));
+}
+
+static __always_inline void call_report(void *ctx, struct call *call, int ret, enum op op, bool failed)
 {
 	struct perf_event *perf_event = (void *)call->perf_event;
 	struct user_struct *user = (void *)call->user;
 	struct record *r = &call->record;
-	reserved_t reserved = record_reserve();
+	reserved_t reserved = failed ? record_reserve_of(struct failed) : record_reserve();
 	void *rb;
 
 	r->user.after = user_perf_locked(user);
@@ -260,7 +339,13 @@ static __always_inline void call_report(void *ctx, struct call *call, int ret, e
 	}
 	if (!inflight_exclusive(INFLIGHT_BUFFER, &call->stays[INFLIGHT_BUFFER]))
 		r->header.flags |= FLAG_OVERLAP_BUFFER;
-	record_submit(ctx, reserved, r);
+	if (failed) {
+		r->header.kind = RECORD_PERF_FAILED;
+		facts_read(call, op);
+		record_submit(ctx, reserved, &call->failed);
+	} else {
+		record_submit(ctx, reserved, r);
+	}
 }
 
 static __always_inline void call_end(void *ctx, int ret, enum op op, bool outer)
@@ -272,28 +357,33 @@ static __always_inline void call_end(void *ctx, int ret, enum op op, bool outer)
 			count_loss(missed_entry);
 		return;
 	}
-	if (is_call(call, ret, outer))
-		call_report(ctx, call, ret, op);
+	if (is_call(call, ret, outer)) {
+		if (op != OP_UNMAP && ret)
+			call_report(ctx, call, ret, op, true);
+		else if (op != OP_SPLIT)
+			call_report(ctx, call, ret, op, false);
+	}
 	call_leave(call);
 }
 
 /* perf_mmap() tells AUX from data by the offset alone. */
-static __always_inline void map_begin(struct file *file, struct mm_struct *mm, __u64 pgoff, __u64 bytes)
+static __always_inline struct call *map_begin(struct file *file, struct mm_struct *mm, __u64 pgoff, __u64 bytes)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 	const struct config *config = config_get();
 	struct call *call;
 
 	if (!config)
-		return;
+		return 0;
 	call = call_enter(op_key(OP_MAP));
 	if (!call)
-		return;
+		return 0;
 	call_identify(config, call, OP_MAP, mm, kernel_read(file, private_data),
 		      kernel_read(task, cred, user));
 	call->record.area = pgoff ? AREA_AUX : AREA_DATA;
 	call->record.user_extra = bytes >> config->page_shift;
 	map_read(config, call);
+	return call;
 }
 
 static __always_inline void unmap_begin(struct vm_area_struct *vma)
@@ -329,8 +419,34 @@ static __always_inline void unmap_begin(struct vm_area_struct *vma)
 
 static __always_inline void map_begin_vma(struct file *file, struct vm_area_struct *vma)
 {
-	map_begin(file, kernel_read(vma, vm_mm), kernel_read(vma, vm_pgoff),
-		  kernel_read(vma, vm_end) - kernel_read(vma, vm_start));
+	struct call *call = map_begin(file, kernel_read(vma, vm_mm), kernel_read(vma, vm_pgoff),
+				      kernel_read(vma, vm_end) - kernel_read(vma, vm_start));
+
+	if (call)
+		call->vma = (__u64)vma;
+}
+
+/* A part of a mapping is to be unmapped, mapped over or changed. Where that is refused, it
+ * never comes to a call on the buffer. */
+static __always_inline void split_begin(struct vm_area_struct *vma)
+{
+	struct perf_event *perf_event = kernel_read(vma, vm_file, private_data);
+	struct task_struct *task = (void *)bpf_get_current_task();
+	const struct config *config = config_get();
+	struct call *call;
+	struct record *r;
+
+	if (!config)
+		return;
+	call = call_enter(op_key(OP_SPLIT));
+	if (!call)
+		return;
+	call_identify(config, call, OP_SPLIT, kernel_read(vma, vm_mm), perf_event, kernel_read(task, cred, user));
+	call->vma = (__u64)vma;
+	r = &call->record;
+	r->area = kernel_read(vma, vm_pgoff) ? AREA_AUX : AREA_DATA;
+	r->user_extra = (kernel_read(vma, vm_end) - kernel_read(vma, vm_start)) >> config->page_shift;
+	call_read(config, call, kernel_read(perf_event, rb));
 }
 
 /* A mapping over an old one (MAP_FIXED) unmaps that first. For so long it has not
@@ -396,6 +512,21 @@ int BPF_KRETPROBE(kretprobe_perf_mmap_close)
 	return 0;
 }
 
+/* 6.1.148, 6.12.42 and 6.16.1: since then a mapping cannot be split. */
+SEC("kprobe/perf_mmap_may_split")
+int BPF_KPROBE(kprobe_perf_mmap_may_split, struct vm_area_struct *vma)
+{
+	split_begin(vma);
+	return 0;
+}
+
+SEC("kretprobe/perf_mmap_may_split")
+int BPF_KRETPROBE(kretprobe_perf_mmap_may_split, int ret)
+{
+	call_end(ctx, ret, OP_SPLIT, false);
+	return 0;
+}
+
 /* The same on their callers, before 5.16. mmap_lock is held by then: a thread that
  * waits for it has read nothing yet. */
 SEC("kprobe/mmap_region")
@@ -404,8 +535,13 @@ int BPF_KPROBE(kprobe_mmap_region, struct file *file, unsigned long addr, unsign
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 
-	if (file_is_perf(file))
-		map_begin(file, kernel_read(task, mm), pgoff, len);
+	struct call *call = file_is_perf(file) ? map_begin(file, kernel_read(task, mm), pgoff, len) : 0;
+
+	if (call) {
+		call->vma = 0;
+		call->vm_flags = vm_flags;
+		call->pgoff = pgoff;
+	}
 	return 0;
 }
 
@@ -475,5 +611,19 @@ SEC("fexit/perf_mmap_close")
 int BPF_PROG(fexit_perf_mmap_close, struct vm_area_struct *vma)
 {
 	call_end(ctx, 0, OP_UNMAP, false);
+	return 0;
+}
+
+SEC("fentry/perf_mmap_may_split")
+int BPF_PROG(fentry_perf_mmap_may_split, struct vm_area_struct *vma)
+{
+	split_begin(vma);
+	return 0;
+}
+
+SEC("fexit/perf_mmap_may_split")
+int BPF_PROG(fexit_perf_mmap_may_split, struct vm_area_struct *vma, unsigned long address, int ret)
+{
+	call_end(ctx, ret, OP_SPLIT, false);
 	return 0;
 }

@@ -42,6 +42,27 @@ type PerfConfig struct {
 	PossibleCpus      uint32
 }
 
+type PerfFact uint32
+
+const (
+	PerfFactFACT_SHARED      PerfFact = 1
+	PerfFactFACT_INHERIT     PerfFact = 2
+	PerfFactFACT_AUX_CAPABLE PerfFact = 4
+	PerfFactFACT_REVOKED     PerfFact = 8
+)
+
+type PerfFacts struct {
+	_          structs.HostLayout
+	AuxOffset  uint64
+	AuxSize    uint64
+	AuxPgoff   int64
+	Pgoff      int64
+	Cpu        int32
+	SystemCall int32
+	Facts      PerfFact
+	Pad        uint32
+}
+
 type PerfHeader struct {
 	_      structs.HostLayout
 	Kind   PerfRecordKind
@@ -65,6 +86,7 @@ type PerfOp uint32
 const (
 	PerfOpOP_MAP   PerfOp = 0
 	PerfOpOP_UNMAP PerfOp = 1
+	PerfOpOP_SPLIT PerfOp = 2
 )
 
 type PerfReading struct {
@@ -102,51 +124,60 @@ type PerfRecord struct {
 type PerfRecordFlag uint32
 
 const (
-	PerfRecordFlagFLAG_COMMAND        PerfRecordFlag = 1
-	PerfRecordFlagFLAG_CAP_IPC_LOCK   PerfRecordFlag = 2
-	PerfRecordFlagFLAG_OVERLAP_USER   PerfRecordFlag = 4
-	PerfRecordFlagFLAG_OVERLAP_MM     PerfRecordFlag = 8
-	PerfRecordFlagFLAG_USER_GONE      PerfRecordFlag = 16
-	PerfRecordFlagFLAG_OVERLAP_BUFFER PerfRecordFlag = 32
-	PerfRecordFlagFLAG_EXISTING       PerfRecordFlag = 64
-	PerfRecordFlagFLAG_LIMITS_MOVED   PerfRecordFlag = 128
-	PerfRecordFlagFLAG_RLIMIT         PerfRecordFlag = 256
-	PerfRecordFlagFLAG_LATER          PerfRecordFlag = 512
-	PerfRecordFlagFLAG_SPLIT_COUNTER  PerfRecordFlag = 1024
+	PerfRecordFlagFLAG_COMMAND         PerfRecordFlag = 1
+	PerfRecordFlagFLAG_CAP_IPC_LOCK    PerfRecordFlag = 2
+	PerfRecordFlagFLAG_OVERLAP_USER    PerfRecordFlag = 4
+	PerfRecordFlagFLAG_OVERLAP_MM      PerfRecordFlag = 8
+	PerfRecordFlagFLAG_USER_GONE       PerfRecordFlag = 16
+	PerfRecordFlagFLAG_OVERLAP_BUFFER  PerfRecordFlag = 32
+	PerfRecordFlagFLAG_EXISTING        PerfRecordFlag = 64
+	PerfRecordFlagFLAG_LIMITS_MOVED    PerfRecordFlag = 128
+	PerfRecordFlagFLAG_RLIMIT          PerfRecordFlag = 256
+	PerfRecordFlagFLAG_LATER           PerfRecordFlag = 512
+	PerfRecordFlagFLAG_MEMCG_REFUSED   PerfRecordFlag = 4096
+	PerfRecordFlagFLAG_ACCOUNT_REFUSED PerfRecordFlag = 8192
+	PerfRecordFlagFLAG_ACCOUNT_PASSED  PerfRecordFlag = 16384
+	PerfRecordFlagFLAG_SPLIT_COUNTER   PerfRecordFlag = 1024
+	PerfRecordFlagFLAG_EXEMPT          PerfRecordFlag = 2048
 )
 
 type PerfRecordKind uint32
 
 const (
-	PerfRecordKindRECORD_PERF    PerfRecordKind = 1
-	PerfRecordKindRECORD_OBJECT  PerfRecordKind = 2
-	PerfRecordKindRECORD_CHARGER PerfRecordKind = 3
+	PerfRecordKindRECORD_PERF        PerfRecordKind = 1
+	PerfRecordKindRECORD_OBJECT      PerfRecordKind = 2
+	PerfRecordKindRECORD_CHARGER     PerfRecordKind = 3
+	PerfRecordKindRECORD_PERF_FAILED PerfRecordKind = 4
 )
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	PerfMapCalls                   = "calls"
-	PerfMapCallsOverflow           = "calls_overflow"
-	PerfMapConfigMap               = "config_map"
-	PerfMapEvents                  = "events"
-	PerfMapInflightMap             = "inflight_map"
-	PerfMapLossesMap               = "losses_map"
-	PerfProgFentryPerfMmap         = "fentry_perf_mmap"
-	PerfProgFentryPerfMmapClose    = "fentry_perf_mmap_close"
-	PerfProgFexitPerfMmap          = "fexit_perf_mmap"
-	PerfProgFexitPerfMmapClose     = "fexit_perf_mmap_close"
-	PerfProgKprobeMmapRegion       = "kprobe_mmap_region"
-	PerfProgKprobePerfMmap         = "kprobe_perf_mmap"
-	PerfProgKprobePerfMmapClose    = "kprobe_perf_mmap_close"
-	PerfProgKprobeRbAlloc          = "kprobe_rb_alloc"
-	PerfProgKprobeRbAllocAux       = "kprobe_rb_alloc_aux"
-	PerfProgKprobeRemoveVma        = "kprobe_remove_vma"
-	PerfProgKretprobeMmapRegion    = "kretprobe_mmap_region"
-	PerfProgKretprobePerfMmap      = "kretprobe_perf_mmap"
-	PerfProgKretprobePerfMmapClose = "kretprobe_perf_mmap_close"
-	PerfProgKretprobeRemoveVma     = "kretprobe_remove_vma"
+	PerfMapCalls                      = "calls"
+	PerfMapCallsOverflow              = "calls_overflow"
+	PerfMapConfigMap                  = "config_map"
+	PerfMapEvents                     = "events"
+	PerfMapInflightMap                = "inflight_map"
+	PerfMapLossesMap                  = "losses_map"
+	PerfProgFentryPerfMmap            = "fentry_perf_mmap"
+	PerfProgFentryPerfMmapClose       = "fentry_perf_mmap_close"
+	PerfProgFentryPerfMmapMaySplit    = "fentry_perf_mmap_may_split"
+	PerfProgFexitPerfMmap             = "fexit_perf_mmap"
+	PerfProgFexitPerfMmapClose        = "fexit_perf_mmap_close"
+	PerfProgFexitPerfMmapMaySplit     = "fexit_perf_mmap_may_split"
+	PerfProgKprobeMmapRegion          = "kprobe_mmap_region"
+	PerfProgKprobePerfMmap            = "kprobe_perf_mmap"
+	PerfProgKprobePerfMmapClose       = "kprobe_perf_mmap_close"
+	PerfProgKprobePerfMmapMaySplit    = "kprobe_perf_mmap_may_split"
+	PerfProgKprobeRbAlloc             = "kprobe_rb_alloc"
+	PerfProgKprobeRbAllocAux          = "kprobe_rb_alloc_aux"
+	PerfProgKprobeRemoveVma           = "kprobe_remove_vma"
+	PerfProgKretprobeMmapRegion       = "kretprobe_mmap_region"
+	PerfProgKretprobePerfMmap         = "kretprobe_perf_mmap"
+	PerfProgKretprobePerfMmapClose    = "kretprobe_perf_mmap_close"
+	PerfProgKretprobePerfMmapMaySplit = "kretprobe_perf_mmap_may_split"
+	PerfProgKretprobeRemoveVma        = "kretprobe_remove_vma"
 )
 
 // LoadPerf returns the embedded CollectionSpec for Perf.
@@ -191,20 +222,24 @@ type PerfSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PerfProgramSpecs struct {
-	FentryPerfMmap         *ebpf.ProgramSpec `ebpf:"fentry_perf_mmap"`
-	FentryPerfMmapClose    *ebpf.ProgramSpec `ebpf:"fentry_perf_mmap_close"`
-	FexitPerfMmap          *ebpf.ProgramSpec `ebpf:"fexit_perf_mmap"`
-	FexitPerfMmapClose     *ebpf.ProgramSpec `ebpf:"fexit_perf_mmap_close"`
-	KprobeMmapRegion       *ebpf.ProgramSpec `ebpf:"kprobe_mmap_region"`
-	KprobePerfMmap         *ebpf.ProgramSpec `ebpf:"kprobe_perf_mmap"`
-	KprobePerfMmapClose    *ebpf.ProgramSpec `ebpf:"kprobe_perf_mmap_close"`
-	KprobeRbAlloc          *ebpf.ProgramSpec `ebpf:"kprobe_rb_alloc"`
-	KprobeRbAllocAux       *ebpf.ProgramSpec `ebpf:"kprobe_rb_alloc_aux"`
-	KprobeRemoveVma        *ebpf.ProgramSpec `ebpf:"kprobe_remove_vma"`
-	KretprobeMmapRegion    *ebpf.ProgramSpec `ebpf:"kretprobe_mmap_region"`
-	KretprobePerfMmap      *ebpf.ProgramSpec `ebpf:"kretprobe_perf_mmap"`
-	KretprobePerfMmapClose *ebpf.ProgramSpec `ebpf:"kretprobe_perf_mmap_close"`
-	KretprobeRemoveVma     *ebpf.ProgramSpec `ebpf:"kretprobe_remove_vma"`
+	FentryPerfMmap            *ebpf.ProgramSpec `ebpf:"fentry_perf_mmap"`
+	FentryPerfMmapClose       *ebpf.ProgramSpec `ebpf:"fentry_perf_mmap_close"`
+	FentryPerfMmapMaySplit    *ebpf.ProgramSpec `ebpf:"fentry_perf_mmap_may_split"`
+	FexitPerfMmap             *ebpf.ProgramSpec `ebpf:"fexit_perf_mmap"`
+	FexitPerfMmapClose        *ebpf.ProgramSpec `ebpf:"fexit_perf_mmap_close"`
+	FexitPerfMmapMaySplit     *ebpf.ProgramSpec `ebpf:"fexit_perf_mmap_may_split"`
+	KprobeMmapRegion          *ebpf.ProgramSpec `ebpf:"kprobe_mmap_region"`
+	KprobePerfMmap            *ebpf.ProgramSpec `ebpf:"kprobe_perf_mmap"`
+	KprobePerfMmapClose       *ebpf.ProgramSpec `ebpf:"kprobe_perf_mmap_close"`
+	KprobePerfMmapMaySplit    *ebpf.ProgramSpec `ebpf:"kprobe_perf_mmap_may_split"`
+	KprobeRbAlloc             *ebpf.ProgramSpec `ebpf:"kprobe_rb_alloc"`
+	KprobeRbAllocAux          *ebpf.ProgramSpec `ebpf:"kprobe_rb_alloc_aux"`
+	KprobeRemoveVma           *ebpf.ProgramSpec `ebpf:"kprobe_remove_vma"`
+	KretprobeMmapRegion       *ebpf.ProgramSpec `ebpf:"kretprobe_mmap_region"`
+	KretprobePerfMmap         *ebpf.ProgramSpec `ebpf:"kretprobe_perf_mmap"`
+	KretprobePerfMmapClose    *ebpf.ProgramSpec `ebpf:"kretprobe_perf_mmap_close"`
+	KretprobePerfMmapMaySplit *ebpf.ProgramSpec `ebpf:"kretprobe_perf_mmap_may_split"`
+	KretprobeRemoveVma        *ebpf.ProgramSpec `ebpf:"kretprobe_remove_vma"`
 }
 
 // PerfMapSpecs contains maps before they are loaded into the kernel.
@@ -274,37 +309,45 @@ type PerfVariables struct {
 //
 // It can be passed to LoadPerfObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PerfPrograms struct {
-	FentryPerfMmap         *ebpf.Program `ebpf:"fentry_perf_mmap"`
-	FentryPerfMmapClose    *ebpf.Program `ebpf:"fentry_perf_mmap_close"`
-	FexitPerfMmap          *ebpf.Program `ebpf:"fexit_perf_mmap"`
-	FexitPerfMmapClose     *ebpf.Program `ebpf:"fexit_perf_mmap_close"`
-	KprobeMmapRegion       *ebpf.Program `ebpf:"kprobe_mmap_region"`
-	KprobePerfMmap         *ebpf.Program `ebpf:"kprobe_perf_mmap"`
-	KprobePerfMmapClose    *ebpf.Program `ebpf:"kprobe_perf_mmap_close"`
-	KprobeRbAlloc          *ebpf.Program `ebpf:"kprobe_rb_alloc"`
-	KprobeRbAllocAux       *ebpf.Program `ebpf:"kprobe_rb_alloc_aux"`
-	KprobeRemoveVma        *ebpf.Program `ebpf:"kprobe_remove_vma"`
-	KretprobeMmapRegion    *ebpf.Program `ebpf:"kretprobe_mmap_region"`
-	KretprobePerfMmap      *ebpf.Program `ebpf:"kretprobe_perf_mmap"`
-	KretprobePerfMmapClose *ebpf.Program `ebpf:"kretprobe_perf_mmap_close"`
-	KretprobeRemoveVma     *ebpf.Program `ebpf:"kretprobe_remove_vma"`
+	FentryPerfMmap            *ebpf.Program `ebpf:"fentry_perf_mmap"`
+	FentryPerfMmapClose       *ebpf.Program `ebpf:"fentry_perf_mmap_close"`
+	FentryPerfMmapMaySplit    *ebpf.Program `ebpf:"fentry_perf_mmap_may_split"`
+	FexitPerfMmap             *ebpf.Program `ebpf:"fexit_perf_mmap"`
+	FexitPerfMmapClose        *ebpf.Program `ebpf:"fexit_perf_mmap_close"`
+	FexitPerfMmapMaySplit     *ebpf.Program `ebpf:"fexit_perf_mmap_may_split"`
+	KprobeMmapRegion          *ebpf.Program `ebpf:"kprobe_mmap_region"`
+	KprobePerfMmap            *ebpf.Program `ebpf:"kprobe_perf_mmap"`
+	KprobePerfMmapClose       *ebpf.Program `ebpf:"kprobe_perf_mmap_close"`
+	KprobePerfMmapMaySplit    *ebpf.Program `ebpf:"kprobe_perf_mmap_may_split"`
+	KprobeRbAlloc             *ebpf.Program `ebpf:"kprobe_rb_alloc"`
+	KprobeRbAllocAux          *ebpf.Program `ebpf:"kprobe_rb_alloc_aux"`
+	KprobeRemoveVma           *ebpf.Program `ebpf:"kprobe_remove_vma"`
+	KretprobeMmapRegion       *ebpf.Program `ebpf:"kretprobe_mmap_region"`
+	KretprobePerfMmap         *ebpf.Program `ebpf:"kretprobe_perf_mmap"`
+	KretprobePerfMmapClose    *ebpf.Program `ebpf:"kretprobe_perf_mmap_close"`
+	KretprobePerfMmapMaySplit *ebpf.Program `ebpf:"kretprobe_perf_mmap_may_split"`
+	KretprobeRemoveVma        *ebpf.Program `ebpf:"kretprobe_remove_vma"`
 }
 
 func (p *PerfPrograms) Close() error {
 	return _PerfClose(
 		p.FentryPerfMmap,
 		p.FentryPerfMmapClose,
+		p.FentryPerfMmapMaySplit,
 		p.FexitPerfMmap,
 		p.FexitPerfMmapClose,
+		p.FexitPerfMmapMaySplit,
 		p.KprobeMmapRegion,
 		p.KprobePerfMmap,
 		p.KprobePerfMmapClose,
+		p.KprobePerfMmapMaySplit,
 		p.KprobeRbAlloc,
 		p.KprobeRbAllocAux,
 		p.KprobeRemoveVma,
 		p.KretprobeMmapRegion,
 		p.KretprobePerfMmap,
 		p.KretprobePerfMmapClose,
+		p.KretprobePerfMmapMaySplit,
 		p.KretprobeRemoveVma,
 	)
 }

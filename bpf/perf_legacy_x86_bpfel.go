@@ -16,28 +16,32 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	PerfLegacyMapCalls                   = "calls"
-	PerfLegacyMapCallsOverflow           = "calls_overflow"
-	PerfLegacyMapConfigMap               = "config_map"
-	PerfLegacyMapEvents                  = "events"
-	PerfLegacyMapInflightMap             = "inflight_map"
-	PerfLegacyMapLossesMap               = "losses_map"
-	PerfLegacyMapSeqMap                  = "seq_map"
-	PerfLegacyMapSpillMap                = "spill_map"
-	PerfLegacyProgFentryPerfMmap         = "fentry_perf_mmap"
-	PerfLegacyProgFentryPerfMmapClose    = "fentry_perf_mmap_close"
-	PerfLegacyProgFexitPerfMmap          = "fexit_perf_mmap"
-	PerfLegacyProgFexitPerfMmapClose     = "fexit_perf_mmap_close"
-	PerfLegacyProgKprobeMmapRegion       = "kprobe_mmap_region"
-	PerfLegacyProgKprobePerfMmap         = "kprobe_perf_mmap"
-	PerfLegacyProgKprobePerfMmapClose    = "kprobe_perf_mmap_close"
-	PerfLegacyProgKprobeRbAlloc          = "kprobe_rb_alloc"
-	PerfLegacyProgKprobeRbAllocAux       = "kprobe_rb_alloc_aux"
-	PerfLegacyProgKprobeRemoveVma        = "kprobe_remove_vma"
-	PerfLegacyProgKretprobeMmapRegion    = "kretprobe_mmap_region"
-	PerfLegacyProgKretprobePerfMmap      = "kretprobe_perf_mmap"
-	PerfLegacyProgKretprobePerfMmapClose = "kretprobe_perf_mmap_close"
-	PerfLegacyProgKretprobeRemoveVma     = "kretprobe_remove_vma"
+	PerfLegacyMapCalls                      = "calls"
+	PerfLegacyMapCallsOverflow              = "calls_overflow"
+	PerfLegacyMapConfigMap                  = "config_map"
+	PerfLegacyMapEvents                     = "events"
+	PerfLegacyMapInflightMap                = "inflight_map"
+	PerfLegacyMapLossesMap                  = "losses_map"
+	PerfLegacyMapSeqMap                     = "seq_map"
+	PerfLegacyMapSpillMap                   = "spill_map"
+	PerfLegacyProgFentryPerfMmap            = "fentry_perf_mmap"
+	PerfLegacyProgFentryPerfMmapClose       = "fentry_perf_mmap_close"
+	PerfLegacyProgFentryPerfMmapMaySplit    = "fentry_perf_mmap_may_split"
+	PerfLegacyProgFexitPerfMmap             = "fexit_perf_mmap"
+	PerfLegacyProgFexitPerfMmapClose        = "fexit_perf_mmap_close"
+	PerfLegacyProgFexitPerfMmapMaySplit     = "fexit_perf_mmap_may_split"
+	PerfLegacyProgKprobeMmapRegion          = "kprobe_mmap_region"
+	PerfLegacyProgKprobePerfMmap            = "kprobe_perf_mmap"
+	PerfLegacyProgKprobePerfMmapClose       = "kprobe_perf_mmap_close"
+	PerfLegacyProgKprobePerfMmapMaySplit    = "kprobe_perf_mmap_may_split"
+	PerfLegacyProgKprobeRbAlloc             = "kprobe_rb_alloc"
+	PerfLegacyProgKprobeRbAllocAux          = "kprobe_rb_alloc_aux"
+	PerfLegacyProgKprobeRemoveVma           = "kprobe_remove_vma"
+	PerfLegacyProgKretprobeMmapRegion       = "kretprobe_mmap_region"
+	PerfLegacyProgKretprobePerfMmap         = "kretprobe_perf_mmap"
+	PerfLegacyProgKretprobePerfMmapClose    = "kretprobe_perf_mmap_close"
+	PerfLegacyProgKretprobePerfMmapMaySplit = "kretprobe_perf_mmap_may_split"
+	PerfLegacyProgKretprobeRemoveVma        = "kretprobe_remove_vma"
 )
 
 // LoadPerfLegacy returns the embedded CollectionSpec for PerfLegacy.
@@ -82,20 +86,24 @@ type PerfLegacySpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type PerfLegacyProgramSpecs struct {
-	FentryPerfMmap         *ebpf.ProgramSpec `ebpf:"fentry_perf_mmap"`
-	FentryPerfMmapClose    *ebpf.ProgramSpec `ebpf:"fentry_perf_mmap_close"`
-	FexitPerfMmap          *ebpf.ProgramSpec `ebpf:"fexit_perf_mmap"`
-	FexitPerfMmapClose     *ebpf.ProgramSpec `ebpf:"fexit_perf_mmap_close"`
-	KprobeMmapRegion       *ebpf.ProgramSpec `ebpf:"kprobe_mmap_region"`
-	KprobePerfMmap         *ebpf.ProgramSpec `ebpf:"kprobe_perf_mmap"`
-	KprobePerfMmapClose    *ebpf.ProgramSpec `ebpf:"kprobe_perf_mmap_close"`
-	KprobeRbAlloc          *ebpf.ProgramSpec `ebpf:"kprobe_rb_alloc"`
-	KprobeRbAllocAux       *ebpf.ProgramSpec `ebpf:"kprobe_rb_alloc_aux"`
-	KprobeRemoveVma        *ebpf.ProgramSpec `ebpf:"kprobe_remove_vma"`
-	KretprobeMmapRegion    *ebpf.ProgramSpec `ebpf:"kretprobe_mmap_region"`
-	KretprobePerfMmap      *ebpf.ProgramSpec `ebpf:"kretprobe_perf_mmap"`
-	KretprobePerfMmapClose *ebpf.ProgramSpec `ebpf:"kretprobe_perf_mmap_close"`
-	KretprobeRemoveVma     *ebpf.ProgramSpec `ebpf:"kretprobe_remove_vma"`
+	FentryPerfMmap            *ebpf.ProgramSpec `ebpf:"fentry_perf_mmap"`
+	FentryPerfMmapClose       *ebpf.ProgramSpec `ebpf:"fentry_perf_mmap_close"`
+	FentryPerfMmapMaySplit    *ebpf.ProgramSpec `ebpf:"fentry_perf_mmap_may_split"`
+	FexitPerfMmap             *ebpf.ProgramSpec `ebpf:"fexit_perf_mmap"`
+	FexitPerfMmapClose        *ebpf.ProgramSpec `ebpf:"fexit_perf_mmap_close"`
+	FexitPerfMmapMaySplit     *ebpf.ProgramSpec `ebpf:"fexit_perf_mmap_may_split"`
+	KprobeMmapRegion          *ebpf.ProgramSpec `ebpf:"kprobe_mmap_region"`
+	KprobePerfMmap            *ebpf.ProgramSpec `ebpf:"kprobe_perf_mmap"`
+	KprobePerfMmapClose       *ebpf.ProgramSpec `ebpf:"kprobe_perf_mmap_close"`
+	KprobePerfMmapMaySplit    *ebpf.ProgramSpec `ebpf:"kprobe_perf_mmap_may_split"`
+	KprobeRbAlloc             *ebpf.ProgramSpec `ebpf:"kprobe_rb_alloc"`
+	KprobeRbAllocAux          *ebpf.ProgramSpec `ebpf:"kprobe_rb_alloc_aux"`
+	KprobeRemoveVma           *ebpf.ProgramSpec `ebpf:"kprobe_remove_vma"`
+	KretprobeMmapRegion       *ebpf.ProgramSpec `ebpf:"kretprobe_mmap_region"`
+	KretprobePerfMmap         *ebpf.ProgramSpec `ebpf:"kretprobe_perf_mmap"`
+	KretprobePerfMmapClose    *ebpf.ProgramSpec `ebpf:"kretprobe_perf_mmap_close"`
+	KretprobePerfMmapMaySplit *ebpf.ProgramSpec `ebpf:"kretprobe_perf_mmap_may_split"`
+	KretprobeRemoveVma        *ebpf.ProgramSpec `ebpf:"kretprobe_remove_vma"`
 }
 
 // PerfLegacyMapSpecs contains maps before they are loaded into the kernel.
@@ -171,37 +179,45 @@ type PerfLegacyVariables struct {
 //
 // It can be passed to LoadPerfLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type PerfLegacyPrograms struct {
-	FentryPerfMmap         *ebpf.Program `ebpf:"fentry_perf_mmap"`
-	FentryPerfMmapClose    *ebpf.Program `ebpf:"fentry_perf_mmap_close"`
-	FexitPerfMmap          *ebpf.Program `ebpf:"fexit_perf_mmap"`
-	FexitPerfMmapClose     *ebpf.Program `ebpf:"fexit_perf_mmap_close"`
-	KprobeMmapRegion       *ebpf.Program `ebpf:"kprobe_mmap_region"`
-	KprobePerfMmap         *ebpf.Program `ebpf:"kprobe_perf_mmap"`
-	KprobePerfMmapClose    *ebpf.Program `ebpf:"kprobe_perf_mmap_close"`
-	KprobeRbAlloc          *ebpf.Program `ebpf:"kprobe_rb_alloc"`
-	KprobeRbAllocAux       *ebpf.Program `ebpf:"kprobe_rb_alloc_aux"`
-	KprobeRemoveVma        *ebpf.Program `ebpf:"kprobe_remove_vma"`
-	KretprobeMmapRegion    *ebpf.Program `ebpf:"kretprobe_mmap_region"`
-	KretprobePerfMmap      *ebpf.Program `ebpf:"kretprobe_perf_mmap"`
-	KretprobePerfMmapClose *ebpf.Program `ebpf:"kretprobe_perf_mmap_close"`
-	KretprobeRemoveVma     *ebpf.Program `ebpf:"kretprobe_remove_vma"`
+	FentryPerfMmap            *ebpf.Program `ebpf:"fentry_perf_mmap"`
+	FentryPerfMmapClose       *ebpf.Program `ebpf:"fentry_perf_mmap_close"`
+	FentryPerfMmapMaySplit    *ebpf.Program `ebpf:"fentry_perf_mmap_may_split"`
+	FexitPerfMmap             *ebpf.Program `ebpf:"fexit_perf_mmap"`
+	FexitPerfMmapClose        *ebpf.Program `ebpf:"fexit_perf_mmap_close"`
+	FexitPerfMmapMaySplit     *ebpf.Program `ebpf:"fexit_perf_mmap_may_split"`
+	KprobeMmapRegion          *ebpf.Program `ebpf:"kprobe_mmap_region"`
+	KprobePerfMmap            *ebpf.Program `ebpf:"kprobe_perf_mmap"`
+	KprobePerfMmapClose       *ebpf.Program `ebpf:"kprobe_perf_mmap_close"`
+	KprobePerfMmapMaySplit    *ebpf.Program `ebpf:"kprobe_perf_mmap_may_split"`
+	KprobeRbAlloc             *ebpf.Program `ebpf:"kprobe_rb_alloc"`
+	KprobeRbAllocAux          *ebpf.Program `ebpf:"kprobe_rb_alloc_aux"`
+	KprobeRemoveVma           *ebpf.Program `ebpf:"kprobe_remove_vma"`
+	KretprobeMmapRegion       *ebpf.Program `ebpf:"kretprobe_mmap_region"`
+	KretprobePerfMmap         *ebpf.Program `ebpf:"kretprobe_perf_mmap"`
+	KretprobePerfMmapClose    *ebpf.Program `ebpf:"kretprobe_perf_mmap_close"`
+	KretprobePerfMmapMaySplit *ebpf.Program `ebpf:"kretprobe_perf_mmap_may_split"`
+	KretprobeRemoveVma        *ebpf.Program `ebpf:"kretprobe_remove_vma"`
 }
 
 func (p *PerfLegacyPrograms) Close() error {
 	return _PerfLegacyClose(
 		p.FentryPerfMmap,
 		p.FentryPerfMmapClose,
+		p.FentryPerfMmapMaySplit,
 		p.FexitPerfMmap,
 		p.FexitPerfMmapClose,
+		p.FexitPerfMmapMaySplit,
 		p.KprobeMmapRegion,
 		p.KprobePerfMmap,
 		p.KprobePerfMmapClose,
+		p.KprobePerfMmapMaySplit,
 		p.KprobeRbAlloc,
 		p.KprobeRbAllocAux,
 		p.KprobeRemoveVma,
 		p.KretprobeMmapRegion,
 		p.KretprobePerfMmap,
 		p.KretprobePerfMmapClose,
+		p.KretprobePerfMmapMaySplit,
 		p.KretprobeRemoveVma,
 	)
 }

@@ -20,6 +20,7 @@ enum record_kind {
 	RECORD_PERF = 1,    /* that of perf.bpf.c */
 	RECORD_OBJECT = 2,  /* that of objects.bpf.c */
 	RECORD_CHARGER = 3, /* that of chargers.bpf.c */
+	RECORD_PERF_FAILED = 4, /* that of perf.bpf.c, and its struct facts */
 };
 
 /* Of all kinds of records: a bit means the same in each. */
@@ -36,8 +37,12 @@ enum record_flag {
 	/* BPF objects: */
 	FLAG_RLIMIT = 1 << 8, /* charged to the user: the object's struct has a place for it */
 	FLAG_LATER = 1 << 9,  /* part of its memory is freed later, through RCU */
+	FLAG_MEMCG_REFUSED = 1 << 12, /* a charge of a memory cgroup failed, for this call or for an element of the map just before it */
+	FLAG_ACCOUNT_REFUSED = 1 << 13, /* the comparison with the user's limit was seen to refuse */
+	FLAG_ACCOUNT_PASSED = 1 << 14, /* it was seen to pass */
 	/* The other chargers: */
 	FLAG_SPLIT_COUNTER = 1 << 10, /* perf charges another counter of the user's here */
+	FLAG_EXEMPT = 1 << 11, /* the ring was made with CAP_IPC_LOCK, and charges no user */
 };
 
 /* Who made a call. */
@@ -151,7 +156,8 @@ struct {
 /* A part of the ring buffer. */
 typedef void *reserved_t;
 
-#define record_reserve() bpf_ringbuf_reserve(&events, sizeof(struct record), 0)
+#define record_reserve_of(type) bpf_ringbuf_reserve(&events, sizeof(type), 0)
+#define record_reserve() record_reserve_of(struct record)
 
 #define record_submit(ctx, reserved, record)                                   \
 	do {                                                                   \
@@ -217,6 +223,8 @@ static __always_inline reserved_t record_reserve(void)
 	__sync_fetch_and_add(taken, 1);
 	return *(volatile __u64 *)taken;
 }
+
+#define record_reserve_of(type) record_reserve()
 
 /* Two CPUs may have the same slot, if both have no ring: then one record is lost, and like any
  * that cannot be sent it is a gap in the sequence. */

@@ -1,6 +1,7 @@
 package output
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -9,7 +10,9 @@ import (
 	"github.com/olekukonko/tablewriter/tw"
 
 	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -36,10 +39,24 @@ type Explainer struct {
 	Take  func() (*snapshot.Snapshot, error)
 	Facts func(pid uint32) *snapshot.Facts
 
+	// Accounting is how this kernel accounts, for as long as the trace has not seen it.
+	Accounting accounting.Finding
+
 	Refused int // calls
 
 	mapped int
 	seen   map[refusalKey]bool
+}
+
+// NewExplainer explains by snapshots of a source, and by what BPF memory is held against.
+func NewExplainer(out io.Writer, asJSON bool, from snapshot.Options, source *snapshot.Source, bpf kernel.BPFAccounting) *Explainer {
+	return &Explainer{Out: out, AsJSON: asJSON, Accounting: from.Accounting,
+		Take: func() (*snapshot.Snapshot, error) { return source.Take(context.Background()) },
+		Facts: func(pid uint32) *snapshot.Facts {
+			facts := snapshot.Inspect(from, pid)
+			facts.BPF = bpf
+			return facts
+		}}
 }
 
 type refusalKey struct {
@@ -66,7 +83,7 @@ func (x *Explainer) Enter(e *ledger.Entry) error {
 		x.seen = map[refusalKey]bool{}
 	}
 	x.seen[this] = true
-	explanation := advice.OfEntry(e, e.Scheme == "cumulative")
+	explanation := advice.OfEntry(e, x.Accounting)
 	if s, err := x.Take(); err == nil {
 		explanation.AddHolders(s, x.Facts(e.Caller.PID))
 	}
@@ -103,6 +120,7 @@ func AdviceText(x *advice.Explanation) string {
 	if x.Verdict.Limit != advice.LimitGeometry && x.Verdict.Limit != advice.LimitOther {
 		adviceRule(&b, x)
 	}
+	adviceAccounting(&b, x)
 	adviceHolders(&b, x)
 	adviceRemedies(&b, x)
 	adviceChecks(&b, x)
@@ -125,9 +143,13 @@ func adviceTitle(x *advice.Explanation) string {
 	}
 	what := fmt.Sprintf("%d %s of %s", x.Buffers, kind, format.Pages(x.Pages, x.Numbers.PageBytes))
 	s := &x.Subject
-	who := fmt.Sprintf("a new process of uid %d", s.UID)
+	uid := fmt.Sprintf("uid %d", s.UID)
+	if s.OutsideUID >= 0 {
+		uid += fmt.Sprintf(" (%d outside of this user namespace)", s.OutsideUID)
+	}
+	who := "a new process of " + uid
 	if s.PID != 0 {
-		who = fmt.Sprintf("process %d (%s) of uid %d", s.PID, format.Printable(s.Comm), s.UID)
+		who = fmt.Sprintf("process %d (%s) of %s", s.PID, format.Printable(s.Comm), uid)
 	}
 	if s.Container != "" {
 		who += ", container " + format.Printable(s.Container)
@@ -144,12 +166,14 @@ func adviceVerdict(x *advice.Explanation) string {
 		done = fmt.Sprintf(" after %d of %d buffers", v.Mapped, x.Buffers)
 	}
 	switch {
+	case v.Allowed && !v.Certain:
+		return fmt.Sprintf("NOT KNOWN: allowed by what can be seen from here: %s But what could not be seen (below) uses the same allowance: if it uses all of it, %s", adviceFits(x.Fits), lower(adviceFits(x.AtLeast)))
 	case v.Allowed && v.Exempt != "":
-		return fmt.Sprintf("ALLOWED: %s past RLIMIT_MEMLOCK, which %s lifts. %s", format.Pages(v.Over, x.Numbers.PageBytes), v.Exempt, adviceFits(x))
+		return fmt.Sprintf("ALLOWED: %s past RLIMIT_MEMLOCK, which %s lifts. %s", format.Pages(v.Over, x.Numbers.PageBytes), v.Exempt, adviceFits(x.Fits))
 	case v.Allowed:
-		return "ALLOWED: " + adviceFits(x)
+		return "ALLOWED: " + adviceFits(x.Fits)
 	case v.Limit == advice.LimitMemlock:
-		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s", done, format.Pages(v.Over, x.Numbers.PageBytes), adviceFits(x))
+		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s%s", done, format.Pages(v.Over, x.Numbers.PageBytes), adviceFits(x.Fits), adviceFault(x))
 	case v.Limit == advice.LimitNegative:
 		return fmt.Sprintf("REFUSED with EPERM%s: pinned_vm of the process is negative (%s), which the kernel takes for more than any limit: this kernel refunded to this process what another one had paid.", done, format.Count(x.Numbers.PinnedVM, "page"))
 	case v.Limit == advice.LimitGeometry:
@@ -158,8 +182,15 @@ func adviceVerdict(x *advice.Explanation) string {
 	return fmt.Sprintf("REFUSED with %s: not by the limits of locked memory, which would allow it. Look at what else can refuse.", v.Errno)
 }
 
-func adviceFits(x *advice.Explanation) string {
-	switch x.Fits {
+func adviceFault(x *advice.Explanation) string {
+	if !x.KernelFault {
+		return ""
+	}
+	return " This kernel is at fault: the intended rule allows it."
+}
+
+func adviceFits(n int64) string {
+	switch n {
 	case -1:
 		return "No limit holds: any number of such buffers fits."
 	case 0:
@@ -167,7 +198,7 @@ func adviceFits(x *advice.Explanation) string {
 	case 1:
 		return "1 such buffer fits."
 	}
-	return fmt.Sprintf("%d such buffers fit.", x.Fits)
+	return fmt.Sprintf("%d such buffers fit.", n)
 }
 
 // adviceRule is the rule of perf_mmap() with the numbers filled in.
@@ -193,7 +224,11 @@ func adviceRule(b *strings.Builder, x *advice.Explanation) {
 		beforePinned = fmt.Sprintf(" + %d of the buffers before it", n.BeforePinned)
 	}
 	line("user_locked", n.UserLocked+x.Pages, fmt.Sprintf("%d charged to uid %d%s%s + %d of this mapping", n.UserLocked-n.BeforeUser, x.Subject.UID, estimated, beforeUser, x.Pages))
-	line("extra", n.Extra, "the part of it beyond user_lock_limit, for the process")
+	part := "the part of it beyond user_lock_limit, for the process"
+	if n.Extra > x.Pages {
+		part = "all of user_locked beyond user_lock_limit, for the process: the user's history, by this kernel's bug"
+	}
+	line("extra", n.Extra, part)
 	line("locked", n.Locked, fmt.Sprintf("pinned_vm %d of the process%s + extra", n.PinnedVM-n.BeforePinned, beforePinned))
 	if n.LockLimit >= rule.Unlimited {
 		fmt.Fprintf(b, "  %-15s = %8s   RLIMIT_MEMLOCK\n", "lock_limit", "none")
@@ -207,12 +242,57 @@ func adviceRule(b *strings.Builder, x *advice.Explanation) {
 	fmt.Fprintf(b, "  EPERM when locked > lock_limit, perf_event_paranoid > -1 (it is %d), and no CAP_IPC_LOCK (here: %s)\n", n.Paranoid, capability)
 }
 
+// lower begins a sentence as the end of one.
+func lower(s string) string { return strings.ToLower(s[:1]) + s[1:] }
+
+// adviceAccounting says by which rule this kernel goes, what says so, and what the
+// intended one would give.
+func adviceAccounting(b *strings.Builder, x *advice.Explanation) {
+	a := &x.Accounting
+	if a.Scheme == "" {
+		return
+	}
+	said := format.Printable(a.Basis)
+	if a.Seen {
+		said = fmt.Sprintf("%s (%s); %s", a.Scheme, a.Meaning, said)
+	}
+	fmt.Fprintf(b, "\nThe accounting of this kernel: %s.\n", said)
+	if a.FurtherMappings {
+		b.WriteString("  A further mapping of a buffer charges its user again, and that is not given back: this kernel's bug.\n")
+	}
+	if a.Bug == "" || x.Verdict.Limit == advice.LimitGeometry || x.Verdict.Limit == advice.LimitOther {
+		return
+	}
+	n := &x.Intended
+	verdict := "ALLOWED"
+	if !n.Allowed {
+		verdict = "REFUSED with " + n.Errno
+		if x.Buffers > 1 {
+			verdict += fmt.Sprintf(" after %d of %d buffers", n.Mapped, x.Buffers)
+		}
+	}
+	fmt.Fprintf(b, "  By the intended rule (split): %s: extra %d, locked %d. %s\n", verdict, n.Extra, n.Locked, adviceFits(n.Fits))
+	if x.KernelFault || n.Fits != x.Fits || n.Extra != x.Numbers.Extra {
+		fmt.Fprintf(b, "  The difference is this kernel's bug: %s. Fixed %s.\n", a.Bug, a.Fixed)
+	} else {
+		fmt.Fprintf(b, "  This kernel's bug makes no difference here: %s. Fixed %s.\n", a.Bug, a.Fixed)
+	}
+	if t := &x.Tenfold; !x.Verdict.Allowed && t.Fits >= 0 && t.Fits < t.Intended {
+		fmt.Fprintf(b, "  A limit ten times as large, %s, lets %d through here, and by the intended rule %d: each call costs the user's history.\n",
+			format.Pages(t.LockLimit, x.Numbers.PageBytes), t.Fits, t.Intended)
+	}
+}
+
 // mostHolders is how many are listed in text.
 const mostHolders = 10
 
 func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	h := &x.Held
-	fmt.Fprintf(b, "\nThe allowance of uid %d: %d of %d pages are used (%.1f %%)", x.Subject.UID, h.UserLocked, x.Numbers.UserLockLimit, h.Share)
+	asSeen := ""
+	if x.Numbers.Estimated {
+		asSeen = " as far as can be seen"
+	}
+	fmt.Fprintf(b, "\nThe allowance of uid %d: %d of %d pages are used%s (%.1f %%)", x.Subject.UID, h.UserLocked, x.Numbers.UserLockLimit, asSeen, h.Share)
 	if len(x.Holders) == 0 {
 		b.WriteString(".\n")
 	} else {

@@ -3,6 +3,7 @@ package output
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/doctor"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -49,6 +51,7 @@ func explained(t *testing.T, change func(*snapshot.Snapshot, *advice.Ask)) *advi
 	t.Helper()
 	s := &snapshot.Snapshot{
 		Source: snapshot.SourceIterators, PageSize: 4096, OnlineCPUs: 4, MlockKiB: 516, Paranoid: 2,
+		Accounting: accounting.Finding{By: accounting.ByExperiment, Accounting: rule.Accounting{Scheme: rule.SchemeSplit}, Clamps: true},
 		Processes: []snapshot.Process{
 			{PID: 10, Comm: "evil\x1b[2J", UID: 1000, CgroupPath: "/docker/" + strings.Repeat("0123456789abcdef", 4), PinnedVM: 4, LockLimit: 128, Known: true},
 			{PID: 11, Comm: "agent", UID: 1000, CgroupPath: "/system.slice/agent\x1b]0;.service", LockLimit: 16, Known: true},
@@ -69,6 +72,25 @@ func explained(t *testing.T, change func(*snapshot.Snapshot, *advice.Ask)) *advi
 	return x
 }
 
+// published is the machine of the published measurement: uid 0 holds 32886 pages, its
+// limit is 512 MiB, and one buffer of 12 KiB for each CPU is wanted, without CAP_IPC_LOCK.
+func published(s *snapshot.Snapshot, a *advice.Ask) {
+	s.OnlineCPUs, s.Accounting.Accounting = 36, rule.Accounting{Scheme: rule.SchemeCumulative}
+	s.Processes = []snapshot.Process{
+		{PID: 500, Comm: "profiler", CgroupPath: "/", LockLimit: rule.Unlimited, Known: true, CapIPCLock: true},
+		{PID: 600, Comm: "ilarouter", CgroupPath: "/", LockLimit: 131072, Known: true},
+	}
+	holder := rule.Caller{LockLimit: rule.Unlimited}
+	for i, pages := range []int64{16385, 16385, 65, 33, 17, 1} {
+		o := s.Settings().Limits().Map(holder, rule.Data, pages)
+		holder = holder.Charged(o)
+		s.Buffers = append(s.Buffers[:i], snapshot.Buffer{PID: 500, ID: uint64(i + 1), Pages: pages, Extra: o.Extra, ExtraKnown: true, PayerKnown: true, Mappings: 1})
+	}
+	s.Processes[0].PinnedVM = holder.PinnedVM
+	s.Users = []snapshot.User{{Processes: 2, PerfLocked: holder.UserLocked, LockedVM: holder.UserLocked, Known: true}}
+	a.Pages, a.PID, a.Buffers = 3, 600, 36
+}
+
 func TestAdviceText(t *testing.T) {
 	for name, change := range map[string]func(*snapshot.Snapshot, *advice.Ask){
 		"refused": nil,
@@ -86,6 +108,20 @@ func TestAdviceText(t *testing.T) {
 			s.Source, s.Users[0].Known, s.Users[0].PerfLocked = snapshot.SourceProc, false, 509
 			s.Buffers[0].PayerKnown, s.Buffers[0].ExtraKnown, s.Buffers[0].Extra = false, false, 0
 			s.Degraded = []string{"BPF iterators: not used, as told"}
+		},
+		"assumed": func(s *snapshot.Snapshot, a *advice.Ask) {
+			s.Accounting = accounting.Assume("becoming a throwaway user takes CAP_SETUID and CAP_SETGID: run as root")
+		},
+		"further-mappings": func(s *snapshot.Snapshot, a *advice.Ask) { s.Accounting.Remaps = true },
+		"published":        published,
+		"history-without-effect": func(s *snapshot.Snapshot, a *advice.Ask) {
+			published(s, a)
+			s.Users[0].PerfLocked, s.Buffers, a.Buffers = 0, nil, 2
+		},
+		"hidden": func(s *snapshot.Snapshot, a *advice.Ask) {
+			a.PID, a.UID, a.Buffers = 0, 1000, 1
+			s.Source, s.Users[0] = snapshot.SourceProc, snapshot.User{UID: 1000, Processes: 2, Hidden: 2}
+			s.Buffers = nil
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -122,8 +158,8 @@ func TestAdviceJSON(t *testing.T) {
 	}
 	refused := keys(explained(t, nil))
 	invalid := keys(explained(t, func(s *snapshot.Snapshot, a *advice.Ask) { a.Pages, s.Users, s.Buffers = 101, nil, nil }))
-	if len(refused) != len(invalid) || len(refused) != 14 {
-		t.Errorf("%d fields when refused, %d when invalid; want 14", len(refused), len(invalid))
+	if len(refused) != len(invalid) || len(refused) != 19 {
+		t.Errorf("%d fields when refused, %d when invalid; want 19", len(refused), len(invalid))
 	}
 }
 
@@ -162,6 +198,33 @@ func TestExplainRefusals(t *testing.T) {
 	x = &Explainer{Out: &b}
 	if err := pipeline.Run(func(func(ledger.Event, error) bool) {}, none, x); err != nil || x.Refused != 0 || !strings.Contains(b.String(), "not for want of locked memory") {
 		t.Error(b.String())
+	}
+}
+
+// Doctor says how the kernel accounts, what is wrong with that, and where the experiment
+// and the trace contradict each other.
+func TestAccountingChecks(t *testing.T) {
+	seen := func(scheme rule.Scheme, clamps bool) accounting.Finding {
+		return accounting.Finding{By: accounting.ByExperiment, Accounting: rule.Accounting{Scheme: scheme}, Clamps: clamps}
+	}
+	for _, c := range []struct {
+		check       doctor.Check
+		state, says string
+	}{
+		{Accounting(seen(rule.SchemeSplit, true)), doctor.StateOK, "seen in an experiment"},
+		{Accounting(seen(rule.SchemeSplit, false)), doctor.StateOK, "was not seen: nothing here could bring a throwaway user there"},
+		{Accounting(seen(rule.SchemeCumulative, false)), doctor.StateDegraded, "accounts locked memory wrong: each mapping past the allowance"},
+		{Accounting(accounting.Finding{By: accounting.ByExperiment, Accounting: rule.Accounting{Scheme: rule.SchemeSplit, Remaps: true}}), doctor.StateDegraded, "a further mapping"},
+		{Accounting(accounting.Assume("run as root")), doctor.StateDegraded, "not seen here: run as root"},
+		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{Events: 1, Scheme: rule.SchemeSplit, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateOK, "ok"},
+		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{Events: 1, Scheme: rule.SchemeCumulative, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateDegraded, "contradicts the experiment"},
+		{Traced(seen(rule.SchemeCumulative, true), ledger.Summary{Events: 1, Scheme: rule.SchemeTwice, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateOK, "twice"},
+		{Traced(accounting.Assume(""), ledger.Summary{Events: 1, Scheme: rule.SchemeTwice, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateOK, "twice"},
+		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{}, errors.New("no probes")), doctor.StateDegraded, "not known: no probes"},
+	} {
+		if c.check.State != c.state || !strings.Contains(c.check.Detail, c.says) {
+			t.Errorf("%+v; want %s, %q", c.check, c.state, c.says)
+		}
 	}
 }
 

@@ -8,23 +8,54 @@ import (
 	"github.com/olekukonko/tablewriter/tw"
 
 	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/doctor"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // doctorVersion is the version of the JSON object.
 const doctorVersion = 1
 
 // Accounting says how a kernel was seen to account.
-func Accounting(s ledger.Summary, err error) doctor.Check {
-	c := doctor.Check{Name: "accounting", State: doctor.StateDegraded}
-	switch {
-	case err != nil:
+func Accounting(f accounting.Finding) doctor.Check {
+	c := doctor.Check{Name: "accounting", State: doctor.StateOK}
+	if !f.Seen() {
+		c.State, c.Detail = doctor.StateDegraded, f.Basis()
+		return c
+	}
+	c.Detail = scheme(f.Scheme) + "; " + f.Basis()
+	if f.Scheme.Bug() != "" {
+		c.State = doctor.StateDegraded
+		c.Detail += "; this kernel accounts locked memory wrong: " + f.Scheme.Bug()
+		c.Remedy = "a kernel that has it fixed, which it is " + f.Scheme.Fixed()
+	}
+	if f.Remaps {
+		c.State = doctor.StateDegraded
+		c.Detail += "; this kernel accounts locked memory wrong: a further mapping of a buffer charges its user again"
+	}
+	if doubt := f.Doubt(); doubt != "" {
+		c.Detail += "; " + doubt
+	}
+	if f.Separate {
+		c.Detail += "; perf's counter is apart from locked_vm"
+	}
+	return c
+}
+
+// Traced says what a trace of the same makes of it.
+func Traced(f accounting.Finding, s ledger.Summary, err error) doctor.Check {
+	c := doctor.Check{Name: "accounting, traced", State: doctor.StateDegraded}
+	if err != nil {
 		c.Detail = "not known: " + err.Error()
-	case s.Broken():
-		c.Detail = scheme(s.Scheme) + "; " + conclusion(&s)
-	default:
-		c.State, c.Detail = doctor.StateOK, scheme(s.Scheme)+"; "+conclusion(&s)
+		return c
+	}
+	c.Detail = scheme(s.Scheme) + "; " + conclusion(&s)
+	switch {
+	case s.Scheme != rule.SchemeUnknown && f.Seen() && f.Scheme.Seen(s.Scheme) != f.Scheme:
+		c.Detail += "; this contradicts the experiment, and one of them is wrong"
+	case !s.Broken():
+		c.State = doctor.StateOK
 	}
 	return c
 }

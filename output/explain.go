@@ -8,6 +8,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -81,8 +82,16 @@ func explainWrongRefusal(r *row.Row) string {
 	case r.Buffer.Limits.Paranoid <= -1:
 		return fmt.Sprintf("wrong-refusal: perf_event_paranoid is %d, which lifts the limit.", r.Buffer.Limits.Paranoid)
 	}
-	return fmt.Sprintf("wrong-refusal: the right extra is %d (this kernel asks for %d too many), and %d of pinned_vm are earlier overcharges: without them the call fits.",
-		r.Buffer.Extra-r.Excess, r.Excess, r.PinnedOver)
+	if r.Excess == 0 && r.PinnedOver == 0 {
+		why := "The cause is not known."
+		if r.Scheme == rule.SchemeUnknown {
+			why = "What this kernel asked for is not known: no charge past the allowance was seen yet."
+		}
+		return fmt.Sprintf("wrong-refusal: by the intended rule the call fits: pinned_vm %d and extra %d are within RLIMIT_MEMLOCK %d. %s",
+			r.Process.Before, r.Buffer.Extra, r.Caller.LockLimit, why)
+	}
+	return fmt.Sprintf("wrong-refusal: the right extra is %d (this kernel asks for %d too many), and %d of pinned_vm are earlier overcharges: without them the call fits.%s",
+		r.Buffer.Extra-r.Excess, r.Excess, r.PinnedOver, kernelsBug(r.Scheme))
 }
 
 func fits(r *row.Row) string {
@@ -104,10 +113,22 @@ func explainRefusal(r *row.Row) string {
 	if over <= 0 {
 		return "EPERM:"
 	}
+	x := advice.OfEntry(&r.Entry, accounting.Finding{})
 	s := fmt.Sprintf("EPERM: pinned_vm %d + extra %d = %s > RLIMIT_MEMLOCK %s: %s over; uid %d uses %d of its allowance of %d pages.",
 		r.Process.Before, r.Buffer.Extra, format.Pages(r.Locked(), r.PageSize), format.Pages(r.Caller.LockLimit, r.PageSize), format.Pages(over, r.PageSize),
 		r.Caller.UID, min(r.User.Before, r.Buffer.Limits.Allowance), r.Buffer.Limits.Allowance)
-	return s + " Remedies: " + strings.Join(advice.OfEntry(&r.Entry, r.Scheme == "cumulative").Brief(), ", or ") + "."
+	if x.KernelFault && r.Verdict != ledger.WrongRefusal { // which says so
+		s += fmt.Sprintf(" By the intended rule extra is %d and it fits.%s", x.Intended.Extra, kernelsBug(r.Scheme))
+	}
+	return s + " Remedies: " + strings.Join(x.Brief(), ", or ") + "."
+}
+
+// kernelsBug says of a scheme that has one where it is fixed.
+func kernelsBug(s rule.Scheme) string {
+	if s.Bug() == "" {
+		return ""
+	}
+	return fmt.Sprintf(" This kernel's bug, fixed %s.", s.Fixed())
 }
 
 // explainError is about the errors that locked memory has no part in.

@@ -8,6 +8,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // summaryRow carries the totals in the fields of a row.
@@ -140,18 +141,8 @@ func summarizeRefusals(s *ledger.Summary) string {
 	return strings.Join(errnos, "; ")
 }
 
-// scheme says what a scheme's name means.
-func scheme(name string) string {
-	meaning := map[string]string{
-		"unknown":    "nothing was charged past the allowance yet",
-		"split":      "to the user what fits its allowance, the rest to the process",
-		"cumulative": "all to the user, and the user's whole history to the process, as up to Linux 5.3",
-		"twice":      "all to the user, and what does not fit to the process as well, as in Linux 4.19.103",
-		"unclamped":  "history to the process once the sysctl was lowered, as in Linux 5.5.0",
-		"other":      "none that is known",
-	}[name]
-	return name + " (" + meaning + ")"
-}
+// scheme is a scheme's name and what it means.
+func scheme(s rule.Scheme) string { return fmt.Sprintf("%s (%s)", s, s.Meaning()) }
 
 func conclusion(s *ledger.Summary) string {
 	verdicts := func(counts [ledger.Verdicts]uint64) string {

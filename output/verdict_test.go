@@ -6,6 +6,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // No verdict is shown without a sentence, on a perf buffer or a BPF object.
@@ -18,6 +19,32 @@ func TestEveryVerdictIsExplained(t *testing.T) {
 			if note := Explain(r); !strings.Contains(note, v.String()+": ") {
 				t.Errorf("%s is explained as %q", v, note)
 			}
+		}
+	}
+}
+
+// A refusal that is wrong, and the first thing that a trace sees of a kernel, is called
+// that; what the kernel asked for is not made up. Once it was seen, it is said.
+func TestWrongRefusalBeforeAnyCharge(t *testing.T) {
+	refused := ledger.Event{
+		Errno: rule.EPERM, PageSize: 4096, Caller: ledger.Caller{PID: 21, UID: 65534, LockLimit: 128},
+		User: ledger.Reading{Owner: 65534, Before: 975, After: 975}, Process: ledger.Reading{Owner: 1},
+		Buffer: ledger.Buffer{Pages: 65, Extra: 65, Limits: ledger.Limits{Allowance: 516, Paranoid: 2, OnlineCPUs: 4}},
+	}
+	charged := refused
+	charged.Errno, charged.Caller.LockLimit, charged.Buffer.Key, charged.Buffer.Extra = 0, 4096, 1, 524
+	charged.User.After, charged.Process = 1040, ledger.Reading{Owner: 2, After: 524}
+	after := refused
+	after.User = ledger.Reading{Owner: 65534, Before: 1040, After: 1040}
+	l := ledger.New()
+	for i, want := range []string{
+		"What this kernel asked for is not known",
+		"overcharge: ",
+		"the right extra is 65 (this kernel asks for 524 too many), and 0 of pinned_vm are earlier overcharges: without them the call fits. This kernel's bug, fixed in Linux 5.3.9 and 5.4",
+	} {
+		e := l.Apply([]ledger.Event{refused, charged, after}[i])
+		if note := Explain(&row.Row{Entry: e}); !strings.Contains(note, want) || i != 1 && !strings.Contains(note, "wrong-refusal: ") {
+			t.Errorf("%q; want %q", note, want)
 		}
 	}
 }

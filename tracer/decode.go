@@ -19,7 +19,8 @@ import (
 type decoder struct {
 	bootNS   uint64
 	pageSize uint32
-	memcg    bool   // the charges to memory cgroups are watched
+	memcg    bool // the charges to memory cgroups are watched
+	compared compared
 	self     uint32 // pid of this process
 	payer    uint32 // who is charged for what this process makes, and nobody else; 0: others are, too
 	comms    texts
@@ -27,7 +28,7 @@ type decoder struct {
 
 func newDecoder(payer *self.User) (decoder, error) {
 	boot, err := bootTime()
-	d := decoder{bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}}
+	d := decoder{bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}, compared: compared{calls: map[comparing]bool{}}}
 	if payer.Err() == nil {
 		d.payer = payer.UID()
 	}
@@ -73,10 +74,12 @@ func (d decoder) decode(raw []byte) (ledger.Event, error) {
 	switch header.Kind {
 	case bpf.PerfRecordKindRECORD_PERF:
 		err = perfCall(&event, header.Flags, raw)
+	case bpf.PerfRecordKindRECORD_PERF_FAILED:
+		err = failedMapping(&event, header.Flags, raw)
 	case bpf.PerfRecordKindRECORD_OBJECT:
 		err = d.object(&event, header.Flags, raw)
 	case bpf.PerfRecordKindRECORD_CHARGER:
-		err = charge(&event, header.Flags, raw)
+		err = d.charge(&event, header.Flags, raw)
 	default:
 		err = fmt.Errorf("record of unknown kind %d", header.Kind)
 	}
@@ -172,6 +175,8 @@ func perfOp(op bpf.PerfOp) (ledger.Op, error) {
 		return ledger.Map, nil
 	case bpf.PerfOpOP_UNMAP:
 		return ledger.Unmap, nil
+	case bpf.PerfOpOP_SPLIT:
+		return ledger.Split, nil
 	}
 	return 0, fmt.Errorf("record of a perf buffer: unknown operation %d", op)
 }
@@ -213,6 +218,7 @@ func (d decoder) object(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 		Rlimit:        has(flags, bpf.PerfRecordFlagFLAG_RLIMIT),
 		Watched:       d.memcg,
 		Later:         has(flags, bpf.PerfRecordFlagFLAG_LATER),
+		Refused:       has(flags, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED),
 		FurtherBytes:  r.FurtherBytes,
 		UnpaidBytes:   r.UnpaidBytes,
 		MapCgroupID:   r.MapCgroupId,
@@ -228,6 +234,7 @@ func (d decoder) object(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 	}
 	event.Op, event.Errno, event.Object = op, errnoOf(r.Ret), o
 	readCounter(&event.User, bpf.PerfReading(r.User))
+	event.Failed = failedObject(&r, flags)
 	return nil
 }
 
@@ -254,7 +261,7 @@ func isProgram(kind bpf.ObjectsKind) (bool, error) {
 }
 
 // charge reads the struct record of bpf/chargers.bpf.c.
-func charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
+func (d decoder) charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
 	var r bpf.ChargersRecord
 	if err := fill(&r, raw); err != nil {
 		return err
@@ -267,7 +274,8 @@ func charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
 	event.SplitCounter = has(flags, bpf.PerfRecordFlagFLAG_SPLIT_COUNTER)
 	readCounter(&event.User, bpf.PerfReading(r.User))
 	readCounter(&event.Process, bpf.PerfReading(r.Process))
-	return nil
+	event.Failed, err = d.compared.failed(&r, flags)
+	return err
 }
 
 // chargers are the names of who charges besides perf buffers and BPF objects, a row each.

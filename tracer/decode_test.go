@@ -9,9 +9,11 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -67,6 +69,18 @@ func chargerRecord(charger bpf.ChargersCharger, flags bpf.PerfRecordFlag) []byte
 	})
 }
 
+// failedRing is the event of a ring that could not be made.
+func failedRing(t *testing.T, flags bpf.PerfRecordFlag) ledger.Event {
+	t.Helper()
+	return decodeOf(t, withHeader(header(bpf.PerfRecordKindRECORD_CHARGER, flags), bpf.ChargersRecord{Function: bpf.ChargersFunctionFUNCTION_RING_SETUP, Ret: -12}))
+}
+
+// failedMap is the event of an update that failed.
+func failedMap(t *testing.T, flags bpf.PerfRecordFlag) ledger.Event {
+	t.Helper()
+	return decodeOf(t, withHeader(header(bpf.PerfRecordKindRECORD_OBJECT, flags), bpf.ObjectsRecord{Op: bpf.ObjectsOpOP_GROW, Ret: -12, Command: 2, Pages: 7}))
+}
+
 func decodeOf(t *testing.T, raw []byte) ledger.Event {
 	t.Helper()
 	event, err := decoder{bootNS: 1000, pageSize: 16384, memcg: true}.decode(raw)
@@ -118,6 +132,90 @@ func TestDecodeCharge(t *testing.T) {
 	flags := bpf.PerfRecordFlagFLAG_SPLIT_COUNTER | bpf.PerfRecordFlagFLAG_USER_GONE
 	if diff := cmp.Diff(want, decodeOf(t, chargerRecord(bpf.ChargersChargerCHARGER_VFIO, flags))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// What bpf(2) failed at has a name, and what the user was asked for where users pay.
+func TestDecodeFailedMap(t *testing.T) {
+	for flags, want := range map[bpf.PerfRecordFlag]refusal.Call{
+		0:                             {Function: refusal.MapUpdate},
+		bpf.PerfRecordFlagFLAG_RLIMIT: {Function: refusal.MapUpdate, Asked: 7},
+		bpf.PerfRecordFlagFLAG_RLIMIT | bpf.PerfRecordFlagFLAG_ACCOUNT_REFUSED: {Function: refusal.MapUpdate, Asked: 7, Accounting: refusal.Refused},
+		bpf.PerfRecordFlagFLAG_RLIMIT | bpf.PerfRecordFlagFLAG_ACCOUNT_PASSED:  {Function: refusal.MapUpdate, Asked: 7, Accounting: refusal.Passed},
+	} {
+		event := failedMap(t, flags)
+		if event.Op != ledger.Grow || event.Errno != 12 || event.Failed == nil || *event.Failed != want {
+			t.Errorf("flags %#x: %+v; want %+v", flags, event.Failed, want)
+		}
+	}
+	if event := failedMap(t, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED); !event.Object.Refused {
+		t.Error("a cgroup refused, and the event does not say so")
+	}
+}
+
+// A mapping that failed has a record, and the facts.
+func TestDecodeFailedMapping(t *testing.T) {
+	record := perfRecord(0)
+	record.Header.Kind, record.Ret = bpf.PerfRecordKindRECORD_PERF_FAILED, -22
+	facts := bpf.PerfFacts{AuxOffset: 1, AuxSize: 2, AuxPgoff: 3, Pgoff: 4, Cpu: 5, SystemCall: 6}
+	decoded := func() *refusal.Call { return decodeOf(t, append(bytesOf(&record), bytesOf(&facts)...)).Failed }
+	want := refusal.Call{Function: refusal.PerfMmap, Mapping: refusal.Mapping{Private: true, WantOffset: 1, WantSize: 2, AUXOffset: 3, Offset: 4, CPU: 5, SystemCall: -1}}
+	if diff := cmp.Diff(&want, decoded()); diff != "" {
+		t.Error(diff)
+	}
+	facts.Facts, facts.SystemCall, record.Op = bpf.PerfFactFACT_SHARED|bpf.PerfFactFACT_INHERIT|bpf.PerfFactFACT_AUX_CAPABLE|bpf.PerfFactFACT_REVOKED, unix.SYS_MUNMAP, bpf.PerfOpOP_SPLIT
+	want.Function = refusal.MaySplit
+	m := &want.Mapping
+	m.Private, m.Inherited, m.AUXCapable, m.Revoked, m.SystemCall = false, true, true, true, unix.SYS_MUNMAP
+	if diff := cmp.Diff(&want, decoded()); diff != "" {
+		t.Error(diff)
+	}
+	if event, err := (decoder{}).decode(bytesOf(&record)); err == nil {
+		t.Errorf("without the facts: %+v", event)
+	}
+}
+
+// What is said of the comparison with the limit is what was seen of it: that it was not
+// reached only where it would have been seen.
+func TestDecodeFailedCharge(t *testing.T) {
+	const setup, register, buffers, region = bpf.ChargersFunctionFUNCTION_RING_SETUP, bpf.ChargersFunctionFUNCTION_RING_REGISTER, refusal.RegisterBuffers, 34
+	const unseen, passed, refused = bpf.ChargersAccountingACCOUNTING_UNSEEN, bpf.ChargersAccountingACCOUNTING_PASSED, bpf.ChargersAccountingACCOUNTING_REFUSED
+	type step struct {
+		function   bpf.ChargersFunction
+		request    uint32
+		accounting bpf.ChargersAccounting
+		ret        int32
+		want       refusal.Accounting
+	}
+	for _, probed := range []bool{false, true} {
+		c := compared{ringsProbed: probed, calls: map[comparing]bool{}}
+		reached := refusal.Unseen
+		if probed {
+			reached = refusal.NotReached
+		}
+		for i, s := range []step{
+			{setup, 0, unseen, -12, reached},
+			{register, region, unseen, -12, reached},
+			{register, buffers, unseen, -12, refusal.Unseen}, // may be inlined
+			{register, buffers, refused, -12, refusal.Refused},
+			{register, buffers, passed, -12, refusal.Passed},
+			{register, buffers, unseen, -12, refusal.NotReached}, // it was seen before
+			{bpf.ChargersFunctionFUNCTION_UMEM, 0, unseen, -105, refusal.Unseen},
+		} {
+			call, err := c.failed(&bpf.ChargersRecord{Function: s.function, Request: s.request, Accounting: s.accounting, Ret: s.ret, Asked: 3, LastAsked: 2, LastHeld: 1, Count: 9}, bpf.PerfRecordFlagFLAG_EXEMPT)
+			want := &refusal.Call{Function: functions[s.function], Accounting: s.want, Asked: 3, LastAsked: 2, LastHeld: 1, Request: s.request, Count: 9, Exempt: true}
+			if diff := cmp.Diff(want, call); diff != "" || err != nil {
+				t.Errorf("probed %v, step %d: %v %s", probed, i, err, diff)
+			}
+		}
+	}
+	if call, err := (compared{}).failed(&bpf.ChargersRecord{Function: setup, Ret: 7}, 0); call != nil || err != nil {
+		t.Errorf("a call that succeeded: %+v, %v", call, err)
+	}
+	for _, r := range []bpf.ChargersRecord{{Function: 200}, {Accounting: 200}} {
+		if call, err := (compared{}).failed(&r, 0); err == nil {
+			t.Errorf("%+v: %+v", r, call)
+		}
 	}
 }
 
@@ -219,7 +317,8 @@ func TestFlagsByName(t *testing.T) {
 		with, without := perfRecord(flag), perfRecord(0)
 		if cmp.Equal(decodeOf(t, bytesOf(&with)), decodeOf(t, bytesOf(&without))) &&
 			cmp.Equal(decodeOf(t, objectRecord(flag)), decodeOf(t, objectRecord(0))) &&
-			cmp.Equal(decodeOf(t, chargerRecord(0, flag)), decodeOf(t, chargerRecord(0, 0))) {
+			cmp.Equal(decodeOf(t, chargerRecord(0, flag)), decodeOf(t, chargerRecord(0, 0))) &&
+			cmp.Equal(failedRing(t, flag), failedRing(t, 0)) && cmp.Equal(failedMap(t, flag), failedMap(t, 0)) {
 			t.Errorf("%s: makes no difference to any event", name)
 		}
 	}

@@ -88,7 +88,7 @@ func (v *variant) isFound(t *testing.T, c combination) {
 	if diff := cmp.Diff(v.verdicts, verdicts); diff != "" {
 		t.Errorf("verdicts: %s", diff)
 	}
-	if tr.summary.Scheme != v.scheme {
+	if tr.summary.Scheme.String() != v.scheme {
 		t.Errorf("scheme %s; want %s", tr.summary.Scheme, v.scheme)
 	}
 }

@@ -191,7 +191,8 @@ func stepAgrees(t *testing.T, number int, e *ledger.Entry, step workload.Step) {
 }
 
 // edgesAgree checks the trace of buffers that are mapped and unmapped in the less usual ways:
-// the same entries on every kernel, but that older ones let a part be unmapped.
+// the same entries on every kernel, but that older ones let a part be unmapped, which newer
+// ones refuse.
 func edgesAgree(t *testing.T, old bool) {
 	tr := begin(t, tracer.Options{Transport: transport.PerfArray})
 	steps := lines[workload.ShareStep](t, load(t, "edges"))
@@ -234,7 +235,7 @@ func edgeEntries(old bool) []string {
 	if old {
 		return append(entries, line("unmapping", 65534, 1, 0, 0), line("refund", 65534, 1024, -1, 0))
 	}
-	return append(entries, line("refund", 65534, 1025, -1, 0))
+	return append(entries, line("refusal", 65534, 1025, 0, 22), line("refund", 65534, 1025, -1, 0))
 }
 
 // ownRings wants what pinwatch itself is charged for the perf array: a ring for each CPU, of

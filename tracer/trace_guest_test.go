@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -51,7 +52,7 @@ func timeout() time.Duration {
 }
 
 func TestMain(m *testing.M) {
-	child.Init(kernel.Children(), workload.Children(), child.Table{waiterChild: waitForEnd})
+	child.Init(accounting.Children(), kernel.Children(), workload.Children(), child.Table{waiterChild: waitForEnd})
 	end := func(err error, code int) {
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)

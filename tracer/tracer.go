@@ -10,6 +10,7 @@ import (
 	"math/bits"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +49,9 @@ type Options struct {
 	// Others reports whether the other chargers of locked_vm and pinned_vm are watched:
 	// io_uring, AF_XDP and more.
 	Others bool
+	// NotPerf reports whether perf buffers are not what is asked for: what else is must be
+	// watched, then, or Open fails.
+	NotPerf bool
 	// CommandParent is the process whose descendants' events are marked; 0: none.
 	CommandParent int
 	// Payer is who is charged for what pinwatch makes; nil: a user of its own.
@@ -58,6 +62,7 @@ type Options struct {
 type Tracer struct {
 	backend   probe.Backend
 	transport transport.Transport
+	notPerf   bool // see Options
 	// perf is on perf buffers, and its maps are shared by the others, which are nil
 	// where they are not watched.
 	perf, bpfObjects, chargers *probe.Set
@@ -150,7 +155,7 @@ func openAny(opts Options) (_ *Tracer, err error) {
 // open opens a trace by one backend. Silent probes are attached once more: emulated
 // machines lose some.
 func open(opts Options, b probe.Backend, via transport.Transport, specs probe.Specs, running probe.Kernel) (_ *Tracer, err error) {
-	t := &Tracer{backend: b, transport: via, cgroups: newCgroupPaths()}
+	t := &Tracer{backend: b, transport: via, notPerf: opts.NotPerf, cgroups: newCgroupPaths()}
 	defer func() {
 		if err != nil {
 			t.Close()
@@ -174,10 +179,14 @@ func open(opts Options, b probe.Backend, via transport.Transport, specs probe.Sp
 	}
 	if opts.Others {
 		if t.chargers, err = probe.Open(specs.Chargers, probe.Chargers(specs.Chargers, running), running, t.perf.Maps()); err != nil {
-			t.degraded = append(t.degraded, fmt.Sprintf("io_uring, AF_XDP and others that share locked_vm are not watched: %v", err))
+			if opts.NotPerf {
+				return nil, fmt.Errorf("watch io_uring, AF_XDP and others that share locked_vm: %w", err)
+			}
+			t.degraded = append(t.degraded, fmt.Sprintf("%s: %v", ChargersNotWatched, err))
 			t.chargers, err = nil, nil
 		}
 		t.degraded = append(t.degraded, t.chargers.Notes()...)
+		t.decoder.compared.ringsProbed = t.chargers.Watches(ringComparison)
 	}
 	if opts.BPF {
 		if err := t.watchObjects(opts, specs, running); err != nil {
@@ -234,13 +243,19 @@ func (t *Tracer) watchObjects(opts Options, specs probe.Specs, running probe.Ker
 	case err == nil:
 		t.degraded = append(t.degraded, slices.Concat(notes, t.bpfObjects.Notes())...)
 		return t.testObjects()
-	case opts.Memcg:
+	case opts.Memcg || opts.NotPerf:
 		return fmt.Errorf("watch BPF objects: %w", err)
 	}
 	t.bpfObjects, t.decoder.memcg = nil, false
-	t.degraded = append(t.degraded, fmt.Sprintf("BPF objects are not watched: %v", err))
+	t.degraded = append(t.degraded, fmt.Sprintf("%s: %v", ObjectsNotWatched, err))
 	return nil
 }
+
+// What Degraded begins with where these are not watched; the reason follows.
+const (
+	ObjectsNotWatched  = "BPF objects are not watched"
+	ChargersNotWatched = "io_uring, AF_XDP and others that share locked_vm are not watched"
+)
 
 // attach attaches the probes on perf buffers and has each show that it works.
 func (t *Tracer) attach() (err error) {
@@ -309,6 +324,16 @@ func (t *Tracer) configure(opts Options) error {
 
 // Attached says what is watched, and how.
 func (t *Tracer) Attached() string {
+	if t.notPerf { // probes on them all the same, for they charge the same counters
+		var what []string
+		if t.bpfObjects != nil {
+			what = append(what, "BPF objects made and freed")
+		}
+		if t.chargers != nil {
+			what = append(what, "others that charge locked_vm")
+		}
+		return strings.Join(what, ", ") + ": kprobe, " + t.transport.What
+	}
 	return "perf buffers mapped and unmapped: " + t.backend.String() + ", " + t.transport.What
 }
 

@@ -93,6 +93,10 @@ func leastPrivilege(t *testing.T, k guesttest.Kernel) {
 		if r := watches(t, as(t, "--only", "perf")); !strings.Contains(r.Stderr, "kernel symbols are hidden (no CAP_SYSLOG") {
 			t.Errorf("with CAP_BPF and CAP_PERFMON: %+v", r)
 		}
+		// BPF objects take symbols: asked for alone, they are not silently left out.
+		if r := as(t, "--only", "bpf", "--duration", "1s").Run(); r.Code != 1 || !strings.Contains(r.Stderr, "watch BPF objects: ") || strings.Contains(r.Stderr, "watching") {
+			t.Errorf("BPF objects alone: %+v", r)
+		}
 	})
 	t.Run("hidden", hiddenSymbols)
 }
@@ -182,6 +186,26 @@ func filters(t *testing.T, _ guesttest.Kernel) {
 	}
 }
 
+// What is done in a cgroup is told apart from what is done elsewhere.
+func TestCgroupFilter(t *testing.T) { guests.Test(t, guesttest.First, cgroupFilter) }
+
+func cgroupFilter(t *testing.T, _ guesttest.Kernel) {
+	group := guesttest.Cgroup(t, "web.slice")
+	c := guesttest.Command(t, "pinwatch", "trace", "--only", "bpf", "--transport", "perf", "--json", "--cgroup", group).Start()
+	c.WaitFor("watching")
+	makeMaps(t, "--name", "outside")
+	makeMaps(t, "--name", "inside", "--cgroup", group)
+	c.WaitUntil("a map", func(stdout, _ string) bool { return strings.Contains(stdout, `"inside"`) })
+	r := c.Stop(os.Interrupt)
+	entries := recorded(t, r.Stdout)
+	if inside := named(entries, "inside"); len(inside) == 0 || inside[0].Caller.Cgroup != strings.TrimPrefix(group, "/sys/fs/cgroup") {
+		t.Errorf("in the cgroup: %+v", inside)
+	}
+	if outside := named(entries, "outside"); len(outside) > 0 || r.Code != 0 {
+		t.Errorf("outside: %+v; exit %d: %s", outside, r.Code, r.Stderr)
+	}
+}
+
 // The command that TestFilters traces is this program, told by a variable. It has two users
 // map, says so, and ends with its standard input.
 const (
@@ -216,6 +240,8 @@ func TestClearErrors(t *testing.T) {
 				[]string{"uid 65534", "lacks CAP_BPF (to load BPF programs) and CAP_PERFMON", "run it as root, or grant them"}},
 			{"no such types", 0, []string{"--btf", "/nowhere"},
 				[]string{"--btf /nowhere", "no such file"}},
+			{"no such cgroup", 0, []string{"--cgroup", "/nowhere"},
+				[]string{"cgroup /nowhere: there is none in the v2 hierarchy", "tried /sys/fs/cgroup/nowhere"}},
 			{"no such command", 0, []string{"--", "nowhere"},
 				[]string{"run the command", "nowhere"}},
 		} {

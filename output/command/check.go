@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
 )
@@ -57,13 +58,13 @@ Exit status, by --exit:
 	f := cmd.Flags()
 	f.StringArrayVar(&o.guests.Kernels, "kernel", nil, "kernel `image` to boot and check (see: pinwatch guest --help); may be given several times")
 	o.tracing.addBTF(f)
-	enumsFunc(f, &o.scenarios, "scenario", nil, check.Names(), "only these scenarios", func(name string) error {
+	value.EnumsFunc(f, &o.scenarios, "scenario", nil, check.Names(), "only these scenarios", func(name string) error {
 		_, err := check.Choose([]string{name})
 		return err
 	})
 	f.BoolVar(&o.list, "list", false, "list the scenarios")
-	enumVar(f, &o.format, "format", report.FormatTable, report.Formats(), "how the report is written")
-	enumVar(f, &o.exit, "exit", check.ExitDefault, check.ExitConventions(), "convention of the exit status")
+	value.Enum(f, &o.format, "format", report.FormatTable, report.Formats(), "how the report is written")
+	value.Enum(f, &o.exit, "exit", check.ExitDefault, check.ExitConventions(), "convention of the exit status")
 	f.BoolVar(&o.invasive, "invasive", false, "also run scenarios that change settings of the whole machine")
 	f.DurationVar(&o.guests.Timeout, "timeout", 2*time.Minute, "give up on a kernel after this time")
 	f.BoolVar(&o.guests.KeepLog, "keep-log", false, "keep the kernel's messages if something fails")

@@ -16,6 +16,8 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/output/command/value"
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/guest"
@@ -38,9 +40,17 @@ type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
+// failure is the exit status of a command whose answer is no, where it is.
+func failure(is bool) error {
+	if is {
+		return exitStatus(exitFailure)
+	}
+	return nil
+}
+
 // Children are the processes that commands start, for child.Init.
 func Children() []child.Table {
-	return []child.Table{check.Children(), kernel.Children(), workload.Children()}
+	return []child.Table{accounting.Children(), check.Children(), kernel.Children(), workload.Children()}
 }
 
 // Main runs the command that the arguments ask for, without the program's name, and
@@ -98,7 +108,7 @@ Exit status: 0 fine, 1 failure, 2 wrong usage.`,
 		Args:          cobra.NoArgs,
 		RunE:          help,
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
-			cmd.Flags().Visit(func(f *pflag.Flag) { tellNewName(s, f) })
+			cmd.Flags().Visit(func(f *pflag.Flag) { value.TellNewName(s.Err, f) })
 		},
 	}
 	root.SetIn(s.In)
@@ -143,7 +153,7 @@ func finish(cmd *cobra.Command) {
 			return nil
 		}
 	}
-	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) { completeValues(cmd, f) })
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) { value.Complete(cmd, f) })
 	for _, sub := range cmd.Commands() {
 		finish(sub)
 	}

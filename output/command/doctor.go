@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/doctor"
 )
@@ -45,14 +46,14 @@ func runDoctor(ctx context.Context, o *doctorOptions) error {
 	for _, c := range checks {
 		able = able && c.State != doctor.StateMissing
 	}
+	seen := accounting.Again(ctx)
+	checks = append(checks, output.Accounting(seen))
 	if able {
-		checks = append(checks, output.Accounting(check.PastAllowance(ctx, opts)))
+		traced, err := check.PastAllowance(ctx, opts)
+		checks = append(checks, output.Traced(seen, traced, err))
 	}
 	if err := output.Doctor(o.Out, checks, o.json); err != nil {
 		return err
 	}
-	if !able {
-		return exitStatus(exitFailure)
-	}
-	return nil
+	return failure(!able)
 }

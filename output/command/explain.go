@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -33,11 +34,11 @@ func newExplain(s *Streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "explain [flags] [-- COMMAND [ARG...]]",
 		Short: "Tell why a perf buffer is refused, who holds the allowance, and what helps",
-		Long: `Applies the rule of perf_mmap() to this machine's numbers: would a perf buffer of
-this size be refused to this process, or to a new process of this user; by which
-limit, and by how much; how many more fit; who holds the user's allowance; and
-which smallest change would help, as the exact setting for a shell, systemd,
-Docker and Kubernetes. With a command, traces it and explains its refusals.
+		Long: `Applies the rule of perf_mmap(), as this kernel was seen to have it and as it is
+meant to be, to this machine's numbers: would a perf buffer of this size be refused to
+this process, or to a new process of this user; by which limit, and by how much; how
+many more fit; who holds the user's allowance; and which smallest change would help.
+With a command, traces it and explains its refusals.
 
 Without a process or a user, the question is about whoever asks. Sizes are of the
 data area; the control page is added.
@@ -47,7 +48,7 @@ CAP_PERFMON, or CAP_SYS_ADMIN), else from /proc. Then users' counters are
 estimated, and what this user may not see is named.
 
 Exit status: 0 if the buffers are allowed, or nothing was refused to the command;
-1 if refused, or on failure.`,
+1 if refused, if that cannot be known from here, or on failure.`,
 		Example: `  pinwatch explain --pid 4711 --buffer 512K --per-cpu
   pinwatch explain --uid 1000
   pinwatch explain -- perf record -a sleep 1`,
@@ -80,16 +81,12 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 	if err != nil {
 		return usageError{fmt.Errorf("--buffer: %w", err)}
 	}
-	from := snapshotFrom(o.source, o.tracing.btf)
+	from := snapshotFrom(ctx, o.source, o.tracing.btf)
 	s, err := snapshot.Take(ctx, from)
 	if err != nil {
 		return err
 	}
-	pages := o.dataPages
-	if pages == 0 {
-		pages = (size + int64(s.PageSize) - 1) / int64(s.PageSize)
-	}
-	ask := advice.NewAsk(s, uint32(o.pid), uint32(o.uid), pages, o.perCPU, o.aux)
+	ask := advice.NewAsk(s, uint32(o.pid), uint32(o.uid), cmp.Or(o.dataPages, s.PagesOf(size)), o.perCPU, o.aux)
 	facts := snapshot.Inspect(from, ask.PID)
 	facts.BPF, _ = kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
 	x, err := advice.Explain(s, facts, ask)
@@ -99,33 +96,21 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 	if err := output.Advice(o.Out, x, o.json); err != nil {
 		return err
 	}
-	if !x.Verdict.Allowed {
-		return exitStatus(exitFailure)
-	}
-	return nil
+	return failure(!x.Verdict.Allowed || !x.Verdict.Certain)
 }
 
 // explainTraced explains what is refused to a command.
 func explainTraced(ctx context.Context, o *explainOptions) error {
-	from := snapshotFrom(o.source, o.tracing.btf)
+	from := snapshotFrom(ctx, o.source, o.tracing.btf)
 	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: from, Command: o.program(o.command)})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	accounting, _ := kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
-	x := &output.Explainer{Out: o.Out, AsJSON: o.json,
-		Take: func() (*snapshot.Snapshot, error) { return s.State.Take(context.Background()) },
-		Facts: func(pid uint32) *snapshot.Facts {
-			facts := snapshot.Inspect(from, pid)
-			facts.BPF = accounting
-			return facts
-		}}
+	x := output.NewExplainer(o.Out, o.json, from, s.State, accounting)
 	if err := o.ended(s, s.Run(ctx, x)); err != nil {
 		return err
 	}
-	if x.Refused > 0 {
-		return exitStatus(exitFailure)
-	}
-	return nil
+	return failure(x.Refused > 0)
 }

@@ -1,20 +1,19 @@
 package command
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
-	"strconv"
-	"strings"
 
-	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/probe"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -39,13 +38,13 @@ func (t *tracingFlags) addBTF(f *pflag.FlagSet) {
 // addBackend adds the flags that choose how to attach and what carries the events.
 func (t *tracingFlags) addBackend(f *pflag.FlagSet) {
 	t.addBTF(f)
-	enumVar(f, &t.attach, "attach", probe.AttachAuto, probe.AttachNames(), "how to attach to the kernel")
-	enumVar(f, &t.transport, "transport", transport.Auto, transport.Names(), "what carries events from the kernel")
+	value.Enum(f, &t.attach, "attach", probe.AttachAuto, probe.AttachNames(), "how to attach to the kernel")
+	value.Enum(f, &t.transport, "transport", transport.Auto, transport.Names(), "what carries events from the kernel")
 }
 
 // addBuffer adds the size of what carries the events.
 func (t *tracingFlags) addBuffer(f *pflag.FlagSet) {
-	f.Var(&kibibytes{&t.bufferBytes, checkBuffer}, "buffer-kib", "buffer between the kernel and pinwatch, a power of two; 0: what suits the transport")
+	value.KiB(f, &t.bufferBytes, "buffer-kib", "buffer between the kernel and pinwatch, a power of two; 0: what suits the transport", checkBuffer)
 }
 
 // checkBuffer accepts what the kernel does.
@@ -58,7 +57,7 @@ func checkBuffer(kib int64) error {
 
 // addOnly adds the choice of what to watch.
 func (t *tracingFlags) addOnly(f *pflag.FlagSet) {
-	enumsVar(f, &t.only, "only", []string{"perf", "bpf", "others"}, row.Watchable(), "what to watch")
+	value.Enums(f, &t.only, "only", []string{"perf", "bpf", "others"}, row.Watchable(), "what to watch")
 }
 
 // aboutOnly explains the names that --only takes.
@@ -74,6 +73,7 @@ func (t *tracingFlags) options() tracer.Options {
 	return tracer.Options{
 		BTF: t.btf, Attach: t.attach, Transport: t.transport, BufferBytes: uint32(t.bufferBytes),
 		BPF: memcg || slices.Contains(t.only, "bpf"), Memcg: memcg, Others: slices.Contains(t.only, "others"),
+		NotPerf: len(t.only) > 0 && !slices.Contains(t.only, "perf"),
 	}
 }
 
@@ -93,8 +93,8 @@ func (r *rowFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&r.filter.Cgroup, "cgroup", "", "show only what is in this cgroup or charged to it, or to one below")
 	f.BoolVar(&r.filter.Violations, "violations", false, "show only what breaks a rule")
 	f.BoolVar(&r.filter.Self, "include-self", false, "include pinwatch's own buffers (with --transport perf)")
-	renamed(f, "broken", "violations")
-	renamed(f, "own", "include-self")
+	value.Renamed(f, "broken", "violations")
+	value.Renamed(f, "own", "include-self")
 }
 
 // writer returns a writer of rows, and completes the filter.
@@ -128,174 +128,16 @@ const (
 
 // addSource adds the choice of where a snapshot comes from.
 func addSource(f *pflag.FlagSet, source *string) {
-	enumVar(f, source, "source", sourceAuto, []string{sourceAuto, sourceProc}, "where the state of the host is read: BPF iterators, else /proc; or /proc alone")
+	value.Enum(f, source, "source", sourceAuto, []string{sourceAuto, sourceProc}, "where the state of the host is read: BPF iterators, else /proc; or /proc alone")
 }
 
-// snapshotFrom are the options of a snapshot from a source.
-func snapshotFrom(source, btf string) snapshot.Options {
-	return snapshot.Options{BTF: btf, NoIterators: source == sourceProc}
-}
-
-// renamed keeps the old name of a flag working. It is not in the help, and to use it
-// is answered with the new one.
-func renamed(f *pflag.FlagSet, old, name string) {
-	alias := *f.Lookup(name)
-	alias.Name, alias.Shorthand, alias.Hidden = old, "", true
-	alias.Annotations = map[string][]string{newName: {name}}
-	f.AddFlag(&alias)
-}
-
-// newName annotates an old flag.
-const newName = "pinwatch_new_name"
-
-// tellNewName says of a flag that was used what it is called by now.
-func tellNewName(s *Streams, f *pflag.Flag) {
-	if name := f.Annotations[newName]; name != nil {
-		fmt.Fprintf(s.Err, "pinwatch: --%s is now called --%s\n", f.Name, name[0])
-	}
-}
-
-// enum is the value of a flag that takes one of some names.
-type enum struct {
-	value *string
-	names []string
-}
-
-// enumVar adds such a flag. The usage ends with the names.
-func enumVar(f *pflag.FlagSet, value *string, name, standard string, names []string, usage string) {
-	*value = standard
-	f.Var(&enum{value, names}, name, usage+": "+alternatives(names))
-}
-
-func (e *enum) Set(text string) error {
-	if !slices.Contains(e.names, text) {
-		return errors.New("want " + alternatives(e.names))
-	}
-	*e.value = text
-	return nil
-}
-
-func (e *enum) String() string             { return *e.value }
-func (e *enum) Type() string               { return "name" }
-func (e *enum) complete(_ string) []string { return e.names }
-
-// enums is the value of a flag that takes several names, parted by commas or each with
-// a flag of its own.
-type enums struct {
-	values *[]string
-	names  []string
-	check  func(name string) error
-	given  bool // the values are no longer the standard ones
-}
-
-// enumsVar adds such a flag. The usage ends with the names.
-func enumsVar(f *pflag.FlagSet, values *[]string, name string, standard, names []string, usage string) {
-	enumsFunc(f, values, name, standard, names, usage+": "+alternatives(names), func(text string) error {
-		if !slices.Contains(names, text) {
-			return errors.New("want " + alternatives(names))
-		}
-		return nil
-	})
-}
-
-// enumsFunc adds a flag that takes several names that a function accepts, of which
-// those given are completed.
-func enumsFunc(f *pflag.FlagSet, values *[]string, name string, standard, names []string, usage string, check func(string) error) {
-	*values = standard
-	f.Var(&enums{values: values, names: names, check: check}, name, usage)
-}
-
-func (e *enums) Set(text string) error {
-	list := strings.Split(text, ",")
-	for _, name := range list {
-		if err := e.check(name); err != nil {
-			return err
-		}
-	}
-	if !e.given {
-		*e.values, e.given = nil, true
-	}
-	*e.values = append(*e.values, list...)
-	return nil
-}
-
-func (e *enums) String() string { return strings.Join(*e.values, ",") }
-func (e *enums) Type() string   { return "names" }
-
-// complete completes the last of the names.
-func (e *enums) complete(typed string) (whole []string) {
-	before := typed[:strings.LastIndex(typed, ",")+1]
-	for _, name := range e.names {
-		if !slices.Contains(strings.Split(before, ","), name) {
-			whole = append(whole, before+name)
-		}
-	}
-	return whole
-}
-
-// alternatives are names as one reads them out: "a, b or c".
-func alternatives(names []string) string {
-	last := len(names) - 1
-	if last < 1 {
-		return strings.Join(names, "")
-	}
-	return strings.Join(names[:last], ", ") + " or " + names[last]
-}
-
-// completeValues has the shell complete the values of a flag that has names for them.
-func completeValues(cmd *cobra.Command, f *pflag.Flag) {
-	value, ok := f.Value.(interface{ complete(typed string) []string })
-	if !ok {
-		return
-	}
-	cmd.RegisterFlagCompletionFunc(f.Name, func(_ *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
-		var fitting []string
-		for _, name := range value.complete(typed) {
-			if strings.HasPrefix(name, typed) {
-				fitting = append(fitting, name)
-			}
-		}
-		return fitting, cobra.ShellCompDirectiveNoFileComp
-	})
-}
-
-// kibibytes is the value of a flag that gives bytes in KiB. A negative number stands
-// for something else, where the check allows it.
-type kibibytes struct {
-	bytes *int64
-	check func(kib int64) error
+// snapshotFrom are the options of a snapshot from a source, on this kernel.
+func snapshotFrom(ctx context.Context, source, btf string) snapshot.Options {
+	return snapshot.Options{BTF: btf, NoIterators: source == sourceProc, Accounting: accounting.Find(ctx)}
 }
 
 // addMemlock adds the flag of a process's limit.
 func addMemlock(f *pflag.FlagSet, bytes *int64, kib int64) {
-	*bytes = fromKiB(kib)
-	f.Var(&kibibytes{bytes, func(int64) error { return nil }}, "memlock-kib", "RLIMIT_MEMLOCK; -1: leave it alone")
+	*bytes = value.FromKiB(kib)
+	value.KiB(f, bytes, "memlock-kib", "RLIMIT_MEMLOCK; -1: leave it alone", func(int64) error { return nil })
 }
-
-func fromKiB(kib int64) int64 {
-	if kib < 0 {
-		return kib
-	}
-	return kib << 10
-}
-
-func (k *kibibytes) Set(text string) error {
-	kib, err := strconv.ParseInt(text, 0, 54) // as many as are an int64 in bytes
-	if err != nil {
-		return errors.New("want a number of KiB")
-	}
-	if err := k.check(kib); err != nil {
-		return err
-	}
-	*k.bytes = fromKiB(kib)
-	return nil
-}
-
-func (k *kibibytes) String() string {
-	if *k.bytes < 0 {
-		return strconv.FormatInt(*k.bytes, 10)
-	}
-	return strconv.FormatInt(*k.bytes>>10, 10)
-}
-
-func (k *kibibytes) Type() string { return "KiB" }

@@ -11,13 +11,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/session"
 )
 
 // mapsOptions are those of maps.
 type mapsOptions struct {
 	*Streams
+	tracingFlags
 	show  output.MapsOptions
 	watch time.Duration // 0: no trace
 }
@@ -28,7 +31,8 @@ func newMaps(s *Streams) *cobra.Command {
 		Use:   "maps",
 		Short: "List BPF maps and programs: what they cost, who pays, who holds them",
 		Long: `Lists all BPF maps and programs that exist. It traces nothing unless --watch says
-so. What it cannot know is left empty, and explained on stderr.
+so. What it cannot know is left empty, and explained on stderr. Who pays is read by a
+BPF iterator (Linux 5.8), or by a kprobe that is attached for a moment.
 
   MEMLOCK  the kernel's own estimate (fdinfo): before Linux 5.11 what is charged
   CHARGED  what pinwatch saw the kernel charge, which takes a trace
@@ -50,12 +54,11 @@ is open in the processes that it may read.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runMaps(cmd.Context(), &o) },
 	}
 	f := cmd.Flags()
+	o.addBTF(f)
 	f.DurationVar(&o.watch, "watch", 0, "trace for this time first, to know what is charged for the objects made meanwhile")
-	enumVar(f, &o.show.Sort, "sort", "id", output.MapsSorts(), "order")
+	value.Enum(f, &o.show.Sort, "sort", "id", output.MapsSorts(), "order")
 	types := slices.Compact(slices.Sorted(slices.Values(slices.Concat(bpfobj.MapTypes(), bpfobj.ProgramTypes()))))
-	enumsFunc(f, &o.show.Types, "type", nil, types, "show only these types, by the kernel's names, such as percpu_array", func(name string) error {
-		return checkType(name, types)
-	})
+	value.EnumsFunc(f, &o.show.Types, "type", nil, types, "show only these types, by the kernel's names, such as percpu_array", func(name string) error { return checkType(name, types) })
 	f.StringSliceVar(&o.show.Names, "name", nil, "show only objects with these names")
 	f.IntSliceVar(&o.show.PIDs, "pid", nil, "show only what these processes hold")
 	f.StringVar(&o.show.Cgroup, "cgroup", "", "show only what is held in, or charged to, this cgroup or one below")
@@ -63,7 +66,7 @@ is open in the processes that it may read.`,
 	f.BoolVar(&o.show.ProgramsOnly, "progs-only", false, "leave maps out")
 	f.BoolVar(&o.show.JSON, "json", false, "write JSON lines")
 	f.BoolVar(&o.show.Bytes, "in-bytes", false, "write sizes as plain bytes")
-	renamed(f, "bytes", "in-bytes")
+	value.Renamed(f, "bytes", "in-bytes")
 	return cmd
 }
 
@@ -73,28 +76,27 @@ func checkType(name string, types []string) error {
 	if slices.Contains(types, name) || strings.HasPrefix(name, "type ") {
 		return nil
 	}
-	return errors.New("want " + alternatives(types))
+	return errors.New("want " + value.Alternatives(types))
 }
 
-func runMaps(ctx context.Context, o *mapsOptions) error {
-	if err := o.show.Check(); err != nil {
+func runMaps(ctx context.Context, o *mapsOptions) (err error) {
+	if err = o.show.Check(); err != nil {
 		return usageError{err}
 	}
-	var charged map[session.ObjectID]int64
+	if o.show.Cgroup, err = cgroup.Named(o.show.Cgroup, cgroup.AnyHierarchy()); err != nil {
+		return err
+	}
+	var charged map[bpfobj.ID]int64
 	if o.watch > 0 {
-		var err error
-		if charged, err = session.WatchObjects(ctx, o.watch); err != nil {
+		if charged, err = session.WatchObjects(ctx, o.watch, o.btf); err != nil {
 			return err
 		}
 	}
-	listing, err := bpfobj.List(ctx)
+	listing, err := bpfobj.List(ctx, o.btf)
 	if err != nil {
 		return err
 	}
-	for i := range listing.Objects {
-		object := &listing.Objects[i]
-		object.Charged, object.ChargedKnown = charged[session.ObjectID{ID: object.ID, Program: object.Kind == bpfobj.KindProgram}]
-	}
+	listing.SetCharged(charged)
 	for _, note := range output.MapsNotes(listing) {
 		fmt.Fprintf(o.Err, "pinwatch: %s\n", note)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/top"
 	"github.com/pinwatch/pinwatch/output/top/terminal"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
@@ -58,14 +59,14 @@ what /proc tells, and says so.`,
 	f.BoolVarP(&o.batch, "batch", "b", false, "write plain tables, even to a terminal")
 	f.IntVarP(&o.count, "count", "n", 0, "number of screens of a batch; 0: until stopped, or the last one of a recording")
 	f.DurationVarP(&o.view.Interval, "interval", "d", 2*time.Second, "time between two refreshes; of a recording, in its own time")
-	enumsFunc(f, &o.views, "view", []string{"processes"}, top.ViewNames(), "what to show first, and in a batch all of: "+strings.Join(top.ViewNames(), ", "), checkView)
+	value.EnumsFunc(f, &o.views, "view", []string{"processes"}, top.ViewNames(), "what to show first, and in a batch all of: "+strings.Join(top.ViewNames(), ", "), checkView)
 	f.StringVar(&o.view.Sort, "sort", "", "`column` to sort by")
 	f.StringVar(&o.view.Filter, "filter", "", "only rows with this `text` in a name, a pid, a uid or a verdict")
 	f.BoolVar(&o.view.All, "all", false, "include idle processes and users")
 	f.BoolVar(&o.view.Bytes, "in-bytes", false, "amounts in bytes, not pages")
 	o.tracing.addBackend(f)
 	o.tracing.addBuffer(f)
-	renamed(f, "bytes", "in-bytes")
+	value.Renamed(f, "bytes", "in-bytes")
 	cmd.RegisterFlagCompletionFunc("sort", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return top.ColumnNames(o.views[0]), cobra.ShellCompDirectiveNoFileComp
 	})
@@ -123,7 +124,7 @@ func topReplay(ctx context.Context, o *topOptions) error {
 func topLive(ctx context.Context, o *topOptions) error {
 	source := &terminal.Live{Interval: o.view.Interval, Objects: terminal.Objects(bpfobj.ListHeld),
 		Container: container}
-	from := snapshot.Options{BTF: o.tracing.btf}
+	from := snapshotFrom(ctx, "", o.tracing.btf)
 	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: from})
 	if err == nil {
 		defer s.Close()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -76,9 +77,13 @@ func runTrace(ctx context.Context, o *traceOptions) error {
 }
 
 // trace writes what happens to a sink, which is opened once the trace is.
-func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error)) error {
+func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error)) (err error) {
 	o.rows.filter.Command = len(o.command) > 0
-	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: snapshot.Options{BTF: o.tracing.btf}, Command: o.program(o.command)})
+	tracing := o.tracing.options()
+	if o.rows.filter.Cgroup, err = cgroup.Named(o.rows.filter.Cgroup, cgroup.OfCallers(tracing.Memcg)); err != nil {
+		return err
+	}
+	s, err := session.Open(ctx, session.Options{Tracer: tracing, Snapshot: snapshot.Options{BTF: o.tracing.btf}, Command: o.program(o.command)})
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
@@ -30,7 +31,7 @@ type load struct {
 // loads are all workloads. The flags of each fill a struct of its own, which it runs.
 func loads() []load {
 	return []load{
-		perfBuffers(), twoProcesses(), crowd(), edges(), auxArea(), bpfMaps(), chargers(), soak(), trials(), runAs(),
+		perfBuffers(), twoProcesses(), crowd(), edges(), auxArea(), bpfMaps(), chargers(), soak(), trials(), refuse(), oneCall(), runAs(),
 	}
 }
 
@@ -87,9 +88,19 @@ it opens the events first and then becomes --uid.`,
 			f.DurationVar(&p.Pause, "pause", 0, "time between two steps")
 			f.BoolVar(&p.JSON, "json", false, "write JSON lines")
 			f.BoolVar(&p.Quiet, "quiet", false, "write nothing")
-			renamed(f, "again", "remaps")
+			value.Renamed(f, "again", "remaps")
 		},
 		run: func(_ context.Context, s *Streams, _ []string) error { return p.Run(s.Out) },
+	}
+}
+
+func oneCall() load {
+	return load{
+		use:   "call NAME [NAME=VALUE...]",
+		short: "Make a system call, which may be refused, and write its errno as JSON",
+		args:  cobra.MinimumNArgs(1), hidden: true,
+		flags: func(*pflag.FlagSet) {},
+		run:   func(_ context.Context, s *Streams, args []string) error { return workload.MakeCall(args, s.Out) },
 	}
 }
 
@@ -168,7 +179,7 @@ Run it as root: it moves to --cgroup and sets the limit first, and then becomes
   pinwatch workload bpf-maps --from /sys/fs/bpf/m --update 1000 --cgroup /sys/fs/cgroup/b`,
 		abrupt: true,
 		flags: func(f *pflag.FlagSet) {
-			enumVar(f, &b.Type, "type", "array", workload.BPFMapTypes(), "type of the maps")
+			value.Enum(f, &b.Type, "type", "array", workload.BPFMapTypes(), "type of the maps")
 			f.StringVar(&b.Name, "name", "pinwatch_load", "name of the maps")
 			f.Uint32Var(&b.Entries, "entries", 0, "max_entries, or a ring buffer's bytes; 0: what suits the type")
 			f.Uint32Var(&b.KeySize, "key-size", 0, "bytes of a key; 0: what suits the type")
@@ -257,13 +268,19 @@ Exit status: 0 if all predictions came true, 1 if not.`,
 			addSource(f, &source)
 		},
 		run: func(ctx context.Context, s *Streams, _ []string) (err error) {
-			if t.Source, err = snapshot.Open(snapshotFrom(source, "")); err != nil {
+			if t.Source, err = snapshot.Open(snapshotFrom(ctx, source, "")); err != nil {
 				return err
 			}
 			defer t.Source.Close()
 			return t.Run(ctx, s.Out)
 		},
 	}
+}
+
+func refuse() load {
+	var r workload.Refuse
+	return load{use: "refuse NAME", short: "Have the kernel refuse something, in each way that it knows", long: workload.RefuseHelp, hidden: true, args: cobra.MaximumNArgs(1), flags: r.Flags,
+		run: func(ctx context.Context, s *Streams, args []string) error { return r.Main(ctx, s.Out, args) }}
 }
 
 func runAs() load {

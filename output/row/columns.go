@@ -11,7 +11,7 @@ import (
 // Columns are all there are, in the order of the JSON fields and of the table. They keep
 // what they found out, so they are for one goroutine.
 func Columns() []Column {
-	return slices.Concat(whatColumns(), whoColumns(), amountColumns(), judgementColumns(), bufferColumns(), doubtColumns(), traceColumns(), objectColumns())
+	return slices.Concat(whatColumns(), whoColumns(), amountColumns(), judgementColumns(), bufferColumns(), doubtColumns(), traceColumns(), objectColumns(), failedColumns())
 }
 
 // whatColumns tell what happened, and when.
@@ -129,7 +129,7 @@ func traceColumns() []Column {
 	return []Column{
 		integer("page_size_bytes", all, "size of a page", func(r *Row) *uint32 { return &r.PageSize }),
 		integer("online_cpus", Perf|Summary, "CPUs that the allowance counts", func(r *Row) *uint32 { return &r.Buffer.Limits.OnlineCPUs }),
-		text("scheme", all, "how this kernel was seen to account up to here", func(r *Row) string { return r.Scheme }).former("era"),
+		text("scheme", all, "how this kernel was seen to account up to here", func(r *Row) string { return r.Scheme.String() }).former("era"),
 		integer("refusals", all, "calls refused with EPERM by a limit up to here", func(r *Row) *uint64 { return &r.Refusals }).computed(),
 		integer("lost", all, "events lost up to here, as far as is known", func(r *Row) *uint64 { return &r.Lost }),
 		text("note", all, "what the numbers mean, in words", func(r *Row) string { return r.Note }).header("NOTE", 0).top(11, 30).left(),

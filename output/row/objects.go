@@ -59,6 +59,7 @@ func objectColumns() []Column {
 		objectInteger("memcg_unpaid_bytes", "memory that no cgroup, or only the root, pays for", func(o *ledger.Object) *int64 { return &o.UnpaidBytes }),
 		objectInteger("memcg_map_cgroup_id", "cgroup that pays for what the map takes later", func(o *ledger.Object) *uint64 { return &o.MapCgroupID }),
 		objectText("memcg_map_cgroup", "path of the cgroup that pays later, where it is known", func(o *ledger.Object) *string { return &o.MapCgroup }),
+		objectFlag("memcg_refused", "the charge of a cgroup was seen to fail, for the call or for an element of the map just before it", func(o *ledger.Object) *bool { return &o.Refused }),
 		objectInteger("memcg_limit_cgroup_id", "cgroup that refused, else the first one that pays", func(o *ledger.Object) *uint64 { return &o.LimitCgroupID }),
 		objectText("memcg_limit_cgroup", "path of the cgroup that refused, else of the first payer", func(o *ledger.Object) *string { return &o.LimitCgroup }),
 		objectInteger("memcg_usage_bytes", "memory.current of the cgroup that refused, else of the first payer", func(o *ledger.Object) *int64 { return &o.UsageBytes }),

@@ -24,7 +24,7 @@ func pages(r *Row) int64 {
 	if r.Charger != ledger.NoCharger {
 		return r.ChargedUser
 	}
-	if r.Op == ledger.Map {
+	if r.Op == ledger.Map || r.Op == ledger.Split {
 		return r.Buffer.Pages
 	}
 	if r.Buffer.Area == rule.AUX {

@@ -100,7 +100,9 @@ type user struct {
 	uid         uint32
 	locked      int64
 	lockedKnown bool
-	lockedVM    int64 // user_struct.locked_vm, by the snapshot
+	lockedNS    uint64 // readings from then on are later
+	estimate    int64  // of it, by the snapshot, where the kernel does not tell
+	lockedVM    int64  // user_struct.locked_vm, by the snapshot
 	otherKnown  bool
 	size        int64
 	overcharged int64
@@ -180,7 +182,7 @@ func lastOf(old, more []*row.Row, most int) []*row.Row {
 func (a *accounts) enter(r *row.Row) {
 	e := &r.Entry
 	if l := e.Buffer.Limits; l.Allowance > 0 || e.Op == ledger.Map {
-		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(l.OnlineCPUs), Limits: rule.Limits{Allowance: l.Allowance, Paranoid: int(l.Paranoid)}}
+		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(l.OnlineCPUs), Limits: rule.Limits{Allowance: l.Allowance, Paranoid: int(l.Paranoid), Scheme: a.schemeAt(e)}}
 	}
 	if e.Kind == ledger.Preexisting {
 		a.found(e)
@@ -209,15 +211,33 @@ func (a *accounts) enter(r *row.Row) {
 		p.limit, p.limitKnown, p.capIPCLock = e.Caller.LockLimit, true, e.Caller.CapIPCLock
 		p.size, u.size = e.Buffer.Pages, e.Buffer.Pages
 	}
+	u.charged(e)
 	if a.snapshot != nil && e.TimeNS <= a.snapshot.TimeNS {
 		return // the snapshot has the counters of later
 	}
 	p.pinned = e.Process.After
-	u.locked, u.lockedKnown = e.User.After, true
+	a.move(e)
+}
+
+// charged takes an entry's reading of the user's counter over, if it is the latest: a
+// snapshot from /proc has none, and takes none away.
+func (u *user) charged(e *ledger.Entry) {
+	if e.TimeNS < u.lockedNS {
+		return
+	}
+	u.locked, u.lockedKnown, u.lockedNS = e.User.After, true, e.TimeNS
 	if e.User.Gone {
 		u.locked = 0 // the counter went with the user's last process
 	}
-	a.move(e)
+}
+
+// schemeAt is how this kernel is known to account at an entry: as the trace has seen it,
+// else as the snapshot has it.
+func (a *accounts) schemeAt(e *ledger.Entry) rule.Scheme {
+	if e.Scheme != rule.SchemeUnknown {
+		return e.Scheme
+	}
+	return a.limits.Scheme
 }
 
 // found adds what was mapped before a recording began.
@@ -288,6 +308,9 @@ func (a *accounts) withSnapshot(m Snapshot) *accounts {
 	if s.PageSize > 0 {
 		b.limits.Limits = s.Settings().Limits()
 	}
+	if a.counts.Scheme != rule.SchemeUnknown {
+		b.limits.Scheme = a.counts.Scheme
+	}
 	seen := make(map[uint32]bool, len(s.Processes))
 	for i := range s.Processes {
 		seen[s.Processes[i].PID] = true
@@ -297,10 +320,15 @@ func (a *accounts) withSnapshot(m Snapshot) *accounts {
 		// The copies are this function's own by now.
 		if buffer := &s.Buffers[i]; seen[buffer.PID] {
 			p := b.processes[buffer.PID]
-			p.share += buffer.Pages - buffer.Extra
+			p.share += b.limits.Scheme.UserPart(buffer.Pages, buffer.Extra)
 			if p.size == 0 {
 				p.size = buffer.Pages
 			}
+		}
+	}
+	for i := range s.Processes {
+		if s.Source == snapshot.SourceProc { // where no buffer tells what it was charged
+			b.processes[s.Processes[i].PID].share = s.UserPart(&s.Processes[i])
 		}
 	}
 	for _, p := range b.processes {
@@ -309,7 +337,7 @@ func (a *accounts) withSnapshot(m Snapshot) *accounts {
 		}
 	}
 	b.bury(seen)
-	b.readUsers(s.Users)
+	b.readUsers(s.Users, s.TimeNS)
 	return b
 }
 
@@ -320,12 +348,14 @@ func (p *process) read(s *snapshot.Process) {
 	p.buffers, p.bufferPages, p.share = int64(s.Buffers), s.BufferPages, 0
 }
 
-func (a *accounts) readUsers(users []snapshot.User) {
+func (a *accounts) readUsers(users []snapshot.User, atNS uint64) {
 	for i := range users {
 		s := &users[i]
 		u := a.changeUser(s.UID)
 		u.otherKnown = s.Known
+		u.estimate = s.PerfLocked
 		if s.Known {
+			u.lockedNS = atNS + 1 // of what came until then it knows
 			u.locked, u.lockedKnown, u.lockedVM = s.PerfLocked, true, s.LockedVM
 		}
 	}
@@ -386,17 +416,21 @@ func (a *accounts) roll(r rate, count, nowNS uint64) rate {
 // lockedOf is what a user's counter holds, or at least holds: where the kernel
 // does not tell, what its buffers are known to be charged.
 func (a *accounts) lockedOf(uid uint32, held int64) (pages int64, known bool) {
-	if u := a.users[uid]; u != nil && u.lockedKnown {
+	u := a.users[uid]
+	switch {
+	case u == nil:
+		return held, false
+	case u.lockedKnown:
 		return u.locked, true
 	}
-	return held, false
+	return max(held, u.estimate), false
 }
 
 // fits is how many more buffers of its size a process can map; -1: no limit.
 // What the ledger said with its last entry is better than the rule, as long as
 // nothing has moved since: it knows how this kernel accounts.
 func (a *accounts) fits(p *process, userLocked int64) int64 {
-	if e := p.last; e != nil && e.Op == ledger.Map && p.pinned == e.Process.After && userLocked == e.User.After {
+	if e := p.last; e != nil && e.Op == ledger.Map && e.Scheme == a.limits.Scheme && p.pinned == e.Process.After && userLocked == e.User.After {
 		return e.Fits
 	}
 	return a.limits.Room(p.caller(userLocked), a.sizeOf(p))

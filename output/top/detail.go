@@ -128,7 +128,7 @@ func (m *Model) buffersOf(pid uint32) []string {
 					payer = fmt.Sprint(b.PayerUID)
 				}
 				lines = append(lines, fmt.Sprintf("%-4s %s: %d charged to the process, %d to the user; paid by uid %s; mappings: %d",
-					b.Area, format.Count(b.Pages, "page"), b.Extra, b.Pages-b.Extra, payer, b.Mappings))
+					b.Area, format.Count(b.Pages, "page"), b.Extra, m.shown.limits.Scheme.UserPart(b.Pages, b.Extra), payer, b.Mappings))
 			}
 		}
 		return alike(lines)

@@ -1,6 +1,7 @@
 package top
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // View is the screen: as many lines as the window has, none of them wider. Only
@@ -185,8 +187,8 @@ func (m *Model) trafficLine() string {
 		lost = m.styles.warning.Render(lost)
 	}
 	parts = append(parts, lost)
-	if c.Events > 0 {
-		parts = append(parts, "accounting "+c.Scheme)
+	if scheme := m.shown.limits.Scheme; c.Events > 0 || scheme != rule.SchemeUnknown {
+		parts = append(parts, "accounting "+cmp.Or(c.Scheme, scheme).String())
 	}
 	if m.usage.RSS > 0 {
 		parts = append(parts, fmt.Sprintf("pinwatch %.1f%% CPU %s", 100*m.usage.CPU, format.Bytes(m.usage.RSS>>20<<20)))

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -24,8 +25,16 @@ type Explanation struct {
 	Buffers int64   `json:"buffers"`
 	Numbers Numbers `json:"numbers"`
 	Verdict Verdict `json:"verdict"`
-	// Fits is how many such buffers can be mapped from now on; -1: any number.
-	Fits     int64    `json:"fits_buffers"`
+	// Fits is how many such buffers can be mapped from now on; -1: any number. AtLeast is
+	// how many whatever else the user has mapped that could not be seen.
+	Fits       int64      `json:"fits_buffers"`
+	AtLeast    int64      `json:"fits_at_least_buffers"`
+	Accounting Accounting `json:"accounting"`
+	Intended   Intended   `json:"intended"`
+	// KernelFault: the intended rule allows what this kernel refuses.
+	KernelFault bool    `json:"kernel_fault"`
+	Tenfold     Tenfold `json:"tenfold_limit"`
+
 	Holders  []Holder `json:"holders"`
 	Held     Held     `json:"held"`
 	Remedies []Remedy `json:"remedies"`
@@ -36,11 +45,13 @@ type Explanation struct {
 
 // Subject is who maps.
 type Subject struct {
-	PID       uint32 `json:"pid"` // 0: any new process of the user
-	Comm      string `json:"comm"`
-	UID       uint32 `json:"uid"`
-	Cgroup    string `json:"cgroup"`
-	Container string `json:"container"`
+	PID  uint32 `json:"pid"` // 0: any new process of the user
+	Comm string `json:"comm"`
+	UID  uint32 `json:"uid"`
+	// OutsideUID is UID as the user namespace around pinwatch's own has it; -1: the same.
+	OutsideUID int64  `json:"outside_uid"`
+	Cgroup     string `json:"cgroup"`
+	Container  string `json:"container"`
 }
 
 // Numbers are what the rule is fed with, and what comes of the last mapping that
@@ -74,7 +85,9 @@ const (
 
 // Verdict is what the kernel says.
 type Verdict struct {
-	Allowed bool   `json:"allowed"`
+	Allowed bool `json:"allowed"`
+	// Certain: nothing that could not be seen can change it.
+	Certain bool   `json:"certain"`
 	Errno   string `json:"errno"` // "" where allowed
 	Limit   string `json:"limit"` // which one refuses: one of the constants above
 	Mapped  int64  `json:"mapped_buffers"`
@@ -118,11 +131,15 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, ask Ask) (*Explanation
 		return nil, err
 	}
 	x := judge(s.Settings(), caller, ask)
+	x.compare(s.Settings(), caller, rightCaller(s, caller, ask.PID, uid), ask)
+	x.Accounting = accountingOf(&s.Accounting)
 	x.Subject = subject(s, ask.PID, uid)
 	x.Source, x.Unknown = s.Source, append(x.Unknown, s.Degraded...)
 	if note := assumed(s, ask); ask.PID == 0 && note != "" {
 		x.Unknown = append(x.Unknown, note)
 	}
+	x.doubt(&s.Accounting, caller)
+	x.hidden(s, caller, uid, ask)
 	x.hold(s, uid)
 	x.Checks = checks(x, facts)
 	if x.Verdict.Errno == "EPERM" {
@@ -133,17 +150,26 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, ask Ask) (*Explanation
 }
 
 // OfEntry is the same explanation of a refusal that was seen, from the event's own
-// numbers. The holders of that time are not known from it.
-func OfEntry(e *ledger.Entry, cumulative bool) *Explanation {
+// numbers, by how the trace saw the kernel account, or else by what is known of it. The
+// holders of that time are not known from it.
+func OfEntry(e *ledger.Entry, known accounting.Finding) *Explanation {
+	if e.Scheme != rule.SchemeUnknown {
+		known.Scheme, known.By = e.Scheme, accounting.ByTrace
+	}
 	cpus := max(1, int64(e.Buffer.Limits.OnlineCPUs))
 	page := max(1024, int64(e.PageSize))
 	settings := rule.Settings{
-		PageSize: uint32(page), OnlineCPUs: int(cpus), Paranoid: int(e.Buffer.Limits.Paranoid), Cumulative: cumulative,
+		PageSize: uint32(page), OnlineCPUs: int(cpus), Paranoid: int(e.Buffer.Limits.Paranoid), Accounting: known.Accounting,
 		MlockKiB: int(e.Buffer.Limits.Allowance / cpus * (page / 1024)),
 	}
 	caller := rule.Caller{UserLocked: e.User.Before, PinnedVM: e.Process.Before, LockLimit: e.Caller.LockLimit, CapIPCLock: e.Caller.CapIPCLock}
-	x := judge(settings, caller, Ask{Area: e.Buffer.Area, Pages: e.Buffer.Pages, Buffers: 1})
-	x.Subject = Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID}
+	ask := Ask{Area: e.Buffer.Area, Pages: e.Buffer.Pages, Buffers: 1}
+	x := judge(settings, caller, ask)
+	right := caller
+	right.UserLocked, right.PinnedVM = caller.UserLocked-e.UserOver, caller.PinnedVM-e.PinnedOver
+	x.compare(settings, caller, right, ask)
+	x.Accounting = accountingOf(&known)
+	x.Subject = Subject{OutsideUID: -1, PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID}
 	x.Held.UserLocked = caller.UserLocked
 	x.Held.Share = percent(caller.UserLocked, x.Numbers.UserLockLimit)
 	x.Source, x.Unknown = "event", []string{"who holds the allowance: an event does not say"}
@@ -153,8 +179,8 @@ func OfEntry(e *ledger.Entry, cumulative bool) *Explanation {
 		if unix.Errno(e.Errno) == unix.EINVAL {
 			limit = LimitGeometry
 		}
-		x.Verdict = Verdict{Errno: rule.ErrnoName(unix.Errno(e.Errno)), Limit: limit}
-		x.Remedies = []Remedy{}
+		x.Verdict = Verdict{Certain: true, Errno: rule.ErrnoName(unix.Errno(e.Errno)), Limit: limit}
+		x.KernelFault, x.Remedies = false, []Remedy{}
 	}
 	x.sortRemedies()
 	return x
@@ -187,11 +213,8 @@ func (x *Explanation) AddHolders(s *snapshot.Snapshot, facts *snapshot.Facts) {
 func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 	ask.Buffers = max(1, ask.Buffers)
 	limits := settings.Limits()
-	done, last := limits.MapMany(caller, ask.Area, ask.Pages, ask.Buffers)
-	before := caller // the last mapping
-	for range min(done, ask.Buffers-1) {
-		before = before.Charged(limits.Map(before, ask.Area, ask.Pages))
-	}
+	t := try(limits, caller, ask)
+	before, last := t.before, t.last
 	x := &Explanation{
 		Version: 1, Pages: ask.Pages, Buffers: ask.Buffers, Area: ask.Area.String(),
 		Numbers: Numbers{
@@ -200,10 +223,11 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 			UserLocked: before.UserLocked, Extra: last.Extra, PinnedVM: before.PinnedVM, Locked: last.Locked, LockLimit: caller.LockLimit,
 			BeforeUser: before.UserLocked - caller.UserLocked, BeforePinned: before.PinnedVM - caller.PinnedVM,
 		},
-		Verdict: Verdict{Allowed: last.Errno == 0, Errno: rule.ErrnoName(last.Errno), Mapped: done},
+		Verdict: Verdict{Allowed: last.Errno == 0, Certain: true, Errno: rule.ErrnoName(last.Errno), Mapped: t.done},
 		Fits:    limits.Fits(caller, ask.Area, ask.Pages),
 		Holders: []Holder{}, Remedies: []Remedy{}, Checks: []Check{}, Unknown: []string{},
 	}
+	x.AtLeast = x.Fits
 	v := &x.Verdict
 	switch {
 	case last.Errno == unix.EINVAL:
@@ -231,7 +255,7 @@ func (x *Explanation) area() rule.Area {
 }
 
 func subject(s *snapshot.Snapshot, pid, uid uint32) Subject {
-	sub := Subject{PID: pid, UID: uid}
+	sub := Subject{PID: pid, UID: uid, OutsideUID: s.Outside(uid)}
 	if p, ok := s.Process(pid); ok {
 		sub.Comm, sub.Cgroup, sub.Container = p.Comm, p.CgroupPath, container(p.CgroupPath)
 	}
@@ -295,10 +319,13 @@ func Holders(s *snapshot.Snapshot, uid uint32) []Holder {
 		if p, ok := s.Process(pid); ok {
 			h.Comm, h.UID, h.Cgroup, h.Container = p.Comm, p.UID, p.CgroupPath, container(p.CgroupPath)
 			if u, ok := s.User(uid); ok && !u.Known {
-				h.Extra = min(h.Pages, max(0, p.PinnedVM))
+				h.Extra = max(0, p.PinnedVM)
+				if s.Accounting.Scheme.Clamps() {
+					h.Extra = min(h.Pages, h.Extra)
+				}
 			}
 		}
-		h.UserPart = h.Pages - h.Extra
+		h.UserPart = s.Accounting.Scheme.UserPart(h.Pages, h.Extra)
 		h.Share = percent(h.UserPart, s.Allowance())
 		holders = append(holders, *h)
 	}

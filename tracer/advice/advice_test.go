@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -47,13 +48,13 @@ func TestExplain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Verdict{Errno: "EPERM", Limit: LimitMemlock, Over: 49}); x.Verdict != want {
+	if want := (Verdict{Certain: true, Errno: "EPERM", Limit: LimitMemlock, Over: 49}); x.Verdict != want {
 		t.Errorf("verdict %+v; want %+v", x.Verdict, want)
 	}
 	if want := (Numbers{PageBytes: 4096, MlockKiB: 516, OnlineCPUs: 4, Paranoid: 2, UserLockLimit: 516, UserLocked: 516, Extra: 65, Locked: 65, LockLimit: 16}); x.Numbers != want {
 		t.Errorf("numbers %+v; want %+v", x.Numbers, want)
 	}
-	if want := (Subject{PID: 11, Comm: "agent", UID: 1000, Cgroup: "/"}); x.Subject != want {
+	if want := (Subject{OutsideUID: -1, PID: 11, Comm: "agent", UID: 1000, Cgroup: "/"}); x.Subject != want {
 		t.Errorf("subject %+v; want %+v", x.Subject, want)
 	}
 	wantHolders := []Holder{
@@ -143,15 +144,15 @@ func TestOfEntry(t *testing.T) {
 		Process: ledger.Reading{Before: 69},
 		Buffer:  ledger.Buffer{Pages: 65, Extra: 65, Limits: ledger.Limits{Allowance: 516, Paranoid: 2, OnlineCPUs: 4}},
 	}}
-	x := OfEntry(&e, false)
-	if want := (Verdict{Errno: "EPERM", Limit: LimitMemlock, Over: 6}); x.Verdict != want {
+	x := OfEntry(&e, accounting.Finding{})
+	if want := (Verdict{Certain: true, Errno: "EPERM", Limit: LimitMemlock, Over: 6}); x.Verdict != want {
 		t.Errorf("%+v; want %+v", x.Verdict, want)
 	}
 	if n := x.Numbers; n.UserLocked != 516 || n.Extra != 65 || n.Locked != 134 || n.MlockKiB != 516 {
 		t.Errorf("%+v", n)
 	}
 	e.Errno = int32(unix.EBUSY)
-	if x := OfEntry(&e, false); x.Verdict.Errno != "EBUSY" || x.Verdict.Limit != LimitOther || len(x.Remedies) != 0 {
+	if x := OfEntry(&e, accounting.Finding{}); x.Verdict.Errno != "EBUSY" || x.Verdict.Limit != LimitOther || len(x.Remedies) != 0 {
 		t.Errorf("%+v", x.Verdict)
 	}
 	// The published trace: refused by the history.
@@ -162,7 +163,7 @@ func TestOfEntry(t *testing.T) {
 		Process: ledger.Reading{Before: 112998},
 		Buffer:  ledger.Buffer{Pages: 3, Limits: ledger.Limits{Allowance: 4644, Paranoid: 2, OnlineCPUs: 36}},
 	}}
-	if x := OfEntry(&e, true); x.Numbers.Extra != 28257 || x.Verdict.Over != 10183 {
+	if x := OfEntry(&e, accounting.Finding{By: accounting.ByExperiment, Accounting: rule.Accounting{Scheme: rule.SchemeCumulative}}); x.Numbers.Extra != 28257 || x.Verdict.Over != 10183 {
 		t.Errorf("%+v %+v", x.Numbers, x.Verdict)
 	}
 }
@@ -173,7 +174,8 @@ func TestRemediesHelp(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	offered := map[string]int{}
 	for range 5000 {
-		s := rule.Settings{PageSize: 4096 << (2 * random.IntN(3)), MlockKiB: random.IntN(2000), OnlineCPUs: 1 + random.IntN(16), Paranoid: random.IntN(4)}
+		s := rule.Settings{PageSize: 4096 << (2 * random.IntN(3)), MlockKiB: random.IntN(2000), OnlineCPUs: 1 + random.IntN(16), Paranoid: random.IntN(4),
+			Accounting: rule.Accounting{Scheme: rule.Scheme(random.IntN(rule.Schemes))}}
 		c := rule.Caller{UserLocked: random.Int64N(3000), PinnedVM: random.Int64N(500) - 50, LockLimit: random.Int64N(2000)}
 		ask := Ask{Pages: 1<<random.IntN(11) + 1, Buffers: 1 + random.Int64N(8)}
 		x := judge(s, c, ask)
@@ -211,6 +213,9 @@ func helps(s rule.Settings, c rule.Caller, ask Ask, r Remedy) (string, bool) {
 		c.LockLimit = r.Pages - 1
 		less = succeed(s, c, ask)
 		c.LockLimit = r.Pages
+		if enough := s.Limits().Fits(c, ask.Area, ask.Pages); enough != r.Buffers || enough < ask.Buffers {
+			return fmt.Sprintf("%d buffers", enough), false
+		}
 		if r.Shell != fmt.Sprintf("ulimit -l %d", r.Pages*int64(s.PageSize)/1024) {
 			return r.Shell, false
 		}
@@ -218,6 +223,9 @@ func helps(s rule.Settings, c rule.Caller, ask Ask, r Remedy) (string, bool) {
 		fmt.Sscanf(r.Shell, "sysctl -w kernel.perf_event_mlock_kb=%d", &s.MlockKiB)
 		s.MlockKiB--
 		less = succeed(s, c, ask)
+		if s.Accounting.Scheme == rule.SchemeCumulative { // which holds all that the user has
+			less = s.UserLockLimit() >= c.UserLocked+ask.Pages*ask.Buffers
+		}
 		s.MlockKiB++
 	case "CAP_IPC_LOCK":
 		c.CapIPCLock = true

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -16,7 +17,8 @@ type Remedy struct {
 	Change     string `json:"change"`
 	Price      string `json:"price"`
 	HostWide   bool   `json:"host_wide"`
-	Pages      int64  `json:"pages"` // what the setting is to be: of a limit, of a buffer; 0 where it has none
+	Pages      int64  `json:"pages"`   // what the setting is to be: of a limit, of a buffer; 0 where it has none
+	Buffers    int64  `json:"buffers"` // for how many such buffers a limit is enough; 0 where that is no question
 	Shell      string `json:"shell"`
 	Systemd    string `json:"systemd"`
 	Docker     string `json:"docker"`
@@ -120,7 +122,10 @@ func limit(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 		return nil // a negative pinned_vm exceeds every limit
 	}
 	bytes := bytesOf(s, last.Locked)
-	r := &Remedy{Name: nameMemlock, Pages: last.Locked, Change: fmt.Sprintf("RLIMIT_MEMLOCK of %d bytes (%s)", bytes, count(last.Locked, "page")),
+	c.LockLimit = last.Locked
+	enough := s.Limits().Fits(c, ask.Area, ask.Pages)
+	r := &Remedy{Name: nameMemlock, Pages: last.Locked, Buffers: enough,
+		Change:     fmt.Sprintf("RLIMIT_MEMLOCK of %d bytes (%s): enough for %s%s", bytes, count(last.Locked, "page"), suchBuffers(enough), nextCosts(s, c, ask, enough)),
 		Price:      "this process may pin so much; not host-wide. Beyond the hard limit it takes CAP_SYS_RESOURCE",
 		Shell:      fmt.Sprintf("ulimit -l %d", (bytes+1023)/1024),
 		Systemd:    fmt.Sprintf("LimitMEMLOCK=%d", bytes),
@@ -128,10 +133,32 @@ func limit(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 		Kubernetes: fmt.Sprintf("pods have no field for it. On the node, CRI-O: default_ulimits = [\"memlock=%d:%d\"]; containerd: LimitMEMLOCK=%d in containerd.service", bytes, bytes, bytes),
 	}
 	r.brief = r.Shell + " (KiB)"
+	if s.Accounting.Scheme == rule.SchemeCumulative {
+		r.brief += fmt.Sprintf(", enough for %s", suchBuffers(enough))
+	}
 	if ask.PID != 0 {
 		r.Shell = fmt.Sprintf("prlimit --pid %d --memlock=%d (now), or %s (before it starts)", ask.PID, bytes, r.Shell)
 	}
 	return r
+}
+
+// nextCosts says what each call after those that a limit is enough for takes of it, where
+// that is more than its own pages.
+func nextCosts(s rule.Settings, c rule.Caller, ask Ask, enough int64) string {
+	const many = 1 << 16 // then the next one is one of many
+	if s.Accounting.Scheme != rule.SchemeCumulative || enough < 0 || enough > many {
+		return ""
+	}
+	c.LockLimit = rule.Unlimited
+	ask.Buffers = enough + 1
+	if next := try(s.Limits(), c, ask).last.Extra; next > ask.Pages {
+		return fmt.Sprintf("; this kernel takes %s of it for the next one, and more for each after that", count(next, "page"))
+	}
+	return ""
+}
+
+func suchBuffers(n int64) string {
+	return fmt.Sprintf("%d such buffer%s", n, map[bool]string{false: "s"}[n == 1])
 }
 
 // capability lifts the limit.
@@ -151,8 +178,8 @@ func allowance(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 	if c.UserLocked < 0 || c.PinnedVM < 0 || room < 0 {
 		return nil // more allowance does not help
 	}
-	if s.Cumulative {
-		room = 0 // else the history is held against it
+	if s.Accounting.Scheme == rule.SchemeCumulative {
+		room = 0 // hold all that the user has: past it each call costs that
 	}
 	need := c.UserLocked + ask.Pages*ask.Buffers - room
 	cpus := int64(s.OnlineCPUs)
@@ -164,13 +191,22 @@ func allowance(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 	}
 	setting := fmt.Sprintf("kernel.perf_event_mlock_kb=%d", kib)
 	return &Remedy{Name: nameAllowance, HostWide: true, brief: "sysctl " + setting, Pages: raised.UserLockLimit(),
-		Change:     fmt.Sprintf("%s: an allowance of %s", setting, count(raised.UserLockLimit(), "page")),
+		Change:     fmt.Sprintf("%s: an allowance of %s%s", setting, count(raised.UserLockLimit(), "page"), holdsAll(s, c)),
 		Price:      fmt.Sprintf("host-wide: every user may pin %d KiB × %d CPUs", kib, cpus),
 		Shell:      "sysctl -w " + setting,
 		Systemd:    setting + " in /etc/sysctl.d/90-perf.conf",
 		Docker:     "on the host: it is in no namespace",
 		Kubernetes: "on the node: it is in no namespace, and securityContext.sysctls refuses it",
 	}
+}
+
+// holdsAll says why an allowance is as large as it is, where a smaller one would cost the
+// history.
+func holdsAll(s rule.Settings, c rule.Caller) string {
+	if s.Accounting.Scheme != rule.SchemeCumulative {
+		return ""
+	}
+	return fmt.Sprintf(", which holds the %s of the user and the new ones: this kernel charges no history to a process then", count(c.UserLocked, "page"))
 }
 
 // paranoid lifts the limit for everybody.
@@ -224,6 +260,9 @@ func bytesOf(s rule.Settings, pages int64) int64 { return pages * int64(s.PageSi
 func count(n int64, of string) string {
 	if n == 1 {
 		return "1 " + of
+	}
+	if strings.HasSuffix(of, "s") {
+		of += "e"
 	}
 	return fmt.Sprintf("%d %ss", n, of)
 }

@@ -76,6 +76,20 @@ type Listing struct {
 	Notes []string
 }
 
+// ID names an object as the kernel does: maps and programs each have numbers of their own.
+type ID struct {
+	Number  uint32
+	Program bool
+}
+
+// SetCharged notes what a trace saw charged for objects, in bytes.
+func (l *Listing) SetCharged(charged map[ID]int64) {
+	for i := range l.Objects {
+		o := &l.Objects[i]
+		o.Charged, o.ChargedKnown = charged[ID{o.ID, o.Kind == KindProgram}]
+	}
+}
+
 type kindID struct {
 	kind string
 	id   uint32
@@ -86,15 +100,16 @@ type lister struct {
 	index map[kindID]int
 }
 
-// List lists all objects that exist and that this process may see.
-func List(ctx context.Context) (*Listing, error) {
+// List lists all objects that exist and that this process may see. btf is a file with the
+// kernel's types, for a kernel that carries none; "": there is none.
+func List(ctx context.Context, btf string) (*Listing, error) {
 	l, tree, err := list()
 	if err != nil {
 		return nil, err
 	}
 	l.addAccounting(ctx)
 	if len(l.Objects) > 0 {
-		l.addPayers(tree)
+		l.addPayers(tree, btf)
 	}
 	return &l.Listing, nil
 }
@@ -269,7 +284,7 @@ func (l *lister) addLinks() {
 			p.Links = append(p.Links, uint32(links.ID))
 		}
 	}
-	if err := links.Err(); err != nil && !errors.Is(err, ebpf.ErrNotSupported) {
+	if err := links.Err(); err != nil && !kernel.NoLinks(err) {
 		l.note("links that hold programs are incomplete: %v", err)
 	}
 }

@@ -59,7 +59,7 @@ func mapsAgree(t *testing.T, k guesttest.Kernel) {
 	// A trace is the source of programs and links.
 	guesttest.Command(t, "pinwatch", "trace").Start().WaitFor("watching")
 
-	listing, err := bpfobj.List(t.Context())
+	listing, err := bpfobj.List(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,8 +79,39 @@ func mapsAgree(t *testing.T, k guesttest.Kernel) {
 	for _, step := range made {
 		checkMade(t, listing.Objects, step, regime)
 	}
+	t.Run("asked", func(t *testing.T) { saysTheSame(t, listing.Objects, regime) })
 	checkPrograms(t, listing.Objects, k)
 	commandLists(t, listing.Objects)
+}
+
+// saysTheSame asks by the kprobe, as it is done before 5.8, who pays for the maps: it is
+// whom the iterator names.
+func saysTheSame(t *testing.T, objects []bpfobj.Object, regime kernel.BPFAccounting) {
+	payers, accounting, err := bpfobj.AskedPayers(objects)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if accounting != regime {
+		t.Errorf("%s; want %s", accounting, regime)
+	}
+	known := 0
+	for _, o := range objects {
+		payer, asked := payers[o.ID]
+		if o.Kind != bpfobj.KindMap || !asked {
+			continue
+		}
+		want := o.CgroupID
+		if regime == kernel.BPFRlimit {
+			want = uint64(o.UID)
+		}
+		if payer != want {
+			t.Errorf("map %d (%s) is paid by %d; the iterator says %d", o.ID, o.Name, payer, want)
+		}
+		known++
+	}
+	if known < 10 {
+		t.Errorf("%d maps have a known payer", known)
+	}
 }
 
 // makeMaps makes a map of each type in a cgroup as a user, and holds them until the test

@@ -17,7 +17,8 @@ import (
 )
 
 // A map knows who pays for it, but no system call says so. A BPF iterator over
-// all maps (Linux 5.8) reads it: no probe is attached, nothing is traced.
+// all maps (Linux 5.8) reads it: no probe is attached, nothing is traced. Without, a
+// kprobe on a system call is attached for as long as pinwatch asks (see asking.go).
 
 // step is one read: of so many bytes at an offset from the last pointer.
 type step struct{ offset, size uint32 }
@@ -59,44 +60,12 @@ func findPayerPath(types *btf.Spec) (payerPath, error) {
 
 // member is where a field of a field of a structure is.
 func member(types *btf.Spec, structure string, fields []string) (step, error) {
-	var s *btf.Struct
-	if err := types.TypeByName(structure, &s); err != nil {
+	offset, t, err := kernel.Member(types, structure, fields...)
+	if err != nil {
 		return step{}, err
-	}
-	var offset uint32
-	var t btf.Type = s
-	for _, name := range fields {
-		m, at, ok := findMember(t, name)
-		if !ok {
-			return step{}, fmt.Errorf("struct %s has no %s", structure, name)
-		}
-		offset += at
-		t = btf.UnderlyingType(m.Type)
 	}
 	size, err := btf.Sizeof(t)
 	return step{offset, uint32(size)}, err
-}
-
-// findMember looks into anonymous members, too. The offset is in bytes.
-func findMember(t btf.Type, name string) (found btf.Member, offset uint32, ok bool) {
-	var members []btf.Member
-	switch t := t.(type) {
-	case *btf.Struct:
-		members = t.Members
-	case *btf.Union:
-		members = t.Members
-	}
-	for _, m := range members {
-		if m.Name == name {
-			return m, m.Offset.Bytes(), true
-		}
-		if m.Name == "" {
-			if found, at, ok := findMember(btf.UnderlyingType(m.Type), name); ok {
-				return found, m.Offset.Bytes() + at, true
-			}
-		}
-	}
-	return found, 0, false
 }
 
 // record is what the iterator writes for a map: its id, how far the pointers
@@ -174,8 +143,8 @@ func iterator(types *btf.Spec, path payerPath) (asm.Instructions, error) {
 	), nil
 }
 
-// readPayers runs the iterator.
-func readPayers() (kernel.BPFAccounting, []record, error) {
+// iteratePayers runs the iterator.
+func iteratePayers() (kernel.BPFAccounting, []record, error) {
 	types, err := btf.LoadKernelSpec()
 	if err != nil {
 		return kernel.BPFUnknown, nil, fmt.Errorf("requires a kernel with CONFIG_DEBUG_INFO_BTF: %w", err)
@@ -237,14 +206,17 @@ func iterate(program *ebpf.Program) ([]record, error) {
 }
 
 // addPayers notes who pays for the maps. Programs do not remember their cgroup.
-func (l *lister) addPayers(tree *cgroup.Tree) {
+func (l *lister) addPayers(tree *cgroup.Tree, btf string) {
 	if l.Accounting != kernel.BPFMemcg && l.Accounting != kernel.BPFRlimit {
 		return
 	}
-	accounting, records, err := readPayers()
+	accounting, records, err := iteratePayers()
 	if err != nil {
-		l.note("who pays for maps is not known without a trace of their creation: %v", err)
-		return
+		var second error
+		if accounting, records, second = askPayers(l.mapIDs(), btf); second != nil {
+			l.note("who pays for maps is not known without a trace of their creation: by a kprobe: %v; by an iterator over maps (Linux 5.8): %v", second, err)
+			return
+		}
 	}
 	if accounting != l.Accounting {
 		l.note("who pays for maps is not known: struct bpf_map says %s, the probe says %s", accounting, l.Accounting)

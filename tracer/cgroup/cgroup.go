@@ -35,6 +35,9 @@ type Tree struct {
 	mu     sync.Mutex
 	paths  map[key]string
 	walked map[string]time.Time // by mount point
+	// inodes reports whether walks know the numbers of inodes alone, for want of handles:
+	// before 5.5, half of an id.
+	inodes bool
 }
 
 // key is a cgroup: ids are unique within a hierarchy only.
@@ -172,11 +175,14 @@ func (t *Tree) lookup(m Mount, id uint64) (string, bool) {
 	}
 	t.walk(m)
 	p, ok := t.paths[key{m.Point, id}]
+	if !ok && t.inodes && id>>32 != 0 {
+		p, ok = t.paths[key{m.Point, uint64(uint32(id))}]
+	}
 	return p, ok
 }
 
-// walk learns all ids of a hierarchy: they are the inode numbers of its
-// directories.
+// walk learns all ids of a hierarchy: they are the inode numbers of its directories, or
+// what the kernel says.
 func (t *Tree) walk(m Mount) {
 	if last, ok := t.walked[m.Point]; ok && t.now().Sub(last) < rewalk {
 		return
@@ -190,8 +196,16 @@ func (t *Tree) walk(m Mount) {
 		if err != nil {
 			return nil
 		}
-		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-			t.paths[key{m.Point, stat.Ino}] = m.cgroupPath("/" + name)
+		dir := "/" + name
+		id, known := uint64(0), false
+		if t.live {
+			id, known = idOf(dir)
+		}
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok && !known {
+			id, known, t.inodes = stat.Ino, true, true
+		}
+		if known {
+			t.paths[key{m.Point, id}] = m.cgroupPath(dir)
 		}
 		return nil
 	})
@@ -351,6 +365,56 @@ func (t *Tree) Clean(wanted string) string {
 		return wanted
 	}
 	return path.Join("/", best.Root, rest)
+}
+
+// A Scope is the hierarchies that a cgroup which a user names may be in.
+type Scope struct {
+	name string
+	has  func(Mount) bool
+}
+
+// AnyHierarchy is where processes can be.
+func AnyHierarchy() Scope { return Scope{"any hierarchy", func(Mount) bool { return true }} }
+
+// OfCallers is where the callers of a trace are known to be, and those who pay, where
+// memory cgroups are watched.
+func OfCallers(memcg bool) Scope {
+	if !memcg {
+		return Scope{"the v2 hierarchy, by which callers are known", func(m Mount) bool { return m.V2 }}
+	}
+	return Scope{"the v2 and memory hierarchies", func(m Mount) bool { return m.V2 || slices.Contains(m.Controllers, "memory") }}
+}
+
+// Named is the path of a cgroup of this machine's that a user names, as Clean has it; ""
+// for "". One that does not exist is an error.
+func Named(wanted string, in Scope) (string, error) {
+	if wanted == "" {
+		return "", nil
+	}
+	t, err := Host()
+	if err != nil {
+		return "", err
+	}
+	return t.named(wanted, in)
+}
+
+func (t *Tree) named(wanted string, in Scope) (string, error) {
+	path := t.Clean(wanted)
+	var tried []string
+	for _, m := range t.mounts {
+		dir, shown := m.dir(path)
+		if !in.has(m) || !shown {
+			continue
+		}
+		if info, err := fs.Stat(t.root, dir); err == nil && info.IsDir() {
+			return path, nil
+		}
+		tried = append(tried, "/"+dir)
+	}
+	if len(tried) == 0 {
+		tried = []string{"nothing, for none is mounted here that could show it"}
+	}
+	return "", fmt.Errorf("cgroup %s: there is none in %s: tried %s", wanted, in.name, strings.Join(tried, ", "))
 }
 
 // Matches reports whether a cgroup is the wanted one or below it. Wanted may start

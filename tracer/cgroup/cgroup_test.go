@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -219,6 +220,57 @@ func TestClean(t *testing.T) {
 	}
 }
 
+// A cgroup that a user names must exist, where it is looked for.
+func TestNamed(t *testing.T) {
+	dirs := map[string]string{"sys/fs/cgroup/memory/docker/a/tasks": "", "sys/fs/cgroup/unified/web.slice/cgroup.procs": ""}
+	for _, c := range []struct {
+		mounts, wanted string
+		in             Scope
+		want, err      string
+	}{
+		{mountsHybrid, "/web.slice", OfCallers(false), "/web.slice", ""},
+		{mountsHybrid, "web.slice/", OfCallers(true), "/web.slice", ""},
+		{mountsHybrid, "/sys/fs/cgroup/unified/web.slice", AnyHierarchy(), "/web.slice", ""},
+		{mountsHybrid, "/docker/a", AnyHierarchy(), "/docker/a", ""},
+		{mountsHybrid, "/docker/a", OfCallers(true), "/docker/a", ""},
+		{mountsHybrid, "/docker/a", OfCallers(false), "", "cgroup /docker/a: there is none in the v2 hierarchy, by which callers are known: tried /sys/fs/cgroup/unified/docker/a"},
+		{mountsHybrid, "/web.slices", AnyHierarchy(), "", "/sys/fs/cgroup/memory/web.slices"},
+		{mountsHybrid, "/web.slice/cgroup.procs", OfCallers(false), "", "none"}, // a file
+		{mountsV1, "/docker/a", OfCallers(false), "", "tried nothing"},
+		{"", "/", AnyHierarchy(), "", "tried nothing"},
+		{mountsHybrid, "/", OfCallers(false), "/", ""},
+	} {
+		got, err := open(t, hostWith(c.mounts, dirs)).named(c.wanted, c.in)
+		if got != c.want || c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+			t.Errorf("%s in %s: %q, %v; want %q, %q", c.wanted, c.in.name, got, err, c.want, c.err)
+		}
+	}
+	if path, err := Named("", OfCallers(false)); path != "" || err != nil {
+		t.Errorf("none: %q, %v", path, err)
+	}
+}
+
+// Before 5.5 an id is an inode's number and its generation, which the inode's number alone
+// does not tell.
+func TestIDInHandle(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		form int32
+		raw  []byte
+		want uint64
+		ok   bool
+	}{
+		{"before 5.5", fileIDInode, []byte{11, 0, 0, 0, 1, 0, 0, 0}, 1<<32 | 11, true},
+		{"since 5.5", fileIDKernfs, []byte{11, 0, 0, 0, 0, 0, 0, 0}, 11, true},
+		{"with a parent", 2, []byte{11, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0}, 0, false},
+		{"too short", fileIDInode, []byte{11, 0, 0, 0}, 0, false},
+	} {
+		if got, ok := idInHandle(c.form, c.raw); got != c.want || ok != c.ok {
+			t.Errorf("%s: %d, %v; want %d, %v", c.name, got, ok, c.want, c.ok)
+		}
+	}
+}
+
 // Ids are inode numbers; a real directory has them.
 func TestPath(t *testing.T) {
 	root := t.TempDir()
@@ -255,6 +307,10 @@ func TestPath(t *testing.T) {
 	expect(v2, tree.Path, "/a/b")
 	expect(v1, tree.MemoryPath, "/m")
 	expect(v1, tree.Path, "") // another hierarchy's
+	if v2 < 1<<32 {
+		expect(1<<32|v2, tree.Path, "/a/b") // the form of before 5.5, where a kernel gives no handles
+		expect(1<<32|v1, tree.Path, "")
+	}
 	later := makeDir("sys/fs/cgroup/unified/later")
 	expect(later, tree.Path, "") // walked just now
 	clock = clock.Add(rewalk)
@@ -294,6 +350,20 @@ func TestHost(t *testing.T) {
 	}
 	if got, ok := tree.MemoryPath(info.Sys().(*syscall.Stat_t).Ino); !ok || got != where {
 		t.Errorf("id of %s: %q, %v", where, got, ok)
+	}
+	// Both ways: with the capability to open a cgroup by its id, and without.
+	id, ok := idOf("/" + dir)
+	if !ok {
+		t.Errorf("the kernel does not tell the id of %s", where)
+	}
+	if opened, err := openByID(m.Point, id); err == nil && opened != "/"+dir {
+		t.Errorf("id %d of %s opens %s", id, dir, opened)
+	} else if err != nil && !errors.Is(err, os.ErrPermission) {
+		t.Errorf("open %d, of %s: %v", id, dir, err)
+	}
+	tree.walk(m)
+	if got := tree.paths[key{m.Point, id}]; got != where {
+		t.Errorf("a walk found %q for id %d of %s", got, id, where)
 	}
 	if _, ok := tree.MemoryPath(1 << 60); ok {
 		t.Error("an id that nothing has was found")

@@ -12,6 +12,7 @@ import (
 	"unsafe"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/workload"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
@@ -217,7 +218,7 @@ func (a *actor) do(r *request) reply {
 	case "storm":
 		return a.storm(r)
 	case "spare-threads":
-		return failed(spareThreads(r.Threads))
+		return failed(workload.SpareThreads(r.Threads))
 	case "fork":
 		return forkAndExit()
 	case "exit":
@@ -229,27 +230,6 @@ func (a *actor) do(r *request) reply {
 		return do(r)
 	}
 	return reply{Errno: -1, Error: "no such op: " + r.Op}
-}
-
-// spareThreads has the runtime start threads, which it keeps for when it wants one: so
-// many that wait in a system call at the same time cannot be fewer.
-func spareThreads(n int) error {
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return err
-	}
-	var waiting, done sync.WaitGroup
-	waiting.Add(n)
-	for range n {
-		done.Go(func() {
-			waiting.Done()
-			unix.Read(pipe[0], make([]byte, 1)) // until the pipe is closed
-		})
-	}
-	waiting.Wait()
-	unix.Close(pipe[1])
-	done.Wait()
-	return unix.Close(pipe[0])
 }
 
 // become makes this thread, which is root's, the user with just its capabilities.

@@ -138,7 +138,7 @@ func judge(events []ledger.Event, lost uint64) Watched {
 		}
 	}
 	s := l.Summary()
-	w.Events, w.Uncertain, w.Scheme = s.Events, s.Uncertain(), s.Scheme
+	w.Events, w.Uncertain, w.Scheme = s.Events, s.Uncertain(), s.Scheme.String()
 	for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {
 		certainty, count := certain, s.Verdicts[v]
 		if count == 0 {

@@ -126,8 +126,10 @@ func checkSymbols() Check {
 	switch {
 	case hidden:
 		return Check{name, StateDegraded, fmt.Sprintf("addresses are hidden (kptr_restrict is %d)%s", restrict, stale), "grant CAP_SYSLOG; kptr_restrict must not be 2: sysctl kernel.kptr_restrict=1"}
-	case len(missing) > 0:
+	case len(missing) == len(kernel.SettingSymbols()):
 		return Check{name, StateDegraded, "no " + strings.Join(missing, ", ") + stale, "boot a kernel with CONFIG_KALLSYMS_ALL"}
+	case len(missing) > 0: // others are there, so that the kernel tells of variables
+		return Check{name, StateDegraded, "no " + strings.Join(missing, ", ") + " in this kernel" + stale, ""}
 	}
 	return Check{name, StateOK, fmt.Sprintf("readable (kptr_restrict is %d)", restrict), ""}
 }
@@ -137,16 +139,23 @@ func checkSymbols() Check {
 func symbolsNotFound(kallsyms string) (missing []string, hidden bool) {
 	address := map[string]string{}
 	for line := range strings.Lines(kallsyms) {
-		if fields := strings.Fields(line); len(fields) >= 3 && slices.Contains(kernel.SettingSymbols(), fields[2]) {
+		if fields := strings.Fields(line); len(fields) >= 3 {
 			address[fields[2]] = strings.TrimLeft(fields[0], "0")
 		}
 	}
-	for _, name := range kernel.SettingSymbols() {
-		at, found := address[name]
-		if !found {
-			missing = append(missing, name)
+	for _, s := range kernel.SettingSymbols() {
+		names := []string{s.Name}
+		if _, found := address[s.Name]; !found && len(s.Instead) > 0 {
+			names = s.Instead
 		}
-		hidden = hidden || found && at == ""
+		for _, name := range names {
+			at, found := address[name]
+			if !found {
+				missing = append(missing, s.Name)
+				break
+			}
+			hidden = hidden || at == ""
+		}
 	}
 	return missing, hidden
 }
@@ -276,6 +285,7 @@ func checkSnapshot(opts tracer.Options) []Check {
 
 // checkOtherWays opens a trace in every way to attach that was not used.
 func checkOtherWays(opts tracer.Options, used string) (checks []Check) {
+	opts.BPF, opts.Others = false, false
 	for _, name := range probe.AttachNames() {
 		if name == used || name == probe.AttachAuto {
 			continue
@@ -292,8 +302,27 @@ func checkOtherWays(opts tracer.Options, used string) (checks []Check) {
 	return checks
 }
 
+// checkWatched says whether a trace watches more than perf buffers, by what it says that it
+// lacks, and returns the rest of that.
+func checkWatched(degraded []string) (checks []Check, rest []string) {
+	rest = slices.Clone(degraded)
+	for _, c := range []struct{ name, lack, watched string }{
+		{"BPF objects", tracer.ObjectsNotWatched, "maps and programs are watched as they come and go, and who pays for them"},
+		{"other chargers", tracer.ChargersNotWatched, "io_uring, AF_XDP and others that share locked_vm are watched, as far as this kernel has them"},
+	} {
+		check := Check{c.name, StateOK, c.watched, ""}
+		if i := slices.IndexFunc(rest, func(s string) bool { return strings.HasPrefix(s, c.lack) }); i >= 0 {
+			check = Check{c.name, StateDegraded, rest[i], ""}
+			rest = slices.Delete(rest, i, i+1)
+		}
+		checks = append(checks, check)
+	}
+	return checks, rest
+}
+
 // checkTrace opens a trace: what that says is worth more than all of the above.
 func checkTrace(opts tracer.Options) []Check {
+	opts.BPF, opts.Others = true, true
 	t, err := tracer.Open(opts)
 	if err != nil {
 		return []Check{{"trace", StateMissing, err.Error(), "see above"}}
@@ -301,7 +330,9 @@ func checkTrace(opts tracer.Options) []Check {
 	checks := []Check{{"trace", StateOK, t.Attached(), ""}}
 	checks = append(checks, checkOtherWays(opts, t.Attach())...)
 	defer t.Close()
-	for _, what := range t.Degraded() {
+	watched, degraded := checkWatched(t.Degraded())
+	checks = append(checks, watched...)
+	for _, what := range degraded {
 		checks = append(checks, Check{"trace", StateDegraded, what, ""})
 	}
 	for _, p := range t.Probes() {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -21,22 +22,52 @@ func TestSymbolsNotFound(t *testing.T) {
 		paranoid = "ffffffff82000004 D sysctl_perf_event_paranoid\n"
 		cpus     = "ffffffff82000008 T __num_online_cpus\n"
 		hidden   = "0000000000000000 T __num_online_cpus\n"
+		ids      = "ffffffff8200000c D nr_cpu_ids\n"
+		mask     = "ffffffff82000010 D __cpu_online_mask\n"
 		others   = "ffffffff81000000 T perf_mmap\nffffffffc0000000 t x\t[module]\n\n"
 	)
+	all := []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus"}
 	for name, c := range map[string]struct {
 		kallsyms string
 		missing  []string
 		hidden   bool
 	}{
-		"all":     {others + mlock + paranoid + cpus, nil, false},
-		"hidden":  {mlock + paranoid + hidden, nil, true},
-		"no data": {others, kernel.SettingSymbols(), false},
-		"one":     {mlock + others + cpus, []string{"sysctl_perf_event_paranoid"}, false},
-		"nothing": {"", kernel.SettingSymbols(), false},
+		"all":                     {others + mlock + paranoid + cpus, nil, false},
+		"hidden":                  {mlock + paranoid + hidden, nil, true},
+		"no data":                 {others, all, false},
+		"before 5.4":              {mlock + paranoid + ids + mask, nil, false},
+		"before 5.4, and no mask": {mlock + paranoid + ids, all[2:], false},
+		"one":                     {mlock + others + cpus, []string{"sysctl_perf_event_paranoid"}, false},
+		"nothing":                 {"", all, false},
 	} {
 		missing, hidden := symbolsNotFound(c.kallsyms)
 		if diff := cmp.Diff(c.missing, missing); diff != "" || hidden != c.hidden {
 			t.Errorf("%s: hidden %v; %s", name, hidden, diff)
+		}
+	}
+}
+
+// What a trace does not watch has a row with the reason, and is not said twice.
+func TestWatched(t *testing.T) {
+	const other, reason = "kernel types: from a file", tracer.ObjectsNotWatched + ": kprobes are missing"
+	for name, c := range map[string]struct {
+		degraded, rest []string
+		want           map[string]string // states
+	}{
+		"both":    {[]string{other}, []string{other}, map[string]string{"BPF objects": StateOK, "other chargers": StateOK}},
+		"none":    {[]string{reason, other, tracer.ChargersNotWatched + ": x"}, []string{other}, map[string]string{"BPF objects": StateDegraded, "other chargers": StateDegraded}},
+		"objects": {[]string{tracer.ChargersNotWatched + ": x"}, nil, map[string]string{"BPF objects": StateOK, "other chargers": StateDegraded}},
+	} {
+		checks, rest := checkWatched(c.degraded)
+		got := map[string]string{}
+		for _, check := range checks {
+			got[check.Name] = check.State
+			if check.Name == "BPF objects" && check.State == StateDegraded && check.Detail != reason {
+				t.Errorf("%s: %+v does not give the reason", name, check)
+			}
+		}
+		if diff := cmp.Diff(c.want, got) + cmp.Diff(c.rest, rest, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s: %s", name, diff)
 		}
 	}
 }

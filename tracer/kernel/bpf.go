@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
@@ -36,21 +35,10 @@ func (t Types) ChargesBPFToUsers() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	var m *btf.Struct
-	if err := spec.TypeByName("bpf_map", &m); err != nil {
+	if _, _, err := Member(spec, "bpf_map", "map_type"); err != nil {
 		return false, err
 	}
-	return HasField(m, "memory") || HasField(m, "pages"), nil
-}
-
-// HasField reports whether a struct has a member of a name.
-func HasField(s *btf.Struct, name string) bool {
-	for _, m := range s.Members {
-		if m.Name == name {
-			return true
-		}
-	}
-	return false
+	return HasMember(spec, "bpf_map", "memory") || HasMember(spec, "bpf_map", "pages"), nil
 }
 
 // Children are the processes that this package starts.

@@ -1,12 +1,16 @@
 package kernel
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
+	"golang.org/x/sys/unix"
 )
 
 // Feature is something that only some kernels offer. Whether this one does is found out
@@ -60,34 +64,55 @@ func Kprobes() Feature {
 // 79df45731da6, kernel/events/core.c was built without what probes stand on.
 func ProbesOnPerfMmap() Feature {
 	return Feature{Name: "probes on perf_mmap", Since: "5.16", Instead: "probing its callers mmap_region and remove_vma",
-		Probe: func() error {
-			types, err := LoadTypes("", nil)
-			if err != nil {
-				return err
-			}
-			if !types.HasStaticFunctions() {
-				return ebpf.ErrNotSupported
-			}
+		Probe: func() error { return traceable("perf_mmap", "/sys/kernel/tracing", "/sys/kernel/debug/tracing") }}
+}
+
+// traceable asks tracefs, which may be mounted at one of some directories, whether a
+// function has what probes stand on.
+func traceable(function string, mounts ...string) error {
+	var list *os.File
+	var err error
+	for _, mount := range mounts {
+		if list, err = os.Open(mount + "/available_filter_functions"); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("tracefs says which functions can be probed: %w", err)
+	}
+	defer list.Close()
+	lines := bufio.NewScanner(list)
+	for lines.Scan() { // NAME [MODULE]
+		if name, _, _ := strings.Cut(lines.Text(), " "); name == function {
 			return nil
-		}}
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return err
+	}
+	return ebpf.ErrNotSupported
 }
 
 // Iterators walk through the kernel's tasks, and so through processes and the counters
 // of their users.
 func Iterators() Feature {
-	return Feature{Name: "BPF iterators", Since: "5.8", Instead: "/proc is used instead", Probe: haveIterator("task")}
+	return Feature{Name: "BPF iterators", Since: "5.8 with CONFIG_DEBUG_INFO_BTF", Instead: "/proc is used instead", Probe: haveIterator("task")}
 }
 
 // MappingIterator walks through the mappings of processes.
 func MappingIterator() Feature {
-	return Feature{Name: "iterator of mappings", Since: "5.12", Instead: "/proc/PID/maps and descriptors are used instead", Probe: haveIterator("task_vma")}
+	return Feature{Name: "iterator of mappings", Since: "5.12 with CONFIG_DEBUG_INFO_BTF", Instead: "/proc/PID/maps and descriptors are used instead", Probe: haveIterator("task_vma")}
 }
 
-// haveIterator reports whether the kernel's types have an iterator's context.
+// haveIterator reports whether the kernel's own types have an iterator's context: those of
+// a file do not do.
 func haveIterator(of string) func() error {
 	return func() error {
-		types, err := LoadTypes("", nil)
-		if err != nil {
+		if _, err := os.Stat(kernelBTF); errors.Is(err, os.ErrNotExist) {
+			return ebpf.ErrNotSupported
+		}
+		types := Types{Cache: btf.NewCache()}
+		if _, err := types.Spec(); err != nil {
 			return err
 		}
 		if len(types.Parameters("bpf_iter_"+of)) == 0 {
@@ -95,6 +120,12 @@ func haveIterator(of string) func() error {
 		}
 		return nil
 	}
+}
+
+// NoLinks reports whether an error of listing BPF links says that this kernel has none:
+// before 5.8 (a3b80e107894) it does not know the command.
+func NoLinks(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, ebpf.ErrNotSupported)
 }
 
 // Features are all rows, in the order in which doctor shows them.

@@ -5,15 +5,35 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"runtime"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 )
 
-// SettingSymbols are the kernel variables that settings are read from at every call.
-func SettingSymbols() []string {
-	return []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus"}
+// SettingSymbol is a kernel variable that a setting is read from at every call, and those
+// that do as well where a kernel lacks it.
+type SettingSymbol struct {
+	Name    string
+	Instead []string
+}
+
+// SettingSymbols are those of all settings. Before 5.4 (0c09ab96fc82) the online CPUs are
+// counted in their mask.
+func SettingSymbols() []SettingSymbol {
+	return []SettingSymbol{{Name: "sysctl_perf_event_mlock"}, {Name: "sysctl_perf_event_paranoid"},
+		{Name: "__num_online_cpus", Instead: []string{"__cpu_online_mask", "nr_cpu_ids"}}}
+}
+
+// SyscallSymbol is the name that a function has here; that of a system call, such as
+// sys_bpf, has had a prefix of the architecture's since 4.17.
+func SyscallSymbol(name string) string {
+	if !strings.HasPrefix(name, "sys_") {
+		return name
+	}
+	return map[string]string{"amd64": "__x64_", "arm64": "__arm64_"}[runtime.GOARCH] + name
 }
 
 // AbsentSymbols reads in /proc/kallsyms which of some functions there are not. Names

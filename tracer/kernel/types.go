@@ -32,14 +32,78 @@ func (t Types) Spec() (*btf.Spec, error) {
 // function is not known.
 func (t Types) Parameters(name string) (names []string) {
 	kernel, err := t.Spec()
-	var f *btf.Func
-	if err != nil || kernel.TypeByName(name, &f) != nil {
+	if err != nil {
 		return nil
 	}
-	for _, p := range f.Type.(*btf.FuncProto).Params {
-		names = append(names, p.Name)
+	types, _ := kernel.AnyTypesByName(name) // none where it is not known
+	for _, t := range types {
+		if f, ok := t.(*btf.Func); ok {
+			for _, p := range f.Type.(*btf.FuncProto).Params {
+				names = append(names, p.Name)
+			}
+			return names
+		}
 	}
-	return names
+	return nil
+}
+
+// Member finds a field of a field of a structure, in anonymous members too: how many
+// bytes from the structure's beginning it is, and its type. Old kernels have many
+// structures twice, which differ in nothing but in what their pointers lead to; the first
+// that has the field is taken.
+func Member(types *btf.Spec, structure string, fields ...string) (offset uint32, t btf.Type, err error) {
+	candidates, err := types.AnyTypesByName(structure)
+	if err != nil {
+		return 0, nil, fmt.Errorf("struct %s: %w", structure, err)
+	}
+	for _, c := range candidates {
+		if s, ok := c.(*btf.Struct); ok {
+			if offset, t, ok := follow(s, fields); ok {
+				return offset, t, nil
+			}
+		}
+	}
+	return 0, nil, fmt.Errorf("struct %s has no %s: %w", structure, strings.Join(fields, "."), btf.ErrNotFound)
+}
+
+// HasMember reports whether a structure has a field.
+func HasMember(types *btf.Spec, structure string, fields ...string) bool {
+	_, _, err := Member(types, structure, fields...)
+	return err == nil
+}
+
+func follow(t btf.Type, fields []string) (offset uint32, end btf.Type, ok bool) {
+	for _, name := range fields {
+		m, at, ok := findMember(t, name)
+		if !ok {
+			return 0, nil, false
+		}
+		offset += at
+		t = btf.UnderlyingType(m.Type)
+	}
+	return offset, t, true
+}
+
+// findMember looks into anonymous members, too. The offset is in bytes.
+func findMember(t btf.Type, name string) (found btf.Member, offset uint32, ok bool) {
+	var members []btf.Member
+	switch t := t.(type) {
+	case *btf.Struct:
+		members = t.Members
+	case *btf.Union:
+		members = t.Members
+	}
+	for _, m := range members {
+		if m.Name == name {
+			return m, m.Offset.Bytes(), true
+		}
+		if m.Name == "" {
+			if found, at, ok := findMember(btf.UnderlyingType(m.Type), name); ok {
+				return found, m.Offset.Bytes() + at, true
+			}
+		}
+	}
+	return found, 0, false
 }
 
 const kernelBTF = "/sys/kernel/btf/vmlinux"

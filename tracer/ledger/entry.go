@@ -1,5 +1,7 @@
 package ledger
 
+import "github.com/pinwatch/pinwatch/tracer/rule"
+
 // Kind says what an event meant for the accounts.
 type Kind uint8
 
@@ -56,7 +58,7 @@ type Entry struct {
 	// The trace up to and with this entry: how many events it has, how many EPERM
 	// refusals, and how this kernel was seen to account.
 	Number, Refusals uint64
-	Scheme           string
+	Scheme           rule.Scheme
 
 	Kind    Kind
 	Verdict Verdict

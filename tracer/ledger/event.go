@@ -5,6 +5,7 @@
 package ledger
 
 import (
+	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -20,6 +21,7 @@ const (
 	Free              // a BPF object's memory was freed
 	Account           // another charger moved the counters
 	Found             // a perf buffer was mapped before the trace began
+	Split             // a part of a perf buffer's mapping would have been changed
 )
 
 // Charger is who charges locked_vm and pinned_vm besides perf buffers and BPF objects, by
@@ -52,8 +54,9 @@ type Event struct {
 	// the mm within one trace, and may be used again once that is gone; 0: unknown.
 	Process Reading
 
-	Buffer Buffer  // of Map, Unmap and Found
-	Object *Object // of Create, Grow and Free; else nil
+	Buffer Buffer        // of Map, Unmap and Found
+	Object *Object       // of Create, Grow and Free; else nil
+	Failed *refusal.Call // of a call that failed, where something was seen of that
 }
 
 // Caller is who made the call.

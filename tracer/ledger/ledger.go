@@ -19,7 +19,7 @@ type Ledger struct {
 	foundNS   uint64 // when what is older was known, as Event.TimeNS
 
 	lastBuffer, lastProcess uint64
-	scheme                  scheme
+	scheme                  rule.Scheme
 	// againStays is set once this kernel was seen to keep the charge of a repeated mmap()
 	// after the buffer was freed. From then on every such charge is a certain
 	// double-charge.
@@ -122,7 +122,7 @@ type Summary struct {
 	// and ObjectBytes is what memory cgroups were charged for them.
 	Objects     int
 	ObjectBytes int64
-	Scheme      string
+	Scheme      rule.Scheme
 }
 
 // Failure counts the calls that failed with one errno. First is the number of the first
@@ -213,7 +213,7 @@ func New() *Ledger {
 // Counts returns the counts up to now, without the users' balances.
 func (l *Ledger) Counts() Summary {
 	s := l.summary
-	s.Scheme = l.scheme.String()
+	s.Scheme = l.scheme
 	return s
 }
 
@@ -256,7 +256,7 @@ func (l *Ledger) Enter(e *Entry) {
 	} else {
 		l.judge(e)
 	}
-	e.Number, e.Refusals, e.Scheme = l.summary.Events, l.summary.Refused, l.scheme.String()
+	e.Number, e.Refusals, e.Scheme = l.summary.Events, l.summary.Refused, l.scheme
 }
 
 // judge is about a call.
@@ -385,7 +385,7 @@ func (l *Ledger) fits(e *Entry) int64 {
 		return -1
 	}
 	b := &e.Buffer
-	limits := rule.Limits{Allowance: b.Limits.Allowance, Paranoid: int(b.Limits.Paranoid), Cumulative: l.scheme == schemeCumulative}
+	limits := rule.Limits{Allowance: b.Limits.Allowance, Paranoid: int(b.Limits.Paranoid), Scheme: l.scheme}
 	return limits.Room(rule.Caller{UserLocked: e.User.After, PinnedVM: e.Process.After, LockLimit: e.Caller.LockLimit}, b.Pages)
 }
 

@@ -35,6 +35,8 @@ type Object struct {
 	// MapCgroupID names who pays for what the map takes later.
 	MapCgroupID uint64
 	MapCgroup   string // its path, where it is known, as are the others
+	// Refused reports whether the charge of a cgroup was seen to fail: LimitCgroupID's.
+	Refused bool
 	// LimitCgroupID is whose UsageBytes and LimitBytes these are: of the cgroup
 	// that refused, else of the first payer. LimitBytes is -1 without a limit.
 	LimitCgroupID          uint64

@@ -127,8 +127,8 @@ func (l *Ledger) disown(e *Entry) {
 // user pays for those pages as well; where it is not known yet which this one is,
 // the refund tells.
 func (l *Ledger) olderRefund(e *Entry, paid []*charge) {
-	all := l.scheme == schemeCumulative || l.scheme == schemeTwice
-	if !all && l.scheme == schemeUnknown && e.User.Undisturbed() {
+	all := l.scheme.UserPaysAll()
+	if !all && l.scheme == rule.SchemeUnknown && e.User.Undisturbed() {
 		var pages int64
 		for _, c := range paid {
 			pages += c.user + c.pinned

@@ -50,24 +50,24 @@ func explainedAll(t *testing.T, name string, s Summary) {
 
 func TestOlderIsJudged(t *testing.T) {
 	for name, c := range map[string]struct {
-		scheme    scheme
+		scheme    rule.Scheme
 		event     Event
 		verdict   Verdict
 		excess    int64
 		uncertain bool
 	}{
-		"right":               {schemeUnknown, unmapping(0xa, 10, 4, 0, 455), OK, 0, false},
-		"all of it forgotten": {schemeUnknown, unmapping(0xa, 10, 4, 4, 516), Leak, 65, false},
+		"right":               {rule.SchemeUnknown, unmapping(0xa, 10, 4, 0, 455), OK, 0, false},
+		"all of it forgotten": {rule.SchemeUnknown, unmapping(0xa, 10, 4, 4, 516), Leak, 65, false},
 		// Kernels that charge the user for all pages give them all back.
-		"the user paid all, it seems": {schemeUnknown, unmapping(0xa, 10, 4, 0, 451), OK, 0, false},
-		"the user paid all":           {schemeCumulative, unmapping(0xa, 10, 4, 0, 451), OK, 0, false},
-		"the user did not pay all":    {schemeSplit, unmapping(0xa, 10, 4, 0, 451), Underflow, 4, false},
+		"the user paid all, it seems": {rule.SchemeUnknown, unmapping(0xa, 10, 4, 0, 451), OK, 0, false},
+		"the user paid all":           {rule.SchemeCumulative, unmapping(0xa, 10, 4, 0, 451), OK, 0, false},
+		"the user did not pay all":    {rule.SchemeSplit, unmapping(0xa, 10, 4, 0, 451), Underflow, 4, false},
 		// Further mappings may have been charged before the trace.
-		"more than all": {schemeUnknown, unmapping(0xa, 10, 4, 0, 390), Underflow, 65, true},
+		"more than all": {rule.SchemeUnknown, unmapping(0xa, 10, 4, 0, 390), Underflow, 65, true},
 		// Who paid is what the snapshot took it to be.
-		"to another process": {schemeUnknown, unmapping(0xc, 20, 9, 5, 455), MisdirectedRefund, 4, true},
+		"to another process": {rule.SchemeUnknown, unmapping(0xc, 20, 9, 5, 455), MisdirectedRefund, 4, true},
 		// It paid nothing: that is certain.
-		"to one that cannot have paid": {schemeUnknown, unmapping(0xc, 20, 0, -4, 455), MisdirectedRefund, 4, false},
+		"to one that cannot have paid": {rule.SchemeUnknown, unmapping(0xc, 20, 0, -4, 455), MisdirectedRefund, 4, false},
 	} {
 		l := New()
 		l.scheme = c.scheme

@@ -27,10 +27,7 @@ func (l *Ledger) charge(e *Entry, p *process, u *user) {
 	e.ChargedPinned, e.ChargedUser = e.Buffer.Extra, delta
 	userKnown := e.User.Undisturbed()
 	if !userKnown {
-		e.ChargedUser = n - e.Buffer.Extra
-		if l.scheme == schemeCumulative || l.scheme == schemeTwice {
-			e.ChargedUser = n
-		}
+		e.ChargedUser = l.scheme.UserPart(n, e.Buffer.Extra)
 	}
 	e.Excess = e.excess()
 	if e.Excess > 0 || e.ChargedUser+e.ChargedPinned != n {
@@ -64,7 +61,9 @@ func (l *Ledger) charge(e *Entry, p *process, u *user) {
 		e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
 	}
 	if userKnown && !e.Uncertain && !e.Buffer.Limits.Moved {
-		l.observe(e)
+		if seen := rule.SchemeOf(n, e.User.Before, e.Buffer.Limits.Allowance, e.ChargedUser, e.ChargedPinned); seen != rule.SchemeUnknown {
+			l.scheme = l.scheme.Seen(seen)
+		}
 	}
 	l.open(e, p, u)
 	if e.Verdict == Overcharge {
@@ -141,7 +140,7 @@ func (l *Ledger) refusal(e *Entry, p *process, u *user) {
 	if e.Buffer.Existing {
 		right = 0
 	}
-	if l.scheme == schemeCumulative {
+	if !l.scheme.Clamps() {
 		e.Buffer.Extra = max(0, e.Demand()-e.Buffer.Limits.Allowance)
 	}
 	e.Excess = max(0, e.Buffer.Extra-right)

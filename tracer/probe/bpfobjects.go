@@ -33,9 +33,12 @@ func objectProbes(rlimit, memcg bool) []Probe {
 	if rlimit {
 		list = append(list,
 			Probe{Program: bpf.ObjectsProgKretprobeBpfProgPutRcu, AtOnce: many},
-			// How much was asked for.
+			// How much was asked for, and the answer.
+			Probe{Program: bpf.ObjectsProgKretprobeBpfMapChargeInit, Optional: true, AtOnce: many},
 			Probe{Program: bpf.ObjectsProgKprobeBpfMapChargeInit, Optional: true},
+			Probe{Program: bpf.ObjectsProgKretprobeBpfMapPrechargeMemlock, Optional: true, AtOnce: many},
 			Probe{Program: bpf.ObjectsProgKprobeBpfMapPrechargeMemlock, Optional: true},
+			Probe{Program: bpf.ObjectsProgKretprobeBpfProgCharge, Optional: true, AtOnce: many},
 			Probe{Program: bpf.ObjectsProgKprobeBpfProgCharge, Optional: true})
 	}
 	return append(list,
@@ -77,18 +80,17 @@ func chargeProbes(k Kernel, spec *btf.Spec) []pair {
 		// The trampoline's sees arguments and result; a kprobe takes two.
 		{symbol: "__memcg_kmem_charge_page", fentry: bpf.ObjectsProgFexitChargePage, kprobe: bpf.ObjectsProgKretprobeChargePage, ret: true},
 		{symbol: "__memcg_kmem_charge_page", kprobe: bpf.ObjectsProgKprobeChargePage},
-		{symbol: "obj_cgroup_charge", fentry: bpf.ObjectsProgFentryObjCharge, kprobe: bpf.ObjectsProgKprobeObjCharge},
-		{symbol: "obj_cgroup_charge_account", fentry: bpf.ObjectsProgFentryObjChargeAccount, kprobe: bpf.ObjectsProgKprobeObjChargeAccount, optional: true},
+		{symbol: "obj_cgroup_charge", fentry: bpf.ObjectsProgFexitObjCharge, kprobe: bpf.ObjectsProgKprobeObjCharge},
+		{symbol: "obj_cgroup_charge_account", fentry: bpf.ObjectsProgFexitObjChargeAccount, kprobe: bpf.ObjectsProgKprobeObjChargeAccount, optional: true},
 	}
 	// 7.1 on: the slab allocator charges in its hook, without a call. 7.2 gave
 	// the hook one more argument.
-	var root *btf.Struct
-	if spec.TypeByName("obj_cgroup", &root) != nil || !kernel.HasField(root, "is_root") {
+	if !kernel.HasMember(spec, "obj_cgroup", "is_root") {
 		return list
 	}
-	hook := pair{symbol: "__memcg_slab_post_alloc_hook", fentry: bpf.ObjectsProgFentrySlabHook, kprobe: bpf.ObjectsProgKprobeSlabHook}
+	hook := pair{symbol: "__memcg_slab_post_alloc_hook", fentry: bpf.ObjectsProgFexitSlabHook, kprobe: bpf.ObjectsProgKprobeSlabHook}
 	if len(k.Parameters(hook.symbol)) == 6 {
-		hook.fentry, hook.kprobe = bpf.ObjectsProgFentrySlabHookFlags, bpf.ObjectsProgKprobeSlabHookFlags
+		hook.fentry, hook.kprobe = bpf.ObjectsProgFexitSlabHookFlags, bpf.ObjectsProgKprobeSlabHookFlags
 	}
 	return append(list, hook)
 }
@@ -130,7 +132,7 @@ func OpenBPFObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, me
 	}
 	if memcg && rlimit {
 		memcg = false
-		notes = append(notes, "memory cgroups: this kernel charges BPF objects to users (RLIMIT_MEMLOCK), not to cgroups")
+		notes = append(notes, "memory cgroups: BPF objects are not charged to cgroups before Linux 5.11: this kernel charges them to users, against RLIMIT_MEMLOCK")
 	}
 	probes := objectProbes(rlimit, memcg)
 	if !memcg {

@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // Chargers are the probes on the other ones that charge locked_vm and pinned_vm: those of
@@ -74,11 +75,30 @@ func exceptions(k Kernel) map[string][]string {
 	rules[bpf.ChargersProgKretprobeIoSqeBuffersUnregister] = unregister
 	rules[bpf.ChargersProgKprobeIoRingExitWork] = exit
 	rules[bpf.ChargersProgKretprobeIoRingExitWork] = exit
+	// Up to 5.11 it gives back, too; later it would only look as if it could. Until then a
+	// ring knows whether it is charged, and since then it names nobody where it is not.
+	types, err := k.Spec()
+	if err == nil && !kernel.HasMember(types, "io_ring_ctx", "account_mem") && !kernel.HasMember(types, "io_ring_ctx", "limit_mem") {
+		rules[bpf.ChargersProgKprobeIoUringRelease] = nil
+		rules[bpf.ChargersProgKretprobeIoUringRelease] = nil
+	}
 	// 7.0 gives the user in place of the ring.
 	rules[bpf.ChargersProgKprobeIoFreeRegionUser] = nil
 	if slices.Index(k.Parameters("io_free_region"), "user") == 0 {
 		rules[bpf.ChargersProgKprobeIoFreeRegionUser] = []string{"io_free_region"}
 		rules[bpf.ChargersProgKprobeIoFreeRegion] = nil
+	}
+	// The comparison with the limit: 6.16 gives it the ring, 7.0 the user and the mm, and
+	// before 6.1 nobody can tell what it is given.
+	rules[bpf.ChargersProgKprobeIoAccountMemRing], rules[bpf.ChargersProgKprobeIoAccountMemUser] = nil, nil
+	rules[bpf.ChargersProgKretprobeIoAccountMemRing] = nil
+	switch parameters := k.Parameters("io_account_mem"); {
+	case slices.Equal(parameters, []string{"ctx", "nr_pages"}):
+		rules[bpf.ChargersProgKprobeIoAccountMemRing] = []string{"io_account_mem"}
+		rules[bpf.ChargersProgKretprobeIoAccountMemRing] = []string{"io_account_mem"}
+	case len(parameters) == 3 && parameters[0] == "user":
+		rules[bpf.ChargersProgKprobeIoAccountMemUser] = []string{"io_account_mem"}
+		rules[bpf.ChargersProgKretprobeIoAccountMemRing] = []string{"io_account_mem"}
 	}
 	return rules
 }

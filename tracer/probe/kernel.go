@@ -93,6 +93,13 @@ func (s Specs) eachProgram(do func(*ebpf.ProgramSpec)) {
 // optionalFunctions are those that not every kernel has.
 func (s Specs) optionalFunctions(k Kernel) (functions []string) {
 	var probes []Probe
+	for _, b := range backends() {
+		for _, p := range b.Probes {
+			if spec := s.Perf.Programs[p.Program]; spec != nil {
+				probes = append(probes, p.fromELF(spec))
+			}
+		}
+	}
 	if s.BPFObjects != nil {
 		for _, p := range slices.Concat(objectProbes(true, true), chosen(growthProbes(), false, k)) {
 			probes = append(probes, p.fromELF(s.BPFObjects.Programs[p.Program]))

@@ -14,6 +14,8 @@ func backends() []Backend {
 			{Program: bpf.PerfProgKprobePerfMmap},
 			{Program: bpf.PerfProgKretprobePerfMmapClose},
 			{Program: bpf.PerfProgKprobePerfMmapClose},
+			{Program: bpf.PerfProgKretprobePerfMmapMaySplit, Optional: true},
+			{Program: bpf.PerfProgKprobePerfMmapMaySplit, Optional: true},
 		},
 	}, {
 		// Cheaper, and needs no kprobes. But these programs can be preempted,
@@ -26,6 +28,8 @@ func backends() []Backend {
 			{Program: bpf.PerfProgFentryPerfMmap},
 			{Program: bpf.PerfProgFexitPerfMmapClose},
 			{Program: bpf.PerfProgFentryPerfMmapClose},
+			{Program: bpf.PerfProgFexitPerfMmapMaySplit, Optional: true},
+			{Program: bpf.PerfProgFentryPerfMmapMaySplit, Optional: true},
 		},
 	}, {
 		// Before 5.16: their callers. mmap_region() has mmap_lock already, so no

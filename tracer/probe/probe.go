@@ -6,12 +6,13 @@ package probe
 import (
 	"errors"
 	"os"
-	"runtime"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // Probe is one program on one function.
@@ -63,16 +64,8 @@ func (p Probe) fromELF(spec *ebpf.ProgramSpec) Probe {
 	if p.Symbol == "" {
 		p.Symbol = spec.AttachTo
 	}
-	if isSyscall := strings.HasPrefix(p.Symbol, "sys_"); isSyscall {
-		p.Symbol = syscallPrefix() + p.Symbol
-	}
+	p.Symbol = kernel.SyscallSymbol(p.Symbol)
 	return p
-}
-
-// syscallPrefix is what this architecture has before the name of a system call's
-// function, since 4.17.
-func syscallPrefix() string {
-	return map[string]string{"amd64": "__x64_", "arm64": "__arm64_"}[runtime.GOARCH]
 }
 
 // hook is what a probe is attached by, as --attach names it.

@@ -47,7 +47,7 @@ func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 			return nil, fmt.Errorf("no program %s is built in", p.Program)
 		}
 		p = p.fromELF(program)
-		if p.Optional && k.lacks(p) {
+		if p.Optional && (k.lacks(p) || p.trampoline && len(k.Parameters(p.Symbol)) == 0) {
 			continue
 		}
 		s.probes = append(s.probes, p)
@@ -234,6 +234,11 @@ func missedByKprobe(l link.Link) uint64 {
 		return event.Kprobe().Missed
 	}
 	return 0
+}
+
+// Watches reports whether a function's return is probed.
+func (s *Set) Watches(symbol string) bool {
+	return s != nil && slices.ContainsFunc(s.links, func(l attached) bool { return l.probe.ret && l.probe.Symbol == symbol })
 }
 
 // Attached reports whether any probe is.

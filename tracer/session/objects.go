@@ -6,21 +6,16 @@ import (
 	"time"
 
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
-// ObjectID names a BPF object as the kernel does: maps and programs each have
-// numbers of their own.
-type ObjectID struct {
-	ID      uint32
-	Program bool
-}
-
 // WatchObjects traces for a time, and returns what was charged, in bytes, for the BPF
-// objects that were made meanwhile and still exist.
-func WatchObjects(ctx context.Context, d time.Duration) (map[ObjectID]int64, error) {
-	s, err := Open(ctx, Options{Tracer: tracer.Options{BPF: true, Memcg: true}, NoSnapshot: true})
+// objects that were made meanwhile and still exist. btf is a file with the kernel's types;
+// "": there is none.
+func WatchObjects(ctx context.Context, d time.Duration, btf string) (map[bpfobj.ID]int64, error) {
+	s, err := Open(ctx, Options{Tracer: tracer.Options{BTF: btf, BPF: true, Memcg: true}, NoSnapshot: true})
 	if err != nil {
 		return nil, err
 	}
@@ -35,14 +30,14 @@ func WatchObjects(ctx context.Context, d time.Duration) (map[ObjectID]int64, err
 }
 
 // objectCharges is a sink that keeps what objects are charged at the end, in bytes.
-type objectCharges map[ObjectID]int64
+type objectCharges map[bpfobj.ID]int64
 
 func (objectCharges) Enter(*ledger.Entry) error { return nil }
 func (objectCharges) Flush(pipeline.View) error { return nil }
 
 func (c objectCharges) Close(now pipeline.View, _ uint64) error {
 	for _, o := range now.Objects() {
-		c[ObjectID{o.ID, o.Program}] = o.Bytes + o.Pages*int64(os.Getpagesize())
+		c[bpfobj.ID{Number: o.ID, Program: o.Program}] = o.Bytes + o.Pages*int64(os.Getpagesize())
 	}
 	return nil
 }

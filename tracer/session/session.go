@@ -141,6 +141,7 @@ func (s *Session) Run(ctx context.Context, sinks ...pipeline.Sink) error {
 	} else {
 		ended <- nil
 	}
+	sinks = append(slices.Clip(sinks), seen{})
 	if err := pipeline.Run(s.Events(ctx), func() uint64 { return s.Losses().Total() }, sinks...); err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // bpfObjects counts the host's BPF objects by their ids.
@@ -18,7 +20,9 @@ func (proc) bpfObjects(s *Snapshot) (o BPFObjects) {
 	for links.Next() {
 		o.Links++
 	}
-	errs = append(errs, links.Err())
+	if err := links.Err(); err != nil && !kernel.NoLinks(err) {
+		errs = append(errs, err)
+	}
 	links.Close()
 	if i := slices.IndexFunc(errs, func(err error) bool { return err != nil }); i >= 0 {
 		s.degrade("BPF objects: not listed: %v (needs CAP_SYS_ADMIN)", errs[i])

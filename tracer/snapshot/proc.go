@@ -73,6 +73,7 @@ func (p proc) processes(ctx context.Context, s *Snapshot) error {
 		buffers, err := p.buffers(pid, s.PageSize)
 		if errors.Is(err, os.ErrPermission) {
 			h.maps++
+			process.hidden = true
 		}
 		for _, b := range buffers {
 			s.lastID++

@@ -6,6 +6,8 @@ package snapshot
 
 import (
 	"github.com/cilium/ebpf/btf"
+
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/self"
 )
@@ -36,7 +38,14 @@ type Snapshot struct {
 	BPF       BPFObjects
 	Degraded  []string // what is unknown or less exact, why, and what to do
 
-	lastID uint64 // of Buffers
+	// Accounting is how this kernel accounts, by who took the snapshot.
+	Accounting accounting.Finding
+	// Enclosed: pinwatch is in a pid or user namespace of its own, and what its users have
+	// mapped elsewhere is not in here.
+	Enclosed bool
+
+	lastID uint64  // of Buffers
+	uids   uidMaps // of pinwatch's user namespace
 }
 
 // Process is one process and its memory. Processes that share an mm (vfork) are
@@ -57,6 +66,7 @@ type Process struct {
 	Buffers     int   // perf buffers that it has mapped, each once
 	BufferPages int64 // of those, AUX areas included
 
+	hidden   bool   // its mappings could not be read
 	mm       uint64 // identity of the mm, as ledger.Event.MM; 0: not known
 	cgroupID uint64
 }
@@ -73,6 +83,8 @@ type User struct {
 	// BufferPages is the user's part of the charges of the buffers that were
 	// found, in pages: what of PerfLocked has an owner.
 	BufferPages int64
+	// Hidden is how many of its processes have mappings that could not be read.
+	Hidden int
 }
 
 // Buffer is one area of a perf buffer, as one process has it mapped. A buffer
@@ -114,6 +126,9 @@ type Options struct {
 	Proc, Sys string
 	// NoIterators takes everything from /proc.
 	NoIterators bool
+	// Accounting is how this kernel accounts (accounting.Find), by which users' counters
+	// are estimated where they cannot be read.
+	Accounting accounting.Finding
 	// BTF is a file with the kernel's types, for kernels that carry none.
 	BTF string
 	// Cache keeps what was read of the kernel's own types, which takes long; nil:

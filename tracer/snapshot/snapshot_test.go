@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -79,6 +80,7 @@ func TestFromProc(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.TimeNS, s.Degraded, s.BPF, s.lastID = 0, nil, BPFObjects{}, 0
+	s.uids, s.Enclosed = uidMaps{}, false // of whoever runs the test
 	want := &Snapshot{
 		Source: SourceProc, PageSize: 4096, OnlineCPUs: 4, MlockKiB: 516, Paranoid: 2,
 		Processes: []Process{
@@ -92,7 +94,7 @@ func TestFromProc(t *testing.T) {
 		},
 		IOUring: []IOUring{{PID: 10, FD: 7, Buffers: 2, Pages: 3}},
 	}
-	if diff := cmp.Diff(want, s, cmp.AllowUnexported(Snapshot{}, Process{}, Buffer{})); diff != "" {
+	if diff := cmp.Diff(want, s, cmp.AllowUnexported(Snapshot{}, Process{}, Buffer{}, uidMaps{})); diff != "" {
 		t.Error(diff)
 	}
 	if s.Allowance() != 516 {
@@ -249,4 +251,59 @@ func BenchmarkTake(b *testing.B) {
 	b.ReportMetric(float64(len(last.Processes)), "processes")
 	b.ReportMetric(float64(len(last.Buffers)), "mappings")
 	b.Logf("from %s", last.Source)
+}
+
+// Where no file shows a user's counter, it is estimated as this kernel accounts: either
+// less what the processes pay, or all of it.
+func TestEstimates(t *testing.T) {
+	processes := []Process{
+		{UID: 7, PinnedVM: 74, BufferPages: 36},
+		{UID: 7, PinnedVM: 4, BufferPages: 20},
+		{UID: 7, PinnedVM: -8, BufferPages: 2, hidden: true}, // a refund that was another's
+	}
+	for scheme, want := range map[rule.Scheme]int64{
+		rule.SchemeUnknown: 18, rule.SchemeSplit: 18, rule.SchemeCumulative: 58, rule.SchemeTwice: 58,
+		rule.SchemeUnclamped: -12, // 36 - 74 + 20 - 4 + 2 + 8: negative, as there it is
+	} {
+		s := Snapshot{Processes: slices.Clone(processes)}
+		s.Accounting.Scheme = scheme
+		s.countUsers()
+		if u := s.Users[0]; u.PerfLocked != want || u.LockedVM != want || u.Hidden != 1 || u.Known {
+			t.Errorf("%s: %+v; want %d", scheme, u, want)
+		}
+	}
+	s := Snapshot{Users: []User{{UID: 7, PerfLocked: 36, Known: true}}, Buffers: []Buffer{
+		{Pages: 9, Extra: 14, ExtraKnown: true, PayerUID: 7, PayerKnown: true}, {Pages: 9, ExtraKnown: true, PayerUID: 7, PayerKnown: true}}}
+	s.Accounting.Scheme = rule.SchemeCumulative
+	if s.countUsers(); s.Users[0].BufferPages != 18 || s.Users[0].PerfLocked != 36 {
+		t.Errorf("of a counter that can be read: %+v", s.Users[0])
+	}
+}
+
+// In a user namespace of its own, users have other uids than the kernel charges.
+func TestUserNamespace(t *testing.T) {
+	for name, c := range map[string]struct {
+		ns, maps string
+		own      bool
+		outside  map[uint32]int64
+	}{
+		"initial":    {initialUserNamespace, "0 0 4294967295\n", false, map[uint32]int64{0: -1, 1000: -1}},
+		"own":        {"user:[4026532000]", "         0       1000          1\n         1     100000      65536\n", true, map[uint32]int64{0: 1000, 1: 100000, 65536: 165535, 65537: -1}},
+		"not mapped": {"user:[4026532000]", "", true, map[uint32]int64{0: -1}},
+	} {
+		files := machine()
+		files["proc/self/ns/user"], files["proc/self/uid_map"] = "-> "+c.ns, c.maps
+		s, err := Take(context.Background(), tree(t, files))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.OwnUserNamespace() != c.own || s.Enclosed != c.own {
+			t.Errorf("%s: own %v, enclosed %v", name, s.OwnUserNamespace(), s.Enclosed)
+		}
+		for uid, want := range c.outside {
+			if got := s.Outside(uid); got != want {
+				t.Errorf("%s: uid %d is %d; want %d", name, uid, got, want)
+			}
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/self"
@@ -20,15 +21,23 @@ type Source struct {
 	proc      proc
 	iterators iterators
 	foreign   bool              // the iterators' pids are not those of /proc
+	uids      uidMaps           // of this user namespace
+	enclosed  bool              // in a pid or user namespace of its own
 	paths     map[uint64]string // of cgroups, by id
 	before    sizes
-	degraded  []string // what holds for all snapshots
+
+	accounting accounting.Finding
+	degraded   []string // what holds for all snapshots
 }
 
 // Open readies a source: the kernel's iterators where they are to be had, else
 // /proc, and the snapshots say why.
 func Open(opts Options) (*Source, error) {
-	s := &Source{proc: newProc(opts)}
+	s := &Source{proc: newProc(opts), accounting: opts.Accounting}
+	s.uids = s.proc.uidMaps()
+	ns, err := os.Readlink(filepath.Join(s.proc.proc, "self/ns/pid"))
+	inner := err == nil && ns != initialPIDNamespace
+	s.enclosed = inner || s.uids.own
 	if opts.NoIterators {
 		s.degraded = []string{"BPF iterators: not used, as told"}
 		return s, nil
@@ -36,7 +45,7 @@ func Open(opts Options) (*Source, error) {
 	if opts.Payer == nil {
 		opts.Payer = self.New()
 	}
-	err := opts.Payer.Do(func() (err error) {
+	err = opts.Payer.Do(func() (err error) {
 		s.iterators, s.degraded, err = openIterators(opts)
 		return err
 	})
@@ -46,7 +55,7 @@ func Open(opts Options) (*Source, error) {
 		s.degraded = []string{fmt.Sprintf("%s: unavailable; %s (requires Linux %s, and CAP_BPF and CAP_PERFMON or CAP_SYS_ADMIN): %v", kernel.Iterators().Name, kernel.Iterators().Instead, kernel.Iterators().Since, err)}
 		return s, nil
 	}
-	if ns, err := os.Readlink(filepath.Join(s.proc.proc, "self/ns/pid")); err == nil && ns != initialPIDNamespace {
+	if inner {
 		s.foreign = true
 		s.degraded = append(s.degraded, "cgroups and io_uring: not known, for this is a pid namespace of its own, and pids are given as of the initial one: run pinwatch there (docker run --pid=host)")
 	}
@@ -71,13 +80,14 @@ func Take(ctx context.Context, opts Options) (*Snapshot, error) {
 
 // Take takes a snapshot.
 func (s *Source) Take(ctx context.Context) (*Snapshot, error) {
-	snap := &Snapshot{TimeNS: uint64(time.Now().UnixNano()), Degraded: slices.Clone(s.degraded)}
+	snap := &Snapshot{TimeNS: uint64(time.Now().UnixNano()), Degraded: slices.Clone(s.degraded), Accounting: s.accounting, uids: s.uids}
 	if err := s.proc.settings(snap); err != nil {
 		return nil, err
 	}
 	take := s.fromKernel
 	if s.iterators.tasks == nil {
 		take = s.proc.processes
+		snap.Enclosed = s.enclosed // the iterators see all
 	}
 	if err := take(ctx, snap); err != nil {
 		return nil, err
@@ -90,7 +100,7 @@ func (s *Source) Take(ctx context.Context) (*Snapshot, error) {
 
 // Settings are what the rulebook asks for.
 func (s *Snapshot) Settings() rule.Settings {
-	return rule.Settings{PageSize: s.PageSize, MlockKiB: s.MlockKiB, OnlineCPUs: s.OnlineCPUs, Paranoid: s.Paranoid}
+	return rule.Settings{PageSize: s.PageSize, MlockKiB: s.MlockKiB, OnlineCPUs: s.OnlineCPUs, Paranoid: s.Paranoid, Accounting: s.Accounting.Accounting}
 }
 
 // Allowance is how many pages of perf buffers a user may have at no process's
@@ -134,15 +144,21 @@ func (s *Snapshot) countUsers() {
 	}
 	for i := range s.Buffers {
 		if b := &s.Buffers[i]; b.PayerKnown && b.ExtraKnown && !b.again {
-			at(b.PayerUID).BufferPages += b.Pages - b.Extra
+			at(b.PayerUID).BufferPages += s.Accounting.Scheme.UserPart(b.Pages, b.Extra)
 		}
 	}
 	for _, p := range s.Processes {
 		u := at(p.UID)
 		u.Processes++
+		if p.hidden {
+			u.Hidden++
+		}
 		if !u.Known {
-			// What is not charged to the process is charged to its user.
-			u.PerfLocked += max(0, p.BufferPages-max(0, p.PinnedVM))
+			u.PerfLocked += s.UserPart(&p)
+		}
+	}
+	for _, u := range users {
+		if !u.Known {
 			u.LockedVM = u.PerfLocked
 		}
 	}
@@ -152,6 +168,17 @@ func (s *Snapshot) countUsers() {
 	}
 }
 
+// UserPart is an estimate of what a process's buffers have charged to its user, by their
+// sizes and its pinned_vm, in pages.
+func (s *Snapshot) UserPart(p *Process) int64 {
+	if s.Accounting.Scheme == rule.SchemeUnclamped {
+		// The history that it took over from the user, which loses it, is in pinned_vm as
+		// well: both may be negative.
+		return p.BufferPages - p.PinnedVM
+	}
+	return max(0, s.Accounting.Scheme.UserPart(p.BufferPages, max(0, p.PinnedVM)))
+}
+
 func (s *Snapshot) sort() {
 	slices.SortFunc(s.Processes, func(a, b Process) int { return cmp.Compare(a.PID, b.PID) })
 	slices.SortFunc(s.Users, func(a, b User) int { return cmp.Compare(a.UID, b.UID) })
@@ -159,6 +186,11 @@ func (s *Snapshot) sort() {
 		return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Area, b.Area))
 	})
 	slices.SortFunc(s.IOUring, func(a, b IOUring) int { return cmp.Or(cmp.Compare(a.PID, b.PID), cmp.Compare(a.FD, b.FD)) })
+}
+
+// PagesOf is how many pages hold so many bytes.
+func (s *Snapshot) PagesOf(bytes int64) int64 {
+	return (bytes + int64(s.PageSize) - 1) / int64(s.PageSize)
 }
 
 // pagesOf is a limit in bytes as pages.

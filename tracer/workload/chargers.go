@@ -105,28 +105,45 @@ func anonymous(pages int) ([]byte, error) {
 
 // ioUringBuffer registers a buffer with a ring of its own.
 func ioUringBuffer(pages int) (func(), error) {
-	var params [120]byte // struct io_uring_params
-	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 4, uintptr(unsafe.Pointer(&params)), 0)
+	fd, errno := newRing(4, 0)
 	if errno != 0 {
 		return nil, fmt.Errorf("io_uring_setup: %w", errno)
 	}
 	memory, err := anonymous(pages)
 	if err != nil {
-		unix.Close(int(fd))
+		unix.Close(fd)
 		return nil, err
 	}
 	release := func() {
-		unix.Close(int(fd))
+		unix.Close(fd)
 		unix.Munmap(memory)
 	}
-	vector := unix.Iovec{Base: &memory[0]}
-	vector.SetLen(len(memory))
-	const registerBuffers = 0
-	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, fd, registerBuffers, uintptr(unsafe.Pointer(&vector)), 1, 0, 0); errno != 0 {
+	if errno := registerBuffers(fd, vector(memory)); errno != 0 {
 		release()
 		return nil, fmt.Errorf("io_uring_register: %w", errno)
 	}
 	return release, nil
+}
+
+// newRing calls io_uring_setup().
+func newRing(entries, flags uint32) (fd int, errno unix.Errno) {
+	var params [30]uint32 // struct io_uring_params
+	params[2] = flags
+	got, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries), uintptr(unsafe.Pointer(&params)), 0)
+	return int(got), errno
+}
+
+func vector(memory []byte) unix.Iovec {
+	v := unix.Iovec{Base: &memory[0]}
+	v.SetLen(len(memory))
+	return v
+}
+
+// registerBuffers registers buffers with a ring.
+func registerBuffers(ring int, vectors ...unix.Iovec) unix.Errno {
+	const op = 0 // IORING_REGISTER_BUFFERS
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(ring), op, uintptr(unsafe.Pointer(unsafe.SliceData(vectors))), uintptr(len(vectors)), 0, 0)
+	return errno
 }
 
 // xdpUmem registers memory with an AF_XDP socket.
@@ -144,51 +161,70 @@ func xdpUmem(pages int) (func(), error) {
 		unix.Close(fd)
 		unix.Munmap(memory)
 	}
-	umem := unix.XDPUmemReg{Addr: uint64(uintptr(unsafe.Pointer(&memory[0]))), Len: uint64(len(memory)), Size: 2048}
-	if _, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_XDP, unix.XDP_UMEM_REG, uintptr(unsafe.Pointer(&umem)), unsafe.Sizeof(umem), 0); errno != 0 {
+	if errno := registerUmem(fd, umemOf(memory)); errno != 0 {
 		release()
 		return nil, fmt.Errorf("XDP_UMEM_REG: %w", errno)
 	}
 	return release, nil
 }
 
+// umemOf is a umem of some memory.
+func umemOf(memory []byte) unix.XDPUmemReg {
+	return unix.XDPUmemReg{Addr: uint64(uintptr(unsafe.Pointer(&memory[0]))), Len: uint64(len(memory)), Size: 2048}
+}
+
+func registerUmem(socket int, umem unix.XDPUmemReg) unix.Errno {
+	_, _, errno := unix.Syscall6(unix.SYS_SETSOCKOPT, uintptr(socket), unix.SOL_XDP, unix.XDP_UMEM_REG, uintptr(unsafe.Pointer(&umem)), unsafe.Sizeof(umem), 0)
+	return errno
+}
+
 // zeroCopy sends memory over loopback without copying. It stays charged until the
 // receiver has taken it, which it does at release.
 func zeroCopy(pages int) (func(), error) {
-	receiver, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	l, err := newLane()
 	if err != nil {
 		return nil, err
-	}
-	closeAll := func() { unix.Close(receiver) }
-	address := &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}
-	if err := unix.Bind(receiver, address); err != nil {
-		closeAll()
-		return nil, fmt.Errorf("loopback: %w", err)
-	}
-	bound, err := unix.Getsockname(receiver)
-	if err != nil {
-		closeAll()
-		return nil, err
-	}
-	sender, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
-	if err != nil {
-		closeAll()
-		return nil, err
-	}
-	release := func() {
-		unix.Close(receiver)
-		unix.Close(sender)
-	}
-	if err := unix.SetsockoptInt(sender, unix.SOL_SOCKET, unix.SO_ZEROCOPY, 1); err != nil {
-		release()
-		return nil, fmt.Errorf("SO_ZEROCOPY: %w", err)
 	}
 	memory := make([]byte, min(pages*os.Getpagesize(), 32<<10)) // what one datagram takes
-	if err := unix.Sendto(sender, memory, unix.MSG_ZEROCOPY, bound); err != nil {
-		release()
+	if err := unix.Sendto(l.sender, memory, unix.MSG_ZEROCOPY, l.to); err != nil {
+		l.release()
 		return nil, fmt.Errorf("send with MSG_ZEROCOPY: %w", err)
 	}
-	return release, nil
+	return l.release, nil
+}
+
+// lane is two UDP sockets, the second of which receives on loopback what the first sends.
+type lane struct {
+	sender, receiver int
+	to               unix.Sockaddr
+}
+
+func (l *lane) release() {
+	unix.Close(l.receiver)
+	unix.Close(l.sender)
+}
+
+func newLane() (l *lane, err error) {
+	l = &lane{sender: -1}
+	if l.receiver, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0); err != nil {
+		return nil, err
+	}
+	if err = unix.Bind(l.receiver, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		l.release()
+		return nil, fmt.Errorf("loopback: %w", err)
+	}
+	if l.to, err = unix.Getsockname(l.receiver); err == nil {
+		l.sender, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	}
+	if err != nil {
+		l.release()
+		return nil, err
+	}
+	if err := unix.SetsockoptInt(l.sender, unix.SOL_SOCKET, unix.SO_ZEROCOPY, 1); err != nil {
+		l.release()
+		return nil, fmt.Errorf("SO_ZEROCOPY: %w", err)
+	}
+	return l, nil
 }
 
 func bpfArray(pages int) (func(), error) {

@@ -15,6 +15,7 @@ const (
 	mapperChild      = "mapper"
 	perfBuffersChild = "perf-buffers"
 	nothingChild     = "nothing"
+	holderChild      = "holder"
 )
 
 // Children are those processes, for child.Init.
@@ -25,6 +26,7 @@ func Children() child.Table {
 		mapperChild:      func(string) error { return serveMapper(os.Stdin, os.Stdout) },
 		perfBuffersChild: child.Of(func(p PerfBuffers) error { return p.Run(os.Stdout) }),
 		nothingChild:     func(string) error { return nil },
+		holderChild:      child.Of(func(h holder) error { return h.run(os.Stdin, os.Stdout) }),
 	}
 }
 

@@ -44,14 +44,29 @@ func (r *RunAs) become() error {
 	return r.limit()
 }
 
+// capability is the one of a name, on a kernel that has so many. Before Linux 5.8 (a17b53c4a4b5) what CAP_BPF and
+// CAP_PERFMON allow was part of CAP_SYS_ADMIN, which stands for them there.
+func capability(name string, known cap.Value) (cap.Value, error) {
+	value, err := cap.FromName(name)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("capability %q: %w", name, err)
+	case value < known:
+		return value, nil
+	case value == cap.BPF || value == cap.PERFMON:
+		return cap.SYS_ADMIN, nil
+	}
+	return 0, fmt.Errorf("capability %q: this kernel has none of that name", name)
+}
+
 // limit leaves the named capabilities, as ambient ones: they survive the exec.
 func (r *RunAs) limit() error {
 	set := cap.NewIAB()
 	only := cap.NewSet()
 	for _, name := range r.Caps {
-		value, err := cap.FromName(name)
+		value, err := capability(name, cap.MaxBits())
 		if err != nil {
-			return fmt.Errorf("capability %q: %w", name, err)
+			return err
 		}
 		if err := set.SetVector(cap.Amb, true, value); err != nil {
 			return err

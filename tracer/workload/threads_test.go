@@ -1,4 +1,4 @@
-package check
+package workload
 
 import (
 	"os"
@@ -7,7 +7,7 @@ import (
 
 // Threads that were started are still there when nothing runs on them.
 func TestSpareThreads(t *testing.T) {
-	if err := spareThreads(20); err != nil {
+	if err := SpareThreads(20); err != nil {
 		t.Fatal(err)
 	}
 	if threads, err := os.ReadDir("/proc/self/task"); err != nil || len(threads) < 20 {

@@ -1,0 +1,80 @@
+package row
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
+)
+
+// failed is what was seen of a call that failed. A row that has none gets one that is
+// discarded.
+func (r *Row) failed() *refusal.Call {
+	if r.Failed == nil {
+		return &refusal.Call{}
+	}
+	return r.Failed
+}
+
+func failedInteger[T integers](name string, of Subsystem, help string, field func(*refusal.Call) *T) Column {
+	return integer(name, of, help, func(r *Row) *T { return field(r.failed()) })
+}
+
+func failedFlag(name string, of Subsystem, help string, field func(*refusal.Call) *bool) Column {
+	return boolean(name, of, help, func(r *Row) *bool { return field(r.failed()) })
+}
+
+// failedColumns tell of calls that failed: where, and what they had asked for.
+func failedColumns() []Column {
+	return []Column{
+		text("refused_in", Perf|BPF|Others, "function of the kernel's, system call, or command of bpf(2), that was seen to fail; empty: the call did not fail, or this was not seen", func(r *Row) string { return r.failed().Function }).parsed(parseFunction),
+		text("accounting", BPF|Others, "of a call that failed, the comparison with the limit: refused, passed, not_reached, or unseen", func(r *Row) string { return r.failed().Accounting.String() }).parsed(parseAccounting),
+		failedInteger("asked_pages", BPF|Others, "what a call that failed asked for in all, up to what was refused; derived from its arguments where accounting is unseen or not_reached; 0: not known", func(c *refusal.Call) *int64 { return &c.Asked }),
+		failedInteger("last_asked_pages", Others, "the part of it that the kernel compared last; 0: unseen", func(c *refusal.Call) *int64 { return &c.LastAsked }),
+		failedInteger("last_held_pages", Others, "the user's counter at that comparison, with the call's earlier parts", func(c *refusal.Call) *int64 { return &c.LastHeld }),
+		failedFlag("exempt", Others, "the io_uring was made with CAP_IPC_LOCK: nobody is charged for it", func(c *refusal.Call) *bool { return &c.Exempt }),
+		failedInteger("request", Others, "opcode of an io_uring_register(2) that failed", func(c *refusal.Call) *uint32 { return &c.Request }),
+		failedFlag("mapping_private", Perf, "of a mapping that failed: it was to be MAP_PRIVATE", func(c *refusal.Call) *bool { return &c.Mapping.Private }),
+		failedInteger("mapping_offset_pages", Perf, "of a mapping that failed: its offset; other than 0: it was to be an AUX area", func(c *refusal.Call) *int64 { return &c.Mapping.Offset }),
+		failedFlag("event_inherited", Perf, "of a mapping that failed: the event has attr.inherit", func(c *refusal.Call) *bool { return &c.Mapping.Inherited }),
+		failedInteger("event_cpu", Perf, "of a mapping that failed: the CPU that the event is bound to; -1: none", func(c *refusal.Call) *int32 { return &c.Mapping.CPU }),
+		failedFlag("event_revoked", Perf, "of a mapping that failed: the event's PMU is gone", func(c *refusal.Call) *bool { return &c.Mapping.Revoked }),
+		failedFlag("aux_capable", Perf, "of a mapping that failed: the event's PMU can fill an AUX area", func(c *refusal.Call) *bool { return &c.Mapping.AUXCapable }),
+		failedInteger("aux_offset_pages", Perf, "of a mapping that failed: offset of the AUX area that is there; 0: none is", func(c *refusal.Call) *int64 { return &c.Mapping.AUXOffset }),
+		failedInteger("aux_want_offset_bytes", Perf, "of a mapping that failed: aux_offset in the control page", func(c *refusal.Call) *uint64 { return &c.Mapping.WantOffset }),
+		failedInteger("aux_want_size_bytes", Perf, "of a mapping that failed: aux_size in the control page", func(c *refusal.Call) *uint64 { return &c.Mapping.WantSize }),
+		failedInteger("split_call", Perf, "number of the system call that would have split a mapping; -1: not known", func(c *refusal.Call) *int32 { return &c.Mapping.SystemCall }),
+		failedInteger("request_count", Others, "how many things that was given, or entries of the ring that was to be made", func(c *refusal.Call) *uint32 { return &c.Count }),
+	}
+}
+
+// parseFunction makes the row one of a call that failed. Its column stands before those
+// of the call's values.
+func parseFunction(r *Row, b []byte) error {
+	var name string
+	if err := json.Unmarshal(b, &name); err != nil || name == "" {
+		return err
+	}
+	r.Failed = &refusal.Call{Function: name}
+	switch name {
+	case refusal.MaySplit:
+		r.Op = ledger.Split
+	case refusal.MapUpdate, refusal.MapUpdateBatch:
+		r.Op = ledger.Grow
+	}
+	return nil
+}
+
+func parseAccounting(r *Row, b []byte) error {
+	var name string
+	if err := json.Unmarshal(b, &name); err != nil {
+		return err
+	}
+	a, ok := refusal.ParseAccounting(name)
+	if !ok {
+		return fmt.Errorf("unknown accounting %q", name)
+	}
+	r.failed().Accounting = a
+	return nil
+}

@@ -1,0 +1,164 @@
+package tracer
+
+import (
+	"fmt"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
+)
+
+// ringComparison is where io_uring compares with the limit what is no registered buffer.
+// Those who call it are in other files, so that no compiler can hide a call.
+const ringComparison = "__io_account_mem"
+
+// functions are the names of those that other chargers' calls are seen to fail in.
+var functions = [...]string{
+	bpf.ChargersFunctionFUNCTION_OTHER:         "",
+	bpf.ChargersFunctionFUNCTION_RING_SETUP:    "io_uring_setup",
+	bpf.ChargersFunctionFUNCTION_RING_REGISTER: "io_uring_register",
+	bpf.ChargersFunctionFUNCTION_RING_SEND:     ringComparison,
+	bpf.ChargersFunctionFUNCTION_UMEM:          "xdp_umem_create",
+	bpf.ChargersFunctionFUNCTION_SEND:          "mm_account_pinned_pages",
+}
+
+// comparing is a kind of call, as far as the kernel may compare in another place.
+type comparing struct {
+	function bpf.ChargersFunction
+	request  uint32
+}
+
+// compared knows of which calls the comparison with the limit would be seen.
+type compared struct {
+	ringsProbed bool // the probe on ringComparison is attached
+	// calls are those of which it was seen: elsewhere the function that compares may be
+	// inlined, and a symbol left behind.
+	calls map[comparing]bool
+}
+
+// failed is what a record tells of a call that failed; nil of others.
+func (c compared) failed(r *bpf.ChargersRecord, flags bpf.PerfRecordFlag) (*refusal.Call, error) {
+	accounting, err := accountingOf(r.Accounting)
+	if err != nil {
+		return nil, err
+	}
+	if int(r.Function) >= len(functions) {
+		return nil, fmt.Errorf("record of a charger: unknown function %d", r.Function)
+	}
+	call := comparing{r.Function, r.Request}
+	if accounting != refusal.Unseen && c.calls != nil {
+		c.calls[call] = true
+	}
+	if errnoOf(r.Ret) == 0 || r.Function == bpf.ChargersFunctionFUNCTION_OTHER {
+		return nil, nil
+	}
+	if accounting == refusal.Unseen && c.visible(call) {
+		accounting = refusal.NotReached
+	}
+	return &refusal.Call{
+		Function:   functions[r.Function],
+		Accounting: accounting,
+		Asked:      r.Asked,
+		LastAsked:  r.LastAsked,
+		LastHeld:   r.LastHeld,
+		Exempt:     flags&bpf.PerfRecordFlagFLAG_EXEMPT != 0,
+		Request:    r.Request,
+		Count:      r.Count,
+	}, nil
+}
+
+// visible reports whether the comparison would have been seen.
+func (c compared) visible(call comparing) bool {
+	switch {
+	case c.calls[call]:
+		return true
+	case call.function == bpf.ChargersFunctionFUNCTION_RING_REGISTER:
+		buffers := call.request == refusal.RegisterBuffers || call.request == refusal.RegisterBuffers2 || call.request == refusal.RegisterBuffersUpdate
+		return c.ringsProbed && !buffers
+	}
+	return c.ringsProbed && call.function == bpf.ChargersFunctionFUNCTION_RING_SETUP
+}
+
+func accountingOf(a bpf.ChargersAccounting) (refusal.Accounting, error) {
+	switch a {
+	case bpf.ChargersAccountingACCOUNTING_UNSEEN:
+		return refusal.Unseen, nil
+	case bpf.ChargersAccountingACCOUNTING_REFUSED:
+		return refusal.Refused, nil
+	case bpf.ChargersAccountingACCOUNTING_PASSED:
+		return refusal.Passed, nil
+	}
+	return 0, fmt.Errorf("record of a charger: unknown accounting %d", a)
+}
+
+// failedObject is what a record tells of a call of bpf(2) that failed; nil of others.
+func failedObject(r *bpf.ObjectsRecord, flags bpf.PerfRecordFlag) *refusal.Call {
+	if errnoOf(r.Ret) == 0 {
+		return nil
+	}
+	c := &refusal.Call{Function: commands[r.Command]}
+	if has(flags, bpf.PerfRecordFlagFLAG_RLIMIT) {
+		c.Asked = r.Pages
+	}
+	switch {
+	case has(flags, bpf.PerfRecordFlagFLAG_ACCOUNT_REFUSED):
+		c.Accounting = refusal.Refused
+	case has(flags, bpf.PerfRecordFlagFLAG_ACCOUNT_PASSED):
+		c.Accounting = refusal.Passed
+	}
+	return c
+}
+
+// commands are those of bpf(2) that are followed.
+var commands = map[uint32]string{
+	unix.BPF_MAP_CREATE:       refusal.MapCreate,
+	unix.BPF_PROG_LOAD:        refusal.ProgLoad,
+	unix.BPF_MAP_UPDATE_ELEM:  refusal.MapUpdate,
+	unix.BPF_MAP_UPDATE_BATCH: refusal.MapUpdateBatch,
+}
+
+// failedMapping reads the struct failed of bpf/perf.bpf.c: a record, and the facts.
+func failedMapping(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byte) error {
+	var facts bpf.PerfFacts
+	size := int(unsafe.Sizeof(bpf.PerfRecord{}))
+	if len(raw) < size {
+		return fmt.Errorf("record of %d bytes: too short for a perf buffer's", len(raw))
+	}
+	if err := perfCall(event, flags, raw[:size]); err != nil {
+		return err
+	}
+	if err := fill(&facts, raw[size:]); err != nil {
+		return err
+	}
+	function := refusal.PerfMmap
+	if event.Op == ledger.Split {
+		function = refusal.MaySplit
+	}
+	is := func(fact bpf.PerfFact) bool { return facts.Facts&fact != 0 }
+	event.Failed = &refusal.Call{Function: function, Mapping: refusal.Mapping{
+		Private:    !is(bpf.PerfFactFACT_SHARED),
+		Inherited:  is(bpf.PerfFactFACT_INHERIT),
+		AUXCapable: is(bpf.PerfFactFACT_AUX_CAPABLE),
+		Revoked:    is(bpf.PerfFactFACT_REVOKED),
+		CPU:        facts.Cpu,
+		Offset:     facts.Pgoff,
+		AUXOffset:  facts.AuxPgoff,
+		WantOffset: facts.AuxOffset,
+		WantSize:   facts.AuxSize,
+		SystemCall: splitting(facts.SystemCall),
+	}}
+	return nil
+}
+
+// splitting is the number of a system call that can split a mapping, or -1: what stands in
+// the place of the number on some kernels is something else.
+func splitting(number int32) int32 {
+	if slices.Contains([]int32{unix.SYS_MMAP, unix.SYS_MUNMAP, unix.SYS_MPROTECT, unix.SYS_MREMAP, unix.SYS_MADVISE, unix.SYS_MLOCK, unix.SYS_MLOCK2, unix.SYS_MUNLOCK}, number) {
+		return number
+	}
+	return -1
+}

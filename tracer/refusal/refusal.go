@@ -1,0 +1,89 @@
+// Package refusal is what was seen of a call that failed, besides the counters that every
+// event has: where it failed, and what the kernel had asked of it by then. It says nothing
+// of causes.
+package refusal
+
+// Accounting is what became of the kernel's comparison with a limit on locked memory.
+type Accounting uint8
+
+// A call that failed after the comparison passed, or before it was reached, was not
+// refused by the limit.
+const (
+	Unseen     Accounting = iota // the function that compares could not be probed: this is no answer
+	Refused                      // it was seen to refuse
+	Passed                       // it was seen to pass all that was asked for
+	NotReached                   // it would have been seen, and was not called
+)
+
+var accountingNames = [...]string{"unseen", "refused", "passed", "not_reached"}
+
+func (a Accounting) String() string { return accountingNames[a] }
+
+// ParseAccounting is the inverse of String.
+func ParseAccounting(name string) (Accounting, bool) {
+	for a, n := range accountingNames {
+		if n == name {
+			return Accounting(a), true
+		}
+	}
+	return 0, false
+}
+
+// Call is a call that failed. What it has no part of is zero.
+type Call struct {
+	// Function is the function of the kernel's, or the system call, whose return was seen.
+	Function   string
+	Accounting Accounting
+
+	// Asked is how many pages the call asked for in all, up to what was refused: the sum
+	// that the kernel compared, or, where that is unseen, what the arguments say: fewer
+	// than the kernel asks for where they lie on huge pages. 0: not known.
+	Asked int64
+	// LastAsked is the part of it that the kernel compared last, and LastHeld what the
+	// user's counter held then, with this call's earlier parts, in pages. A
+	// refusal is LastHeld + LastAsked > RLIMIT_MEMLOCK. LastAsked is 0 where it is unseen.
+	LastAsked, LastHeld int64
+	// Exempt reports whether the io_uring in question was made with CAP_IPC_LOCK: nobody
+	// is charged for it, whoever uses it.
+	Exempt bool
+	// Mapping is of calls on perf buffers.
+	Mapping Mapping
+	// Request is the opcode of io_uring_register(2), and Count how many things it was
+	// given, or the entries of a ring that was to be made.
+	Request, Count uint32
+}
+
+// Mapping is what perf_mmap() and perf_mmap_may_split() decide by, besides limits, as it
+// was when the call returned.
+type Mapping struct {
+	Private    bool   // MAP_PRIVATE
+	Inherited  bool   // the event's children inherit it
+	AUXCapable bool   // the event's PMU can fill an AUX area
+	Revoked    bool   // the event's PMU is gone
+	CPU        int32  // of the event; -1: any
+	Offset     int64  // where the mapping begins in the file, in pages; other than 0: an AUX area
+	AUXOffset  int64  // where the AUX area that is there begins, in pages; 0: there is none
+	WantOffset uint64 // aux_offset of the control page, where user space said that it wants one, in bytes
+	WantSize   uint64 // aux_size of it, in bytes
+	// SystemCall is the one that would have split a mapping, as the architecture numbers
+	// it; -1: another call, or not known. perf_mmap_may_split() fails with EINVAL; mmap(2)
+	// does so too, or with ENOMEM, on 6.1.
+	SystemCall int32
+}
+
+// Where mappings are seen to fail, and which commands of bpf(2).
+const (
+	PerfMmap       = "perf_mmap"
+	MaySplit       = "perf_mmap_may_split"
+	MapCreate      = "BPF_MAP_CREATE"
+	ProgLoad       = "BPF_PROG_LOAD"
+	MapUpdate      = "BPF_MAP_UPDATE_ELEM"
+	MapUpdateBatch = "BPF_MAP_UPDATE_BATCH"
+)
+
+// What io_uring_register(2) does about buffers (include/uapi/linux/io_uring.h).
+const (
+	RegisterBuffers       = 0
+	RegisterBuffers2      = 15
+	RegisterBuffersUpdate = 16
+)
