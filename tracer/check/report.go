@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
@@ -200,7 +201,7 @@ func (sc *Scenario) conclude(traced bool) {
 		sc.Verdicts = e.named()
 	}
 	e.Hurts = impact(sc.Verdicts)
-	e.Reproduce = []string{strings.Join(e.Notes, "; "), "pinwatch check --invasive --scenario " + sc.Name}
+	e.Reproduce = []string{strings.Join(e.Notes, "; "), ""}
 	e.Notes = []string{}
 	sc.Reason = e.reason()
 }
@@ -211,11 +212,28 @@ func causes(verdicts []string) []string {
 	return slices.DeleteFunc(slices.Clone(verdicts), func(v string) bool { return v == ledger.WrongRefusal.String() })
 }
 
-// reproduceIn changes the reproduction to one that boots the kernel.
-func (sc *Scenario) reproduceIn(image string) {
-	if len(sc.Evidence.Reproduce) == 2 {
-		sc.Evidence.Reproduce[1] = "pinwatch check --kernel " + image + " --scenario " + sc.Name
+// again makes the last line of a reproduction: the command that runs the scenario with
+// some arguments, for a shell.
+func (sc *Scenario) again(args []string) {
+	if len(sc.Evidence.Reproduce) != 2 {
+		return
 	}
+	words := []string{"pinwatch check"}
+	for _, arg := range append(slices.Clone(args), "--scenario", sc.Name) {
+		words = append(words, quoted(arg))
+	}
+	sc.Evidence.Reproduce[1] = strings.Join(words, " ")
+}
+
+// quoted is a word as a shell takes it.
+func quoted(word string) string {
+	plain := func(r rune) bool {
+		return r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r)) || strings.ContainsRune("-_./,:=+@%", r)
+	}
+	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // named names what the witnesses saw, where the tracer has no word for it.

@@ -26,6 +26,7 @@ type Options struct {
 	Tracer    tracer.Options
 	Exercises []Exercise
 	Invasive  bool
+	Flags     []string // what was asked for, so that a scenario can be seen again
 	// Apart keeps the checker to the first CPU and its actors off it. They take turns,
 	// and an emulated CPU that stays with one process keeps its address translations.
 	Apart    bool
@@ -179,6 +180,7 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 			}
 		}
 		sc.conclude(traced)
+		sc.again(r.opts.Flags)
 	}
 	return again, nil
 }
