@@ -112,9 +112,14 @@ func (s *Scene) settle(done func(int64) bool, read func() int64) int64 {
 	}
 }
 
-// expectSettled expects a witness to come to a value.
+// expectSettled expects as many pages to fit, in the end, as do while nothing is charged.
 func (s *Scene) expectSettled(witness string, expected int64, read func() int64) {
-	s.Expect(witness, expected, s.settle(func(v int64) bool { return v == expected }, read))
+	s.ExpectRoom(witness, true, expected, s.settle(func(v int64) bool { return v == expected }, read))
+}
+
+// expectLess expects that fewer fit, in the end, while something is charged.
+func (s *Scene) expectLess(witness string, expected int64, read func() int64) {
+	s.ExpectRoom(witness, false, expected, s.settle(func(v int64) bool { return v == expected }, read))
 }
 
 // tolerance is by how many pages a cgroup's memory.current may be off when all of
@@ -151,7 +156,7 @@ func (s *Scene) atRest(cgroup string, before int64) {
 	s.say("the empty cgroup is charged %d pages", left)
 	s.Evidence.WitnessesRead++
 	if left > before+tolerance {
-		s.broke(Witness{Witness: fmt.Sprintf("memory.current of the empty cgroup (%d pages more are tolerated)", tolerance), ExpectedPages: before, SeenPages: left})
+		s.broke(Witness{Witness: fmt.Sprintf("memory.current of the empty cgroup (%d pages more are tolerated)", tolerance), ExpectedPages: before, SeenPages: left, reading: kept})
 	}
 }
 
@@ -267,7 +272,7 @@ func bpfRlimit(s *Scene) {
 		m, err := p.ask(request{Op: "bpf-map", Pages: 512}, -1)
 		s.check(err)
 		s.say("creator creates a map of 512 pages with a limit of 256")
-		s.Expect("errno of the creation", int64(unix.EPERM), int64(m.Errno))
+		s.read(unix.Errno(m.Errno) == unix.EPERM, Witness{Witness: "the kernel says " + errnoName(unix.Errno(m.Errno)) + " instead of EPERM", SeenPages: 512})
 	}
 	s.expectSettled(fitWitness, fits, func() int64 { return other.fit() * 64 })
 }
@@ -298,7 +303,7 @@ func memcgLimit(s *Scene) {
 	s.say("creator creates a map of 2 MiB")
 	s.Evidence.WitnessesRead++
 	if m.Errno != 0 {
-		s.broke(Witness{Witness: "the kernel says " + errnoName(unix.Errno(m.Errno)) + ": what was refused stays charged", ExpectedPages: 2 << 20 / page()})
+		s.broke(Witness{Witness: "the kernel says " + errnoName(unix.Errno(m.Errno)) + ": what was refused stays charged", ExpectedPages: 2 << 20 / page(), reading: kept})
 	}
 	p.Exit()
 	s.atRest(cgroup, tolerance) // a map that stays charged is sixteen times that
@@ -377,6 +382,7 @@ func (p *process) register(ring, pages int64) {
 	p.s.say("%s registers a buffer of %d pages", p.name, pages)
 	p.s.charged++
 	p.by.mm.pages += pages
+	p.s.charging = true
 	p.s.look()
 }
 
@@ -391,7 +397,7 @@ func ioUring(s *Scene) {
 	fits := read() // the ring itself is charged by some kernels
 
 	p.register(ring, pages)
-	s.Expect(witness, fits-pages, read())
+	s.ExpectRoom(witness, false, fits-pages, read())
 	_, err := p.ask(request{Op: "unregister", FD: int(ring)}, -1)
 	s.check(err)
 	s.say("registrar unregisters it")
@@ -467,7 +473,7 @@ func secretMemory(s *Scene) {
 	s.expectSettled(witness, limit, room)
 	s.expectSettled("pages of secret memory that fit the limit", secret, touch)
 	s.say("owner touches %d pages of secret memory", secret)
-	s.expectSettled(witness, limit-secret, room)
+	s.expectLess(witness, limit-secret, room)
 	_, err := p.ask(request{Op: "close", FD: fd}, -1)
 	s.check(err)
 	s.say("owner closes it")
@@ -510,10 +516,10 @@ func afXDP(s *Scene) {
 	}
 	got, socket := register(p, limit)
 	s.say("owner registers a umem of %d pages", limit)
-	s.Expect(witness, limit, got)
+	s.ExpectRoom(witness, true, limit, got)
 	got, _ = register(other, 1)
 	s.say("other registers a umem of 1 page")
-	s.Expect(witness, 0, got)
+	s.ExpectRoom(witness, false, 0, got)
 	_, err := p.ask(request{Op: "close", FD: socket}, -1)
 	s.check(err)
 	s.say("owner closes it")

@@ -161,7 +161,7 @@ func TestChoose(t *testing.T) {
 
 // A fail names what is broken, and says whether tracer and witness agree.
 func TestConclude(t *testing.T) {
-	witness := []Witness{{Witness: "VmPin of the payer", When: "payer unmaps 9 pages", ExpectedPages: 0, SeenPages: 9}}
+	witness := []Witness{{Witness: "VmPin of the payer", When: "payer unmaps 9 pages", ExpectedPages: 0, SeenPages: 9, reading: kept}}
 	broken := []Broken{{Verdict: "misdirected-refund", Certainty: certain, Count: 1, Kind: "refund", ExcessPages: 9}, {Verdict: "wrong-refusal", Certainty: certain, Count: 3}}
 	doubt := []Broken{{Verdict: "underflow", Certainty: uncertain, Count: 1}, {Verdict: "wrong-refusal", Certainty: certain, Count: 3}}
 	for _, c := range []struct {
@@ -192,6 +192,60 @@ func TestConclude(t *testing.T) {
 			}
 			if sc.Result == Fail && (sc.Evidence.Hurts == "" || len(sc.Evidence.Reproduce) != 2) {
 				t.Errorf("a fail says whom it hurts and how to see it: %+v", sc.Evidence)
+			}
+		})
+	}
+}
+
+// Witnesses alone name what they saw, and no more: a charge is too much when the call that
+// makes it shows it, a leak is what does not come back.
+func TestNamed(t *testing.T) {
+	const room = "pages of the allowance that fit before EPERM"
+	pin := func(who string, expected, seen, before int64, charging bool) Witness {
+		return Witness{Witness: vmPinOf + who, ExpectedPages: expected, SeenPages: seen, reading: chargeReading(seen, seen-expected, before, charging)}
+	}
+	fit := func(expected, seen int64, rest bool) Witness {
+		return Witness{Witness: room, ExpectedPages: expected, SeenPages: seen, reading: roomReading(expected, seen, rest)}
+	}
+	refused := Witness{Witness: "mmap of the mapper says EPERM instead of ok", ExpectedPages: 9}
+	for _, c := range []struct {
+		name   string
+		broken []Witness
+		right  []string // in the end
+		want   string
+	}{
+		{"charged the history, and given back", []Witness{pin("mapper", 9, 37, 0, true), pin("mapper", 0, 19, 28, false), fit(500, 480, false)}, []string{vmPinOf + "mapper", room}, "overcharge"},
+		{"charged the history, and killed", []Witness{pin("mapper", 9, 37, 0, true)}, nil, "overcharge"},
+		{"within the allowance, and charged to the process", []Witness{pin("mapper", 0, 9, 0, true)}, []string{vmPinOf + "mapper"}, "overcharge"},
+		{"the user is charged too much, and given back", []Witness{fit(500, 480, false)}, []string{room}, "overcharge"},
+		{"the user is charged, and it does not come back", []Witness{fit(507, 498, false), fit(516, 507, true)}, nil, "leak"},
+		{"the process keeps it", []Witness{pin("payer", 0, 9, 0, false)}, nil, "leak"},
+		{"charged too much, and it does not come back", []Witness{pin("payer", 9, 18, 0, true), fit(516, 507, true)}, nil, "overcharge leak"},
+		{"it came back later than it should", []Witness{pin("payer", 0, 9, 0, false)}, []string{vmPinOf + "payer"}, "mischarge"},
+		{"what one lacks another one has", []Witness{pin("payer", 0, 9, 0, false), pin("sharer", 0, -9, 0, false)}, nil, "misdirected-refund"},
+		{"one process twice is not two", []Witness{pin("payer", 9, 18, 0, true), pin("payer", 9, 0, 9, true)}, nil, "overcharge"},
+		{"below zero", []Witness{pin("sharer", 0, -9, 0, false)}, nil, "underflow"},
+		{"more fits than is allowed", []Witness{fit(516, 525, true)}, nil, "underflow"},
+		{"given back too early", []Witness{pin("mapper", 18, 9, 0, false)}, nil, "underflow"},
+		{"charged to nobody while it is mapped", []Witness{pin("mapper", 9, 0, 0, true)}, nil, "mischarge"},
+		{"more fits while something is mapped", []Witness{fit(500, 509, false)}, []string{room}, "mischarge"},
+		{"refused", []Witness{refused}, nil, "wrong-refusal"},
+		{"refused for what was charged too much", []Witness{pin("mapper", 9, 37, 0, true), refused}, nil, "overcharge"},
+		{"all fine", nil, nil, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			right := map[string]bool{}
+			for _, name := range c.right {
+				right[name] = true
+			}
+			got := named(c.broken, right)
+			if strings.Join(got, " ") != c.want {
+				t.Errorf("got %q; want %q", got, c.want)
+			}
+			for _, name := range got {
+				if Impact(name) == "" {
+					t.Errorf("%s hurts nobody", name)
+				}
 			}
 		})
 	}

@@ -195,7 +195,7 @@ func (r *run) say(what string, n, of int) {
 // judged, unless it is a skip.
 func (r *run) one(ctx context.Context, e Exercise) (sc Scenario, s *Scene) {
 	sc = Scenario{Name: e.Name, Result: Skip, Verdicts: []string{}, Evidence: Evidence{
-		AllowancePages: r.model.allowance, Broken: []Witness{}, Agree: true, Reproduce: []string{}, Notes: []string{}, Tracer: Watched{Scheme: "unknown", Broken: []Broken{}},
+		AllowancePages: r.model.allowance, Broken: []Witness{}, WitnessVerdicts: []string{}, right: map[string]bool{}, Agree: true, Reproduce: []string{}, Notes: []string{}, Tracer: Watched{Scheme: "unknown", Broken: []Broken{}},
 	}}
 	switch {
 	case e.Invasive && !r.opts.Invasive:
