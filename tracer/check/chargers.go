@@ -10,6 +10,8 @@ import (
 
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // chargerExercises are about what else is charged as locked memory, or was: BPF
@@ -373,15 +375,43 @@ func (p *process) ring() int64 {
 	return m.Value
 }
 
-// register registers a buffer, and tells the model: it is charged to the process
-// as well.
+// uringPins finds out whether io_uring charges the process beside the user: in
+// pinned_vm, since 5.9. The kernel's types tell, where they are known, and else the first
+// buffer does: what comes later must be like it.
+func (p *process) uringPins() bool {
+	if types, err := kernel.LoadTypes(p.s.run.opts.Tracer.BTF, nil); err == nil {
+		if spec, err := types.Spec(); err == nil && kernel.HasMember(spec, "io_ring_ctx") {
+			pins := uringPinsBy(spec)
+			p.s.say("io_uring charges the process as well: %v, by the kernel's types", pins)
+			return pins
+		}
+	}
+	pin, err := p.vmPin()
+	p.s.check(err)
+	pins := pin != p.by.mm.pages
+	p.s.say("io_uring charges the process as well: %v, by what VmPin says", pins)
+	return pins
+}
+
+// uringPinsBy tells it from types: as long as io_uring charged the user alone, what says
+// that it does was called account_mem (5.3 and 5.8 have it, 5.10 has not).
+func uringPinsBy(spec *btf.Spec) bool { return !kernel.HasMember(spec, "io_ring_ctx", "account_mem") }
+
+// register registers a buffer, and tells the model: by most kernels it is charged to the
+// process as well.
 func (p *process) register(ring, pages int64) {
 	m, err := p.ask(request{Op: "register", FD: int(ring), Pages: pages}, -1)
 	p.s.check(err)
 	p.s.check(errnoError("register io_uring buffers", m))
 	p.s.say("%s registers a buffer of %d pages", p.name, pages)
 	p.s.charged++
-	p.by.mm.pages += pages
+	if p.s.pins == nil {
+		pins := p.uringPins()
+		p.s.pins = &pins
+	}
+	if *p.s.pins {
+		p.by.mm.pages += pages
+	}
 	p.s.charging = true
 	p.s.look()
 }
@@ -401,7 +431,9 @@ func ioUring(s *Scene) {
 	_, err := p.ask(request{Op: "unregister", FD: int(ring)}, -1)
 	s.check(err)
 	s.say("registrar unregisters it")
-	p.by.mm.pages -= pages
+	if *s.pins {
+		p.by.mm.pages -= pages
+	}
 	s.expectSettled(witness, fits, read)
 	s.look()
 

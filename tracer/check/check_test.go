@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -332,6 +333,71 @@ func TestAtRest(t *testing.T) {
 				t.Errorf("missed: %q", missed)
 			}
 		})
+	}
+}
+
+// A loss is counted to the scenario in which it happened: what the marker between them tells
+// apart to one, else to both neighbours, and what is nowhere to be seen to all.
+func TestLossIsPlaced(t *testing.T) {
+	const marker = 100
+	scenes := []*Scene{{uids: []int{101, 102}}, {uids: []int{103, 104}}, {uids: []int{105, 106}}}
+	m := marks{scenes: scenes, marker: marker}
+	type event struct {
+		uid  uint32
+		lost uint64
+	}
+	free := func(e event) ledger.Event {
+		return ledger.Event{Op: ledger.Free, Lost: e.lost, Object: &ledger.Object{}}
+	}
+	for _, c := range []struct {
+		name     string
+		events   []event // uid 0: a BPF object that is freed
+		lost     uint64
+		want     [3]uint64
+		unplaced uint64
+	}{
+		{"none", []event{{101, 0}, {marker, 0}, {103, 0}, {marker, 0}, {105, 0}, {marker, 0}}, 0, [3]uint64{}, 0},
+		{"within one", []event{{101, 0}, {marker, 0}, {103, 0}, {104, 2}, {marker, 2}, {105, 2}, {marker, 2}}, 2, [3]uint64{0, 2, 0}, 0},
+		{"at its end", []event{{101, 0}, {marker, 0}, {103, 0}, {marker, 0}, {marker, 0}, {105, 0}, {marker, 3}}, 3, [3]uint64{0, 0, 3}, 0},
+		{"at its beginning", []event{{101, 0}, {marker, 0}, {marker, 0}, {103, 1}, {marker, 1}, {105, 1}, {marker, 1}}, 1, [3]uint64{0, 1, 0}, 0},
+		{"a mark is lost as well", []event{{101, 0}, {103, 4}, {marker, 4}, {105, 4}, {marker, 4}}, 4, [3]uint64{4, 4, 0}, 0},
+		{"all of one", []event{{101, 0}, {marker, 0}, {marker, 9}, {105, 9}, {marker, 9}}, 9, [3]uint64{0, 9, 0}, 0},
+		{"each its own", []event{{101, 1}, {marker, 1}, {103, 3}, {marker, 3}, {105, 3}, {marker, 7}}, 7, [3]uint64{1, 2, 4}, 0},
+		{"after an object that goes late", []event{{101, 0}, {marker, 0}, {103, 0}, {0, 0}, {103, 2}, {marker, 2}, {0, 2}, {105, 2}, {marker, 2}}, 2, [3]uint64{0, 2, 0}, 0},
+		{"found with an object that goes late", []event{{101, 0}, {marker, 0}, {0, 2}, {103, 2}, {marker, 2}, {105, 2}, {marker, 2}}, 2, [3]uint64{0, 2, 0}, 0},
+		{"nowhere", []event{{101, 0}, {marker, 0}, {103, 0}, {marker, 0}, {105, 0}, {marker, 0}}, 5, [3]uint64{}, 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var events []ledger.Event
+			for _, e := range c.events {
+				if e.uid == 0 {
+					events = append(events, free(e))
+					continue
+				}
+				events = append(events, ledger.Event{Op: ledger.Map, Lost: e.lost, Caller: ledger.Caller{UID: e.uid}})
+			}
+			placed, unplaced := m.place(events, c.lost)
+			got := [3]uint64{placed[scenes[0]], placed[scenes[1]], placed[scenes[2]]}
+			if got != c.want || unplaced != c.unplaced {
+				t.Errorf("got %v and %d nowhere; want %v and %d", got, unplaced, c.want, c.unplaced)
+			}
+		})
+	}
+}
+
+// Whether io_uring charges the process is told by the kernel's types.
+func TestUringPins(t *testing.T) {
+	for member, want := range map[string]bool{"account_mem": false, "limit_mem": true} {
+		ring := &btf.Struct{Name: "io_ring_ctx", Size: 4, Members: []btf.Member{{Name: member, Type: &btf.Int{Name: "int", Size: 4}}}}
+		path := filepath.Join(t.TempDir(), "types")
+		writeTypes(t, path, ring)
+		spec, err := btf.LoadSpec(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := uringPinsBy(spec); got != want {
+			t.Errorf("%s: %v", member, got)
+		}
 	}
 }
 

@@ -35,6 +35,7 @@ type Scene struct {
 
 	off      map[*process]int64 // by how much VmPin was off the model at the last look
 	charging bool               // the last call is one that charges
+	pins     *bool              // io_uring charges the process as well; nil: not known yet
 }
 
 // stop ends a scenario's body from within a step.

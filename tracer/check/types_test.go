@@ -15,9 +15,9 @@ import (
 )
 
 // writeTypes writes a file with types.
-func writeTypes(t *testing.T, path string) {
+func writeTypes(t *testing.T, path string, types ...btf.Type) {
 	t.Helper()
-	b, err := btf.NewBuilder([]btf.Type{&btf.Int{Name: "int", Size: 4}}, nil)
+	b, err := btf.NewBuilder(append(types, &btf.Int{Name: "int", Size: 4}), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
