@@ -35,6 +35,9 @@ func TestModel(t *testing.T) {
 		t.Fatal(errno)
 	}
 	want("within the allowance", 9, 0)
+	if user.areas != 1 {
+		t.Errorf("%d areas; want 1", user.areas)
+	}
 	across, _ := m.charge(by, 3)
 	want("across its end", 10, 2)
 	past, _ := m.charge(by, 3)
@@ -58,6 +61,9 @@ func TestModel(t *testing.T) {
 	want("refunds are what was charged", 9, 0)
 	inside.unmap()
 	want("at rest", 0, 0)
+	if user.areas != 0 {
+		t.Errorf("%d areas at rest", user.areas)
+	}
 
 	m.paranoid = -1
 	if _, errno := m.charge(caller{user: &user, mm: &other}, 11); errno != 0 || user.pages != 10 || other.pages != 1 {

@@ -171,7 +171,7 @@ func (s *Scene) measure(user int) {
 	if most > maxRoom {
 		s.Skip("a user's allowance is %d pages here: too much memory to map for this; lower perf_event_mlock_kb", s.model.allowance)
 	}
-	s.ExpectRoom("pages of the allowance that fit before EPERM", s.users[user].pages == 0, s.model.room(s.users[user]), s.roomOf(user))
+	s.ExpectRoom("pages of the allowance that fit before EPERM", s.users[user].areas == 0, s.model.room(s.users[user]), s.roomOf(user))
 }
 
 // roomOf maps what a user may have at no process's expense, and unmaps it.
