@@ -261,6 +261,7 @@ func (s *Scene) bpf(do func(p *process, first bool)) {
 	}
 	if rlimit {
 		s.expectSettled(fitWitness, before, func() int64 { return witness.fit() * 64 })
+		s.settleRoom() // the witness's maps go later, too
 		return
 	}
 	s.atRest(cgroup, before)
@@ -277,6 +278,7 @@ func bpfRlimit(s *Scene) {
 		s.read(unix.Errno(m.Errno) == unix.EPERM, Witness{Witness: "the kernel says " + errnoName(unix.Errno(m.Errno)) + " instead of EPERM", SeenPages: 512})
 	}
 	s.expectSettled(fitWitness, fits, func() int64 { return other.fit() * 64 })
+	s.settleRoom()
 }
 
 func memcgLimit(s *Scene) {

@@ -230,6 +230,7 @@ func TestNamed(t *testing.T) {
 		{"charged too much, and it does not come back", []Witness{pin("payer", 9, 18, 0, true), fit(516, 507, true)}, nil, "overcharge leak"},
 		{"it came back later than it should", []Witness{pin("payer", 0, 9, 0, false)}, []string{vmPinOf + "payer"}, "mischarge"},
 		{"what one lacks another one has", []Witness{pin("payer", 0, 9, 0, false), pin("sharer", 0, -9, 0, false)}, nil, "misdirected-refund"},
+		{"and what was charged was too much", []Witness{fit(516, 507, false), pin("payer", 0, 9, 0, false), pin("sharer", 0, -9, 0, false)}, []string{room}, "overcharge misdirected-refund"},
 		{"one process twice is not two", []Witness{pin("payer", 9, 18, 0, true), pin("payer", 9, 0, 9, true)}, nil, "overcharge"},
 		{"below zero", []Witness{pin("sharer", 0, -9, 0, false)}, nil, "underflow"},
 		{"more fits than is allowed", []Witness{fit(516, 525, true)}, nil, "underflow"},

@@ -74,10 +74,8 @@ func roomReading(expected, seen int64, rest bool) reading {
 // named names what the witnesses saw, and no more. right are the witnesses whose last
 // reading was as expected: what they saw before came back.
 func named(broken []Witness, right map[string]bool) []string {
-	if misdirected(broken, right) {
-		return []string{ledger.MisdirectedRefund.String()}
-	}
 	var names []string
+	elsewhere := misdirected(broken, right)
 	add := func(name string) {
 		if !slices.Contains(names, name) {
 			names = append(names, name)
@@ -87,6 +85,8 @@ func named(broken []Witness, right map[string]bool) []string {
 		switch back := right[w.Witness]; {
 		case w.reading == anAnswer:
 			add(ledger.WrongRefusal.String())
+		case elsewhere && isVmPin(w) && !back && (w.reading == kept || w.reading == givenTwice):
+			add(ledger.MisdirectedRefund.String())
 		case w.reading == givenTwice:
 			add(ledger.Underflow.String())
 		case w.reading == kept && !back:
