@@ -14,13 +14,13 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/report"
-	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/check"
 )
 
 // checkOptions are those of check.
 type checkOptions struct {
 	*Streams
+	tracing   tracingFlags
 	btf       []string // files with kernels' types
 	flags     []string // what was given that matters to a scenario, to see it again
 	guests    check.Guests
@@ -71,6 +71,7 @@ Exit status, by --exit:
 	f := cmd.Flags()
 	f.StringArrayVar(&o.guests.Kernels, "kernel", nil, "kernel `image` to boot and check (see: pinwatch guest --help); may be given several times")
 	value.NamedPaths(f, &o.btf, &o.guests.Kernels, "btf", "the kernel's types, for kernels without BTF: a `path`, or KERNEL=FILE; may be given several times")
+	o.tracing.addWay(f)
 	value.EnumsFunc(f, &o.scenarios, "scenario", nil, check.Names(), "only these scenarios", func(name string) error {
 		_, err := check.Choose([]string{name})
 		return err
@@ -147,6 +148,7 @@ func checkAll(ctx context.Context, o *checkOptions, exercises []check.Exercise) 
 	defer progress.Clear()
 	o.guests.Progress, o.guests.Done = progress.Say, progress.Done
 	o.guests.Scenarios, o.guests.BTF, o.guests.Flags = o.scenarios, o.btf, o.flags
+	o.guests.Tracer = o.tracing.options()
 	o.guests.Binaries = map[string]string{"arm64": o.arm64}
 	return o.guests.Run(ctx)
 }
@@ -160,7 +162,8 @@ func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise)
 	if types != "" {
 		o.flags = append([]string{"--btf", types}, o.flags...)
 	}
-	opts := check.Options{Tracer: tracer.Options{BTF: types}, Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
+	o.tracing.btf = types
+	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
 	if o.inGuest {
 		tellHost(&opts, o.Streams)
 	}

@@ -2,6 +2,7 @@ package check
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,7 +15,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/probe"
+	"github.com/pinwatch/pinwatch/tracer/transport"
 )
 
 // Guests say how to check kernels that are booted in QEMU.
@@ -22,6 +26,7 @@ type Guests struct {
 	Kernels   []string          // images
 	Binaries  map[string]string // pinwatch for the guest, by architecture; "": found by itself
 	BTF       []string          // files with the kernels' types, for kernels that carry none: see types.go
+	Tracer    tracer.Options    // how to attach, and the transport
 	Flags     []string          // what else was asked for, so that a scenario can be seen again
 	Scenarios []string          // names; none: all
 	Base      guest.Config      // CPUs, memory, parameters, accelerator
@@ -141,7 +146,7 @@ func (g *Guests) boot(ctx context.Context, k *Kernel, types string, log *bytes.B
 	c := g.Base
 	c.Kernel, c.Arch, c.Binary, c.Timeout = k.Image, k.Arch, g.Binaries[k.Arch], g.Timeout
 	c.Stdout, c.Console = &stdout, log
-	c.Args = []string{"check", "--invasive", "--in-guest"}
+	c.Args = []string{"check", "--invasive", "--in-guest", "--attach", cmp.Or(g.Tracer.Attach, probe.AttachAuto), "--transport", cmp.Or(g.Tracer.Transport, transport.Auto)}
 	if len(g.Scenarios) > 0 {
 		c.Args = append(c.Args, "--scenario", strings.Join(g.Scenarios, ","))
 	}
