@@ -149,7 +149,7 @@ func openAny(opts Options) (_ *Tracer, err error) {
 			break
 		}
 	}
-	return nil, explainOpen(failures)
+	return nil, explainOpen(opts, types, failures)
 }
 
 // open opens a trace by one backend. Silent probes are attached once more: emulated

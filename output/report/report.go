@@ -11,7 +11,6 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/check"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // The formats of a check's report.
@@ -213,8 +212,8 @@ func writeFails(b *strings.Builder, r *check.Report, names []string) {
 			}
 			kernels.add(what, names[i])
 			for _, name := range sc.Verdicts {
-				if v, ok := ledger.ParseVerdict(name); ok {
-					hurt.add(name+" hurts "+v.Impact(), "")
+				if whom := check.Impact(name); whom != "" {
+					hurt.add(name+" hurts "+whom, "")
 				}
 			}
 		}
@@ -298,38 +297,79 @@ func architectures(r *check.Report) (list []string) {
 	return list
 }
 
-// history tells how a scenario fared from kernel to kernel; "": always alike.
+// span is a number of kernels, one after the other, on which a scenario fared alike.
+type span struct {
+	first, last string
+	outcome     string // by all that there was
+	witnesses   string // by the witnesses alone
+	traced      bool
+}
+
+// fared is how a scenario fared on a kernel.
+func fared(sc *check.Scenario, kernel string) span {
+	outcome := func(verdicts []string) string {
+		if len(verdicts) == 0 {
+			return check.Pass
+		}
+		return strings.Join(verdicts, " and ")
+	}
+	s := span{first: kernel, last: kernel, outcome: check.Pass, witnesses: outcome(sc.Evidence.WitnessVerdicts), traced: sc.Evidence.Tracer.Watched}
+	if sc.Result == check.Fail {
+		s.outcome = outcome(sc.Verdicts)
+	}
+	return s
+}
+
+// alike reports whether two kernels are not seen to differ, by what looked on at both.
+func (s *span) alike(next *span) bool {
+	if s.traced == next.traced {
+		return s.outcome == next.outcome
+	}
+	return s.witnesses == next.witnesses
+}
+
+// history tells how a scenario fared from kernel to kernel; "": always alike, as far as
+// can be compared.
 func history(r *check.Report, names []string, scenario, arch string) string {
-	type span struct{ first, last, outcome string }
 	var spans []span
+	var untraced []string
 	for i := range r.Kernels {
 		k := &r.Kernels[i]
 		sc := find(k, scenario)
 		if k.Arch != arch || sc == nil || sc.Result == check.Skip {
 			continue
 		}
-		outcome := sc.Result
-		if sc.Result == check.Fail {
-			outcome = strings.Join(sc.Verdicts, " and ")
+		next := fared(sc, names[i])
+		if !next.traced {
+			untraced = append(untraced, names[i])
 		}
-		if n := len(spans); n > 0 && spans[n-1].outcome == outcome {
-			spans[n-1].last = names[i]
+		if n := len(spans); n > 0 && spans[n-1].alike(&next) {
+			if spans[n-1].traced != next.traced { // what both have been seen to do
+				spans[n-1].outcome, spans[n-1].traced = next.witnesses, false
+			}
+			spans[n-1].last = next.first
 			continue
 		}
-		spans = append(spans, span{names[i], names[i], outcome})
+		spans = append(spans, next)
 	}
 	if len(spans) < 2 {
 		return ""
 	}
 	var parts []string
+	traced := false
 	for _, s := range spans {
 		on := " on " + s.first
 		if s.first != s.last {
 			on = " from " + s.first + " to " + s.last
 		}
 		parts = append(parts, s.outcome+on)
+		traced = traced || s.traced
 	}
-	return strings.Join(parts, ", ")
+	h := strings.Join(parts, ", ")
+	if traced && len(untraced) > 0 {
+		h += " (no tracer on " + strings.Join(untraced, ", ") + ": compared by the witnesses there)"
+	}
+	return h
 }
 
 // totals counts, and says what the counts mean.
