@@ -3,6 +3,7 @@
 package report
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -299,10 +300,9 @@ func architectures(r *check.Report) (list []string) {
 
 // span is a number of kernels, one after the other, on which a scenario fared alike.
 type span struct {
-	first, last string
-	outcome     string // by all that there was
-	witnesses   string // by the witnesses alone
-	traced      bool
+	first, last       string
+	tracer, witnesses string // the outcome by all that there was with a tracer, "": on none; and by the last one's witnesses alone
+	all               bool   // all of them were traced
 }
 
 // fared is how a scenario fared on a kernel.
@@ -313,19 +313,40 @@ func fared(sc *check.Scenario, kernel string) span {
 		}
 		return strings.Join(verdicts, " and ")
 	}
-	s := span{first: kernel, last: kernel, outcome: check.Pass, witnesses: outcome(sc.Evidence.WitnessVerdicts), traced: sc.Evidence.Tracer.Watched}
-	if sc.Result == check.Fail {
-		s.outcome = outcome(sc.Verdicts)
+	s := span{first: kernel, last: kernel, witnesses: outcome(sc.Evidence.WitnessVerdicts), all: sc.Evidence.Tracer.Watched}
+	switch {
+	case s.all && sc.Result == check.Fail:
+		s.tracer = outcome(sc.Verdicts)
+	case s.all:
+		s.tracer = check.Pass
 	}
 	return s
 }
 
-// alike reports whether two kernels are not seen to differ, by what looked on at both.
-func (s *span) alike(next *span) bool {
-	if s.traced == next.traced {
-		return s.outcome == next.outcome
+// join takes in the next kernel, unless it is seen to differ, by what looked on at both:
+// the tracer, where it did so on both, else the witnesses.
+func (s *span) join(next *span) bool {
+	switch both := s.tracer != "" && next.tracer != ""; {
+	case both && s.tracer != next.tracer, !both && s.witnesses != next.witnesses:
+		return false
 	}
-	return s.witnesses == next.witnesses
+	s.last, s.witnesses, s.all = next.last, next.witnesses, s.all && next.all
+	s.tracer = cmp.Or(s.tracer, next.tracer)
+	return true
+}
+
+func (s *span) String() string {
+	what, on := s.witnesses, " on "+s.first
+	switch {
+	case s.all:
+		what = s.tracer
+	case s.tracer != "" && s.tracer != what:
+		what += ", by the tracer " + s.tracer + ","
+	}
+	if s.first != s.last {
+		on = " from " + s.first + " to " + s.last
+	}
+	return what + on
 }
 
 // history tells how a scenario fared from kernel to kernel; "": always alike, as far as
@@ -333,6 +354,7 @@ func (s *span) alike(next *span) bool {
 func history(r *check.Report, names []string, scenario, arch string) string {
 	var spans []span
 	var untraced []string
+	traced := false
 	for i := range r.Kernels {
 		k := &r.Kernels[i]
 		sc := find(k, scenario)
@@ -340,30 +362,20 @@ func history(r *check.Report, names []string, scenario, arch string) string {
 			continue
 		}
 		next := fared(sc, names[i])
-		if !next.traced {
+		traced = traced || next.all
+		if !next.all {
 			untraced = append(untraced, names[i])
 		}
-		if n := len(spans); n > 0 && spans[n-1].alike(&next) {
-			if spans[n-1].traced != next.traced { // what both have been seen to do
-				spans[n-1].outcome, spans[n-1].traced = next.witnesses, false
-			}
-			spans[n-1].last = next.first
-			continue
+		if n := len(spans); n == 0 || !spans[n-1].join(&next) {
+			spans = append(spans, next)
 		}
-		spans = append(spans, next)
 	}
 	if len(spans) < 2 {
 		return ""
 	}
 	var parts []string
-	traced := false
-	for _, s := range spans {
-		on := " on " + s.first
-		if s.first != s.last {
-			on = " from " + s.first + " to " + s.last
-		}
-		parts = append(parts, s.outcome+on)
-		traced = traced || s.traced
+	for i := range spans {
+		parts = append(parts, spans[i].String())
 	}
 	h := strings.Join(parts, ", ")
 	if traced && len(untraced) > 0 {

@@ -113,7 +113,12 @@ func TestChanges(t *testing.T) {
 		{"the witnesses see a change", []kernel{{"5.3", false, "overcharge", "overcharge"}, {"5.4", true, "", ""}}, "overcharge on 5.3, pass on 5.4 (no tracer on 5.3: compared by the witnesses there)."},
 		{"only the tracer saw it", []kernel{{"5.3", false, "", ""}, {"5.4", true, "leak", ""}}, ""},
 		{"a change between others", []kernel{{"5.3", false, "leak", "leak"}, {"5.4", true, "double-charge", "leak"}, {"5.5", true, "", ""}},
-			"leak from 5.3 to 5.4, pass on 5.5 (no tracer on 5.3: compared by the witnesses there)."},
+			"leak, by the tracer double-charge, from 5.3 to 5.4, pass on 5.5 (no tracer on 5.3: compared by the witnesses there)."},
+		{"a change that only the tracer sees, beside one without", []kernel{{"5.3", false, "leak", "leak"}, {"5.4", true, "double-charge", "leak"}, {"5.5", true, "misdirected-refund", "leak"}},
+			"leak, by the tracer double-charge, from 5.3 to 5.4, misdirected-refund on 5.5 (no tracer on 5.3: compared by the witnesses there)."},
+		{"a change that only the tracer sees, around one without", []kernel{{"5.3", true, "double-charge", "leak"}, {"5.4", false, "leak", "leak"}, {"5.5", true, "misdirected-refund", "leak"}},
+			"leak, by the tracer double-charge, from 5.3 to 5.4, misdirected-refund on 5.5 (no tracer on 5.4: compared by the witnesses there)."},
+		{"the same, around one without", []kernel{{"5.3", true, "leak", "leak"}, {"5.4", false, "leak", "leak"}, {"5.5", true, "leak", "leak"}}, ""},
 		{"no tracer at all", []kernel{{"5.3", false, "leak", "leak"}, {"5.4", false, "", ""}}, "leak on 5.3, pass on 5.4."},
 	} {
 		t.Run(c.name, func(t *testing.T) {
