@@ -1,7 +1,6 @@
 package output
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -10,107 +9,24 @@ import (
 	"github.com/olekukonko/tablewriter/tw"
 
 	"github.com/pinwatch/pinwatch/output/format"
-	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
-	"github.com/pinwatch/pinwatch/tracer/kernel"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
-	"github.com/pinwatch/pinwatch/tracer/pipeline"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/rule"
-	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
 // Advice writes an explanation, as text or as one JSON object.
 func Advice(w io.Writer, x *advice.Explanation, asJSON bool) error {
+	return writeAdvice(w, x, asJSON, AdviceText(x))
+}
+
+func writeAdvice(w io.Writer, x any, asJSON bool, text string) error {
 	if asJSON {
 		encoder := json.NewEncoder(w)
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(x)
 	}
-	_, err := io.WriteString(w, AdviceText(x))
+	_, err := io.WriteString(w, text)
 	return err
-}
-
-// Explainer is the sink that explains every refusal of the traced command. The same one
-// again, of the same process, is only counted.
-type Explainer struct {
-	Out    io.Writer
-	AsJSON bool
-	// Take takes a snapshot, for the holders, and Facts are those of a process.
-	Take  func() (*snapshot.Snapshot, error)
-	Facts func(pid uint32) *snapshot.Facts
-
-	// Accounting is how this kernel accounts, for as long as the trace has not seen it.
-	Accounting accounting.Finding
-
-	Refused int // calls
-
-	mapped int
-	seen   map[refusalKey]bool
-}
-
-// NewExplainer explains by snapshots of a source, and by what BPF memory is held against.
-func NewExplainer(out io.Writer, asJSON bool, from snapshot.Options, source *snapshot.Source, bpf kernel.BPFAccounting) *Explainer {
-	return &Explainer{Out: out, AsJSON: asJSON, Accounting: from.Accounting,
-		Take: func() (*snapshot.Snapshot, error) { return source.Take(context.Background()) },
-		Facts: func(pid uint32) *snapshot.Facts {
-			facts := snapshot.Inspect(from, pid)
-			facts.BPF = bpf
-			return facts
-		}}
-}
-
-type refusalKey struct {
-	pid   uint32
-	errno int32
-	pages int64
-}
-
-// Enter explains an entry, if it is a new refusal.
-func (x *Explainer) Enter(e *ledger.Entry) error {
-	switch {
-	case !e.Caller.Command || e.Op != ledger.Map:
-		return nil
-	case e.Kind != ledger.Refusal:
-		x.mapped++
-		return nil
-	}
-	x.Refused++
-	this := refusalKey{e.Caller.PID, e.Errno, e.Buffer.Pages}
-	if x.seen[this] {
-		return nil
-	}
-	if x.seen == nil {
-		x.seen = map[refusalKey]bool{}
-	}
-	x.seen[this] = true
-	explanation := advice.OfEntry(e, x.Accounting)
-	if s, err := x.Take(); err == nil {
-		explanation.AddHolders(s, x.Facts(e.Caller.PID))
-	}
-	return Advice(x.Out, explanation, x.AsJSON)
-}
-
-// Flush does nothing: an explanation is out when it is written.
-func (*Explainer) Flush(pipeline.View) error { return nil }
-
-// Close says how often mappings succeeded and were refused.
-func (x *Explainer) Close(pipeline.View, uint64) error {
-	if x.AsJSON {
-		return nil
-	}
-	were := "were"
-	if x.Refused == 1 {
-		were = "was"
-	}
-	_, err := fmt.Fprintf(x.Out, "\n%s of perf buffers succeeded, %d %s refused.%s\n", format.Count(x.mapped, "mapping"), x.Refused, were, elsewhere(x.Refused))
-	return err
-}
-
-func elsewhere(refusals int) string {
-	if refusals > 0 {
-		return ""
-	}
-	return " If the command failed, it was not for want of locked memory: see `pinwatch explain --uid UID` for what refuses perf_event_open() and bpf()."
 }
 
 // AdviceText is an explanation in words.
@@ -122,15 +38,19 @@ func AdviceText(x *advice.Explanation) string {
 	}
 	adviceAccounting(&b, x)
 	adviceHolders(&b, x)
-	adviceRemedies(&b, x)
+	adviceRemedies(&b, x.Remedies)
 	adviceChecks(&b, x)
-	for i, what := range x.Unknown {
+	adviceUnknown(&b, x.Unknown)
+	return b.String()
+}
+
+func adviceUnknown(b *strings.Builder, unknown []string) {
+	for i, what := range unknown {
 		if i == 0 {
 			b.WriteString("\nNot known, or less exact:\n")
 		}
-		fmt.Fprintf(&b, "  %s\n", format.Printable(what))
+		fmt.Fprintf(b, "  %s\n", format.Printable(what))
 	}
-	return b.String()
 }
 
 func adviceTitle(x *advice.Explanation) string {
@@ -142,7 +62,10 @@ func adviceTitle(x *advice.Explanation) string {
 		kind += "s"
 	}
 	what := fmt.Sprintf("%d %s of %s", x.Buffers, kind, format.Pages(x.Pages, x.Numbers.PageBytes))
-	s := &x.Subject
+	return what + ", mapped by " + adviceWho(&x.Subject)
+}
+
+func adviceWho(s *advice.Subject) string {
 	uid := fmt.Sprintf("uid %d", s.UID)
 	if s.OutsideUID >= 0 {
 		uid += fmt.Sprintf(" (%d outside of this user namespace)", s.OutsideUID)
@@ -156,7 +79,7 @@ func adviceTitle(x *advice.Explanation) string {
 	} else if s.Cgroup != "" && s.Cgroup != "/" {
 		who += ", cgroup " + format.Printable(s.Cgroup)
 	}
-	return what + ", mapped by " + who
+	return who
 }
 
 func adviceVerdict(x *advice.Explanation) string {
@@ -345,8 +268,8 @@ func indent(text, by string) string {
 	return b.String()
 }
 
-func adviceRemedies(b *strings.Builder, x *advice.Explanation) {
-	for i, r := range x.Remedies {
+func adviceRemedies(b *strings.Builder, remedies []remedy.Remedy) {
+	for i, r := range remedies {
 		if i == 0 {
 			b.WriteString("\nWhat would help, the smallest change first:\n")
 		}

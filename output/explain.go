@@ -4,12 +4,11 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -106,8 +105,8 @@ func fits(r *row.Row) string {
 
 // explainRefusal says which limit refused, by how much, and what helps.
 func explainRefusal(r *row.Row) string {
-	if r.Errno != rule.EPERM {
-		return explainError(r)
+	if r.Errno != rule.EPERM || r.Op == ledger.Split {
+		return charging.OfRefusal(&r.Entry).Text()
 	}
 	over := r.Locked() - r.Caller.LockLimit
 	if over <= 0 {
@@ -129,19 +128,4 @@ func kernelsBug(s rule.Scheme) string {
 		return ""
 	}
 	return fmt.Sprintf(" This kernel's bug, fixed %s.", s.Fixed())
-}
-
-// explainError is about the errors that locked memory has no part in.
-func explainError(r *row.Row) string {
-	cause := map[unix.Errno]string{
-		unix.EINVAL: "the geometry: data pages are a power of two plus one control page, mapped shared and from the start; an AUX area lies behind them",
-		unix.EBUSY:  "the event's buffer belongs to another event (redirected output)",
-		unix.ENOMEM: "the kernel found no memory for the buffer",
-		unix.EACCES: "a security module or perf_event_paranoid refuses",
-		unix.ENODEV: "the event was revoked",
-	}[unix.Errno(r.Errno)]
-	if cause == "" {
-		cause = "no limit of locked memory causes it"
-	}
-	return fmt.Sprintf("%s: not about locked memory: %s.", format.Errno(r.Errno), cause)
 }

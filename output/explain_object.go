@@ -6,8 +6,8 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
-	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // describeObject names an object and its size.
@@ -85,29 +85,11 @@ func usage(o *ledger.Object) string {
 
 // explainObjectRefusal says who refused, and what helps.
 func explainObjectRefusal(r *row.Row) string {
-	o := r.Object
-	name := format.Errno(r.Errno)
-	switch {
-	case o.Rlimit && r.Entry.AboutMemory():
-		s := fmt.Sprintf("%s: locked_vm of uid %d %d + %d = %s > RLIMIT_MEMLOCK %s; no capability lifts this limit.", name,
-			r.Payer(), r.User.Before, o.Pages, format.Pages(r.Demand(), r.PageSize), format.Pages(r.Caller.LockLimit, r.PageSize))
-		if r.PageSize != 0 {
-			s += fmt.Sprintf(" Remedies: ulimit -l %d (KiB), or fewer or smaller maps of this user.", r.Demand()*int64(r.PageSize)/1024)
-		}
-		return s
-	case !o.Rlimit && r.Entry.AboutMemory() && o.LimitCgroupID != 0:
-		s := fmt.Sprintf("%s: %s is at its limit: %s. Remedies: a higher memory.max, or a smaller map.", name,
-			cgroupName(o.LimitCgroup, o.LimitCgroupID), usage(o))
-		if stays := o.PageBytes(); stays != 0 {
-			s += fmt.Sprintf(" %s of the attempt were still to be freed when it returned.", format.Bytes(stays))
-		}
-		return s
-	case !o.Rlimit && r.Entry.AboutMemory():
-		return name + ": no memory, or a memory cgroup at its limit (which one: --only bpf,memcg)."
-	case r.Errno == rule.EPERM:
-		return name + ": not about memory: it needs CAP_BPF, or a security module refuses."
+	s := strings.TrimSuffix(charging.OfRefusal(&r.Entry).Text(), ".")
+	if stays := r.Object.PageBytes(); stays != 0 && !r.Object.Rlimit {
+		s += fmt.Sprintf(". %s of the attempt were still to be freed when it returned", format.Count(stays, "byte"))
 	}
-	return name + ": not about memory."
+	return s
 }
 
 func explainObjectVerdict(r *row.Row) string {
@@ -141,8 +123,7 @@ func cgroupName(path string, id uint64) string {
 // explainAccount says what another charger did.
 func explainAccount(r *row.Row) string {
 	if r.Kind == ledger.Refusal {
-		return fmt.Sprintf("%s: %s: locked_vm of uid %d is %d, RLIMIT_MEMLOCK %s: at the limit if it asked for more than the rest.", r.Charger, format.Errno(r.Errno),
-			r.Payer(), r.User.Before, format.Pages(r.Caller.LockLimit, r.PageSize))
+		return fmt.Sprintf("%s, uid %d: %s", r.Charger, r.Payer(), charging.OfRefusal(&r.Entry).Text())
 	}
 	verb, sign := "charged to", int64(1)
 	if r.Kind == ledger.Refund {

@@ -55,7 +55,7 @@ func recordsRefusals(t *testing.T, k guesttest.Kernel) {
 	tr := traceObjects(t, everything(), func(tr objectTrace) {
 		for i, a := range attempts {
 			args := append(strings.Fields(a.call), fmt.Sprintf("uid=%d", firstUID+i), fmt.Sprintf("memlock=%d", a.memlock))
-			outcomes[i] = refuse(t, args...)
+			outcomes[i] = call(t, args...)
 		}
 	})
 	for i, a := range attempts {
@@ -97,8 +97,8 @@ func (a attempt) check(t *testing.T, k guesttest.Kernel, outcome workload.Outcom
 	}
 }
 
-// refuse has a process make a call that may be refused.
-func refuse(t *testing.T, args ...string) workload.Outcome {
+// call has a process make a call that may be refused.
+func call(t *testing.T, args ...string) workload.Outcome {
 	t.Helper()
 	return lines[workload.Outcome](t, load(t, append([]string{"call"}, args...)...))[0]
 }
@@ -118,7 +118,7 @@ func refusalsOf(entries []ledger.Entry, uid uint32) (list []ledger.Entry) {
 func ringPages(t *testing.T) int {
 	t.Helper()
 	for pages := range 8 {
-		if refuse(t, "ring", fmt.Sprintf("memlock=%d", pages)).Errno == 0 {
+		if call(t, "ring", fmt.Sprintf("memlock=%d", pages)).Errno == 0 {
 			return pages
 		}
 	}
@@ -141,8 +141,8 @@ func refusedForPerfBuffers(t *testing.T, k guesttest.Kernel) {
 		holder := guesttest.Command(t, "pinwatch", "workload", "perf-buffers", "--json", "--uid", fmt.Sprint(uid), "--pages", "16", "--max", "28", "--hold", "10m").Start()
 		holder.WaitFor(`"buffer":27`)
 		who := []string{fmt.Sprintf("uid=%d", uid), fmt.Sprintf("memlock=%d", limit)}
-		made = refuse(t, append([]string{"ring", "count=32"}, who...)...)
-		registered = refuse(t, append([]string{"buffers"}, who...)...)
+		made = call(t, append([]string{"ring", "count=32"}, who...)...)
+		registered = call(t, append([]string{"buffers"}, who...)...)
 		holder.Stop(unix.SIGKILL)
 	})
 	refusals := refusalsOf(tr.entries, uid)
@@ -217,7 +217,7 @@ func recordsFailedMappings(t *testing.T, k guesttest.Kernel) {
 	outcomes := make([]workload.Outcome, len(attempts))
 	tr := traceObjects(t, tracer.Options{}, func(objectTrace) {
 		for i, a := range attempts {
-			outcomes[i] = refuse(t, slices.Insert(strings.Fields(a.call), 1, fmt.Sprintf("uid=%d", firstUID+i), "memlock=2048")...)
+			outcomes[i] = call(t, slices.Insert(strings.Fields(a.call), 1, fmt.Sprintf("uid=%d", firstUID+i), "memlock=2048")...)
 		}
 	})
 	for i, a := range attempts {
@@ -272,7 +272,7 @@ func TestFailedUpdatesAreRecorded(t *testing.T) {
 func recordsLargeMap(t *testing.T) {
 	var outcome workload.Outcome
 	tr := traceObjects(t, tracer.Options{BPF: true, Memcg: true}, func(objectTrace) {
-		outcome = refuse(t, "map", "uid=-1", "memlock=-1", "bytes=256", "count=8388608")
+		outcome = call(t, "map", "uid=-1", "memlock=-1", "bytes=256", "count=8388608")
 	})
 	refusals := refusalsOf(tr.entries, 0)
 	if unix.Errno(outcome.Errno) != unix.ENOMEM || len(refusals) != 1 {
@@ -297,7 +297,7 @@ func recordsFailedUpdate(t *testing.T, memcg bool) {
 	}
 	var outcome workload.Outcome
 	tr := traceObjects(t, tracer.Options{BPF: true, Memcg: memcg}, func(tr objectTrace) {
-		outcome = refuse(t, "fill", "uid=-1", "memlock=-1", "bytes=1000", "count=100000", "cgroup="+cgroup)
+		outcome = call(t, "fill", "uid=-1", "memlock=-1", "bytes=1000", "count=100000", "cgroup="+cgroup)
 		tr.awaitFreed("refused", 1)
 	})
 	refusals := refusalsOf(tr.entries, 0)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"syscall"
 
 	"github.com/pinwatch/pinwatch/tracer/session"
 )
@@ -33,4 +34,17 @@ func (s *Streams) ended(t *session.Session, err error) error {
 		return nil
 	}
 	return err
+}
+
+// ownStatus passes on how a traced command ended: its exit status, or 128 and the number
+// of the signal that ended it, as shells have it.
+func ownStatus(err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return nil
+	}
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return exitStatus(128 + int(status.Signal()))
+	}
+	return exitStatus(exit.ExitCode())
 }

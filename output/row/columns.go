@@ -94,6 +94,8 @@ func judgementColumns() []Column {
 		integer("overcharge_user_total_pages", Perf|BPF|Others, "charged wrongly so far, to the user", func(r *Row) *int64 { return &r.UserOvercharge }).computed(),
 		integer("pinned_vm_overcharged_pages", Perf|Others, "what pinned_vm holds now and should not; negative: is short of", func(r *Row) *int64 { return &r.PinnedOver }).computed(),
 		integer("user_locked_overcharged_pages", Perf|BPF|Others, "what the user's counter holds now and should not", func(r *Row) *int64 { return &r.UserOver }).computed(),
+		text("outcome", Perf|BPF|Others, "of a call that failed: limit, other_rule, no_memory, or unknown; else empty", outcome).computed(),
+		text("reasons", Perf|BPF|Others, "of a call that failed: the kernel's own reasons that the facts allow; empty: not known", reasons).computed(),
 		integer("fits_calls", Perf|BPF, "how many more calls like this fit before EPERM; -1: no limit", func(r *Row) *int64 { return &r.Fits }).computed(),
 	}
 }

@@ -3,7 +3,9 @@ package row
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
+	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
@@ -45,6 +47,8 @@ func failedColumns() []Column {
 		failedInteger("aux_want_offset_bytes", Perf, "of a mapping that failed: aux_offset in the control page", func(c *refusal.Call) *uint64 { return &c.Mapping.WantOffset }),
 		failedInteger("aux_want_size_bytes", Perf, "of a mapping that failed: aux_size in the control page", func(c *refusal.Call) *uint64 { return &c.Mapping.WantSize }),
 		failedInteger("split_call", Perf, "number of the system call that would have split a mapping; -1: not known", func(c *refusal.Call) *int32 { return &c.Mapping.SystemCall }),
+		failedInteger("machine_bytes", BPF, "of a call that failed: how much memory the machine has; 0: not known", func(c *refusal.Call) *int64 { return &c.MachineBytes }),
+		failedInteger("possible_cpus", BPF, "of a call that failed: how many CPUs the machine can have; 0: not known", func(c *refusal.Call) *uint32 { return &c.PossibleCPUs }),
 		failedInteger("request_count", Others, "how many things that was given, or entries of the ring that was to be made", func(c *refusal.Call) *uint32 { return &c.Count }),
 	}
 }
@@ -77,4 +81,24 @@ func parseAccounting(r *Row, b []byte) error {
 	}
 	r.failed().Accounting = a
 	return nil
+}
+
+// outcome is what the explanation of a call that failed comes to.
+func outcome(r *Row) string {
+	if r.Kind != ledger.Refusal || r.Summary {
+		return ""
+	}
+	return charging.OfRefusal(&r.Entry).Outcome.String()
+}
+
+// reasons are the names of the kernel's reasons that are left.
+func reasons(r *Row) string {
+	if r.Kind != ledger.Refusal || r.Summary {
+		return ""
+	}
+	var names []string
+	for _, one := range charging.OfRefusal(&r.Entry).Reasons {
+		names = append(names, one.Name)
+	}
+	return strings.Join(names, ",")
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -35,12 +36,12 @@ type Explanation struct {
 	KernelFault bool    `json:"kernel_fault"`
 	Tenfold     Tenfold `json:"tenfold_limit"`
 
-	Holders  []Holder `json:"holders"`
-	Held     Held     `json:"held"`
-	Remedies []Remedy `json:"remedies"`
-	Checks   []Check  `json:"checks"`
-	Source   string   `json:"source"`
-	Unknown  []string `json:"unknown"`
+	Holders  []Holder        `json:"holders"`
+	Held     Held            `json:"held"`
+	Remedies []remedy.Remedy `json:"remedies"`
+	Checks   []Check         `json:"checks"`
+	Source   string          `json:"source"`
+	Unknown  []string        `json:"unknown"`
 }
 
 // Subject is who maps.
@@ -133,9 +134,9 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, ask Ask) (*Explanation
 	x := judge(s.Settings(), caller, ask)
 	x.compare(s.Settings(), caller, rightCaller(s, caller, ask.PID, uid), ask)
 	x.Accounting = accountingOf(&s.Accounting)
-	x.Subject = subject(s, ask.PID, uid)
+	x.Subject = SubjectOf(s, ask.PID, uid)
 	x.Source, x.Unknown = s.Source, append(x.Unknown, s.Degraded...)
-	if note := assumed(s, ask); ask.PID == 0 && note != "" {
+	if note := Assumed(s, ask); ask.PID == 0 && note != "" {
 		x.Unknown = append(x.Unknown, note)
 	}
 	x.doubt(&s.Accounting, caller)
@@ -180,7 +181,7 @@ func OfEntry(e *ledger.Entry, known accounting.Finding) *Explanation {
 			limit = LimitGeometry
 		}
 		x.Verdict = Verdict{Certain: true, Errno: rule.ErrnoName(unix.Errno(e.Errno)), Limit: limit}
-		x.KernelFault, x.Remedies = false, []Remedy{}
+		x.KernelFault, x.Remedies = false, []remedy.Remedy{}
 	}
 	x.sortRemedies()
 	return x
@@ -189,10 +190,10 @@ func OfEntry(e *ledger.Entry, known accounting.Finding) *Explanation {
 // Brief are the settings alone that let a refused call succeed, as a row's note has
 // them: limits first, for these are what the note is about.
 func (x *Explanation) Brief() (list []string) {
-	for _, name := range [...]string{nameMemlock, nameAllowance, nameCapability, nameSmaller} {
+	for _, name := range [...]string{remedy.Limit, remedy.Allowance, remedy.Capable, remedy.Smaller} {
 		for _, r := range x.Remedies {
 			if r.Name == name {
-				list = append(list, r.brief)
+				list = append(list, r.Brief)
 			}
 		}
 	}
@@ -203,7 +204,7 @@ func (x *Explanation) Brief() (list []string) {
 // soon after it.
 func (x *Explanation) AddHolders(s *snapshot.Snapshot, facts *snapshot.Facts) {
 	x.Unknown = append([]string{"who holds the allowance is as of shortly after the call"}, s.Degraded...)
-	p := subject(s, x.Subject.PID, x.Subject.UID)
+	p := SubjectOf(s, x.Subject.PID, x.Subject.UID)
 	x.Subject.Cgroup, x.Subject.Container = p.Cgroup, p.Container
 	x.hold(s, x.Subject.UID)
 	x.Checks = checks(x, facts)
@@ -225,7 +226,7 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 		},
 		Verdict: Verdict{Allowed: last.Errno == 0, Certain: true, Errno: rule.ErrnoName(last.Errno), Mapped: t.done},
 		Fits:    limits.Fits(caller, ask.Area, ask.Pages),
-		Holders: []Holder{}, Remedies: []Remedy{}, Checks: []Check{}, Unknown: []string{},
+		Holders: []Holder{}, Remedies: []remedy.Remedy{}, Checks: []Check{}, Unknown: []string{},
 	}
 	x.AtLeast = x.Fits
 	v := &x.Verdict
@@ -254,7 +255,8 @@ func (x *Explanation) area() rule.Area {
 	return area
 }
 
-func subject(s *snapshot.Snapshot, pid, uid uint32) Subject {
+// SubjectOf is who asks, as a snapshot has it.
+func SubjectOf(s *snapshot.Snapshot, pid, uid uint32) Subject {
 	sub := Subject{PID: pid, UID: uid, OutsideUID: s.Outside(uid)}
 	if p, ok := s.Process(pid); ok {
 		sub.Comm, sub.Cgroup, sub.Container = p.Comm, p.CgroupPath, container(p.CgroupPath)

@@ -12,6 +12,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -197,7 +198,7 @@ func TestRemediesHelp(t *testing.T) {
 }
 
 // helps applies a remedy, and a little less of it.
-func helps(s rule.Settings, c rule.Caller, ask Ask, r Remedy) (string, bool) {
+func helps(s rule.Settings, c rule.Caller, ask Ask, r remedy.Remedy) (string, bool) {
 	less := false // whether less would do too
 	switch r.Name {
 	case "smaller buffer":

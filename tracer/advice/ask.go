@@ -38,11 +38,18 @@ func NewAsk(s *snapshot.Snapshot, pid, uid uint32, dataPages int64, perCPU, aux 
 	if perCPU {
 		ask.Buffers = int64(s.OnlineCPUs)
 	}
-	var own unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &own) == nil {
-		ask.Limit = int64(min(own.Cur/uint64(s.PageSize), uint64(rule.Unlimited)))
-	}
+	ask.Limit = OwnLimit(s.PageSize)
 	return ask
+}
+
+// OwnLimit is pinwatch's own RLIMIT_MEMLOCK in pages, which what it is started from mostly
+// has, too.
+func OwnLimit(pageSize uint32) int64 {
+	var own unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &own) != nil {
+		return 0
+	}
+	return int64(min(own.Cur/uint64(pageSize), uint64(rule.Unlimited)))
 }
 
 // Caller is who maps, as a snapshot has it.
@@ -90,8 +97,8 @@ func processesOf(s *snapshot.Snapshot, uid uint32) (list []*snapshot.Process) {
 	return list
 }
 
-// assumed says what a new process's numbers rest on.
-func assumed(s *snapshot.Snapshot, ask Ask) string {
+// Assumed says what a new process's numbers rest on.
+func Assumed(s *snapshot.Snapshot, ask Ask) string {
 	list := processesOf(s, ask.UID)
 	if len(list) == 0 {
 		return fmt.Sprintf("RLIMIT_MEMLOCK of uid %d: it runs no process, so pinwatch's own is taken", ask.UID)

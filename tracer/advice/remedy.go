@@ -5,43 +5,17 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
-// Remedy is one change that lets the mappings succeed, with the exact setting.
-// A setting is "" where it has no place there.
-type Remedy struct {
-	Name       string `json:"name"`
-	Change     string `json:"change"`
-	Price      string `json:"price"`
-	HostWide   bool   `json:"host_wide"`
-	Pages      int64  `json:"pages"`   // what the setting is to be: of a limit, of a buffer; 0 where it has none
-	Buffers    int64  `json:"buffers"` // for how many such buffers a limit is enough; 0 where that is no question
-	Shell      string `json:"shell"`
-	Systemd    string `json:"systemd"`
-	Docker     string `json:"docker"`
-	Kubernetes string `json:"kubernetes"`
-
-	brief string // the setting alone, for a row's note; "" where a row has no room for it
-	rank  int    // small changes first
-}
-
-// The names of the remedies that a row's note has room for.
-const (
-	nameMemlock    = "RLIMIT_MEMLOCK"
-	nameAllowance  = "perf_event_mlock_kb"
-	nameCapability = "CAP_IPC_LOCK"
-	nameSmaller    = "smaller buffer"
-)
-
 // remedies are the smallest changes that let all buffers of an ask succeed.
-func remedies(s rule.Settings, c rule.Caller, ask Ask) []Remedy {
-	list := []Remedy{}
-	add := func(rank int, r *Remedy) {
+func remedies(s rule.Settings, c rule.Caller, ask Ask) []remedy.Remedy {
+	list := []remedy.Remedy{}
+	add := func(rank int, r *remedy.Remedy) {
 		if r != nil {
-			r.rank = rank
+			r.Rank = rank
 			list = append(list, *r)
 		}
 	}
@@ -49,7 +23,8 @@ func remedies(s rule.Settings, c rule.Caller, ask Ask) []Remedy {
 	add(1, ownUser(s, c, ask))
 	add(2, newProcessRemedy(s, c, ask))
 	add(3, limit(s, c, ask))
-	add(5, capability())
+	capable := remedy.Capability()
+	add(5, &capable)
 	add(6, allowance(s, c, ask))
 	add(7, paranoid())
 	return list
@@ -62,7 +37,7 @@ func succeed(s rule.Settings, c rule.Caller, ask Ask) bool {
 }
 
 // smaller is the largest buffer that fits as often as asked for.
-func smaller(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
+func smaller(s rule.Settings, c rule.Caller, ask Ask) *remedy.Remedy {
 	for pages := rule.Largest(ask.Area, ask.Pages-1); pages > 1; pages = rule.Largest(ask.Area, pages-1) {
 		ask.Pages = pages
 		if !succeed(s, c, ask) {
@@ -75,14 +50,14 @@ func smaller(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 			what = fmt.Sprintf("mmap of %d pages: %d bytes", pages, bytes)
 			option = fmt.Sprintf("perf record --mmap-pages=,%d", pages)
 		}
-		return &Remedy{Name: nameSmaller, Pages: pages, brief: "a buffer of " + count(pages, "page"), Change: "buffers of " + count(pages, "page"),
+		return &remedy.Remedy{Name: remedy.Smaller, Pages: pages, Brief: "a buffer of " + count(pages, "page"), Change: "buffers of " + count(pages, "page"),
 			Price: "more events are lost in bursts", Shell: what + "; " + option}
 	}
 	return nil
 }
 
 // ownUser helps where others have used the allowance up.
-func ownUser(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
+func ownUser(s rule.Settings, c rule.Caller, ask Ask) *remedy.Remedy {
 	if c.UserLocked == 0 {
 		return nil
 	}
@@ -90,15 +65,12 @@ func ownUser(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 	if !succeed(s, c, ask) {
 		return nil
 	}
-	return &Remedy{Name: "user of its own", Change: "run it as a user that maps no other buffers",
-		Price:   "another uid's rights to files and processes",
-		Shell:   "setpriv --reuid UID --regid GID --clear-groups COMMAND",
-		Systemd: "DynamicUser=yes, or User=NAME", Docker: "--user UID:GID",
-		Kubernetes: "securityContext: {runAsUser: UID}"}
+	r := remedy.OwnUser("run it as a user that maps no other buffers")
+	return &r
 }
 
 // newProcessRemedy helps where the process's own counter is in the way.
-func newProcessRemedy(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
+func newProcessRemedy(s rule.Settings, c rule.Caller, ask Ask) *remedy.Remedy {
 	if c.PinnedVM == 0 {
 		return nil
 	}
@@ -110,36 +82,25 @@ func newProcessRemedy(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 	if !succeed(s, c, ask) {
 		return nil
 	}
-	return &Remedy{Name: "new process", Change: change, Price: "the process's other mappings end with it"}
+	return &remedy.Remedy{Name: "new process", Change: change, Price: "the process's other mappings end with it"}
 }
 
 // limit raises RLIMIT_MEMLOCK.
-func limit(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
+func limit(s rule.Settings, c rule.Caller, ask Ask) *remedy.Remedy {
 	free := c
 	free.LockLimit = rule.Unlimited
 	done, last := s.Limits().MapMany(free, ask.Area, ask.Pages, ask.Buffers)
 	if done < ask.Buffers {
 		return nil // a negative pinned_vm exceeds every limit
 	}
-	bytes := bytesOf(s, last.Locked)
 	c.LockLimit = last.Locked
 	enough := s.Limits().Fits(c, ask.Area, ask.Pages)
-	r := &Remedy{Name: nameMemlock, Pages: last.Locked, Buffers: enough,
-		Change:     fmt.Sprintf("RLIMIT_MEMLOCK of %d bytes (%s): enough for %s%s", bytes, count(last.Locked, "page"), suchBuffers(enough), nextCosts(s, c, ask, enough)),
-		Price:      "this process may pin so much; not host-wide. Beyond the hard limit it takes CAP_SYS_RESOURCE",
-		Shell:      fmt.Sprintf("ulimit -l %d", (bytes+1023)/1024),
-		Systemd:    fmt.Sprintf("LimitMEMLOCK=%d", bytes),
-		Docker:     fmt.Sprintf("--ulimit memlock=%d:%d", bytes, bytes),
-		Kubernetes: fmt.Sprintf("pods have no field for it. On the node, CRI-O: default_ulimits = [\"memlock=%d:%d\"]; containerd: LimitMEMLOCK=%d in containerd.service", bytes, bytes, bytes),
-	}
-	r.brief = r.Shell + " (KiB)"
+	r := remedy.Memlock(last.Locked, s.PageSize, ask.PID, fmt.Sprintf("enough for %s%s", suchBuffers(enough), nextCosts(s, c, ask, enough)))
+	r.Buffers = enough
 	if s.Accounting.Scheme == rule.SchemeCumulative {
-		r.brief += fmt.Sprintf(", enough for %s", suchBuffers(enough))
+		r.Brief += fmt.Sprintf(", enough for %s", suchBuffers(enough))
 	}
-	if ask.PID != 0 {
-		r.Shell = fmt.Sprintf("prlimit --pid %d --memlock=%d (now), or %s (before it starts)", ask.PID, bytes, r.Shell)
-	}
-	return r
+	return &r
 }
 
 // nextCosts says what each call after those that a limit is enough for takes of it, where
@@ -161,19 +122,8 @@ func suchBuffers(n int64) string {
 	return fmt.Sprintf("%d such buffer%s", n, map[bool]string{false: "s"}[n == 1])
 }
 
-// capability lifts the limit.
-func capability() *Remedy {
-	return &Remedy{Name: nameCapability, brief: "CAP_IPC_LOCK (effective, initial user namespace)", Change: "CAP_IPC_LOCK, effective, in the initial user namespace",
-		Price:      "the process may pin any amount of memory; not host-wide. In a user namespace of its own it does not count",
-		Shell:      "setcap cap_ipc_lock+ep PROGRAM, or setpriv --inh-caps +ipc_lock --ambient-caps +ipc_lock COMMAND",
-		Systemd:    "AmbientCapabilities=CAP_IPC_LOCK",
-		Docker:     "--cap-add IPC_LOCK (effective for uid 0; else with file capabilities; without userns-remap)",
-		Kubernetes: `securityContext: {capabilities: {add: ["IPC_LOCK"]}} (effective for uid 0; else with file capabilities; not with hostUsers: false)`,
-	}
-}
-
 // allowance raises perf_event_mlock_kb.
-func allowance(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
+func allowance(s rule.Settings, c rule.Caller, ask Ask) *remedy.Remedy {
 	room := c.LockLimit - c.PinnedVM
 	if c.UserLocked < 0 || c.PinnedVM < 0 || room < 0 {
 		return nil // more allowance does not help
@@ -190,7 +140,7 @@ func allowance(s rule.Settings, c rule.Caller, ask Ask) *Remedy {
 		return nil
 	}
 	setting := fmt.Sprintf("kernel.perf_event_mlock_kb=%d", kib)
-	return &Remedy{Name: nameAllowance, HostWide: true, brief: "sysctl " + setting, Pages: raised.UserLockLimit(),
+	return &remedy.Remedy{Name: remedy.Allowance, HostWide: true, Brief: "sysctl " + setting, Pages: raised.UserLockLimit(),
 		Change:     fmt.Sprintf("%s: an allowance of %s%s", setting, count(raised.UserLockLimit(), "page"), holdsAll(s, c)),
 		Price:      fmt.Sprintf("host-wide: every user may pin %d KiB × %d CPUs", kib, cpus),
 		Shell:      "sysctl -w " + setting,
@@ -210,9 +160,9 @@ func holdsAll(s rule.Settings, c rule.Caller) string {
 }
 
 // paranoid lifts the limit for everybody.
-func paranoid() *Remedy {
+func paranoid() *remedy.Remedy {
 	const setting = "kernel.perf_event_paranoid=-1"
-	return &Remedy{Name: "perf_event_paranoid", HostWide: true, Change: setting,
+	return &remedy.Remedy{Name: "perf_event_paranoid", HostWide: true, Change: setting,
 		Price:   "host-wide: everybody may pin any amount of memory, and trace the kernel and all users",
 		Shell:   "sysctl -w " + setting,
 		Systemd: setting + " in /etc/sysctl.d/90-perf.conf",
@@ -221,7 +171,7 @@ func paranoid() *Remedy {
 }
 
 // endHolder is the smallest holder whose end lets the mappings succeed.
-func (x *Explanation) endHolder(s rule.Settings, c rule.Caller) []Remedy {
+func (x *Explanation) endHolder(s rule.Settings, c rule.Caller) []remedy.Remedy {
 	ask := Ask{Area: x.area(), Pages: x.Pages, Buffers: x.Buffers}
 	for _, h := range slices.Backward(x.Holders) {
 		freed := c
@@ -229,7 +179,7 @@ func (x *Explanation) endHolder(s rule.Settings, c rule.Caller) []Remedy {
 		if h.PID == x.Subject.PID || h.UserPart <= 0 || !succeed(s, freed, ask) {
 			continue
 		}
-		return []Remedy{{Name: "end a holder", Pages: h.UserPart, rank: 4,
+		return []remedy.Remedy{{Name: "end a holder", Pages: h.UserPart, Rank: 4,
 			Change: fmt.Sprintf("end process %d, or let it unmap: it holds %s of the allowance", h.PID, count(h.UserPart, "page")),
 			Price:  "what that process does", Shell: fmt.Sprintf("kill %d", h.PID)}}
 	}
@@ -237,32 +187,25 @@ func (x *Explanation) endHolder(s rule.Settings, c rule.Caller) []Remedy {
 }
 
 // geometryRemedies are the sizes next to one that is no power of two.
-func geometryRemedies(ask Ask) []Remedy {
-	list := []Remedy{}
+func geometryRemedies(ask Ask) []remedy.Remedy {
+	list := []remedy.Remedy{}
 	below := rule.Largest(ask.Area, max(ask.Pages, 2))
 	above := below
 	if below < ask.Pages {
 		above = 2*(below-rule.Control(ask.Area)) + rule.Control(ask.Area)
 	}
 	for _, pages := range slices.Compact([]int64{below, above}) {
-		list = append(list, Remedy{Name: "size", Pages: pages,
+		list = append(list, remedy.Remedy{Name: "size", Pages: pages,
 			Change: fmt.Sprintf("a buffer of %s", count(pages, "page"))})
 	}
 	return list
 }
 
 func (x *Explanation) sortRemedies() {
-	slices.SortStableFunc(x.Remedies, func(a, b Remedy) int { return cmp.Compare(a.rank, b.rank) })
+	slices.SortStableFunc(x.Remedies, func(a, b remedy.Remedy) int { return cmp.Compare(a.Rank, b.Rank) })
 }
 
 func bytesOf(s rule.Settings, pages int64) int64 { return pages * int64(s.PageSize) }
 
-func count(n int64, of string) string {
-	if n == 1 {
-		return "1 " + of
-	}
-	if strings.HasSuffix(of, "s") {
-		of += "e"
-	}
-	return fmt.Sprintf("%d %ss", n, of)
-}
+// count is a number of things in words.
+func count(n int64, of string) string { return remedy.Count(n, of) }

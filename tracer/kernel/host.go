@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // ReadInt reads a file with one number.
@@ -79,4 +81,13 @@ func Lockdown(sys string) string {
 	_, rest, _ := strings.Cut(string(raw), "[")
 	mode, _, _ := strings.Cut(rest, "]")
 	return mode
+}
+
+// MemoryBytes is how much memory the machine has; 0: not known.
+func MemoryBytes() int64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit)
 }

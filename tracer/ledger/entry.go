@@ -85,6 +85,8 @@ type Entry struct {
 	// and should not: overcharges, and refunds that went elsewhere. Negative where
 	// they hold too little.
 	PinnedOver, UserOver int64
+	// Held is of a refusal: what the user's counter is held for; nil elsewhere.
+	Held *Held
 	// PaidPID and PaidUID are who paid for what was refunded to somebody else.
 	PaidPID, PaidUID uint32
 	// Fits is how many more calls like this one succeed before EPERM, if this

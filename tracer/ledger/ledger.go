@@ -326,6 +326,9 @@ func (l *Ledger) settle(e *Entry, u *user, p *process) {
 		u.locked.after(&e.User, e.ChargedUser, waits && e.User.Shared)
 		u.locked.unknown = u.locked.unknown || account && e.User.Shared
 		e.UserOvercharge, e.UserOver = u.overcharge, u.over
+		if e.Kind == Refusal {
+			e.Held = l.held(e.Payer(), u)
+		}
 	}
 	if p != nil {
 		p.pinned.after(&e.Process, e.ChargedPinned, waits && e.Process.Shared && !e.User.Shared)

@@ -54,6 +54,10 @@ const (
 	NoMemory                 // the machine had no memory
 )
 
+var outcomeNames = [...]string{Unknown: "unknown", Limit: "limit", OtherRule: "other_rule", NoMemory: "no_memory"}
+
+func (o Outcome) String() string { return outcomeNames[o] }
+
 // Reason is a row of the table.
 type Reason struct {
 	Call     Call
@@ -97,7 +101,7 @@ func Table() []Reason {
 //
 // The kernel ends with the first check that fails: a reason whose condition was seen to
 // hold leaves out all that come after it, but not those before it of which nothing was
-// seen.
+// seen, unless it is the accounting's own refusal that was seen.
 func Match(f *Facts) (list []Reason) {
 	var last []Reason
 	for _, r := range Table() {
@@ -111,6 +115,9 @@ func Match(f *Facts) (list []Reason) {
 		case r.last && holds != Yes:
 			last = append(last, r)
 			continue
+		}
+		if holds == Yes && r.Accounting && r.Outcome == Limit && f.Accepted != nil {
+			return []Reason{r} // the kernel's own accounting was seen to refuse: the call came so far
 		}
 		list = append(list, r)
 		if holds == Yes {

@@ -1,6 +1,8 @@
 package reason
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -53,7 +55,7 @@ func ringRows() []Reason {
 			}), "a ring has at least as many completions as entries, and at most 65536"),
 		row(unix.EFAULT, "parameters", "io_uring_setup", "5.1", "ring-address", "the parameters' address is none", unseen, "the parameters are at no valid address"),
 		outcome(Limit, true, until("7.0", row(unix.ENOMEM, "limit", "__io_account_mem", "6.14", "ring-limit", "the pages of a region and the user's counter are more than RLIMIT_MEMLOCK (regions are charged from 6.14 to 6.19, and the rings as a whole before 5.12)", limit, overLimit...))),
-		outcome(Limit, true, row(unix.ENOMEM, "cgroup", "__memcg_kmem_charge_page", "5.12", "ring-cgroup", "a memory cgroup refuses the pages of a ring", cgroup, append([]string{"RLIMIT_MEMLOCK has no part in it"}, overCgroup...)...)),
+		outcome(Limit, true, row(unix.ENOMEM, "cgroup", "__memcg_kmem_charge_page", "5.12", "ring-cgroup", "a memory cgroup refuses the pages of a ring", cgroup, append(slices.Clone(overCgroup), "RLIMIT_MEMLOCK has no part in it")...)),
 		outcome(NoMemory, false, unprovoked(needsExhausted, row(unix.ENOMEM, "memory", "io_allocate_scq_urings", "5.1", "", "the machine has no pages left, or not in one piece",
 			unseen, "the kernel found no memory for the ring"))),
 		row(unix.EAGAIN, "threads", "io_sq_offload_create", "5.12", "ring-threads", "no more kernel threads: pids.max, RLIMIT_NPROC", unseen, "there may be no further thread (pids.max of a cgroup, RLIMIT_NPROC); memory has no part in it"),

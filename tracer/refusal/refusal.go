@@ -51,6 +51,11 @@ type Call struct {
 	// Request is the opcode of io_uring_register(2), and Count how many things it was
 	// given, or the entries of a ring that was to be made.
 	Request, Count uint32
+
+	// MachineBytes is how much memory the machine has, and PossibleCPUs how many CPUs it
+	// can have: what the size of a BPF map is held against, and depends on. 0: not known.
+	MachineBytes int64
+	PossibleCPUs uint32
 }
 
 // Mapping is what perf_mmap() and perf_mmap_may_split() decide by, besides limits, as it

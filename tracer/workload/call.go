@@ -140,6 +140,11 @@ func (r *oneCall) ring() (int, error) {
 	return 1, unix.Close(fd)
 }
 
+// join moves this process to the cgroup.
+func (r *oneCall) join() error {
+	return os.WriteFile(r.cgroup+"/cgroup.procs", []byte("0"), 0)
+}
+
 // buffers registers all of them at once.
 func (r *oneCall) buffers() (int, error) {
 	fd, errno := newRing(1, 0)
@@ -304,14 +309,12 @@ func (r *oneCall) newMap(flags uint32) (*ebpf.Map, error) {
 // fill makes a hash map in a cgroup, and from another one sets its elements, which are
 // allocated then, until that fails.
 func (r *oneCall) fill() (made int, err error) {
-	move := func(cgroup string) error {
-		return os.WriteFile(cgroup+"/cgroup.procs", []byte("0"), 0)
-	}
-	if err := move(r.cgroup); err != nil {
+	if err := r.join(); err != nil {
 		return 0, err
 	}
 	m, err := r.newMap(unix.BPF_F_NO_PREALLOC)
-	if err := errors.Join(err, move("/sys/fs/cgroup")); err != nil {
+	r.cgroup = "/sys/fs/cgroup"
+	if err := errors.Join(err, r.join()); err != nil {
 		return 0, err
 	}
 	defer m.Close()

@@ -1,0 +1,187 @@
+package output
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/accounting"
+	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/charging"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
+	"github.com/pinwatch/pinwatch/tracer/reason"
+	"github.com/pinwatch/pinwatch/tracer/snapshot"
+)
+
+// Explainer is the sink that explains every refusal of the traced command, whoever refused.
+// The same one again, of the same process, is only counted.
+type Explainer struct {
+	Out    io.Writer
+	AsJSON bool
+	// Take takes a snapshot, for the holders, and Facts are those of a process.
+	Take  func() (*snapshot.Snapshot, error)
+	Facts func(pid uint32) *snapshot.Facts
+
+	// Accounting is how this kernel accounts, for as long as the trace has not seen it.
+	Accounting accounting.Finding
+	// Unwatched is what this trace could not watch, in words. Of that it claims nothing.
+	Unwatched []string
+
+	Refused int // calls
+	// Unsure: calls were lost, or some were not watched, so that no refusal seen is none.
+	Unsure bool
+
+	succeeded [subsystems]int
+	seen      map[refusalKey]bool
+}
+
+// The subsystems that successes are counted by.
+const (
+	ofPerf = iota
+	ofBPF
+	ofOthers
+	subsystems
+)
+
+// NewExplainer explains by snapshots of a source, and by what BPF memory is held against.
+func NewExplainer(out io.Writer, asJSON bool, from snapshot.Options, source *snapshot.Source, bpf kernel.BPFAccounting) *Explainer {
+	return &Explainer{Out: out, AsJSON: asJSON, Accounting: from.Accounting,
+		Take: func() (*snapshot.Snapshot, error) { return source.Take(context.Background()) },
+		Facts: func(pid uint32) *snapshot.Facts {
+			facts := snapshot.Inspect(from, pid)
+			facts.BPF = bpf
+			return facts
+		}}
+}
+
+type refusalKey struct {
+	pid     uint32
+	op      ledger.Op
+	charger ledger.Charger
+	errno   int32
+	pages   int64
+}
+
+// Enter explains an entry, if it is a new refusal.
+func (x *Explainer) Enter(e *ledger.Entry) error {
+	if !e.Caller.Command {
+		return nil
+	}
+	if e.Kind != ledger.Refusal {
+		x.count(e)
+		return nil
+	}
+	x.Refused++
+	this := refusalKey{e.Caller.PID, e.Op, e.Charger, e.Errno, askedOf(e)}
+	if x.seen[this] {
+		return nil
+	}
+	if x.seen == nil {
+		x.seen = map[refusalKey]bool{}
+	}
+	x.seen[this] = true
+	if e.Op != ledger.Map || !e.AboutMemory() {
+		return x.note(e)
+	}
+	explanation := advice.OfEntry(e, x.Accounting)
+	if s, err := x.Take(); err == nil {
+		explanation.AddHolders(s, x.Facts(e.Caller.PID))
+	}
+	return Advice(x.Out, explanation, x.AsJSON)
+}
+
+// askedOf is the size of what was asked for, as far as it tells two requests apart.
+func askedOf(e *ledger.Entry) int64 {
+	switch {
+	case e.Object != nil:
+		return e.Object.Pages
+	case e.Failed != nil && e.Op != ledger.Map:
+		return e.Failed.Asked
+	}
+	return e.Buffer.Pages
+}
+
+// count counts what succeeded.
+func (x *Explainer) count(e *ledger.Entry) {
+	switch {
+	case e.Kind != ledger.Charge && e.Kind != ledger.Mapping:
+	case e.Object != nil:
+		x.succeeded[ofBPF]++
+	case e.Charger != ledger.NoCharger:
+		x.succeeded[ofOthers]++
+	default:
+		x.succeeded[ofPerf]++
+	}
+}
+
+// note explains a refusal by the note that its row has.
+func (x *Explainer) note(e *ledger.Entry) error {
+	r := row.Of(e)
+	r.Note = Explain(&r)
+	if x.AsJSON {
+		return writeAdvice(x.Out, struct {
+			Version int            `json:"v"`
+			Subject advice.Subject `json:"subject"`
+			Errno   string         `json:"errno"`
+			Outcome string         `json:"outcome"`
+			Note    string         `json:"note"`
+		}{1, advice.Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID, OutsideUID: -1}, format.Errno(e.Errno), charging.OfRefusal(e).Outcome.String(), r.Note}, true, "")
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "process %d (%s) of uid %d: REFUSED with %s\n\n  %s\n", e.Caller.PID, format.Printable(e.Caller.Comm), e.Caller.UID, format.Errno(e.Errno), r.Note)
+	if refused := charging.OfRefusal(e); refused.Outcome == reason.Limit && len(refused.Remedies) > 0 {
+		if s, err := x.Take(); err == nil && refused.ByUser() {
+			requestHolders(&b, charging.HoldersOf(s, e.Payer()), "now, shortly after")
+		}
+		adviceRemedies(&b, refused.Remedies)
+	}
+	b.WriteString("\n")
+	_, err := io.WriteString(x.Out, b.String())
+	return err
+}
+
+// Flush does nothing: an explanation is out when it is written.
+func (*Explainer) Flush(pipeline.View) error { return nil }
+
+// Close says what succeeded and was refused, and what that is worth.
+func (x *Explainer) Close(_ pipeline.View, lost uint64) error {
+	x.Unsure = lost > 0
+	if x.AsJSON {
+		return nil
+	}
+	were := "were"
+	if x.Refused == 1 {
+		were = "was"
+	}
+	text := fmt.Sprintf("%s of perf buffers, %s on BPF objects and %s by others (io_uring, AF_XDP, MSG_ZEROCOPY) succeeded; %s %s refused.",
+		format.Count(x.succeeded[ofPerf], "mapping"), format.Count(x.succeeded[ofBPF], "call"), format.Count(x.succeeded[ofOthers], "charge"), format.Count(x.Refused, "call"), were)
+	_, err := fmt.Fprintf(x.Out, "\n%s\n%s", text, x.elsewhere(lost))
+	return err
+}
+
+// neverWatched is what charges or holds locked memory, and no trace watches.
+var neverWatched = []string{"mlock() and shared memory", "VFIO", "RDMA", "vDPA", "iommufd"}
+
+// elsewhere says what it means that nothing was refused. It claims nothing of what was not
+// watched.
+func (x *Explainer) elsewhere(lost uint64) string {
+	var b strings.Builder
+	switch {
+	case lost > 0:
+		fmt.Fprintf(&b, "%s lost: a refusal may be among them.\n", format.Count(int64(lost), "call")+map[bool]string{true: " was", false: " were"}[lost == 1])
+	case x.Refused == 0:
+		b.WriteString("If the command failed, it was not for want of locked memory in any of these: see `pinwatch explain --uid UID` for what refuses perf_event_open() and bpf().\n")
+	}
+	for _, what := range x.Unwatched {
+		fmt.Fprintf(&b, "Not watched here, or less exact: %s\n", format.Printable(what))
+	}
+	if x.Refused == 0 {
+		fmt.Fprintf(&b, "Never watched: %s.\n", strings.Join(neverWatched, ", "))
+	}
+	return b.String()
+}

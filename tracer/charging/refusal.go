@@ -1,0 +1,368 @@
+package charging
+
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/reason"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
+	"github.com/pinwatch/pinwatch/tracer/rule"
+)
+
+// Refused is what is known of a call that failed: which of the kernel's own reasons the
+// facts allow, and what helps.
+type Refused struct {
+	Errno   string
+	Outcome reason.Outcome
+	Reasons []reason.Reason // that the facts allow; of Outcome Unknown none, or those of several outcomes
+	Facts   *reason.Facts
+	Held    *ledger.Held    // what the user's counter was held for; nil: not known
+	// Remedies are of a limit; each was held against the rule.
+	Remedies []remedy.Remedy
+}
+
+// OfRefusal explains a call that failed by what was seen of it. Of a call of which no
+// table knows, nothing is said but that.
+func OfRefusal(e *ledger.Entry) *Refused {
+	r := &Refused{Errno: rule.ErrnoName(unix.Errno(e.Errno))}
+	call, known := callOf(e)
+	if !known {
+		return r
+	}
+	r.Facts, r.Held = factsOf(e, call), e.Held
+	r.Reasons = reason.Match(r.Facts)
+	for i, one := range r.Reasons {
+		if i == 0 {
+			r.Outcome = one.Outcome
+		}
+		if one.Outcome != r.Outcome {
+			r.Outcome = reason.Unknown
+		}
+	}
+	if r.Outcome == reason.Limit && len(r.Reasons) == 1 {
+		r.Remedies = limitRemedies(e, r.Facts)
+	}
+	return r
+}
+
+// callOf is what failed.
+func callOf(e *ledger.Entry) (call reason.Call, known bool) {
+	function := ""
+	if e.Failed != nil {
+		function = e.Failed.Function
+	}
+	switch {
+	case e.Op == ledger.Split:
+		return reason.SplitBuffer, true
+	case e.Object != nil:
+		switch {
+		case e.Op == ledger.Grow:
+			return reason.UpdateMap, true
+		case e.Object.Program:
+			return reason.LoadProgram, true
+		}
+		return reason.CreateMap, true
+	case e.Charger == ledger.NoCharger:
+		if e.Buffer.Area == rule.AUX || e.Failed != nil && e.Failed.Mapping.Offset != 0 {
+			return reason.MapAUX, true
+		}
+		return reason.MapData, true
+	}
+	switch function {
+	case "io_uring_setup":
+		return reason.SetupRing, true
+	case "io_uring_register":
+		buffers := e.Failed.Request == refusal.RegisterBuffers || e.Failed.Request == refusal.RegisterBuffers2 || e.Failed.Request == refusal.RegisterBuffersUpdate
+		return reason.RegisterBuffers, buffers
+	case "xdp_umem_create":
+		return reason.RegisterUmem, true
+	case "mm_account_pinned_pages":
+		return reason.SendZeroCopy, true
+	case "__io_account_mem":
+		return reason.SendRing, true
+	}
+	return 0, false
+}
+
+// factsOf are the facts of an entry. What it does not have stays unseen.
+func factsOf(e *ledger.Entry, call reason.Call) *reason.Facts {
+	f := &reason.Facts{Call: call, Errno: unix.Errno(e.Errno), PageSize: uint64(e.PageSize), Limit: &e.Caller.LockLimit,
+		CapIPCLock: &e.Caller.CapIPCLock, Disturbed: e.User.Shared}
+	if e.Failed != nil && e.Failed.MachineBytes != 0 {
+		f.Machine = &e.Failed.MachineBytes
+	}
+	switch {
+	case e.Object != nil:
+		objectFacts(f, e)
+	case e.Charger != ledger.NoCharger:
+		chargerFacts(f, e)
+	default:
+		mappingFacts(f, e)
+	}
+	return f
+}
+
+func mappingFacts(f *reason.Facts, e *ledger.Entry) {
+	yes, paranoid := true, int64(e.Buffer.Limits.Paranoid)
+	f.Reached, f.Pages, f.Paranoid = &yes, &e.Buffer.Pages, &paranoid
+	f.Asked, f.Held = &e.Buffer.Extra, &e.Process.Before
+	f.Disturbed = f.Disturbed || e.Process.Shared || e.Buffer.Limits.Moved
+	if e.Failed == nil {
+		return
+	}
+	m := &e.Failed.Mapping
+	page, cpu, shared := int64(max(1024, e.PageSize)), int64(m.CPU), !m.Private
+	if f.Call == reason.SplitBuffer {
+		f.Split = &yes
+		if m.SystemCall >= 0 {
+			over := m.SystemCall == unix.SYS_MMAP
+			f.Over = &over
+		}
+		return
+	}
+	f.Inherit, f.CPU, f.Shared, f.Revoked, f.AUXCapable = &m.Inherited, &cpu, &shared, &m.Revoked, &m.AUXCapable
+	f.Existing, f.ExistingAUX = &e.Buffer.Recorded[rule.Data].Pages, &e.Buffer.Recorded[rule.AUX].Pages
+	offset, at, want, size := m.Offset*page, m.AUXOffset*page, int64(m.WantOffset), int64(m.WantSize)
+	f.Offset, f.ExistingAUXOffset, f.AUXOffset, f.AUXSize = &offset, &at, &want, &size
+}
+
+func chargerFacts(f *reason.Facts, e *ledger.Entry) {
+	c := e.Failed
+	if c == nil {
+		return
+	}
+	switch {
+	case c.LastAsked > 0:
+		f.Asked, f.Held = &c.LastAsked, &c.LastHeld
+	case c.Asked > 0:
+		f.Asked, f.Held = &c.Asked, &e.User.Before
+	}
+	accepted(f, c.Accounting, true)
+	if c.Exempt {
+		f.CapIPCLock = &c.Exempt
+	}
+	if f.Call == reason.RegisterBuffers {
+		n := int64(c.Count)
+		f.Buffers = &n
+	}
+}
+
+// accepted tells what the comparison with the limit came to. One that would have been seen
+// and was not reached has refused nothing.
+func accepted(f *reason.Facts, a refusal.Accounting, reach bool) {
+	switch a {
+	case refusal.Refused:
+		no := false
+		f.Accepted = &no
+	case refusal.Passed:
+		yes := true
+		f.Accepted = &yes
+	case refusal.NotReached:
+		if reach {
+			yes := true
+			f.Accepted = &yes
+		}
+	}
+}
+
+func objectFacts(f *reason.Facts, e *ledger.Entry) {
+	o := e.Object
+	f.ChargesRlimit = &o.Rlimit
+	if !o.Program {
+		f.Map = &rule.Map{Type: o.Type, KeySize: o.KeySize, ValueSize: o.ValueSize, MaxEntries: o.MaxEntries, Flags: o.Flags}
+	}
+	if e.Failed != nil {
+		f.On.PossibleCPUs = int(e.Failed.PossibleCPUs)
+		accepted(f, e.Failed.Accounting, false)
+	}
+	if o.Rlimit {
+		f.Held = &e.User.Before
+		if o.Pages > 0 {
+			f.Asked = &o.Pages
+		}
+	}
+	if !o.Watched && !o.Refused {
+		return // whether a cgroup refused was not seen
+	}
+	f.CgroupRefused = &o.Refused
+	if o.Refused && o.LimitCgroupID != 0 {
+		f.Cgroup, f.CgroupCurrent = o.LimitCgroup, &o.UsageBytes
+		if o.LimitBytes >= 0 {
+			f.CgroupLimit = &o.LimitBytes
+		}
+	}
+}
+
+// limitRemedies are what helps against a limit.
+func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
+	if f.CgroupRefused != nil && *f.CgroupRefused {
+		return cgroupRemedies(e)
+	}
+	if f.Asked == nil || f.Held == nil || f.Disturbed {
+		return nil
+	}
+	r := Request{Charger: chargerOf(e), PID: 0}
+	page := uint64(max(1024, e.PageSize))
+	switch f.Call {
+	case reason.SendZeroCopy, reason.SendRing:
+		r.Smaller = SendRequest(1, uint32(page)).Smaller
+	case reason.RegisterUmem:
+		r.Smaller = UmemRequest(1, uint32(page)).Smaller
+	case reason.RegisterBuffers:
+		r.Smaller = BuffersRequest(1, uint32(page)).Smaller
+	}
+	c := rule.Charge{Asked: *f.Asked, Held: *f.Held, Limit: *f.Limit}
+	if f.Call == reason.RegisterBuffers && e.Failed.Asked > c.Asked {
+		// The call registers several: what its earlier ones asked for is in Held, and
+		// given back by now.
+		c.Held -= e.Failed.Asked - c.Asked
+		c.Asked = e.Failed.Asked
+	}
+	list := chargeRemedies(c, r, nil, uint32(page))
+	if f.Call == reason.RegisterBuffers && e.Failed.Count > 1 {
+		// What those after the refused one ask for was not seen.
+		for i := range list {
+			if list[i].Name == remedy.Limit {
+				list[i].Change += fmt.Sprintf(", at least: the call has %d buffers, and of those after the refused one it is not known what they ask for", e.Failed.Count)
+				list[i].Brief += " at least"
+			}
+		}
+	}
+	return list
+}
+
+func chargerOf(e *ledger.Entry) rule.Charger {
+	switch {
+	case e.Object != nil:
+		return charger("bpf-rlimit")
+	default:
+		for _, c := range rule.Chargers() {
+			if c.Name == string(e.Charger) {
+				return c
+			}
+		}
+	}
+	return rule.Charger{Name: string(e.Charger)}
+}
+
+func cgroupRemedies(e *ledger.Entry) []remedy.Remedy {
+	o := e.Object
+	if o == nil || o.LimitBytes < 0 || o.LimitCgroup == "" {
+		return nil
+	}
+	change := fmt.Sprintf("a higher memory.max of %s", o.LimitCgroup)
+	return []remedy.Remedy{{Name: "memory.max", Change: change, Brief: change, Price: "the cgroup may take so much of the machine's memory"}}
+}
+
+// ByUser reports whether it was the user's counter that was held against a limit.
+func (r *Refused) ByUser() bool {
+	return r.Outcome == reason.Limit && (r.Facts.CgroupRefused == nil || !*r.Facts.CgroupRefused) && r.Facts.Held != nil
+}
+
+// Brief are the settings alone that help, as a row's note has them.
+func (r *Refused) Brief() (list []string) {
+	for _, one := range r.Remedies {
+		if one.Brief != "" {
+			list = append(list, one.Brief)
+		}
+	}
+	return list
+}
+
+// Text says what is known, in words: the reason, or those that are left; what was ruled
+// out; what helps.
+func (r *Refused) Text() string {
+	var b strings.Builder
+	b.WriteString(r.Errno + ": ")
+	switch len(r.Reasons) {
+	case 0:
+		b.WriteString("why is not known")
+	case 1:
+		b.WriteString(r.Reasons[0].Sentence(r.Facts))
+	default:
+		var all []string
+		for i, one := range r.Reasons {
+			all = append(all, fmt.Sprintf("(%d) %s", i+1, one.Sentence(r.Facts)))
+		}
+		b.WriteString("one of these, and which is not known: " + strings.Join(all, ", or "))
+	}
+	b.WriteString(r.holders())
+	b.WriteString(r.ruledOut())
+	if brief := r.Brief(); len(brief) > 0 {
+		b.WriteString(". Remedies: " + strings.Join(brief, ", or "))
+	}
+	return b.String() + "."
+}
+
+// holders says what the trace knows of who holds the counter.
+func (r *Refused) holders() string {
+	if r.Held == nil || !r.ByUser() || *r.Facts.Held <= 0 {
+		return ""
+	}
+	h, held := r.Held, *r.Facts.Held
+	var parts []string
+	if h.PIDPages > 0 {
+		part := fmt.Sprintf("%d are perf buffers of process %d", h.PIDPages, h.PID)
+		if h.PIDPages > *r.Facts.Limit {
+			part += ", which perf's allowance lets it have beyond the limit"
+		}
+		parts = append(parts, part)
+	}
+	if more := h.Buffers - h.PIDPages; more > 0 {
+		parts = append(parts, fmt.Sprintf("%d are other perf buffers or BPF objects", more))
+	}
+	if h.Others > 0 {
+		parts = append(parts, fmt.Sprintf("%d are io_uring's, AF_XDP's or sends under way", h.Others))
+	}
+	if older := held - h.Buffers - h.Others; older > 0 && len(parts) > 0 {
+		parts = append(parts, fmt.Sprintf("%d are older than the trace or this call's own", older))
+	}
+	if len(parts) == 0 {
+		return ". What is held is older than the trace, or this call's own"
+	}
+	return fmt.Sprintf(". Of the %d held, %s", held, strings.Join(parts, ", "))
+}
+
+// ruledOut says that a limit was not exceeded, and by how much, where that was seen and
+// where nothing else is said of limits.
+func (r *Refused) ruledOut() string {
+	f := r.Facts
+	if f == nil || r.Outcome == reason.Limit || r.Outcome == reason.OtherRule && len(r.Reasons) == 1 {
+		return ""
+	}
+	var out []string
+	switch {
+	case f.CapIPCLock != nil && *f.CapIPCLock && waivable(f.Call):
+		out = append(out, "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK")
+	case f.Accepted != nil && *f.Accepted:
+		out = append(out, "RLIMIT_MEMLOCK did not refuse: the kernel's comparison was seen not to")
+	case f.Asked != nil && f.Held != nil && !f.Disturbed:
+		c := rule.Charge{Asked: *f.Asked, Held: *f.Held, Limit: *f.Limit}
+		if c.Limit >= rule.Unlimited {
+			out = append(out, "RLIMIT_MEMLOCK did not refuse: there is none")
+		} else if !c.Refused() {
+			out = append(out, fmt.Sprintf("RLIMIT_MEMLOCK did not refuse: %d + %d = %s of %d", c.Held, c.Asked, remedy.Count(c.Sum(), "page"), c.Limit))
+		}
+	}
+	if f.CgroupRefused != nil && !*f.CgroupRefused {
+		out = append(out, "no memory cgroup refused")
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	text := strings.Join(out, "; ")
+	return ". " + strings.ToUpper(text[:1]) + text[1:]
+}
+
+// waivable reports whether CAP_IPC_LOCK lifts the limit of a call.
+func waivable(c reason.Call) bool {
+	switch c {
+	case reason.CreateMap, reason.LoadProgram, reason.UpdateMap, reason.TouchSecret, reason.MapVDPA, reason.SplitBuffer:
+		return false
+	}
+	return true
+}

@@ -1,0 +1,120 @@
+package charging
+
+import (
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/reason"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
+	"github.com/pinwatch/pinwatch/tracer/rule"
+)
+
+// refused is an entry of a refusal to uid 65534, with a limit of 16 pages.
+func refused(errno unix.Errno, change func(*ledger.Entry)) *ledger.Entry {
+	e := &ledger.Entry{Kind: ledger.Refusal, Event: ledger.Event{Errno: int32(errno), PageSize: 4096, Op: ledger.Account,
+		Caller: ledger.Caller{UID: 65534, LockLimit: 16}, User: ledger.Reading{Owner: 65534}}}
+	change(e)
+	return e
+}
+
+func charged(charger ledger.Charger, function string, accounting refusal.Accounting, asked, held int64) func(*ledger.Entry) {
+	return func(e *ledger.Entry) {
+		e.Charger, e.User.Before, e.User.After = charger, held, held
+		e.Failed = &refusal.Call{Function: function, Accounting: accounting, Asked: asked, LastAsked: asked, LastHeld: held}
+	}
+}
+
+func mapped(pages int64, m refusal.Mapping) func(*ledger.Entry) {
+	return func(e *ledger.Entry) {
+		e.Op, e.Buffer.Pages, e.Buffer.Limits = ledger.Map, pages, ledger.Limits{Allowance: 516, Paranoid: 2, OnlineCPUs: 4}
+		e.Failed = &refusal.Call{Function: refusal.PerfMmap, Mapping: m}
+	}
+}
+
+func created(o ledger.Object, a refusal.Accounting) func(*ledger.Entry) {
+	return func(e *ledger.Entry) {
+		e.Op, e.Object = ledger.Create, &o
+		e.Failed = &refusal.Call{Function: refusal.MapCreate, Accounting: a, MachineBytes: 512 << 20, PossibleCPUs: 4}
+	}
+}
+
+// Each refusal is explained by the rule of whoever refused: the outcome, what must be said,
+// and what would be false.
+func TestOfRefusal(t *testing.T) {
+	unix64K := ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 8, ValueSize: 256, MaxEntries: 2097152, Watched: true}
+	for name, c := range map[string]struct {
+		entry   *ledger.Entry
+		outcome reason.Outcome
+		says    []string
+		not     []string
+	}{
+		"send of 17 pages": {refused(unix.ENOBUFS, charged("zerocopy", "mm_account_pinned_pages", refusal.Refused, 17, 0)), reason.Limit,
+			[]string{"0 pages + 17 pages = 17 pages > 16 pages, over by 1 page", "ulimit -l 68 (KiB)", "sends of at most 61439 bytes", "CAP_IPC_LOCK"}, []string{"optmem_max"}},
+		"send, comparison unseen": {refused(unix.ENOBUFS, charged("zerocopy", "mm_account_pinned_pages", refusal.Unseen, 17, 0)), reason.Unknown,
+			[]string{"one of these", "optmem_max", "0 pages + 17 pages"}, []string{"Remedies"}},
+		"buffers of perf's in the way": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_register", refusal.Refused, 1, 476)(e)
+			e.Caller.LockLimit, e.Failed.Count = 128, 7
+			e.Held = &ledger.Held{Buffers: 476, PID: 42, PIDPages: 476}
+		}), reason.Limit, []string{"476 pages + 1 page = 477 pages > 128 pages", "476 are perf buffers of process 42, which perf's allowance lets it have beyond the limit", "ulimit -l 1908 (KiB) at least"}, nil},
+		"ring, first region": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_setup", refusal.Refused, 2, 476)(e)
+			e.Caller.LockLimit = 128
+		}), reason.Limit, []string{"476 pages + 2 pages = 478 pages > 128 pages", "ulimit -l 1912"}, nil},
+		"ring of root in a cgroup": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
+			e.Caller.LockLimit, e.Caller.CapIPCLock = rule.Unlimited, true
+		}), reason.Unknown, []string{"a memory cgroup is at its limit", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK"}, []string{"at the limit if", "ulimit"}},
+		"umem":      {refused(unix.ENOBUFS, charged("xdp", "xdp_umem_create", refusal.Unseen, 17, 0)), reason.Limit, []string{"= 17 pages > 16 pages", "ulimit -l 68 (KiB)", "a umem of at most 16 pages"}, nil},
+		"inherited": {refused(unix.EINVAL, mapped(9, refusal.Mapping{Inherited: true, CPU: -1})), reason.OtherRule, []string{"an inherited event that is bound to no CPU takes no buffer"}, []string{"power of two"}},
+		"private":   {refused(unix.EINVAL, mapped(9, refusal.Mapping{Private: true, CPU: 0})), reason.OtherRule, []string{"MAP_SHARED"}, []string{"power of two"}},
+		"no size":   {refused(unix.EINVAL, mapped(8, refusal.Mapping{CPU: 0})), reason.OtherRule, []string{"a power of two of data pages and a control page", "8 pages were asked for"}, []string{"inherited"}},
+		"another size": {refused(unix.EINVAL, func(e *ledger.Entry) {
+			mapped(5, refusal.Mapping{CPU: 0})(e)
+			e.Buffer.Recorded[rule.Data].Pages = 9
+		}), reason.OtherRule, []string{"it has 9 pages, and 5 pages were asked for"}, nil},
+		"largest": {refused(unix.ENOMEM, mapped(524289, refusal.Mapping{CPU: 0})), reason.OtherRule, []string{"no kernel with pages of this size takes more than 262144 data pages"}, []string{"memory for the buffer"}},
+		"split": {refused(unix.EINVAL, func(e *ledger.Entry) {
+			mapped(9, refusal.Mapping{SystemCall: unix.SYS_MMAP})(e)
+			e.Op, e.Failed.Function = ledger.Split, refusal.MaySplit
+		}), reason.OtherRule, []string{"this kernel does not let a perf buffer's mapping be split", "no limit has a part in it"}, []string{"MAP_SHARED"}},
+		"map larger than the machine": {refused(unix.ENOMEM, created(unix64K, refusal.Unseen)), reason.NoMemory,
+			[]string{"the map is larger than the machine", "536870912 bytes", "No memory cgroup refused"}, []string{"is at its limit"}},
+		"map in a full cgroup": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			o := ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1 << 20, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 4096, LimitBytes: 8192}
+			created(o, refusal.Unseen)(e)
+		}), reason.Limit, []string{"it is /web", "memory.current was 4096 bytes, memory.max 8192 bytes", "a higher memory.max of /web"}, []string{"ulimit"}},
+		"update of which no cgroup was seen": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 4, ValueSize: 8, MaxEntries: 9, Watched: true}, refusal.Unseen)(e)
+			e.Op, e.Failed.Function = ledger.Grow, refusal.MapUpdate
+		}), reason.NoMemory, []string{"no memory for the element", "No memory cgroup refused"}, []string{"is at its limit"}},
+		"map before 5.11": {refused(unix.EPERM, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 9, ValueSize: 1, MaxEntries: 500, Rlimit: true, Pages: 11}, refusal.Refused)(e)
+			e.User.Before, e.Held = 11, &ledger.Held{Buffers: 11}
+		}), reason.Limit, []string{"11 pages + 11 pages = 22 pages > 16 pages", "ulimit -l 88", "no capability lifts this limit"}, []string{"or CAP_IPC_LOCK"}},
+		"map without the capability": {refused(unix.EPERM, created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1, Watched: true}, refusal.Unseen)), reason.OtherRule,
+			[]string{"it takes CAP_BPF", "no limit has a part in it"}, []string{"MEMLOCK may be"}},
+		"a charger of which no table knows": {refused(unix.ENOMEM, func(e *ledger.Entry) { e.Charger = "new" }), reason.Unknown, []string{"ENOMEM: why is not known"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := OfRefusal(c.entry)
+			text := r.Text()
+			if r.Outcome != c.outcome {
+				t.Errorf("outcome %v, want %v", r.Outcome, c.outcome)
+			}
+			for _, s := range c.says {
+				if !strings.Contains(text, s) {
+					t.Errorf("does not say %q: %s", s, text)
+				}
+			}
+			for _, s := range c.not {
+				if strings.Contains(text, s) {
+					t.Errorf("says %q: %s", s, text)
+				}
+			}
+		})
+	}
+}
