@@ -5,20 +5,15 @@ package ledger
 type Held struct {
 	Buffers int64 // for perf buffers and BPF objects, older ones that are known included
 	Others  int64 // for io_uring, AF_XDP and the rest
-	// PID is whose perf buffers hold the most of it, and PIDPages that part; 0: nobody is
-	// known.
+	// PID is whose perf buffers hold the most, and PIDPages that part; 0: nobody is known.
 	PID      uint32
 	PIDPages int64
 }
 
-// mostSearched bounds what a refusal costs: whoever has so many buffers may be refused as
-// often.
-const mostSearched = 4096
-
-// held is of a user, at a refusal.
+// held is of a user, at a refusal. Many buffers are not searched: refusals are often as many.
 func (l *Ledger) held(uid uint32, u *user) *Held {
 	h := &Held{Buffers: u.live + u.older, Others: u.others}
-	if len(l.buffers) > mostSearched {
+	if len(l.buffers) > 4096 {
 		return h
 	}
 	pages := map[uint32]int64{}
