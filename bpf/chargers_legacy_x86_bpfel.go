@@ -22,8 +22,8 @@ const (
 	ChargersLegacyMapEvents                           = "events"
 	ChargersLegacyMapInflightMap                      = "inflight_map"
 	ChargersLegacyMapLossesMap                        = "losses_map"
-	ChargersLegacyMapRingsMap                         = "rings_map"
 	ChargersLegacyMapSeqMap                           = "seq_map"
+	ChargersLegacyMapSpillMap                         = "spill_map"
 	ChargersLegacyProgKprobeDoUpdatePinned            = "kprobe_do_update_pinned"
 	ChargersLegacyProgKprobeIbUmemGet                 = "kprobe_ib_umem_get"
 	ChargersLegacyProgKprobeIbUmemRelease             = "kprobe_ib_umem_release"
@@ -186,8 +186,8 @@ type ChargersLegacyMapSpecs struct {
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
 	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
-	RingsMap      *ebpf.MapSpec `ebpf:"rings_map"`
 	SeqMap        *ebpf.MapSpec `ebpf:"seq_map"`
+	SpillMap      *ebpf.MapSpec `ebpf:"spill_map"`
 }
 
 // ChargersLegacyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -222,8 +222,8 @@ type ChargersLegacyMaps struct {
 	Events        *ebpf.Map `ebpf:"events"`
 	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
 	LossesMap     *ebpf.Map `ebpf:"losses_map"`
-	RingsMap      *ebpf.Map `ebpf:"rings_map"`
 	SeqMap        *ebpf.Map `ebpf:"seq_map"`
+	SpillMap      *ebpf.Map `ebpf:"spill_map"`
 }
 
 func (m *ChargersLegacyMaps) Close() error {
@@ -234,8 +234,8 @@ func (m *ChargersLegacyMaps) Close() error {
 		m.Events,
 		m.InflightMap,
 		m.LossesMap,
-		m.RingsMap,
 		m.SeqMap,
+		m.SpillMap,
 	)
 }
 

@@ -40,7 +40,9 @@ enum { false = 0, true = 1 };
 #define RLIMIT_MEMLOCK 8
 #define CAP_IPC_LOCK 14
 #define EPERM 1
+#define ENOENT 2
 #define ENOMEM 12
+#define EOPNOTSUPP 95
 #define ENOBUFS 105
 #define MAX_ERRNO 4095
 #define VM_SHARED 8

@@ -26,8 +26,8 @@ const (
 	ObjectsLegacyMapLossesMap                        = "losses_map"
 	ObjectsLegacyMapMemcgRefusals                    = "memcg_refusals"
 	ObjectsLegacyMapOpenMap                          = "open_map"
-	ObjectsLegacyMapRingsMap                         = "rings_map"
 	ObjectsLegacyMapSeqMap                           = "seq_map"
+	ObjectsLegacyMapSpillMap                         = "spill_map"
 	ObjectsLegacyProgFentryBpfMemRefill              = "fentry_bpf_mem_refill"
 	ObjectsLegacyProgFentryMapAlloc                  = "fentry_map_alloc"
 	ObjectsLegacyProgFentryMapAllocPercpu            = "fentry_map_alloc_percpu"
@@ -168,8 +168,8 @@ type ObjectsLegacyMapSpecs struct {
 	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
 	MemcgRefusals *ebpf.MapSpec `ebpf:"memcg_refusals"`
 	OpenMap       *ebpf.MapSpec `ebpf:"open_map"`
-	RingsMap      *ebpf.MapSpec `ebpf:"rings_map"`
 	SeqMap        *ebpf.MapSpec `ebpf:"seq_map"`
+	SpillMap      *ebpf.MapSpec `ebpf:"spill_map"`
 }
 
 // ObjectsLegacyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -208,8 +208,8 @@ type ObjectsLegacyMaps struct {
 	LossesMap     *ebpf.Map `ebpf:"losses_map"`
 	MemcgRefusals *ebpf.Map `ebpf:"memcg_refusals"`
 	OpenMap       *ebpf.Map `ebpf:"open_map"`
-	RingsMap      *ebpf.Map `ebpf:"rings_map"`
 	SeqMap        *ebpf.Map `ebpf:"seq_map"`
+	SpillMap      *ebpf.Map `ebpf:"spill_map"`
 }
 
 func (m *ObjectsLegacyMaps) Close() error {
@@ -224,8 +224,8 @@ func (m *ObjectsLegacyMaps) Close() error {
 		m.LossesMap,
 		m.MemcgRefusals,
 		m.OpenMap,
-		m.RingsMap,
 		m.SeqMap,
+		m.SpillMap,
 	)
 }
 

@@ -22,8 +22,8 @@ const (
 	PerfLegacyMapEvents                     = "events"
 	PerfLegacyMapInflightMap                = "inflight_map"
 	PerfLegacyMapLossesMap                  = "losses_map"
-	PerfLegacyMapRingsMap                   = "rings_map"
 	PerfLegacyMapSeqMap                     = "seq_map"
+	PerfLegacyMapSpillMap                   = "spill_map"
 	PerfLegacyProgFentryPerfMmap            = "fentry_perf_mmap"
 	PerfLegacyProgFentryPerfMmapClose       = "fentry_perf_mmap_close"
 	PerfLegacyProgFentryPerfMmapMaySplit    = "fentry_perf_mmap_may_split"
@@ -116,8 +116,8 @@ type PerfLegacyMapSpecs struct {
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
 	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
-	RingsMap      *ebpf.MapSpec `ebpf:"rings_map"`
 	SeqMap        *ebpf.MapSpec `ebpf:"seq_map"`
+	SpillMap      *ebpf.MapSpec `ebpf:"spill_map"`
 }
 
 // PerfLegacyVariableSpecs contains global variables before they are loaded into the kernel.
@@ -152,8 +152,8 @@ type PerfLegacyMaps struct {
 	Events        *ebpf.Map `ebpf:"events"`
 	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
 	LossesMap     *ebpf.Map `ebpf:"losses_map"`
-	RingsMap      *ebpf.Map `ebpf:"rings_map"`
 	SeqMap        *ebpf.Map `ebpf:"seq_map"`
+	SpillMap      *ebpf.Map `ebpf:"spill_map"`
 }
 
 func (m *PerfLegacyMaps) Close() error {
@@ -164,8 +164,8 @@ func (m *PerfLegacyMaps) Close() error {
 		m.Events,
 		m.InflightMap,
 		m.LossesMap,
-		m.RingsMap,
 		m.SeqMap,
+		m.SpillMap,
 	)
 }
 

@@ -174,20 +174,26 @@ typedef void *reserved_t;
 
 #else
 
-/* User space gives it as many entries as there are possible CPUs. */
+/* A ring for each CPU that is online: the library gives it an entry for each possible one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, sizeof(__u32));
 } events SHARED SEC(".maps");
 
-/* Which of them is the ring of a CPU. User space gives it as many entries. */
+/* Takes the records of CPUs that have no ring: one that comes online gets it a moment later. */
+#define SPILL_SLOTS 256
+#define SPILL_BYTES 504
+struct spilled {
+	__u64 size; /* of the record; 0: there is none */
+	__u8 record[SPILL_BYTES];
+};
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SPILL_SLOTS);
 	__type(key, __u32);
-	__type(value, __u32);
-} rings_map SHARED SEC(".maps");
+	__type(value, struct spilled);
+} spill_map SHARED SEC(".maps");
 
 /* How many sequence numbers were given out. */
 struct {
@@ -220,23 +226,35 @@ static __always_inline reserved_t record_reserve(void)
 
 #define record_reserve_of(type) record_reserve()
 
-static __always_inline __u64 ring_index(void)
-{
-	__u32 cpu = bpf_get_smp_processor_id();
-	__u32 *index = bpf_map_lookup_elem(&rings_map, &cpu);
-
-	return index ? *index : cpu;
-}
-
-/* What cannot be sent is a gap in the sequence. The result is not looked at: before
- * 5.1 it says nothing. */
-#define record_submit(ctx, reserved, record)                                   \
+/* Two CPUs may have the same slot, if both have no ring: then one record is lost, and like any
+ * that cannot be sent it is a gap in the sequence. */
+#define record_spill(seq, from)                                                \
 	do {                                                                   \
-		(record)->header.seq = reserved;                               \
-		(record)->header.time_ns = bpf_ktime_get_ns();                 \
-		(record)->header.lost = losses_total();                        \
-		bpf_perf_event_output(ctx, &events, ring_index(), record,      \
-				      sizeof(*(record)));                      \
+		__u32 slot = (seq) % SPILL_SLOTS;                              \
+		struct spilled *to = bpf_map_lookup_elem(&spill_map, &slot);   \
+                                                                               \
+		_Static_assert(sizeof(*(from)) <= SPILL_BYTES, "too large to spill"); \
+		if (to) {                                                      \
+			*(volatile __u64 *)&to->size = 0;                      \
+			__builtin_memcpy(to->record, from, sizeof(*(from)));   \
+			barrier();                                             \
+			*(volatile __u64 *)&to->size = sizeof(*(from));        \
+		}                                                              \
+	} while (0)
+
+/* The result tells whether there was a live ring, and, before 5.1, nothing of whether there was
+ * room in it. */
+#define record_submit(ctx, reserved, from)                                     \
+	do {                                                                   \
+		long sent;                                                     \
+                                                                               \
+		(from)->header.seq = reserved;                                 \
+		(from)->header.time_ns = bpf_ktime_get_ns();                   \
+		(from)->header.lost = losses_total();                          \
+		sent = bpf_perf_event_output(ctx, &events, BPF_F_CURRENT_CPU, from, \
+					     sizeof(*(from)));                 \
+		if (sent == -ENOENT || sent == -EOPNOTSUPP)                    \
+			record_spill(reserved, from);                          \
 	} while (0)
 
 #endif

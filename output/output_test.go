@@ -199,12 +199,17 @@ func TestSummaryWords(t *testing.T) {
 	text := Summarize(&row.Row{}, s)
 	for _, want := range []string{
 		"1 event: 0 charges, 0 refunds, 1 further mapping, 1 unmapping with other mappings left, 1 growth of maps, 1 call failed; 0 lost\nrefused: none\n",
-		"still mapped: 1 buffer, charged 1 page to users and 0 to processes\n", "itself: 1 event, not", "charged 1 page to its user",
+		"still mapped: 1 buffer, charged 1 page to users and 0 to processes\n", "itself: 1 event, not", "charged 1 page to its user and",
 		"uid 7: 1 page charged: 1 for live", "1 entry uncertain; 1 uncertain one settled",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
+	}
+	s.Users = append(s.Users, ledger.Balance{UID: 8, Counter: 3, Own: 2, Base: 1}, ledger.Balance{UID: 1 << 30 * 7 / 4, Counter: 1, Own: 1, Self: true})
+	text = Summarize(&row.Row{}, s)
+	if !strings.Contains(text, "charged 1 page to uid 1879048192, which no other process has, and 0") || !strings.Contains(text, "uid 8: 3 pages charged: 0 for live buffers, 2 for pinwatch itself, 0 that") || strings.Contains(text, "uid 1879048192:") {
+		t.Errorf("pinwatch's own users:\n%s", text)
 	}
 	s.Failures = [6]ledger.Failure{{Errno: 1, Calls: 3, First: 5}, {Errno: 105, Calls: 1, First: 7}, {Errno: 12, Calls: 2, First: 8}}
 	want := "\nrefused: 3 with EPERM, the first was call 5; 1 with ENOBUFS, the first was call 7; 2 with ENOMEM, the first was call 8\n"

@@ -49,11 +49,11 @@ func Summarize(r *row.Row, s ledger.Summary) string {
 	if s.Objects > 0 {
 		fmt.Fprintf(&b, "\nBPF objects made and still there: %d, for which cgroups were charged %s", s.Objects, format.Bytes(s.ObjectBytes))
 	}
-	if s.Own > 0 {
-		fmt.Fprintf(&b, "\npinwatch itself: %s, not counted above; its own buffers are charged %s to its user and %d to its process",
-			format.Count(s.Own, "event"), format.Count(s.OwnUser, "page"), s.OwnPinned)
-	}
+	summarizeSelf(&b, &s)
 	for _, u := range s.Users {
+		if u.Self {
+			continue
+		}
 		which := ""
 		if u.SplitCounter {
 			which = " (locked_vm; perf has a counter of its own)"
@@ -61,6 +61,9 @@ func Summarize(r *row.Row, s ledger.Summary) string {
 		others := ""
 		if u.Others != 0 || u.SplitCounter {
 			others = fmt.Sprintf(" %d by io_uring and others,", u.Others)
+		}
+		if u.Own != 0 {
+			others += fmt.Sprintf(" %d for pinwatch itself,", u.Own)
 		}
 		fmt.Fprintf(&b, "\nuid %d%s: %s charged: %d for live buffers,%s %d that should not be, %d older or not traced, %d unexplained",
 			u.UID, which, format.Count(u.Counter, "page"), u.Live, others, u.Over, u.Older+u.Base, u.Unexplained())
@@ -74,6 +77,19 @@ func Summarize(r *row.Row, s ledger.Summary) string {
 	}
 	b.WriteString("\n")
 	return b.String()
+}
+
+// summarizeSelf says what pinwatch itself is charged, and whom that takes it from.
+func summarizeSelf(b *strings.Builder, s *ledger.Summary) {
+	if s.Own == 0 {
+		return
+	}
+	user := "its user"
+	if i := slices.IndexFunc(s.Users, func(u ledger.Balance) bool { return u.Self }); i >= 0 {
+		user = fmt.Sprintf("uid %d, which no other process has,", s.Users[i].UID)
+	}
+	fmt.Fprintf(b, "\npinwatch itself: %s, not counted above; its own buffers are charged %s to %s and %d to its process",
+		format.Count(s.Own, "event"), format.Count(s.OwnUser, "page"), user, s.OwnPinned)
 }
 
 // mostHoldings is how many processes the summary names for each user.

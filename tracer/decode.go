@@ -14,6 +14,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
+	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 // decoder turns the records of the BPF programs into ledger events.
@@ -25,13 +26,18 @@ type decoder struct {
 	self     uint32 // pid of this process
 	machine  int64  // bytes of memory
 	cpus     int    // that the machine can have; 0: not known
+	payer    uint32 // who is charged for what this process makes, and nobody else; 0: others are, too
 	comms    texts
 }
 
-func newDecoder() (decoder, error) {
+func newDecoder(payer *self.User) (decoder, error) {
 	boot, err := bootTime()
 	cpus, _ := ebpf.PossibleCPU() // what needs it does without
-	return decoder{machine: kernel.MemoryBytes(), cpus: cpus, bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}, compared: compared{calls: map[comparing]bool{}}}, err
+	d := decoder{machine: kernel.MemoryBytes(), cpus: cpus, bootNS: boot, pageSize: uint32(os.Getpagesize()), self: uint32(os.Getpid()), comms: texts{}, compared: compared{calls: map[comparing]bool{}}}
+	if payer.Err() == nil {
+		d.payer = payer.UID()
+	}
+	return d, err
 }
 
 // bootTime is the Unix time in nanoseconds at which CLOCK_MONOTONIC was zero.
@@ -82,6 +88,8 @@ func (d decoder) decode(raw []byte) (ledger.Event, error) {
 	default:
 		err = fmt.Errorf("record of unknown kind %d", header.Kind)
 	}
+	// The kernel frees BPF objects in workers of its own.
+	event.Caller.Self = event.Caller.Self || d.payer != 0 && event.User.Owner == uint64(d.payer)
 	return event, err
 }
 

@@ -1,40 +1,134 @@
 package tracer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/probe"
+	"github.com/pinwatch/pinwatch/tracer/transport"
 )
 
 // The errors of a machine that cannot trace: what was tried, what is needed,
 // what this machine has, what to do.
 
+// NotOpened is the error of a trace that another choice of options can open.
+type NotOpened struct {
+	Advice Advice
+	reason string // what was tried, what is needed, what this machine has
+	err    error
+}
+
+func (e *NotOpened) Error() string { return fmt.Sprintf("%s: %s: %v", e.reason, e.Advice, e.err) }
+func (e *NotOpened) Unwrap() error { return e.err }
+
+// Cause is the error without the advice, for whoever does something else.
+func (e *NotOpened) Cause() string { return fmt.Sprintf("%s: %v", e.reason, e.err) }
+
+// Advice is other options than those that were tried.
+type Advice struct {
+	Attach, Transport string // to use instead; "": what was tried
+}
+
+func (a Advice) String() string {
+	use := "use"
+	if a.Attach != "" {
+		use += " --attach " + a.Attach
+	}
+	if a.Transport != "" {
+		use += " --transport " + a.Transport
+	}
+	return use
+}
+
+// Follow changes options as is advised.
+func (a Advice) Follow(opts Options) Options {
+	opts.Attach, opts.Transport = cmp.Or(a.Attach, opts.Attach), cmp.Or(a.Transport, opts.Transport)
+	return opts
+}
+
+// advise finds what to choose instead of what this kernel lacks. It advises nothing that
+// was tried already.
+func advise(opts Options, types kernel.Types) (a Advice) {
+	if opts.Transport == transport.Ringbuf && kernel.RingBuffer().Lacks() {
+		a.Transport = transport.PerfArray
+	}
+	kprobes, fentry := !kernel.Kprobes().Lacks(), haveFentry(types)
+	// Without a ring buffer it did not come to attach anything.
+	attached := a.Transport == ""
+	switch {
+	case opts.Attach == probe.AttachFentry && (attached || !fentry) && kprobes:
+		a.Attach = probe.AttachKprobe
+	case opts.Attach == probe.AttachKprobe && !kprobes && fentry:
+		a.Attach = probe.AttachFentry
+	}
+	return a
+}
+
+// haveFentry reports whether perf_mmap() can have trampolines, as far as is known without
+// trying: the types must describe it, and the kernel must have them, on arm64 since 6.0,
+// which what came with 6.2 is sure to be newer than.
+func haveFentry(types kernel.Types) bool {
+	return types.HasStaticFunctions() && features.HaveProgramType(ebpf.Tracing) == nil && (runtime.GOARCH != "arm64" || types.HaveTypedReads())
+}
+
+// needs says what the options want that this kernel lacks.
+func needs(opts Options, types kernel.Types) string {
+	ring := opts.Transport == transport.Ringbuf && kernel.RingBuffer().Lacks()
+	switch {
+	case ring && opts.Attach == probe.AttachFentry && !haveFentry(types):
+		return kernel.RingBuffer().Requires() + ", and fentry on perf_mmap Linux 5.16"
+	case ring:
+		return kernel.RingBuffer().Requires()
+	case opts.Attach == probe.AttachFentry && !types.HasStaticFunctions():
+		return fmt.Sprintf("fentry on perf_mmap: requires kernel types that describe it, as those of Linux 5.16 do (running %s)", kernel.Release())
+	case opts.Attach == probe.AttachFentry:
+		return fmt.Sprintf("fentry on perf_mmap: requires BPF trampolines (x86: Linux 5.5, arm64: 6.0; running %s)", kernel.Release())
+	}
+	return fmt.Sprintf("requires kprobes on perf_mmap (Linux 5.16) or on its callers mmap_region and remove_vma, or fentry (running %s)", kernel.Release())
+}
+
 // explainOpen explains why no way to watch works, from what each of them met, in
 // order.
-func explainOpen(failures []error) error {
-	const what = "watch perf buffers"
-	err := failures[len(failures)-1]
-	if len(failures) > 1 {
-		err = fmt.Errorf("%w; before that: %w", err, errors.Join(failures[:len(failures)-1]...))
+func explainOpen(opts Options, types kernel.Types, failures []error) error {
+	what, err := "watch perf buffers", together(failures)
+	if opts.NotPerf {
+		what = "open a trace"
 	}
 	switch {
-	case kernel.Kprobes().Lacks() && len(kernel.MissingCapabilities()) == 0:
+	case kernel.Kprobes().Lacks() && !haveFentry(types) && len(kernel.MissingCapabilities()) == 0:
 		return fmt.Errorf("%s: requires kprobes (CONFIG_KPROBE_EVENTS) or fentry (running %s without them): boot a kernel that has one of them, or try one in QEMU with `pinwatch guest --kernel IMAGE -- trace`: %w", what, kernel.Release(), err)
 	case (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) && !isVerifier(err):
 		return explainPermission(what, err)
-	case kernel.RingBuffer().Lacks() && errors.Is(err, ebpf.ErrNotSupported):
-		return fmt.Errorf("%s: use --transport perf: %w", kernel.RingBuffer().Requires(), err)
 	case probe.Unsupported(err):
-		return fmt.Errorf("%s: requires kprobes on perf_mmap (Linux 5.16) or on its callers mmap_region and remove_vma, or fentry (running %s): use another kernel, or another --attach: %w", what, kernel.Release(), err)
+		if a := advise(opts, types); a != (Advice{}) {
+			return &NotOpened{Advice: a, reason: what + ": " + needs(opts, types), err: err}
+		}
+		return fmt.Errorf("%s: %s: use another kernel: %w", what, needs(opts, types), err)
 	}
 	return fmt.Errorf("%s on Linux %s: %w", what, kernel.Release(), err)
+}
+
+// together makes one error of all, the last one first. What several of them say is said
+// once.
+func together(failures []error) error {
+	last := len(failures) - 1
+	err, said, before := failures[last], []string{failures[last].Error()}, "; before that: "
+	for _, earlier := range failures[:last] {
+		if !slices.Contains(said, earlier.Error()) {
+			err, said, before = fmt.Errorf("%w%s%w", err, before, earlier), append(said, earlier.Error()), "; "
+		}
+	}
+	return err
 }
 
 func isVerifier(err error) bool {

@@ -111,7 +111,7 @@ func (c combination) agrees(t *testing.T) {
 	}
 	tr, err := open(t, opts)
 	if err != nil && c.backend == probe.AttachFentry {
-		for _, want := range []string{"attach Tracing/", "not supported", "use another kernel, or another --attach"} {
+		for _, want := range []string{"attach Tracing/", "not supported", "use --attach kprobe"} {
 			if !strings.Contains(err.Error(), want) {
 				t.Errorf("no %q in: %v", want, err)
 			}

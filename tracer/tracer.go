@@ -17,12 +17,12 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/probe"
+	"github.com/pinwatch/pinwatch/tracer/self"
 	"github.com/pinwatch/pinwatch/tracer/transport"
 )
 
@@ -54,6 +54,8 @@ type Options struct {
 	NotPerf bool
 	// CommandParent is the process whose descendants' events are marked; 0: none.
 	CommandParent int
+	// Payer is who is charged for what pinwatch makes; nil: a user of its own.
+	Payer *self.User
 }
 
 // Tracer is an open trace. Close it.
@@ -85,7 +87,19 @@ type Tracer struct {
 
 // Open loads and attaches. An error says what is needed, what this machine has
 // and what to do.
-func Open(opts Options) (_ *Tracer, err error) {
+func Open(opts Options) (t *Tracer, err error) {
+	if opts.Payer == nil {
+		opts.Payer = self.New()
+	}
+	err = opts.Payer.Do(func() (err error) {
+		t, err = openAny(opts)
+		return err
+	})
+	return t, err
+}
+
+// openAny opens a trace by the first backend that works.
+func openAny(opts Options) (_ *Tracer, err error) {
 	candidates, err := probe.Choose(opts.Attach)
 	if err != nil {
 		return nil, err
@@ -117,7 +131,7 @@ func Open(opts Options) (_ *Tracer, err error) {
 		if err == nil {
 			t.symbolProgram = symbolProgram
 			t.degraded = append(degraded, t.degraded...)
-			t.degraded = append(t.degraded, t.ownCharge(types)...)
+			t.degraded = append(t.degraded, t.ownCharge(opts.Payer, types)...)
 			if len(failures) > 0 {
 				t.degraded = append(t.degraded, b.FallbackReason(failures[0]))
 			}
@@ -135,7 +149,7 @@ func Open(opts Options) (_ *Tracer, err error) {
 			break
 		}
 	}
-	return nil, explainOpen(failures)
+	return nil, explainOpen(opts, types, failures)
 }
 
 // open opens a trace by one backend. Silent probes are attached once more: emulated
@@ -153,11 +167,11 @@ func open(opts Options, b probe.Backend, via transport.Transport, specs probe.Sp
 	if err := t.configure(opts); err != nil {
 		return nil, err
 	}
-	if t.reader, err = via.Open(t.perf.Maps()); err != nil {
+	if t.reader, err = via.Open(t.perf.Maps(), opts.Payer); err != nil {
 		t.reader = nil
 		return nil, fmt.Errorf("open the %s: %w", via.What, err)
 	}
-	if t.decoder, err = newDecoder(); err != nil {
+	if t.decoder, err = newDecoder(opts.Payer); err != nil {
 		return nil, err
 	}
 	if err := t.attach(); err != nil {
@@ -203,7 +217,7 @@ func (t *Tracer) end() {
 	if !t.ended.CompareAndSwap(0, t.decoder.now()) {
 		return
 	}
-	drained := t.transport.InOrder && awaitPrograms() == nil
+	drained := t.transport.InOrder && transport.AwaitPrograms()
 	// Counted after the end: what is lost in between is one doubt too many, and never
 	// one too few.
 	lost := t.counted()
@@ -212,18 +226,6 @@ func (t *Tracer) end() {
 		t.detach()
 	}
 	t.settled.Store(t.decoder.now())
-}
-
-// awaitPrograms waits until programs that run have sent what they saw. They are sections that
-// RCU waits for, and MEMBARRIER_CMD_GLOBAL is synchronize_rcu, before 4.20
-// synchronize_sched (kernel/sched/membarrier.c). There is none with CPUs in nohz_full,
-// nor where a filter of system calls forbids it.
-func awaitPrograms() error {
-	const global = 1
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
-		return errno
-	}
-	return nil
 }
 
 // within reports whether an event is of the trace.
@@ -254,29 +256,6 @@ const (
 	ObjectsNotWatched  = "BPF objects are not watched"
 	ChargersNotWatched = "io_uring, AF_XDP and others that share locked_vm are not watched"
 )
-
-// ownCharge says what pinwatch's BPF objects are charged to its user, where the
-// kernel does so. They are charged before the trace begins, and so are part of
-// what the user's counter held before it.
-func (t *Tracer) ownCharge(types kernel.Types) []string {
-	if users, err := types.ChargesBPFToUsers(); err != nil || !users {
-		return nil
-	}
-	var bytes uint64
-	for _, m := range t.perf.Maps() {
-		if info, err := m.Info(); err == nil {
-			n, _ := info.Memlock()
-			bytes += n
-		}
-	}
-	for _, p := range t.perf.Programs() {
-		if info, err := p.Info(); err == nil {
-			n, _ := info.Memlock()
-			bytes += n
-		}
-	}
-	return []string{fmt.Sprintf("this kernel charges BPF objects to their user: pinwatch's own are %d pages of uid %d's locked_vm, charged before the trace begins", bytes/uint64(os.Getpagesize()), os.Getuid())}
-}
 
 // attach attaches the probes on perf buffers and has each show that it works.
 func (t *Tracer) attach() (err error) {
@@ -460,8 +439,7 @@ func (t *Tracer) Watches() (bpfObjects, chargers bool) {
 // attached by now, will see unmapped. The tracer's own buffers were mapped before the
 // trace, too, but it has seen that.
 func (t *Tracer) StartWith(preexisting []ledger.Event) {
-	self := uint32(os.Getpid())
-	t.preexisting = slices.DeleteFunc(preexisting, func(e ledger.Event) bool { return e.Caller.PID == self })
+	t.preexisting = slices.DeleteFunc(preexisting, func(e ledger.Event) bool { return e.Caller.PID == t.decoder.self })
 	now := t.decoder.now()
 	for i := range t.preexisting {
 		t.preexisting[i].TimeNS = now

@@ -307,7 +307,15 @@ func TestLossIsCounted(t *testing.T) {
 				}
 			})
 		}
-		t.Run("hotplug", hotplug)
+	})
+}
+
+// CPUs go and come under a trace by the perf event array, which has a ring for each.
+func TestCPUsGoAndCome(t *testing.T) {
+	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Newest(t)) }
+	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
+		t.Run("in time", hotplug)
+		t.Run("without a ring", ringless)
 	})
 }
 
@@ -324,18 +332,57 @@ func (l *lastRow) Close(r *row.Row, _ ledger.Summary) error {
 	return nil
 }
 
-// hotplug has a CPU come that was offline when the trace began, and so has no ring in the
-// perf array.
+// hotplug has a CPU come that was offline when the trace began, and go and come again: it has
+// a ring of the perf array in time, or what it sends is kept until then.
 func hotplug(t *testing.T) {
 	setCPU(t, 1, false)
 	tr := begin(t, tracer.Options{Transport: transport.PerfArray})
-	setCPU(t, 1, true)
-	for _, cpu := range []int{1, 0} {
-		onCPU(t, cpu, func() { load(t, "perf-buffers", "--max", "1", "--quiet") })
+	calls := 0
+	work := func() {
+		for _, cpu := range []int{1, 0} {
+			onCPU(t, cpu, func() { load(t, "perf-buffers", "--max", "1", "--quiet") })
+			calls += 2
+		}
 	}
+	setCPU(t, 1, true)
+	work()
+	time.Sleep(time.Second) // until it has a ring
+	work()
+	setCPU(t, 1, false)
+	time.Sleep(time.Second)
+	setCPU(t, 1, true)
+	work()
+	setCPU(t, 1, false)
+	setCPU(t, 1, true)
+	work()
 	tr.stop()
-	if seen := len(tr.children()); seen != 2 || tr.lost != 2 {
-		t.Errorf("a new CPU: %d entries and %d lost; want 2 and 2\n%s", seen, tr.lost, tr.Losses())
+	if seen := len(tr.children()); seen != calls || tr.lost != 0 {
+		t.Errorf("a CPU that comes and goes: %d entries and %d lost; want %d and none\n%s", seen, tr.lost, calls, tr.Losses())
+	}
+}
+
+// ringless has a CPU send more than is kept while it has no ring, for nobody reads: the rest is
+// lost, and counted once, at its place in the order; afterwards nothing is.
+func ringless(t *testing.T) {
+	const kept = 256
+	tr, err := open(t, tracer.Options{Transport: transport.PerfArray})
+	if err != nil {
+		t.Fatal(err)
+	}
+	onCPU(t, 0, func() { load(t, "perf-buffers", "--max", "1", "--quiet") })
+	setCPU(t, 1, false)
+	setCPU(t, 1, true)
+	onCPU(t, 1, func() { load(t, "perf-buffers", "--max", "200", "--pages", "1", "--quiet") })
+	tr.run()
+	time.Sleep(time.Second)
+	onCPU(t, 1, func() { load(t, "perf-buffers", "--max", "1", "--quiet") })
+	tr.stop()
+	entries := tr.children()
+	if tr.lost != 400-kept || len(entries) != 2+kept+2 {
+		t.Fatalf("%d entries and %d lost; want %d and %d\n%s", len(entries), tr.lost, 4+kept, 400-kept, tr.Losses())
+	}
+	if first, last := entries[0].Lost, entries[len(entries)-1].Lost; first != 0 || last != tr.lost {
+		t.Errorf("lost before the first entry: %d, and before the last: %d; want 0 and %d", first, last, tr.lost)
 	}
 }
 

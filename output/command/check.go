@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/report"
@@ -19,6 +21,8 @@ import (
 type checkOptions struct {
 	*Streams
 	tracing   tracingFlags
+	btf       []string // files with kernels' types
+	flags     []string // what was given that matters to a scenario, to see it again
 	guests    check.Guests
 	scenarios []string // none: all
 	format    string
@@ -40,6 +44,11 @@ pinwatch's are read as well: VmPin, the number of pages that fit before EPERM, a
 the files of a cgroup. With --kernel it boots that kernel in QEMU, several side by
 side.
 
+Kernels without BTF take their types from --btf: a FILE, where there is one kernel;
+KERNEL=FILE for each, where KERNEL is the image as --kernel names it, or its release;
+or a DIRECTORY with files of such names (NAME.btf, vmlinux-NAME). Without types the
+witnesses alone decide.
+
 Scenarios run as throwaway users in a cgroup of their own, with little memory.
 Those that change settings of the whole machine run only with --invasive, and
 always in a guest; a watchdog puts all settings back, whatever happens.
@@ -51,13 +60,18 @@ Exit status, by --exit:
 		Example: `  pinwatch check
   pinwatch check --kernel bzImage --scenario map-twice,past-allowance
   pinwatch check --kernel old/bzImage --kernel new/bzImage --format junit
+  pinwatch check --kernel bzImage-4.19 --kernel bzImage-5.3 --btf types/
   git bisect run pinwatch check --exit bisect --kernel arch/x86/boot/bzImage --scenario map-twice`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runCheck(cmd.Context(), &o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.flags = again(cmd.Flags())
+			return runCheck(cmd.Context(), &o)
+		},
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&o.guests.Kernels, "kernel", nil, "kernel `image` to boot and check (see: pinwatch guest --help); may be given several times")
-	o.tracing.addBTF(f)
+	value.NamedPaths(f, &o.btf, &o.guests.Kernels, "btf", "the kernel's types, for kernels without BTF: a `path`, or KERNEL=FILE; may be given several times")
+	o.tracing.addWay(f)
 	value.EnumsFunc(f, &o.scenarios, "scenario", nil, check.Names(), "only these scenarios", func(name string) error {
 		_, err := check.Choose([]string{name})
 		return err
@@ -85,6 +99,9 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	if err != nil {
 		return usageError{err}
 	}
+	if err := check.CheckTypes(o.btf, o.guests.Kernels); err != nil {
+		return usageError{err}
+	}
 	switch {
 	case o.list:
 		return report.List(o.Out, exercises)
@@ -106,6 +123,22 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	return err
 }
 
+// again are the flags that were given and without which a scenario may not come to the
+// same: all but those that choose what runs, or how it is told.
+func again(f *pflag.FlagSet) (args []string) {
+	apart := []string{"kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest"}
+	f.Visit(func(flag *pflag.Flag) {
+		switch {
+		case slices.Contains(apart, flag.Name) || flag.Value.String() == "false":
+		case flag.Value.Type() == "bool":
+			args = append(args, "--"+flag.Name)
+		default:
+			args = append(args, "--"+flag.Name, flag.Value.String())
+		}
+	})
+	return args
+}
+
 // checkAll checks the given kernels, or the running one.
 func checkAll(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
 	if len(o.guests.Kernels) == 0 {
@@ -114,14 +147,23 @@ func checkAll(ctx context.Context, o *checkOptions, exercises []check.Exercise) 
 	progress := report.NewProgress(o.Err, len(o.guests.Kernels))
 	defer progress.Clear()
 	o.guests.Progress, o.guests.Done = progress.Say, progress.Done
-	o.guests.Scenarios, o.guests.BTF = o.scenarios, o.tracing.btf
+	o.guests.Scenarios, o.guests.BTF, o.guests.Flags = o.scenarios, o.btf, o.flags
+	o.guests.Tracer = o.tracing.options()
 	o.guests.Binaries = map[string]string{"arm64": o.arm64}
 	return o.guests.Run(ctx)
 }
 
 // checkThis checks the running kernel.
 func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
-	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive}
+	types, err := check.TypesHere(o.btf)
+	if err != nil {
+		return check.Report{}, err
+	}
+	if types != "" {
+		o.flags = append([]string{"--btf", types}, o.flags...)
+	}
+	o.tracing.btf = types
+	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
 	if o.inGuest {
 		tellHost(&opts, o.Streams)
 	}

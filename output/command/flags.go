@@ -38,6 +38,11 @@ func (t *tracingFlags) addBTF(f *pflag.FlagSet) {
 // addBackend adds the flags that choose how to attach and what carries the events.
 func (t *tracingFlags) addBackend(f *pflag.FlagSet) {
 	t.addBTF(f)
+	t.addWay(f)
+}
+
+// addWay adds them without that of a kernel without types.
+func (t *tracingFlags) addWay(f *pflag.FlagSet) {
 	value.Enum(f, &t.attach, "attach", probe.AttachAuto, probe.AttachNames(), "how to attach to the kernel")
 	value.Enum(f, &t.transport, "transport", transport.Auto, transport.Names(), "what carries events from the kernel")
 }

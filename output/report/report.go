@@ -3,6 +3,7 @@
 package report
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,7 +12,6 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/check"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // The formats of a check's report.
@@ -213,8 +213,8 @@ func writeFails(b *strings.Builder, r *check.Report, names []string) {
 			}
 			kernels.add(what, names[i])
 			for _, name := range sc.Verdicts {
-				if v, ok := ledger.ParseVerdict(name); ok {
-					hurt.add(name+" hurts "+v.Impact(), "")
+				if whom := check.Impact(name); whom != "" {
+					hurt.add(name+" hurts "+whom, "")
 				}
 			}
 		}
@@ -298,38 +298,90 @@ func architectures(r *check.Report) (list []string) {
 	return list
 }
 
-// history tells how a scenario fared from kernel to kernel; "": always alike.
+// span is a number of kernels, one after the other, on which a scenario fared alike.
+type span struct {
+	first, last       string
+	tracer, witnesses string // the outcome by all that there was with a tracer, "": on none; and by the last one's witnesses alone
+	all               bool   // all of them were traced
+}
+
+// fared is how a scenario fared on a kernel.
+func fared(sc *check.Scenario, kernel string) span {
+	outcome := func(verdicts []string) string {
+		if len(verdicts) == 0 {
+			return check.Pass
+		}
+		return strings.Join(verdicts, " and ")
+	}
+	s := span{first: kernel, last: kernel, witnesses: outcome(sc.Evidence.WitnessVerdicts), all: sc.Evidence.Tracer.Watched}
+	switch {
+	case s.all && sc.Result == check.Fail:
+		s.tracer = outcome(sc.Verdicts)
+	case s.all:
+		s.tracer = check.Pass
+	}
+	return s
+}
+
+// join takes in the next kernel, unless it is seen to differ, by what looked on at both:
+// the tracer, where it did so on both, else the witnesses.
+func (s *span) join(next *span) bool {
+	switch both := s.tracer != "" && next.tracer != ""; {
+	case both && s.tracer != next.tracer, !both && s.witnesses != next.witnesses:
+		return false
+	}
+	s.last, s.witnesses, s.all = next.last, next.witnesses, s.all && next.all
+	s.tracer = cmp.Or(s.tracer, next.tracer)
+	return true
+}
+
+func (s *span) String() string {
+	what, on := s.witnesses, " on "+s.first
+	switch {
+	case s.all:
+		what = s.tracer
+	case s.tracer != "" && s.tracer != what:
+		what += ", by the tracer " + s.tracer + ","
+	}
+	if s.first != s.last {
+		on = " from " + s.first + " to " + s.last
+	}
+	return what + on
+}
+
+// history tells how a scenario fared from kernel to kernel; "": always alike, as far as
+// can be compared.
 func history(r *check.Report, names []string, scenario, arch string) string {
-	type span struct{ first, last, outcome string }
 	var spans []span
+	var untraced []string
+	traced := false
 	for i := range r.Kernels {
 		k := &r.Kernels[i]
 		sc := find(k, scenario)
 		if k.Arch != arch || sc == nil || sc.Result == check.Skip {
 			continue
 		}
-		outcome := sc.Result
-		if sc.Result == check.Fail {
-			outcome = strings.Join(sc.Verdicts, " and ")
+		next := fared(sc, names[i])
+		traced = traced || next.all
+		if !next.all {
+			untraced = append(untraced, names[i])
 		}
-		if n := len(spans); n > 0 && spans[n-1].outcome == outcome {
-			spans[n-1].last = names[i]
-			continue
+		if n := len(spans); n == 0 || !spans[n-1].join(&next) {
+			spans = append(spans, next)
 		}
-		spans = append(spans, span{names[i], names[i], outcome})
 	}
 	if len(spans) < 2 {
 		return ""
 	}
 	var parts []string
-	for _, s := range spans {
-		on := " on " + s.first
-		if s.first != s.last {
-			on = " from " + s.first + " to " + s.last
-		}
-		parts = append(parts, s.outcome+on)
+	for i := range spans {
+		parts = append(parts, spans[i].String())
 	}
-	return strings.Join(parts, ", ")
+	h := strings.Join(parts, ", ")
+	if traced && len(untraced) > 0 {
+		h += " (no tracer on " + strings.Join(untraced, ", ") + ": compared by the witnesses there)"
+	}
+	return h
 }
 
 // totals counts, and says what the counts mean.

@@ -20,7 +20,7 @@ import (
 
 // aReport has every kind of outcome, and text that wants care.
 func aReport() *check.Report {
-	none := check.Evidence{Broken: []check.Witness{}, Agree: true, Reproduce: []string{}, Notes: []string{}, Tracer: check.Watched{Scheme: "split", Broken: []check.Broken{}}}
+	none := check.Evidence{Broken: []check.Witness{}, WitnessVerdicts: []string{}, Agree: true, Reproduce: []string{}, Notes: []string{}, Tracer: check.Watched{Watched: true, Scheme: "split", Broken: []check.Broken{}}}
 	pass := func(name string) check.Scenario {
 		return check.Scenario{Name: name, Result: check.Pass, Verdicts: []string{}, Evidence: none}
 	}
@@ -28,7 +28,7 @@ func aReport() *check.Report {
 		return check.Scenario{Name: name, Result: check.Skip, CouldNotRun: broken, Verdicts: []string{}, Evidence: none, Reason: why}
 	}
 	fail := check.Scenario{Name: "map-twice", Result: check.Fail, Verdicts: []string{"double-charge"}, Reason: "witness: <9> pages", Evidence: check.Evidence{
-		AllowancePages: 516, WitnessesRead: 7, Agree: true, Hurts: "all processes of the user",
+		AllowancePages: 516, WitnessesRead: 7, WitnessVerdicts: []string{"leak"}, Agree: true, Hurts: "all processes of the user",
 		Broken:    []check.Witness{{Witness: "pages of the allowance that fit before EPERM", When: "mapper maps 9 pages", ExpectedPages: 507, SeenPages: 498}},
 		Reproduce: []string{"mapper maps 9 pages; mapper maps 9 pages", "pinwatch check --kernel x --scenario map-twice"}, Notes: []string{},
 		Tracer: check.Watched{Watched: true, Events: 40, Scheme: "split", Broken: []check.Broken{{Verdict: "double-charge", Count: 1, Kind: "refund", UserExtraPages: 9, ExpectedUserPages: -9, ChargedUserPages: -9, ExcessPages: 9}}},
@@ -40,6 +40,9 @@ func aReport() *check.Report {
 	dead := kernel("7.4.0-rc1", "amd64")
 	dead.Error, dead.Log, dead.Scenarios = "guest kernel panicked: Kernel panic - not syncing: \x1b[31m<#1>\n--- more", "/tmp/pinwatch-7.4.log", []check.Scenario{}
 	arm := kernel("6.12.107+deb13-arm64-16k", "arm64", pass("map-once"), pass("map-twice"), skip("cpu-offline", "could not run: mapper: mmap: no answer in time (20s)", true))
+	for i := range arm.Scenarios {
+		arm.Scenarios[i].Evidence.Tracer.Watched = false
+	}
 	arm.PageBytes, arm.TracerError, arm.Tracer = 16384, "requires BTF", ""
 	return &check.Report{Version: check.Version, Kernels: []check.Kernel{
 		kernel("6.12.107+deb13-cloud-amd64", "amd64", pass("map-once"), pass("map-twice"), skip("cpu-offline", "requires a second CPU # that can go offline", false)),
@@ -88,6 +91,53 @@ func TestReportFormats(t *testing.T) {
 	}
 	if _, err := Writer("yaml"); err == nil {
 		t.Error("an unknown format is an error")
+	}
+}
+
+// Kernels are compared by what looked on at both: the name that the tracer has for what a
+// witness saw as well is no change, and where the tracer was missing, that is said.
+func TestChanges(t *testing.T) {
+	type kernel struct {
+		release             string
+		traced              bool
+		verdicts, witnesses string
+	}
+	for _, c := range []struct {
+		name    string
+		kernels []kernel
+		want    string
+	}{
+		{"the same", []kernel{{"5.3", true, "overcharge", "overcharge"}, {"5.4", true, "overcharge", "overcharge"}}, ""},
+		{"a change", []kernel{{"5.3", true, "overcharge", "overcharge"}, {"5.4", true, "", ""}}, "overcharge on 5.3, pass on 5.4."},
+		{"only the tracer is missing", []kernel{{"5.3", false, "leak", "leak"}, {"5.4", true, "double-charge", "leak"}}, ""},
+		{"the witnesses see a change", []kernel{{"5.3", false, "overcharge", "overcharge"}, {"5.4", true, "", ""}}, "overcharge on 5.3, pass on 5.4 (no tracer on 5.3: compared by the witnesses there)."},
+		{"only the tracer saw it", []kernel{{"5.3", false, "", ""}, {"5.4", true, "leak", ""}}, ""},
+		{"a change between others", []kernel{{"5.3", false, "leak", "leak"}, {"5.4", true, "double-charge", "leak"}, {"5.5", true, "", ""}},
+			"leak, by the tracer double-charge, from 5.3 to 5.4, pass on 5.5 (no tracer on 5.3: compared by the witnesses there)."},
+		{"a change that only the tracer sees, beside one without", []kernel{{"5.3", false, "leak", "leak"}, {"5.4", true, "double-charge", "leak"}, {"5.5", true, "misdirected-refund", "leak"}},
+			"leak, by the tracer double-charge, from 5.3 to 5.4, misdirected-refund on 5.5 (no tracer on 5.3: compared by the witnesses there)."},
+		{"a change that only the tracer sees, around one without", []kernel{{"5.3", true, "double-charge", "leak"}, {"5.4", false, "leak", "leak"}, {"5.5", true, "misdirected-refund", "leak"}},
+			"leak, by the tracer double-charge, from 5.3 to 5.4, misdirected-refund on 5.5 (no tracer on 5.4: compared by the witnesses there)."},
+		{"the same, around one without", []kernel{{"5.3", true, "leak", "leak"}, {"5.4", false, "leak", "leak"}, {"5.5", true, "leak", "leak"}}, ""},
+		{"no tracer at all", []kernel{{"5.3", false, "leak", "leak"}, {"5.4", false, "", ""}}, "leak on 5.3, pass on 5.4."},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := check.Report{}
+			for _, k := range c.kernels {
+				sc := check.Scenario{Name: "map-twice", Result: check.Pass, Verdicts: strings.Fields(k.verdicts)}
+				if k.verdicts != "" {
+					sc.Result = check.Fail
+				}
+				sc.Evidence.WitnessVerdicts, sc.Evidence.Tracer.Watched = strings.Fields(k.witnesses), k.traced
+				r.Kernels = append(r.Kernels, check.Kernel{Release: k.release, Scenarios: []check.Scenario{sc}})
+			}
+			if c.want != "" {
+				c.want = "behaviour changed in map-twice: " + c.want
+			}
+			if got := strings.Join(changes(&r, kernelNames(&r)), "\n"); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 // A map knows who pays for it, but no system call says so. A BPF iterator over
@@ -173,7 +174,12 @@ func loadIterator(code asm.Instructions) (*ebpf.Program, error) {
 		License: "GPL", Instructions: code,
 	}
 	defer kernel.LiftMemlock()()
-	return ebpf.NewProgram(spec)
+	var program *ebpf.Program
+	err := self.New().Do(func() (err error) {
+		program, err = ebpf.NewProgram(spec)
+		return err
+	})
+	return program, err
 }
 
 func iterate(program *ebpf.Program) ([]record, error) {

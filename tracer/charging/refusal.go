@@ -20,7 +20,7 @@ type Refused struct {
 	Outcome reason.Outcome
 	Reasons []reason.Reason // that the facts allow; of Outcome Unknown none, or those of several outcomes
 	Facts   *reason.Facts
-	Held    *ledger.Held    // what the user's counter was held for; nil: not known
+	Held    *ledger.Held // what the user's counter was held for; nil: not known
 	// Remedies are of a limit; each was held against the rule.
 	Remedies []remedy.Remedy
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 )
 
@@ -303,6 +304,59 @@ func TestBisectRun(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "is the first bad commit") || !strings.Contains(string(out), "perf: simplify the accounting") {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// The line that says how to see a fail again does so as it stands, in a shell: with the
+// image, the types, the parameters and whatever else it takes.
+func TestAgainIsPasted(t *testing.T) {
+	t.Parallel()
+	k := guesttest.KnownBad(t)
+	dir := filepath.Join(t.TempDir(), "two words")
+	for _, sub := range []string{dir, filepath.Join(dir, "types")} {
+		if err := os.Mkdir(sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	image := filepath.Join(dir, "bzImage")
+	if err := os.Symlink(k.Image, image); err != nil {
+		t.Fatal(err)
+	}
+	types := guesttest.Run(t, k, func(c *guest.Config) { c.Exec = guesttest.LookPath(t, "busybox") }, "cat", "/sys/kernel/btf/vmlinux")
+	if err := os.WriteFile(filepath.Join(dir, "types", k.Release+".btf"), []byte(types.Stdout), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	report, code := runCheck(t, "--kernel", image, "--btf", filepath.Join(dir, "types"), "--append", "perf_mmap_accounting=cumulative quiet", "--cpus", "2",
+		"--transport", "perf", "--scenario", "past-allowance")
+	if code != 3 || len(report.Kernels[0].Scenarios) != 1 || len(report.Kernels[0].Scenarios[0].Evidence.Reproduce) != 2 {
+		t.Fatalf("exit %d: %+v", code, report)
+	}
+	first := report.Kernels[0]
+	line := first.Scenarios[0].Evidence.Reproduce[1]
+	if !strings.Contains(line, k.Release+".btf") {
+		t.Errorf("%s: the file of this kernel's types is not in it", line)
+	}
+	again := exec.Command("sh", "-c", line+" --format json")
+	again.Env = append(os.Environ(), "PATH="+filepath.Dir(guesttest.Binary(t))+":"+os.Getenv("PATH"))
+	out, err := again.Output()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		t.Fatalf("%s: %v", line, err)
+	}
+	var second check.Report
+	if err := json.Unmarshal(out, &second); err != nil {
+		t.Fatalf("%s: %v\n%s", line, err, out)
+	}
+	// What it rests on is the same: two CPUs, the cumulative rule, the tracer with its types.
+	sum := func(k check.Kernel) string {
+		e := k.Scenarios[0].Evidence
+		return fmt.Sprint(k.Release, k.Tracer, k.TracerError, k.Scenarios[0].Verdicts, e.AllowancePages, e.WitnessVerdicts, e.Tracer.Watched, e.Tracer.Scheme)
+	}
+	if got, want := sum(second.Kernels[0]), sum(first); got != want {
+		t.Errorf("%s\ngot  %s\nwant %s", line, got, want)
+	}
+	if diff := cmp.Diff(first.Scenarios[0].Evidence.Reproduce, second.Kernels[0].Scenarios[0].Evidence.Reproduce); diff != "" {
+		t.Error(diff)
 	}
 }
 

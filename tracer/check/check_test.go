@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -34,6 +35,9 @@ func TestModel(t *testing.T) {
 		t.Fatal(errno)
 	}
 	want("within the allowance", 9, 0)
+	if user.areas != 1 {
+		t.Errorf("%d areas; want 1", user.areas)
+	}
 	across, _ := m.charge(by, 3)
 	want("across its end", 10, 2)
 	past, _ := m.charge(by, 3)
@@ -57,6 +61,9 @@ func TestModel(t *testing.T) {
 	want("refunds are what was charged", 9, 0)
 	inside.unmap()
 	want("at rest", 0, 0)
+	if user.areas != 0 {
+		t.Errorf("%d areas at rest", user.areas)
+	}
 
 	m.paranoid = -1
 	if _, errno := m.charge(caller{user: &user, mm: &other}, 11); errno != 0 || user.pages != 10 || other.pages != 1 {
@@ -161,7 +168,7 @@ func TestChoose(t *testing.T) {
 
 // A fail names what is broken, and says whether tracer and witness agree.
 func TestConclude(t *testing.T) {
-	witness := []Witness{{Witness: "VmPin of the payer", When: "payer unmaps 9 pages", ExpectedPages: 0, SeenPages: 9}}
+	witness := []Witness{{Witness: "VmPin of the payer", When: "payer unmaps 9 pages", ExpectedPages: 0, SeenPages: 9, reading: kept}}
 	broken := []Broken{{Verdict: "misdirected-refund", Certainty: certain, Count: 1, Kind: "refund", ExcessPages: 9}, {Verdict: "wrong-refusal", Certainty: certain, Count: 3}}
 	doubt := []Broken{{Verdict: "underflow", Certainty: uncertain, Count: 1}, {Verdict: "wrong-refusal", Certainty: certain, Count: 3}}
 	for _, c := range []struct {
@@ -192,6 +199,61 @@ func TestConclude(t *testing.T) {
 			}
 			if sc.Result == Fail && (sc.Evidence.Hurts == "" || len(sc.Evidence.Reproduce) != 2) {
 				t.Errorf("a fail says whom it hurts and how to see it: %+v", sc.Evidence)
+			}
+		})
+	}
+}
+
+// Witnesses alone name what they saw, and no more: a charge is too much when the call that
+// makes it shows it, a leak is what does not come back.
+func TestNamed(t *testing.T) {
+	const room = "pages of the allowance that fit before EPERM"
+	pin := func(who string, expected, seen, before int64, charging bool) Witness {
+		return Witness{Witness: vmPinOf + who, ExpectedPages: expected, SeenPages: seen, reading: chargeReading(seen, seen-expected, before, charging)}
+	}
+	fit := func(expected, seen int64, rest bool) Witness {
+		return Witness{Witness: room, ExpectedPages: expected, SeenPages: seen, reading: roomReading(expected, seen, rest)}
+	}
+	refused := Witness{Witness: "mmap of the mapper says EPERM instead of ok", ExpectedPages: 9}
+	for _, c := range []struct {
+		name   string
+		broken []Witness
+		right  []string // in the end
+		want   string
+	}{
+		{"charged the history, and given back", []Witness{pin("mapper", 9, 37, 0, true), pin("mapper", 0, 19, 28, false), fit(500, 480, false)}, []string{vmPinOf + "mapper", room}, "overcharge"},
+		{"charged the history, and killed", []Witness{pin("mapper", 9, 37, 0, true)}, nil, "overcharge"},
+		{"within the allowance, and charged to the process", []Witness{pin("mapper", 0, 9, 0, true)}, []string{vmPinOf + "mapper"}, "overcharge"},
+		{"the user is charged too much, and given back", []Witness{fit(500, 480, false)}, []string{room}, "overcharge"},
+		{"the user is charged, and it does not come back", []Witness{fit(507, 498, false), fit(516, 507, true)}, nil, "leak"},
+		{"the process keeps it", []Witness{pin("payer", 0, 9, 0, false)}, nil, "leak"},
+		{"charged too much, and it does not come back", []Witness{pin("payer", 9, 18, 0, true), fit(516, 507, true)}, nil, "overcharge leak"},
+		{"it came back later than it should", []Witness{pin("payer", 0, 9, 0, false)}, []string{vmPinOf + "payer"}, "mischarge"},
+		{"what one lacks another one has", []Witness{pin("payer", 0, 9, 0, false), pin("sharer", 0, -9, 0, false)}, nil, "misdirected-refund"},
+		{"and what was charged was too much", []Witness{fit(516, 507, false), pin("payer", 0, 9, 0, false), pin("sharer", 0, -9, 0, false)}, []string{room}, "overcharge misdirected-refund"},
+		{"one process twice is not two", []Witness{pin("payer", 9, 18, 0, true), pin("payer", 9, 0, 9, true)}, nil, "overcharge"},
+		{"below zero", []Witness{pin("sharer", 0, -9, 0, false)}, nil, "underflow"},
+		{"more fits than is allowed", []Witness{fit(516, 525, true)}, nil, "underflow"},
+		{"given back too early", []Witness{pin("mapper", 18, 9, 0, false)}, nil, "underflow"},
+		{"charged to nobody while it is mapped", []Witness{pin("mapper", 9, 0, 0, true)}, nil, "mischarge"},
+		{"more fits while something is mapped", []Witness{fit(500, 509, false)}, []string{room}, "mischarge"},
+		{"refused", []Witness{refused}, nil, "wrong-refusal"},
+		{"refused for what was charged too much", []Witness{pin("mapper", 9, 37, 0, true), refused}, nil, "overcharge"},
+		{"all fine", nil, nil, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			right := map[string]bool{}
+			for _, name := range c.right {
+				right[name] = true
+			}
+			got := named(c.broken, right)
+			if strings.Join(got, " ") != c.want {
+				t.Errorf("got %q; want %q", got, c.want)
+			}
+			for _, name := range got {
+				if Impact(name) == "" {
+					t.Errorf("%s hurts nobody", name)
+				}
 			}
 		})
 	}
@@ -278,6 +340,71 @@ func TestAtRest(t *testing.T) {
 				t.Errorf("missed: %q", missed)
 			}
 		})
+	}
+}
+
+// A loss is counted to the scenario in which it happened: what the marker between them tells
+// apart to one, else to both neighbours, and what is nowhere to be seen to all.
+func TestLossIsPlaced(t *testing.T) {
+	const marker = 100
+	scenes := []*Scene{{uids: []int{101, 102}}, {uids: []int{103, 104}}, {uids: []int{105, 106}}}
+	m := marks{scenes: scenes, marker: marker}
+	type event struct {
+		uid  uint32
+		lost uint64
+	}
+	free := func(e event) ledger.Event {
+		return ledger.Event{Op: ledger.Free, Lost: e.lost, Object: &ledger.Object{}}
+	}
+	for _, c := range []struct {
+		name     string
+		events   []event // uid 0: a BPF object that is freed
+		lost     uint64
+		want     [3]uint64
+		unplaced uint64
+	}{
+		{"none", []event{{101, 0}, {marker, 0}, {103, 0}, {marker, 0}, {105, 0}, {marker, 0}}, 0, [3]uint64{}, 0},
+		{"within one", []event{{101, 0}, {marker, 0}, {103, 0}, {104, 2}, {marker, 2}, {105, 2}, {marker, 2}}, 2, [3]uint64{0, 2, 0}, 0},
+		{"at its end", []event{{101, 0}, {marker, 0}, {103, 0}, {marker, 0}, {marker, 0}, {105, 0}, {marker, 3}}, 3, [3]uint64{0, 0, 3}, 0},
+		{"at its beginning", []event{{101, 0}, {marker, 0}, {marker, 0}, {103, 1}, {marker, 1}, {105, 1}, {marker, 1}}, 1, [3]uint64{0, 1, 0}, 0},
+		{"a mark is lost as well", []event{{101, 0}, {103, 4}, {marker, 4}, {105, 4}, {marker, 4}}, 4, [3]uint64{4, 4, 0}, 0},
+		{"all of one", []event{{101, 0}, {marker, 0}, {marker, 9}, {105, 9}, {marker, 9}}, 9, [3]uint64{0, 9, 0}, 0},
+		{"each its own", []event{{101, 1}, {marker, 1}, {103, 3}, {marker, 3}, {105, 3}, {marker, 7}}, 7, [3]uint64{1, 2, 4}, 0},
+		{"after an object that goes late", []event{{101, 0}, {marker, 0}, {103, 0}, {0, 0}, {103, 2}, {marker, 2}, {0, 2}, {105, 2}, {marker, 2}}, 2, [3]uint64{0, 2, 0}, 0},
+		{"found with an object that goes late", []event{{101, 0}, {marker, 0}, {0, 2}, {103, 2}, {marker, 2}, {105, 2}, {marker, 2}}, 2, [3]uint64{0, 2, 0}, 0},
+		{"nowhere", []event{{101, 0}, {marker, 0}, {103, 0}, {marker, 0}, {105, 0}, {marker, 0}}, 5, [3]uint64{}, 5},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var events []ledger.Event
+			for _, e := range c.events {
+				if e.uid == 0 {
+					events = append(events, free(e))
+					continue
+				}
+				events = append(events, ledger.Event{Op: ledger.Map, Lost: e.lost, Caller: ledger.Caller{UID: e.uid}})
+			}
+			placed, unplaced := m.place(events, c.lost)
+			got := [3]uint64{placed[scenes[0]], placed[scenes[1]], placed[scenes[2]]}
+			if got != c.want || unplaced != c.unplaced {
+				t.Errorf("got %v and %d nowhere; want %v and %d", got, unplaced, c.want, c.unplaced)
+			}
+		})
+	}
+}
+
+// Whether io_uring charges the process is told by the kernel's types.
+func TestUringPins(t *testing.T) {
+	for member, want := range map[string]bool{"account_mem": false, "limit_mem": true} {
+		ring := &btf.Struct{Name: "io_ring_ctx", Size: 4, Members: []btf.Member{{Name: member, Type: &btf.Int{Name: "int", Size: 4}}}}
+		path := filepath.Join(t.TempDir(), "types")
+		writeTypes(t, path, ring)
+		spec, err := btf.LoadSpec(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := uringPinsBy(spec); got != want {
+			t.Errorf("%s: %v", member, got)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package check
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,14 +15,19 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/probe"
+	"github.com/pinwatch/pinwatch/tracer/transport"
 )
 
 // Guests say how to check kernels that are booted in QEMU.
 type Guests struct {
 	Kernels   []string          // images
 	Binaries  map[string]string // pinwatch for the guest, by architecture; "": found by itself
-	BTF       string            // file with the kernels' types, for kernels that carry none
+	BTF       []string          // files with the kernels' types, for kernels that carry none: see types.go
+	Tracer    tracer.Options    // how to attach, and the transport
+	Flags     []string          // what else was asked for, so that a scenario can be seen again
 	Scenarios []string          // names; none: all
 	Base      guest.Config      // CPUs, memory, parameters, accelerator
 	Timeout   time.Duration     // per kernel
@@ -85,10 +91,16 @@ func (g *Guests) one(ctx context.Context, image string) Kernel {
 		k.Error = err.Error()
 		return k
 	}
+	types, note, err := g.types(image)
+	if err != nil {
+		k.Error = err.Error()
+		g.Done(releaseOf(image), k.state())
+		return k
+	}
 	for attempt := 1; attempt <= 2; attempt++ {
 		g.Progress(releaseOf(image), "booting")
 		log.Reset()
-		err = g.boot(ctx, &k, &log)
+		err = g.boot(ctx, &k, types, &log)
 		if err == nil {
 			break
 		}
@@ -102,6 +114,10 @@ func (g *Guests) one(ctx context.Context, image string) Kernel {
 			break
 		}
 	}
+	if k.TracerError != "" && note != "" {
+		k.TracerError += "; " + note
+	}
+	g.again(&k, types)
 	if g.KeepLog && (k.Error != "" || k.Failed()) {
 		k.Log = g.keep(k.Release, log.Bytes())
 	}
@@ -120,7 +136,7 @@ func (k *Kernel) CouldNotRun() bool {
 }
 
 // boot runs the check in a guest and takes its report.
-func (g *Guests) boot(ctx context.Context, k *Kernel, log *bytes.Buffer) error {
+func (g *Guests) boot(ctx context.Context, k *Kernel, types string, log *bytes.Buffer) error {
 	// What comes after the report, the end of the trace and of the guest, takes a tenth
 	// of the time and says nothing of the kernel's accounting.
 	ctx, end := context.WithCancel(ctx)
@@ -130,12 +146,12 @@ func (g *Guests) boot(ctx context.Context, k *Kernel, log *bytes.Buffer) error {
 	c := g.Base
 	c.Kernel, c.Arch, c.Binary, c.Timeout = k.Image, k.Arch, g.Binaries[k.Arch], g.Timeout
 	c.Stdout, c.Console = &stdout, log
-	c.Args = []string{"check", "--invasive", "--in-guest"}
+	c.Args = []string{"check", "--invasive", "--in-guest", "--attach", cmp.Or(g.Tracer.Attach, probe.AttachAuto), "--transport", cmp.Or(g.Tracer.Transport, transport.Auto)}
 	if len(g.Scenarios) > 0 {
 		c.Args = append(c.Args, "--scenario", strings.Join(g.Scenarios, ","))
 	}
-	if g.BTF != "" {
-		c.Files = append(c.Files, g.BTF+":btf")
+	if types != "" {
+		c.Files = append(c.Files, types+":btf")
 		c.Args = append(c.Args, "--btf", "/btf")
 	}
 	said := &progress{g: g, image: k.Image, rest: &stderr}
@@ -153,10 +169,18 @@ func (g *Guests) boot(ctx context.Context, k *Kernel, log *bytes.Buffer) error {
 	image := k.Image
 	*k = report.Kernels[0]
 	k.Image = image
-	for i := range k.Scenarios {
-		k.Scenarios[i].reproduceIn(image)
-	}
 	return nil
+}
+
+// again has the reproductions boot the kernel as it was booted.
+func (g *Guests) again(k *Kernel, types string) {
+	args := []string{"--kernel", k.Image}
+	if types != "" {
+		args = append(args, "--btf", types)
+	}
+	for i := range k.Scenarios {
+		k.Scenarios[i].again(append(args, g.Flags...))
+	}
 }
 
 // reportLine is what the check in the guest prints: one line.

@@ -11,7 +11,10 @@ type model struct {
 }
 
 // payer is one side of the accounts: what a user or a process is charged now.
-type payer struct{ pages int64 }
+type payer struct {
+	pages int64
+	areas int // of buffers of the user's processes, whoever of them pays
+}
 
 // caller is who maps.
 type caller struct {
@@ -40,6 +43,7 @@ func (m *model) charge(by caller, pages int64) (*area, unix.Errno) {
 	}
 	by.user.pages += a.toUser
 	by.mm.pages += a.toMM
+	by.user.areas++
 	return a, 0
 }
 
@@ -51,6 +55,7 @@ func (a *area) unmap() {
 	if a.mappings--; a.mappings == 0 {
 		a.by.user.pages -= a.toUser
 		a.by.mm.pages -= a.toMM
+		a.by.user.areas--
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
@@ -67,21 +68,18 @@ type Evidence struct {
 	AllowancePages int64     `json:"allowance_pages"`
 	WitnessesRead  int       `json:"witnesses_read"` // readings compared with the intent
 	Broken         []Witness `json:"witnesses"`      // those that differ
-	Tracer         Watched   `json:"tracer"`
+	// WitnessVerdicts names what the witnesses alone saw to be broken: by that, kernels
+	// are compared of which one was not traced.
+	WitnessVerdicts []string `json:"witness_verdicts"`
+	Tracer          Watched  `json:"tracer"`
 	// Agree reports whether tracer and witnesses came to the same result. Without a
 	// tracer they do.
 	Agree     bool     `json:"agree"`
 	Hurts     string   `json:"hurts"`     // whom a broken invariant hurts
 	Reproduce []string `json:"reproduce"` // two lines
 	Notes     []string `json:"notes"`
-}
 
-// Witness is one reading of a witness that is not what the intent gives.
-type Witness struct {
-	Witness       string `json:"witness"`
-	When          string `json:"when"` // after which call
-	ExpectedPages int64  `json:"expected_pages"`
-	SeenPages     int64  `json:"seen_pages"`
+	right map[string]bool // witnesses whose last reading was as expected
 }
 
 // Watched is what the tracer saw of a scenario.
@@ -183,6 +181,7 @@ func atRest(s *ledger.Summary) (left []Broken) {
 // not certain of counts where a witness saw something too.
 func (sc *Scenario) conclude(traced bool) {
 	e := &sc.Evidence
+	e.WitnessVerdicts = append([]string{}, named(e.Broken, e.right)...)
 	sure, unsure := e.Tracer.verdicts(certain), e.Tracer.verdicts(uncertain)
 	witness, tracer := len(e.Broken) > 0, len(sure) > 0
 	e.Agree = !traced || !e.Tracer.Watched || witness == (tracer || witness && len(unsure) > 0)
@@ -197,10 +196,10 @@ func (sc *Scenario) conclude(traced bool) {
 	} else if list := causes(unsure); len(list) > 0 {
 		sc.Verdicts = list
 	} else if len(sure) == 0 {
-		sc.Verdicts = e.named()
+		sc.Verdicts = e.WitnessVerdicts
 	}
 	e.Hurts = impact(sc.Verdicts)
-	e.Reproduce = []string{strings.Join(e.Notes, "; "), "pinwatch check --invasive --scenario " + sc.Name}
+	e.Reproduce = []string{strings.Join(e.Notes, "; "), ""}
 	e.Notes = []string{}
 	sc.Reason = e.reason()
 }
@@ -211,44 +210,28 @@ func causes(verdicts []string) []string {
 	return slices.DeleteFunc(slices.Clone(verdicts), func(v string) bool { return v == ledger.WrongRefusal.String() })
 }
 
-// reproduceIn changes the reproduction to one that boots the kernel.
-func (sc *Scenario) reproduceIn(image string) {
-	if len(sc.Evidence.Reproduce) == 2 {
-		sc.Evidence.Reproduce[1] = "pinwatch check --kernel " + image + " --scenario " + sc.Name
+// again makes the last line of a reproduction: the command that runs the scenario with
+// some arguments, for a shell.
+func (sc *Scenario) again(args []string) {
+	if len(sc.Evidence.Reproduce) != 2 {
+		return
 	}
+	words := []string{"pinwatch check"}
+	for _, arg := range append(slices.Clone(args), "--scenario", sc.Name) {
+		words = append(words, quoted(arg))
+	}
+	sc.Evidence.Reproduce[1] = strings.Join(words, " ")
 }
 
-// named names what the witnesses saw, where the tracer has no word for it.
-func (e *Evidence) named() []string {
-	var names []string
-	add := func(v ledger.Verdict) {
-		if !slices.Contains(names, v.String()) {
-			names = append(names, v.String())
-		}
+// quoted is a word as a shell takes it.
+func quoted(word string) string {
+	plain := func(r rune) bool {
+		return r < 0x80 && (unicode.IsLetter(r) || unicode.IsDigit(r)) || strings.ContainsRune("-_./,:=+@%", r)
 	}
-	var pinned, off int64
-	for _, w := range e.Broken {
-		if strings.HasPrefix(w.Witness, "VmPin") {
-			off += w.SeenPages - w.ExpectedPages
-			pinned++
-		}
+	if word != "" && strings.IndexFunc(word, func(r rune) bool { return !plain(r) }) < 0 {
+		return word
 	}
-	if pinned > 1 && off == 0 { // what one process lacks, another one has
-		return []string{ledger.MisdirectedRefund.String()}
-	}
-	for _, w := range e.Broken {
-		switch room := strings.HasPrefix(w.Witness, "pages of the allowance"); {
-		case strings.HasPrefix(w.Witness, "mmap"):
-			add(ledger.WrongRefusal)
-		case w.SeenPages < 0 || room && w.SeenPages > w.ExpectedPages:
-			add(ledger.Underflow)
-		case w.ExpectedPages == 0 || room:
-			add(ledger.Leak)
-		default:
-			add(ledger.Overcharge)
-		}
-	}
-	return names
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // reason says in a sentence what is broken: expected and seen, in pages.
@@ -299,8 +282,8 @@ func (b *Broken) String() string {
 func impact(verdicts []string) string {
 	var list []string
 	for _, name := range verdicts {
-		if v, ok := ledger.ParseVerdict(name); ok {
-			list = append(list, v.Impact())
+		if whom := Impact(name); whom != "" {
+			list = append(list, whom)
 		}
 	}
 	return strings.Join(list, "; ")

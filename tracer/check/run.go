@@ -16,8 +16,6 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
-	"github.com/pinwatch/pinwatch/tracer/ledger"
-	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
 )
 
@@ -26,6 +24,7 @@ type Options struct {
 	Tracer    tracer.Options
 	Exercises []Exercise
 	Invasive  bool
+	Flags     []string // what was asked for, so that a scenario can be seen again
 	// Apart keeps the checker to the first CPU and its actors off it. They take turns,
 	// and an emulated CPU that stays with one process keeps its address translations.
 	Apart    bool
@@ -148,6 +147,7 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 		e := r.opts.Exercises[i]
 		r.say(e.Name, n+1, len(todo))
 		results[i], scenes[i] = r.one(ctx, e)
+		w.mark()
 		if ctx.Err() != nil {
 			break
 		}
@@ -159,6 +159,7 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 	if err != nil {
 		k.TracerError = err.Error()
 	}
+	placed, unplaced := w.place(events, lost, scenes, todo)
 	for _, i := range todo {
 		sc, scene := &results[i], scenes[i]
 		if sc.Result == Skip {
@@ -170,6 +171,7 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 		traced := w != nil && err == nil && w.watches(r.opts.Exercises[i].Charges)
 		if traced {
 			own := scene.own(events)
+			lost := placed[scene] + unplaced
 			sc.Evidence.Tracer = judge(own, lost)
 			if missed := scene.missed(own); lost > 0 || missed != "" {
 				sc.Result, sc.CouldNotRun = Skip, true
@@ -179,6 +181,7 @@ func (r *run) pass(ctx context.Context, k *Kernel, results []Scenario, todo []in
 			}
 		}
 		sc.conclude(traced)
+		sc.again(r.opts.Flags)
 	}
 	return again, nil
 }
@@ -193,7 +196,7 @@ func (r *run) say(what string, n, of int) {
 // judged, unless it is a skip.
 func (r *run) one(ctx context.Context, e Exercise) (sc Scenario, s *Scene) {
 	sc = Scenario{Name: e.Name, Result: Skip, Verdicts: []string{}, Evidence: Evidence{
-		AllowancePages: r.model.allowance, Broken: []Witness{}, Agree: true, Reproduce: []string{}, Notes: []string{}, Tracer: Watched{Scheme: "unknown", Broken: []Broken{}},
+		AllowancePages: r.model.allowance, Broken: []Witness{}, WitnessVerdicts: []string{}, right: map[string]bool{}, Agree: true, Reproduce: []string{}, Notes: []string{}, Tracer: Watched{Scheme: "unknown", Broken: []Broken{}},
 	}}
 	switch {
 	case e.Invasive && !r.opts.Invasive:
@@ -271,154 +274,6 @@ func (s *Scene) play(do func(*Scene)) (err error) {
 		return errors.New("something else changed perf_event_mlock_kb, perf_event_paranoid or the online CPUs meanwhile")
 	}
 	return nil
-}
-
-// own are a scene's events: those of its users.
-func (s *Scene) own(events []ledger.Event) (list []ledger.Event) {
-	users := ownership{first: uint32(s.uids[0]), last: uint32(s.uids[len(s.uids)-1])}
-	for _, e := range events {
-		if users.of(&e) {
-			e.Lost = 0
-			list = append(list, e)
-		}
-	}
-	return list
-}
-
-// ownership tells the events of a range of users.
-type ownership struct {
-	first, last uint32
-	objects     map[uint64]bool // theirs, by Object.Key
-}
-
-// of reports whether an event is theirs. The kernel frees BPF objects in workers of
-// its own, as nobody's.
-func (o *ownership) of(e *ledger.Event) bool {
-	in := func(uid uint32) bool { return o.first <= uid && uid <= o.last }
-	theirs := in(e.Caller.UID) || in(e.Payer())
-	switch {
-	case e.Object == nil:
-	case e.Op == ledger.Create && e.Errno == 0:
-		if o.objects == nil {
-			o.objects = map[uint64]bool{}
-		}
-		o.objects[e.Object.Key] = theirs // the address may have been somebody else's
-	case e.Op != ledger.Create:
-		theirs = theirs || o.objects[e.Object.Key]
-	}
-	return theirs
-}
-
-// missed says what the scene did and the tracer did not see; "": nothing.
-func (s *Scene) missed(own []ledger.Event) string {
-	var mapped, charged int64
-	for i := range own {
-		switch e := &own[i]; {
-		case e.Errno != 0:
-		case e.Op == ledger.Map:
-			mapped++
-		case e.Op == ledger.Create, e.Op == ledger.Account:
-			charged++
-		}
-	}
-	switch {
-	case mapped != s.mappings:
-		return fmt.Sprintf(", and saw %d mappings of %d", mapped, s.mappings)
-	case charged < s.charged:
-		return fmt.Sprintf(", and saw %d other charges of %d", charged, s.charged)
-	}
-	return ""
-}
-
-// watch opens the trace that stays open over all scenarios.
-func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
-	r.unwatch()
-	began := time.Now()
-	opts := r.opts.Tracer
-	for _, e := range r.opts.Exercises {
-		opts.BPF = opts.BPF || e.Charges == ChargesObjects
-		opts.Others = opts.Others || e.Charges == ChargesOthers
-	}
-	opts.Memcg = opts.BPF && r.regime().memcg
-	s, err := session.Open(ctx, session.Options{Tracer: opts, NoSnapshot: true})
-	k.TracerMS += time.Since(began).Milliseconds()
-	if err != nil {
-		return nil, err
-	}
-	r.session = s
-	k.Tracer, k.TracerError = s.Attached(), ""
-	w := &watch{tracer: s.Tracer, mine: ownership{first: uint32(r.uid), last: uint32(r.uid + users*len(r.opts.Exercises))}, rest: ledger.New()}
-	ctx, w.cancel = context.WithCancel(ctx)
-	w.wait.Go(func() { w.err = s.Run(ctx, w) })
-	return w, nil
-}
-
-// unwatch takes the probes off, which takes seconds in an emulated guest.
-func (r *run) unwatch() {
-	if r.session != nil {
-		r.session.Close()
-		r.session = nil
-	}
-}
-
-// watch collects the events of a trace.
-type watch struct {
-	tracer *tracer.Tracer
-	cancel context.CancelFunc
-	wait   sync.WaitGroup
-	mine   ownership // of all scenarios
-	err    error
-
-	mu     sync.Mutex
-	events []ledger.Event
-	rest   *ledger.Ledger // what is still charged
-}
-
-// watches reports whether a scenario's charges are watched.
-func (w *watch) watches(c Charges) bool {
-	objects, others := w.tracer.Watches()
-	return c == ChargesNothing || c == ChargesObjects && objects || c == ChargesOthers && others
-}
-
-// Enter takes an event, if it is one of a scenario's.
-func (w *watch) Enter(e *ledger.Entry) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.mine.of(&e.Event) {
-		w.events = append(w.events, e.Event)
-		w.rest.Apply(e.Event)
-	}
-	return nil
-}
-
-// Flush does nothing: events are taken as they come.
-func (*watch) Flush(pipeline.View) error { return nil }
-
-// Close does nothing.
-func (*watch) Close(pipeline.View, uint64) error { return nil }
-
-// settle waits, not for long, until nothing is charged any more that the kernel
-// gives back in a worker of its own.
-func (w *watch) settle() {
-	for end := time.Now().Add(settleTime); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		w.mu.Lock()
-		s := w.rest.Summary()
-		w.mu.Unlock()
-		if len(atRest(&s)) == 0 {
-			return
-		}
-	}
-}
-
-// stop ends the trace, and returns what it saw. It does nothing without one.
-func (w *watch) stop() (events []ledger.Event, lost uint64, err error) {
-	if w == nil {
-		return nil, 0, nil
-	}
-	w.settle()
-	w.cancel()
-	w.wait.Wait()
-	return w.events, w.tracer.Losses().Total(), w.err
 }
 
 // auxPMU finds a PMU that has an AUX area.

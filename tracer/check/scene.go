@@ -33,7 +33,9 @@ type Scene struct {
 	skip     string   // what is missing, once that was found
 	Evidence Evidence
 
-	off map[*process]int64 // by how much VmPin was off the model at the last look
+	off      map[*process]int64 // by how much VmPin was off the model at the last look
+	charging bool               // the last call is one that charges
+	pins     *bool              // io_uring charges the process as well; nil: not known yet
 }
 
 // stop ends a scenario's body from within a step.
@@ -114,16 +116,25 @@ func (s *Scene) when() string {
 
 // broke notes that a witness saw what should not be.
 func (s *Scene) broke(w Witness) {
+	s.Evidence.right[w.Witness] = false
 	w.When = s.when()
 	s.Evidence.Broken = append(s.Evidence.Broken, w)
 }
 
-// Expect notes a witness's reading.
-func (s *Scene) Expect(witness string, expected, seen int64) {
+// ExpectRoom notes a witness's reading of how many pages fit. rest says that by the
+// intent nothing is charged of what it depends on.
+func (s *Scene) ExpectRoom(witness string, rest bool, expected, seen int64) {
+	s.read(expected == seen, Witness{Witness: witness, ExpectedPages: expected, SeenPages: seen, reading: roomReading(expected, seen, rest)})
+}
+
+// read notes a reading.
+func (s *Scene) read(right bool, w Witness) {
 	s.Evidence.WitnessesRead++
-	if expected != seen {
-		s.broke(Witness{Witness: witness, ExpectedPages: expected, SeenPages: seen})
+	if !right {
+		s.broke(w)
+		return
 	}
+	s.Evidence.right[w.Witness] = true
 }
 
 // look compares VmPin of all processes with the model. What stays off by the
@@ -135,15 +146,15 @@ func (s *Scene) look() {
 		}
 		pin, err := p.vmPin()
 		s.check(err)
-		off := pin - p.by.mm.pages
-		s.Evidence.WitnessesRead++
-		if off != s.off[p] {
-			s.off[p] = off
-			if off != 0 {
-				s.broke(Witness{Witness: "VmPin of the " + p.name, ExpectedPages: p.by.mm.pages, SeenPages: pin})
-			}
+		off, before := pin-p.by.mm.pages, s.off[p]
+		s.off[p] = off
+		if off == before && off != 0 {
+			s.Evidence.WitnessesRead++
+			continue
 		}
+		s.read(off == 0, Witness{Witness: vmPinOf + p.name, ExpectedPages: p.by.mm.pages, SeenPages: pin, reading: chargeReading(pin, off, before, s.charging)})
 	}
+	s.charging = false
 }
 
 // maxRoom bounds the memory that a measurement maps: 128 MiB of 4 KiB pages.
@@ -160,7 +171,7 @@ func (s *Scene) measure(user int) {
 	if most > maxRoom {
 		s.Skip("a user's allowance is %d pages here: too much memory to map for this; lower perf_event_mlock_kb", s.model.allowance)
 	}
-	s.Expect("pages of the allowance that fit before EPERM", s.model.room(s.users[user]), s.roomOf(user))
+	s.ExpectRoom("pages of the allowance that fit before EPERM", s.users[user].areas == 0, s.model.room(s.users[user]), s.roomOf(user))
 }
 
 // roomOf maps what a user may have at no process's expense, and unmaps it.
@@ -302,6 +313,7 @@ func (e *Event) mapArea(which int, pages int64, offset uintptr, accept []unix.Er
 			a, want = s.model.charge(p.by, pages)
 		}
 	}
+	s.charging = true
 	defer s.look()
 	switch {
 	case errno != want && slices.Contains(accept, errno):
@@ -370,6 +382,7 @@ func (e *Event) Refused(what string, r request, want ...unix.Errno) {
 	s.check(err)
 	errno := unix.Errno(got.Errno)
 	s.Evidence.WitnessesRead++
+	s.charging = true
 	if !slices.Contains(want, errno) {
 		names := make([]string, len(want))
 		for i, w := range want {

@@ -293,7 +293,7 @@ func checkOtherWays(opts tracer.Options, used string) (checks []Check) {
 		opts.Attach = name
 		t, err := tracer.Open(opts)
 		if err != nil {
-			checks = append(checks, Check{"attach " + name, StateDegraded, err.Error(), fmt.Sprintf("nothing to do: %s is used instead", used)})
+			checks = append(checks, Check{"attach " + name, StateDegraded, causeOf(err), fmt.Sprintf("nothing to do: %s is used instead", used)})
 			continue
 		}
 		t.Close()
@@ -320,12 +320,32 @@ func checkWatched(degraded []string) (checks []Check, rest []string) {
 	return checks, rest
 }
 
+// causeOf is an error without what it advises to do.
+func causeOf(err error) string {
+	var not *tracer.NotOpened
+	if errors.As(err, &not) {
+		return not.Cause()
+	}
+	return err.Error()
+}
+
+// notOpened is the row of a trace that cannot be opened. The error says what to do, or the
+// options that would do.
+func notOpened(err error) Check {
+	check := Check{"trace", StateMissing, causeOf(err), ""}
+	var not *tracer.NotOpened
+	if errors.As(err, &not) {
+		check.Remedy = not.Advice.String()
+	}
+	return check
+}
+
 // checkTrace opens a trace: what that says is worth more than all of the above.
 func checkTrace(opts tracer.Options) []Check {
 	opts.BPF, opts.Others = true, true
 	t, err := tracer.Open(opts)
 	if err != nil {
-		return []Check{{"trace", StateMissing, err.Error(), "see above"}}
+		return []Check{notOpened(err)}
 	}
 	checks := []Check{{"trace", StateOK, t.Attached(), ""}}
 	checks = append(checks, checkOtherWays(opts, t.Attach())...)

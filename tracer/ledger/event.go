@@ -5,6 +5,7 @@
 package ledger
 
 import (
+	"github.com/pinwatch/pinwatch/tracer/ledger/counter"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -73,22 +74,7 @@ type Caller struct {
 
 // Reading is one of the kernel's counters at a call's entry and at its return, in
 // pages.
-type Reading struct {
-	Owner         uint64
-	Before, After int64
-	// Shared reports whether another call was under way on the same counter, so that
-	// the difference may not be this call's alone.
-	Shared bool
-	// Gone reports whether the counter's owner went with this call, so that After
-	// could not be read.
-	Gone bool
-}
-
-// Delta is what the call did to the counter, as far as can be seen.
-func (r *Reading) Delta() int64 { return r.After - r.Before }
-
-// Undisturbed reports whether Delta is this call's alone.
-func (r *Reading) Undisturbed() bool { return !r.Shared && !r.Gone }
+type Reading = counter.Reading
 
 // Buffer is a perf buffer, and what a call did to it. Amounts are pages.
 type Buffer struct {

@@ -7,37 +7,33 @@ import "github.com/pinwatch/pinwatch/tracer/rule"
 type Held struct {
 	Buffers int64 // for perf buffers and BPF objects, older ones that are known included
 	Others  int64 // for io_uring, AF_XDP and the rest
-	// PID is whose perf buffers hold the most of it, and PIDPages that part; 0: nobody is
-	// known.
+	// PID is whose perf buffers hold the most, and PIDPages that part; 0: nobody is known.
 	PID      uint32
 	PIDPages int64
-	// Same is how many areas of the size that was asked for the same process has mapped
-	// since the trace began, and SameUser and SamePinned what is charged for them.
+	// Same areas, of the size that was asked for, the process has mapped itself, and for
+	// them SameUser and SamePinned are charged.
 	Same, SameUser, SamePinned int64
 }
 
-// mostSearched bounds what a refusal costs: whoever has so many buffers may be refused as
-// often.
-const mostSearched = 4096
-
-// held is of a user, at a refusal.
+// held is of a user, at a refusal. Many buffers are not searched: refusals are often as many.
 func (l *Ledger) held(e *Entry, u *user) *Held {
 	h := &Held{Buffers: u.live + u.older, Others: u.others}
-	if len(l.buffers) > mostSearched {
+	if len(l.buffers) > 4096 {
 		return h
 	}
 	pages := map[uint32]int64{}
 	for _, b := range l.buffers {
 		for area, c := range b.areas {
-			if c == nil || b.own {
+			p := l.payer(b, c)
+			if p == nil {
 				continue
 			}
-			h.same(e, rule.Area(area), c)
-			if c.payer != e.Payer() {
-				continue
-			}
-			if p := l.processes[c.mm]; p != nil && p.id == c.process {
+			if c.payer == e.Payer() {
 				pages[p.pid] += c.user
+			}
+			right := c.user - c.userOver + c.pinned - c.pinnedOver
+			if p.id == e.ProcessID && rule.Area(area) == e.Buffer.Area && right == e.Buffer.Pages {
+				h.Same, h.SameUser, h.SamePinned = h.Same+1, h.SameUser+c.user, h.SamePinned+c.pinned
 			}
 		}
 	}
@@ -49,14 +45,13 @@ func (l *Ledger) held(e *Entry, u *user) *Held {
 	return h
 }
 
-// same counts a charge that is one of the caller's for an area like the one that was
-// refused.
-func (h *Held) same(e *Entry, area rule.Area, c *charge) {
-	right := c.user + c.pinned - c.userOver - c.pinnedOver
-	if c.holding != nil || c.process != e.ProcessID || area != e.Buffer.Area || right != e.Buffer.Pages {
-		return
+// payer is the process that a charge is of; nil: there is none but the tracer's.
+func (l *Ledger) payer(b *buffer, c *charge) *process {
+	if c == nil || b.own {
+		return nil
 	}
-	h.Same++
-	h.SameUser += c.user
-	h.SamePinned += c.pinned
+	if p := l.processes[c.mm]; p != nil && p.id == c.process {
+		return p
+	}
+	return nil
 }

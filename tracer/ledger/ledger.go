@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/pinwatch/pinwatch/tracer/ledger/counter"
 	"github.com/pinwatch/pinwatch/tracer/rule"
+	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 // Ledger keeps, for every perf buffer, who was charged what, and says of every
@@ -57,7 +59,7 @@ type buffer struct {
 type process struct {
 	id         uint64
 	pid        uint32
-	pinned     counter
+	pinned     counter.Counter
 	charges    int   // live ones
 	overcharge int64 // pages charged beyond the right charge, ever
 	// over is what pinned_vm holds and should not: overcharges, and what was
@@ -73,13 +75,16 @@ type counterKey struct {
 }
 
 type user struct {
-	locked     counter
+	locked     counter.Counter
 	overcharge int64
 	over       int64 // like process.over, of the user's counter
 	live       int64 // charged for live buffers and BPF objects
 	older      int64 // charged for buffers that are older than the trace
 	others     int64 // charged by io_uring and others
+	own        int64 // charged for the tracer's live buffers and BPF objects
+	ownOver    int64 // of over: of the tracer's
 	seen       bool  // there was one
+	foreign    bool  // somebody else than the tracer charged it
 	command    bool  // the traced command has made such charges
 	// base is what the counter holds besides: older buffers that are not known, and
 	// what is not traced.
@@ -112,7 +117,7 @@ type Summary struct {
 	// Holdings are what is known to be older than the trace, by uid, the largest first.
 	Holdings []Holding
 	// Own counts the tracer's own events, which are in none of the counts above, and
-	// OwnUser and OwnPinned what its live buffers are charged.
+	// OwnUser and OwnPinned what its live buffers and BPF objects are charged.
 	Own                uint64
 	OwnUser, OwnPinned int64
 
@@ -156,14 +161,32 @@ func (s *Summary) live(b *buffer, change int) {
 	}
 }
 
-func (s *Summary) charged(b *buffer, user, pinned int64) {
-	if b.own {
+func (s *Summary) charged(own bool, user, pinned int64) {
+	if own {
 		s.OwnUser += user
 		s.OwnPinned += pinned
 		return
 	}
 	s.LiveUser += user
 	s.LivePinned += pinned
+}
+
+// charged enters pages, some of which should not have been charged.
+func (u *user) charged(own bool, pages, over int64) {
+	u.over += over
+	if own {
+		u.own += pages - over
+		u.ownOver += over
+		return
+	}
+	u.live += pages - over
+}
+
+// total adds to one of the summary's totals, which have nothing of the tracer's.
+func (l *Ledger) total(e *Entry, sum *int64, pages int64) {
+	if !e.Caller.Self {
+		*sum += pages
+	}
 }
 
 // Balance compares a user's counter in the kernel with the ledger, in pages.
@@ -175,13 +198,16 @@ type Balance struct {
 	Live         int64 // charged for live buffers and BPF objects
 	Older        int64 // for buffers that are known to be older than the trace
 	Others       int64 // charged by io_uring and others
-	Over         int64 // held and should not be
+	Own          int64 // for the tracer's live buffers and BPF objects
+	Over         int64 // held and should not be, and is not the tracer's
 	Base         int64 // of buffers that are older and not known, and of what is not traced
+	// Self reports whether it is a user of the tracer's own, whom nobody else charged.
+	Self bool
 }
 
 // Unexplained is what the ledger does not account for: 0, or it is wrong.
 func (b Balance) Unexplained() int64 {
-	return b.Counter - b.Live - b.Older - b.Others - b.Over - b.Base
+	return b.Counter - b.Live - b.Older - b.Others - b.Own - b.Over - b.Base
 }
 
 // Broken reports whether an invariant was certainly broken.
@@ -221,12 +247,13 @@ func (l *Ledger) Counts() Summary {
 func (l *Ledger) Summary() Summary {
 	s := l.Counts()
 	for key, u := range l.users {
-		if u.locked.known {
-			counter, others := u.locked.value, u.others
-			if u.locked.unknown {
-				counter, others = u.locked.last, others+u.locked.last-u.locked.value
+		if u.locked.Known {
+			now, others := u.locked.Value, u.others
+			if u.locked.Unknown {
+				now, others = u.locked.Last, others+u.locked.Last-u.locked.Value
 			}
-			s.Users = append(s.Users, Balance{UID: key.uid, SplitCounter: key.split, Others: others, Counter: counter, Live: u.live, Older: u.older, Over: u.over, Base: u.base})
+			s.Users = append(s.Users, Balance{UID: key.uid, SplitCounter: key.split, Others: others, Counter: now, Live: u.live, Older: u.older,
+				Own: u.own + u.ownOver, Over: u.over - u.ownOver, Base: u.base, Self: !u.foreign && self.Reserved(key.uid)})
 		}
 	}
 	s.Holdings = l.olderHoldings()
@@ -293,27 +320,27 @@ func (l *Ledger) read(e *Entry) (u *user, p *process) {
 
 func (l *Ledger) readUser(e *Entry) *user {
 	u := l.user(e.Payer(), e.SplitCounter)
-	if !u.locked.known && (!e.User.Shared || !u.seen) {
+	if !u.locked.Known && (!e.User.Shared || !u.seen) {
 		// The first reading of all is taken as it is: nothing that the ledger knows
 		// of is in it.
-		u.base = e.User.Before - u.live - u.older - u.others - u.over
-		u.locked.known, u.locked.value = true, e.User.Before
+		u.base = e.User.Before - u.live - u.older - u.others - u.own - u.over
+		u.locked.Known, u.locked.Value = true, e.User.Before
 	}
-	u.seen = true
-	settled := u.locked.before(&e.User)
-	u.base += settled.foreign
-	u.others += settled.others
-	l.summary.Settled += settled.right
-	l.summary.ForeignUser += settled.foreign
+	u.seen, u.foreign = true, u.foreign || !e.Caller.Self
+	settled := u.locked.Before(&e.User)
+	u.base += settled.Foreign
+	u.others += settled.Others
+	l.summary.Settled += settled.Right
+	l.total(e, &l.summary.ForeignUser, settled.Foreign)
 	return u
 }
 
 func (l *Ledger) readProcess(e *Entry) *process {
 	p := l.process(&e.Event)
 	e.ProcessID = p.id
-	settled := p.pinned.before(&e.Process)
-	l.summary.Settled += settled.right
-	l.summary.ForeignPinned += settled.foreign
+	settled := p.pinned.Before(&e.Process)
+	l.summary.Settled += settled.Right
+	l.total(e, &l.summary.ForeignPinned, settled.Foreign)
 	return p
 }
 
@@ -323,16 +350,16 @@ func (l *Ledger) settle(e *Entry, u *user, p *process) {
 	account := e.Op == Account // whose counters alone say what it did
 	waits := e.Uncertain && e.Verdict == OK && !account && !e.Caller.Self
 	if u != nil {
-		u.locked.after(&e.User, e.ChargedUser, waits && e.User.Shared)
-		u.locked.unknown = u.locked.unknown || account && e.User.Shared
+		u.locked.After(&e.User, e.ChargedUser, waits && e.User.Shared)
+		u.locked.Unknown = u.locked.Unknown || account && e.User.Shared
 		e.UserOvercharge, e.UserOver = u.overcharge, u.over
 		if e.Kind == Refusal {
 			e.Held = l.held(e, u)
 		}
 	}
 	if p != nil {
-		p.pinned.after(&e.Process, e.ChargedPinned, waits && e.Process.Shared && !e.User.Shared)
-		p.pinned.unknown = p.pinned.unknown || account && e.Process.Shared
+		p.pinned.After(&e.Process, e.ChargedPinned, waits && e.Process.Shared && !e.User.Shared)
+		p.pinned.Unknown = p.pinned.Unknown || account && e.Process.Shared
 		e.ProcessOvercharge, e.PinnedOver = p.overcharge, p.over
 	}
 	e.Fits = l.fits(e)
@@ -398,7 +425,7 @@ func (l *Ledger) process(ev *Event) *process {
 	// An mm may have died, and its address been used again: by another process,
 	// if the pid says so and the counter is not the old one's.
 	other := p != nil && ev.Op == Map && p.pid != ev.Caller.PID &&
-		(p.charges == 0 || !ev.Process.Shared && ev.Process.Before != p.pinned.value)
+		(p.charges == 0 || !ev.Process.Shared && ev.Process.Before != p.pinned.Value)
 	if p == nil || other {
 		l.lastProcess++
 		p = &process{id: l.lastProcess, pid: ev.Caller.PID}
@@ -441,9 +468,8 @@ func (l *Ledger) open(e *Entry, p *process, u *user) {
 		userOver: max(0, e.ChargedUser-e.ExpectedUser), pinnedOver: max(0, e.ChargedPinned-e.ExpectedPinned)}
 	p.charges++
 	p.over += b.areas[e.Buffer.Area].pinnedOver
-	u.over += b.areas[e.Buffer.Area].userOver
-	u.live += e.ChargedUser - b.areas[e.Buffer.Area].userOver
-	l.summary.charged(b, e.ChargedUser, e.ChargedPinned)
+	u.charged(b.own, e.ChargedUser, b.areas[e.Buffer.Area].userOver)
+	l.summary.charged(b.own, e.ChargedUser, e.ChargedPinned)
 }
 
 // newBuffer takes the memory of one that is gone, if there is any. The number is
@@ -481,7 +507,7 @@ func (l *Ledger) close(key uint64, area rule.Area) {
 	c := b.areas[area]
 	b.areas[area] = nil
 	if c.holding == nil {
-		l.summary.charged(b, -c.user, -c.pinned)
+		l.summary.charged(b.own, -c.user, -c.pinned)
 	}
 	if b.areas == [2]*charge{} {
 		delete(l.buffers, key)
@@ -498,8 +524,7 @@ func (l *Ledger) close(key uint64, area rule.Area) {
 		u.older -= c.user
 		c.holding.release(c, area)
 	case u != nil:
-		u.over -= c.userOver
-		u.live -= c.user - c.userOver
+		u.charged(b.own, -c.user, -c.userOver)
 	}
 }
 
@@ -508,4 +533,16 @@ func b2i(b bool) int {
 		return 1
 	}
 	return 0
+}
+
+// forget is for events that were lost: no counter is known any more, and what
+// waits will not be settled.
+func (l *Ledger) forget(lost uint64) {
+	l.summary.Lost = lost
+	for _, u := range l.users {
+		u.locked = counter.Counter{}
+	}
+	for _, p := range l.processes {
+		p.pinned = counter.Counter{}
+	}
 }

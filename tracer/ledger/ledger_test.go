@@ -423,7 +423,7 @@ func TestOwn(t *testing.T) {
 	if s.Events != 1 || s.Own != 1 || s.Live != 1 || s.LiveUser != 3 || s.LivePinned != 6 || s.OwnUser != 9 || s.OwnPinned != 0 {
 		t.Errorf("%+v", s)
 	}
-	if u := s.Users[0]; u.Live != 12 || u.Counter != 12 || u.Unexplained() != 0 {
+	if u := s.Users[0]; u.Live != 3 || u.Own != 9 || u.Self || u.Counter != 12 || u.Unexplained() != 0 {
 		t.Errorf("the user: %+v", u)
 	}
 	own = k.munmap(0, 7, 1)
@@ -431,6 +431,44 @@ func TestOwn(t *testing.T) {
 	l.Apply(own)
 	if s := l.Summary(); s.Own != 2 || s.OwnUser != 0 || s.Events != 1 || s.Users[0].Unexplained() != 0 {
 		t.Errorf("after the unmapping: %+v", s)
+	}
+}
+
+// On a kernel with the cumulative bug the tracer's own buffers are overcharged as well: that is
+// no finding of the trace, decides no accounting, and stays explained.
+func TestOwnIsInNoTotal(t *testing.T) {
+	k, l := newKernel(cumulative, always), New()
+	k.limit = 12
+	for i := range uint64(4) {
+		own := k.mmap(0, 1, 1+i, 9)
+		own.Caller.Self = true
+		if e := l.Apply(own); i > 1 && e.Verdict != Overcharge {
+			t.Fatalf("own buffer %d: %v", i, e.Verdict)
+		}
+	}
+	s := l.Summary()
+	if s.Overcharged != 0 || s.Broken() || s.Events != 0 || s.LiveUser != 0 || s.Scheme != rule.SchemeUnknown || s.OwnUser != 36 {
+		t.Errorf("%+v", s)
+	}
+	if u := s.Users[0]; u.Own != 36 || u.Over != 0 || u.Live != 0 || u.Unexplained() != 0 {
+		t.Errorf("the user: %+v", u)
+	}
+	theirs := l.Apply(k.mmap(0, 2, 50, 3))
+	if s := l.Summary(); theirs.Verdict != Overcharge || s.Overcharged != theirs.Excess || theirs.UserOvercharge != theirs.Excess || s.Scheme != rule.SchemeCumulative {
+		t.Errorf("a buffer of another process: %v, %d pages; summary %+v", theirs.Verdict, theirs.Excess, s)
+	}
+}
+
+// Something that is not traced moves the user's counter while a buffer is charged its user's
+// history: what is kept is what the buffer will give back, and no accounting is seen in it.
+func TestOverchargeBesideForeign(t *testing.T) {
+	l := New()
+	ev := Event{Op: Map, PageSize: 4096, User: Reading{Owner: 5, Before: 1000, After: 355}, Process: Reading{Owner: 1, After: 549},
+		Buffer: Buffer{Key: 1, Pages: 65, Extra: 549, Mappings: Count{0, 1}, Limits: Limits{Allowance: 516}}}
+	e := l.Apply(ev)
+	s := l.Summary()
+	if e.Verdict != Overcharge || e.ChargedUser != 65 || s.LiveUser != 65 || s.Scheme != rule.SchemeUnknown || s.ForeignUser != -710 || s.Users[0].Unexplained() != 0 {
+		t.Errorf("%v, %d to the user; %+v", e.Verdict, e.ChargedUser, s)
 	}
 }
 

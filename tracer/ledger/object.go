@@ -131,13 +131,20 @@ func (l *Ledger) objectCharge(e *Entry, u *user) {
 		if !e.Uncertain {
 			e.ChargedUser = e.User.Delta()
 		}
-		if e.ChargedUser != e.ExpectedUser {
-			e.Verdict, e.Excess = Overcharge, e.excess()
-			e.Uncertain = true // something that is not traced may have moved the counter
+		if e.Excess = e.excess(); e.Excess > 0 {
+			e.Verdict = Overcharge
 		}
-		a.pages = e.ChargedUser
-		u.live += a.pages
-		l.summary.LiveUser += a.pages
+		if foreign := e.ChargedUser - e.ExpectedUser; foreign != 0 {
+			// Something that is not traced moved the counter, for all that is known. What the
+			// object will give back is what it records.
+			e.Uncertain = true
+			e.ChargedUser = o.Pages
+			u.base += foreign
+			l.total(e, &l.summary.ForeignUser, foreign)
+		}
+		a.pages = o.Pages
+		u.charged(a.own, a.pages, 0)
+		l.summary.charged(a.own, a.pages, 0)
 	}
 	l.closeObject(o.Key) // the address is used again: the end of the old one was lost
 	l.objects[o.Key] = a
@@ -239,10 +246,15 @@ func (l *Ledger) objectUserRefund(e *Entry, a *account, u *user) {
 	case missing > 0:
 		e.Verdict, e.Excess = Leak, missing
 		e.Uncertain = e.ChargedUser != 0 // nothing at all: what else would hide exactly this?
-		l.summary.Leaked += missing
-		u.over += missing
+		l.total(e, &l.summary.Leaked, missing)
 	case missing < 0:
 		e.Verdict, e.Excess, e.Uncertain = Underflow, -missing, true
+	}
+	switch missing := e.ChargedUser - e.ExpectedUser; {
+	case a == nil: // what came back is all that is known of it
+	case e.Uncertain:
+		u.base += missing // by what is not traced, for all that is known
+	default:
 		u.over += missing
 	}
 }
@@ -258,9 +270,9 @@ func (l *Ledger) closeObject(key uint64) {
 		l.summary.Objects--
 		l.summary.ObjectBytes -= a.bytes
 	}
-	l.summary.LiveUser -= a.pages
+	l.summary.charged(a.own, -a.pages, 0)
 	if u := l.users[counterKey{a.payer, false}]; u != nil {
-		u.live -= a.pages
+		u.charged(a.own, -a.pages, 0)
 	}
 }
 

@@ -115,6 +115,22 @@ func TestOtherChargersAreExplained(t *testing.T) {
 	}
 }
 
+// What is not traced moves the user's counter while an object is made or freed, as the release
+// of objects that are older does: the object is charged what it records, and the counter stays
+// explained.
+func TestObjectBesideForeign(t *testing.T) {
+	l := New()
+	charge := l.Apply(made(1, 1000, 9, 299, 5000))
+	if b := l.Summary().Users[0]; charge.ChargedUser != 9 || charge.Verdict != OK || !charge.Uncertain || b.Live != 9 || b.Unexplained() != 0 {
+		t.Errorf("made: %d charged, %v, uncertain %v; %+v", charge.ChargedUser, charge.Verdict, charge.Uncertain, b)
+	}
+	l.Apply(freed(1, 299, 9, 200))
+	l.Apply(freed(2, 200, 7, 100)) // older than the trace
+	if s := l.Summary(); s.LiveUser != 0 || s.Users[0].Live != 0 || s.Users[0].Over != 0 || s.Users[0].Unexplained() != 0 {
+		t.Errorf("freed: %+v", s)
+	}
+}
+
 // What the tracer itself does is accounted, and counted apart.
 func TestOwnObjects(t *testing.T) {
 	l := New()

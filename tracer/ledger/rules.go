@@ -47,12 +47,20 @@ func (l *Ledger) charge(e *Entry, p *process, u *user) {
 		// our reading and the kernel's.
 		e.Uncertain = true
 	}
-	if userKnown && e.Uncertain && e.Buffer.Extra <= n && delta != n && delta != n-e.Buffer.Extra {
+	foreign := userKnown && delta != n && delta != n-e.Buffer.Extra
+	if foreign && (e.Uncertain || e.Buffer.Extra > n) {
 		// Whatever moved the counter, what the buffer will give back is known, and
 		// the refund is held against that.
-		e.ChargedUser = n - e.Buffer.Extra
+		e.ChargedUser = l.scheme.UserPart(n, e.Buffer.Extra)
+		if e.Buffer.Extra > n {
+			e.ChargedUser = n // as wherever history was seen to be charged, for all that is known
+			if l.scheme == rule.SchemeUnclamped {
+				e.ChargedUser = n - e.Buffer.Extra
+			}
+			e.Excess = e.excess()
+		}
 		u.base += delta - e.ChargedUser
-		l.summary.ForeignUser += delta - e.ChargedUser
+		l.total(e, &l.summary.ForeignUser, delta-e.ChargedUser)
 	}
 	if (!userKnown || e.Buffer.Limits.Moved) && e.Buffer.Extra <= n && e.Verdict == Overcharge {
 		// What was left of the allowance is unknown, so the split proves nothing.
@@ -60,7 +68,7 @@ func (l *Ledger) charge(e *Entry, p *process, u *user) {
 		e.Verdict, e.Excess = OK, 0
 		e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
 	}
-	if userKnown && !e.Uncertain && !e.Buffer.Limits.Moved {
+	if userKnown && !foreign && !e.Uncertain && !e.Buffer.Limits.Moved && !e.Caller.Self {
 		if seen := rule.SchemeOf(n, e.User.Before, e.Buffer.Limits.Allowance, e.ChargedUser, e.ChargedPinned); seen != rule.SchemeUnknown {
 			l.scheme = l.scheme.Seen(seen)
 		}
@@ -68,8 +76,8 @@ func (l *Ledger) charge(e *Entry, p *process, u *user) {
 	l.open(e, p, u)
 	if e.Verdict == Overcharge {
 		p.overcharge += e.Excess
-		u.overcharge += e.Excess
-		l.summary.Overcharged += e.Excess
+		l.total(e, &u.overcharge, e.Excess)
+		l.total(e, &l.summary.Overcharged, e.Excess)
 	}
 }
 
@@ -301,19 +309,19 @@ func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u 
 		p.over += e.ChargedPinned - e.ExpectedPinned
 	}
 	if stays > 0 {
-		l.keepsAgain(stays, !e.Uncertain)
+		l.keepsAgain(e, stays)
 	}
 	switch {
 	case misdirected != 0:
 		e.Verdict, e.Excess = MisdirectedRefund, misdirected
 		// Who paid and who unmaps does not rest on a counter, where the payment was seen.
 		e.Uncertain = older && !e.certainlyMisdirected()
-		l.summary.Misdirected += misdirected
+		l.total(e, &l.summary.Misdirected, misdirected)
 	case stays > 0:
 		e.Verdict, e.Excess = DoubleCharge, stays
 	case missing > 0:
 		e.Verdict, e.Excess = Leak, missing
-		l.summary.Leaked += missing
+		l.total(e, &l.summary.Leaked, missing)
 		u.over += e.ChargedUser - e.ExpectedUser
 		p.over += e.ChargedPinned - e.ExpectedPinned
 	case missing < 0:
@@ -338,9 +346,9 @@ func (e *Entry) certainlyMisdirected() bool { return !e.Process.Shared && e.Proc
 
 // keepsAgain is for a kernel that keeps what further mappings were charged. Once
 // that is certain, so are the verdicts on them.
-func (l *Ledger) keepsAgain(pages int64, certain bool) {
-	l.summary.DoubleCharged += pages
-	if !certain || l.againStays {
+func (l *Ledger) keepsAgain(e *Entry, pages int64) {
+	l.total(e, &l.summary.DoubleCharged, pages)
+	if e.Uncertain || l.againStays {
 		return
 	}
 	l.againStays = true

@@ -105,7 +105,7 @@ func perfRows() []Reason {
 				return reached(f, of(func() bool { return *f.Existing > 0 && *f.Existing != *f.Pages }, f.Existing, f.Pages))
 			},
 			Say: []string{"the event has a buffer of another size", "it has {existing}, and {pages} were asked for"}},
-		{Call: MapData, Errno: unix.EBUSY, Name: "redirected", Function: "perf_mmap_rb", Since: "6.19", Outcome: OtherRule, Provocation: "perf-redirected",
+		{Call: MapData, Errno: unix.EBUSY, Name: "redirected", Function: "perf_mmap_rb", Since: "6.18.15", Outcome: OtherRule, Provocation: "perf-redirected",
 			When: "the event's output goes to another one's buffer", holds: func(f *Facts) Truth { return reached(f, seen(f.Redirected)) },
 			Say: []string{"the event's output is redirected to another event's buffer: map that one"}},
 		{Call: MapData, Errno: unix.EPERM, Name: "limit", Function: "perf_mmap", Outcome: Limit, Accounting: true, Provocation: "perf-limit",

@@ -79,8 +79,8 @@ func bufferRows() []Reason {
 	absent := row(unix.EFAULT, "pages", "pin_user_pages", "buffers-cgroup", "a page of the buffer could not be had: a memory cgroup is at its limit",
 		func(f *Facts) Truth { return all(cgroup(f), not(seen(f.Pinned))) }, append([]string{"the buffer's own pages were not there yet, and could not be had"}, overCgroup...)...)
 	absent.Outcome, absent.Accounting = Limit, true
-	files := row(unix.EOPNOTSUPP, "file", "io_sqe_buffer_register", "buffers-file", "memory of a file that is no shared memory", func(f *Facts) Truth { return seen(f.FileBacked) }, "this kernel registers no memory of files")
-	files.Until = "6.5"
+	files := row(unix.EOPNOTSUPP, "file", "io_sqe_buffer_register", "", "memory of a file that is no shared memory", func(f *Facts) Truth { return seen(f.FileBacked) }, "this kernel registers no memory of files")
+	files.Until, files.Unprovoked = "6.5", "all files of a guest are shared memory"
 	mixed := row(unix.EINVAL, "files", "io_sqe_buffer_register", "", "memory of several files, or of a file and of none", unseen, "this kernel registers no buffer over several files")
 	mixed.Until, mixed.Unprovoked = "6.5", "the same check as that of memory of a file, with two of them"
 	large := func(f *Facts) Truth { return of(func() bool { return *f.BufferBytes > 1<<30 }, f.BufferBytes) }

@@ -17,6 +17,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
+	"github.com/pinwatch/pinwatch/tracer/self"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -55,6 +56,8 @@ func Open(ctx context.Context, opts Options) (*Session, error) {
 	}
 	opts.Tracer.Cache = btf.NewCache()
 	opts.Snapshot.Cache = opts.Tracer.Cache
+	opts.Tracer.Payer = self.New()
+	opts.Snapshot.Payer = opts.Tracer.Payer
 	s := &Session{command: opts.Command} // and not the types, which take many times its memory
 	if !opts.NoSnapshot {
 		// The iterators' programs are loaded before there is a trace, and freed after

@@ -73,7 +73,10 @@ func (f *Facts) fromStatus(status map[string]string) {
 		*set = value
 	}
 	f.NoNewPrivs = status["NoNewPrivs"] == "1"
-	if mode, err := strconv.Atoi(status["Seccomp"]); err == nil {
-		f.Seccomp = mode
+	mode, told := status["Seccomp"]
+	if n, err := strconv.Atoi(mode); err == nil {
+		f.Seccomp = n
+	} else if f.CapsKnown && !told { // a kernel without CONFIG_SECCOMP
+		f.Seccomp = SeccompOff
 	}
 }

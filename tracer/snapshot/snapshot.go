@@ -9,6 +9,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/rule"
+	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 // The sources of a snapshot.
@@ -133,4 +134,6 @@ type Options struct {
 	// Cache keeps what was read of the kernel's own types, which takes long; nil:
 	// nobody else wants them.
 	Cache *btf.Cache
+	// Payer is who is charged for what pinwatch makes; nil: a user of its own.
+	Payer *self.User
 }

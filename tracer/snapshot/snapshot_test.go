@@ -227,6 +227,10 @@ func TestInspect(t *testing.T) {
 	if diff := cmp.Diff(want, f); diff != "" {
 		t.Error(diff)
 	}
+	files["proc/10/status"] = "CapPrm:\t0\nCapEff:\t0\nCapBnd:\t0\nNoNewPrivs:\t0\n"
+	if f = Inspect(tree(t, files), 10); f.Seccomp != SeccompOff {
+		t.Errorf("a kernel without CONFIG_SECCOMP has no filters: %d", f.Seccomp)
+	}
 	f = Inspect(Options{Proc: "/nowhere", Sys: "/nowhere"}, 10)
 	f.HardLimit = 0
 	if diff := cmp.Diff(&Facts{Seccomp: SeccompUnknown}, f); diff != "" {

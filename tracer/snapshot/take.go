@@ -12,6 +12,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/rule"
+	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 // Source takes snapshots again and again. What is dear, loading the BPF programs,
@@ -41,7 +42,14 @@ func Open(opts Options) (*Source, error) {
 		s.degraded = []string{"BPF iterators: not used, as told"}
 		return s, nil
 	}
-	if s.iterators, s.degraded, err = openIterators(opts); err != nil {
+	if opts.Payer == nil {
+		opts.Payer = self.New()
+	}
+	err = opts.Payer.Do(func() (err error) {
+		s.iterators, s.degraded, err = openIterators(opts)
+		return err
+	})
+	if err != nil {
 		s.iterators.close()
 		s.iterators = iterators{}
 		s.degraded = []string{fmt.Sprintf("%s: unavailable; %s (requires Linux %s, and CAP_BPF and CAP_PERFMON or CAP_SYS_ADMIN): %v", kernel.Iterators().Name, kernel.Iterators().Instead, kernel.Iterators().Since, err)}

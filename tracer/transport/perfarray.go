@@ -2,19 +2,18 @@ package transport
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"os"
-	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/perf"
+	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
-	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 func perfArrayTransport() Transport {
@@ -24,18 +23,19 @@ func perfArrayTransport() Transport {
 		Perf:       bpf.LoadPerfLegacy,
 		BPFObjects: bpf.LoadObjectsLegacy,
 		Chargers:   bpf.LoadChargersLegacy,
-		Resize: func(maps map[string]*ebpf.MapSpec, _ uint32) error {
-			cpus, err := ebpf.PossibleCPU()
-			maps[bpf.PerfLegacyMapRingsMap].MaxEntries = uint32(cpus)
-			return err
-		},
-		Open: func(maps map[string]*ebpf.Map) (Reader, error) {
-			r := &perfReader{events: maps[bpf.PerfLegacyMapEvents], index: maps[bpf.PerfLegacyMapRingsMap], sent: maps[bpf.PerfLegacyMapSeqMap]}
+		Resize:     func(map[string]*ebpf.MapSpec, uint32) error { return nil },
+		Open: func(maps map[string]*ebpf.Map, payer *self.User) (Reader, error) {
+			r, err := newPerfReader(maps, payer)
+			if err != nil {
+				return nil, err
+			}
 			// Enough for the self-test, and for the larger rings being mapped, all
 			// perhaps on one CPU.
-			var err error
-			r.rings, err = r.newRings(16<<10 + 512*int(r.index.MaxEntries()))
-			return r, err
+			if err := r.enlarge(16<<10 + 512*len(r.rings)); err != nil {
+				r.Close()
+				return nil, err
+			}
+			return r, nil
 		},
 		Enlarge: func(r Reader, bytes uint32) error {
 			if bytes == 0 {
@@ -46,123 +46,145 @@ func perfArrayTransport() Transport {
 	}
 }
 
-// defaultRingBytes is the size of a CPU's ring in the perf array. The rings are
-// charged to pinwatch's user like anybody's: that is half of what a user may have
-// per CPU by default, and leaves the other half to others.
+// defaultRingBytes is the size of a CPU's ring in the perf array. Where pinwatch cannot be
+// charged as a user of its own, it is half of what a user may have per CPU by default, and
+// leaves the other half to others.
 const defaultRingBytes = 256 << 10
 
 // perfReader reads the perf event array: a ring for each CPU, of which it makes
 // one stream in order.
 type perfReader struct {
-	events   *ebpf.Map
-	index    *ebpf.Map // which of events is the ring of a CPU
-	sent     *ebpf.Map // how many records the programs have sent
-	online   []int     // the CPUs that have one
-	rings    *perf.Reader
-	record   perf.Record
+	events  *ebpf.Map
+	sent    *ebpf.Map  // how many records the programs have sent
+	payer   *self.User // is charged for the rings
+	spill   spill      // what found no ring
+	bytes   int        // of each ring
+	rings   []*ring    // by CPU; nil: it has none
+	looked  time.Time  // at which CPUs are online
+	reading sync.Mutex
+	wake    int // an eventfd, for these:
+	flushed atomic.Bool
+	closed  atomic.Bool
+
 	queue    queue
 	deadline time.Time
 	ended    error // nothing more will come
 }
 
-// newRings maps a ring for each CPU that is online. The library leaves no gaps for
-// those that are not, so the n-th ring is that of the n-th CPU online
-// (cilium/ebpf#2100). Once it does, TestLossIsCounted fails, and the programs can
-// go by BPF_F_CURRENT_CPU without an index.
-func (r *perfReader) newRings(bytes int) (*perf.Reader, error) {
-	online, err := kernel.CPUs("/sys")
+func newPerfReader(maps map[string]*ebpf.Map, payer *self.User) (r *perfReader, err error) {
+	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, err
 	}
-	rings, err := perf.NewReader(r.events, bytes)
-	if errors.Is(err, unix.EPERM) {
-		return nil, fmt.Errorf("map %d KiB for each CPU: perf buffers are held against the user's allowance and RLIMIT_MEMLOCK: run with CAP_IPC_LOCK, or with a smaller --buffer-kib: %w", bytes>>10, err)
+	r = &perfReader{
+		events: maps[bpf.PerfLegacyMapEvents], sent: maps[bpf.PerfLegacyMapSeqMap], payer: payer,
+		spill: spill{slots: maps[bpf.PerfLegacyMapSpillMap]}, rings: make([]*ring, cpus),
 	}
-	if err != nil {
-		return nil, err
-	}
-	if slices.Equal(online, r.online) {
-		return rings, nil
-	}
-	for n, cpu := range online {
-		if err := r.index.Put(uint32(cpu), uint32(n)); err != nil {
-			rings.Close()
-			return nil, fmt.Errorf("name the ring of CPU %d: %w", cpu, err)
-		}
-	}
-	r.online = online
-	return rings, nil
+	r.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	return r, err
 }
 
-// enlarge replaces the rings by those that tracing needs. The mapping of these is
-// the first thing that is traced, so that the ledger knows what pinwatch itself is
-// charged.
-func (r *perfReader) enlarge(bytes int) error {
-	larger, err := r.newRings(bytes)
-	if err != nil {
-		return err
+// push takes a record into the queue.
+func (r *perfReader) push(raw []byte) {
+	if len(raw) >= int(unsafe.Sizeof(bpf.PerfHeader{})) {
+		r.queue.push(seqOf(raw), raw, time.Now())
 	}
-	// No program finds the old rings any more. One that had found them before
-	// is done long before this.
-	r.rings.SetDeadline(time.Now().Add(20 * time.Millisecond))
-	for {
-		if err := r.take(); errors.Is(err, os.ErrDeadlineExceeded) {
-			break
-		} else if err != nil {
-			larger.Close()
-			return err
-		}
-	}
-	old := r.rings
-	r.rings = larger
-	return old.Close()
 }
 
-// take moves one record from the rings to the queue.
-func (r *perfReader) take() error {
-	if err := r.rings.ReadInto(&r.record); err != nil {
-		return err
+// seqOf is the number of a record, which stands in its header.
+func seqOf(raw []byte) uint64 {
+	return binary.NativeEndian.Uint64(raw[unsafe.Offsetof(bpf.PerfHeader{}.Seq):])
+}
+
+// take moves what is in the rings to the queue.
+func (r *perfReader) take() {
+	for _, ring := range r.rings {
+		if ring != nil {
+			ring.take(r.push)
+		}
 	}
-	// A notice of lost samples says nothing new: they are gaps in the order.
-	if raw := r.record.RawSample; len(raw) >= int(unsafe.Sizeof(bpf.PerfHeader{})) {
-		seq := binary.NativeEndian.Uint64(raw[unsafe.Offsetof(bpf.PerfHeader{}.Seq):])
-		r.queue.push(seq, raw, time.Now())
-	}
-	return nil
 }
 
 func (r *perfReader) ReadInto(raw *[]byte) error {
+	r.reading.Lock()
+	defer r.reading.Unlock()
 	for {
 		next, ok := r.queue.pop(time.Now())
-		if ok {
+		switch {
+		case ok:
 			*raw = next
 			return nil
-		}
-		if r.ended != nil {
+		case r.ended != nil:
 			return r.ended
+		case r.closed.Load():
+			return ringbuf.ErrClosed
 		}
-		until := r.queue.due()
-		if until.IsZero() || !r.deadline.IsZero() && r.deadline.Before(until) {
-			until = r.deadline
-		}
-		r.rings.SetDeadline(until)
-		err := r.take()
-		switch {
-		case err == nil:
-		case !errors.Is(err, os.ErrDeadlineExceeded):
+		flushed := r.flushed.Load()
+		came := r.queue.came
+		r.take()
+		switch now := time.Now(); {
+		case flushed:
+			r.takeSpilled()
 			r.queue.release()
-			r.ended = err
-		case !r.deadline.IsZero() && !time.Now().Before(r.deadline):
-			return err
+			r.ended = ringbuf.ErrFlushed
+		case r.queue.came > came:
+		case !r.deadline.IsZero() && !now.Before(r.deadline):
+			return os.ErrDeadlineExceeded
+		case now.Sub(r.looked) >= lookInterval:
+			r.follow()
+		default:
+			r.wait(now)
 		}
 	}
 }
 
-func (r *perfReader) SetDeadline(t time.Time) { r.deadline = t }
+// wait waits for a record in a ring, a call that wakes it, or a time to act at.
+func (r *perfReader) wait(now time.Time) {
+	until := r.looked.Add(lookInterval)
+	for _, at := range []time.Time{r.queue.due(), r.deadline} {
+		if !at.IsZero() && at.Before(until) {
+			until = at
+		}
+	}
+	on := []unix.PollFd{{Fd: int32(r.wake), Events: unix.POLLIN}}
+	for _, ring := range r.rings {
+		if ring != nil {
+			on = append(on, unix.PollFd{Fd: int32(ring.fd), Events: unix.POLLIN})
+		}
+	}
+	const up = time.Millisecond - 1
+	unix.Poll(on, int(max(0, until.Sub(now)+up)/time.Millisecond)) // what woke it, if not an error, is looked for
+}
 
-func (r *perfReader) Flush() error { return r.rings.Flush() }
+func (r *perfReader) SetDeadline(t time.Time) {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	r.deadline = t
+}
 
-func (r *perfReader) Close() error { return r.rings.Close() }
+// interrupt ends waiting, now and from now on.
+func (r *perfReader) interrupt() error {
+	_, err := unix.Write(r.wake, binary.NativeEndian.AppendUint64(nil, 1))
+	return err
+}
+
+func (r *perfReader) Flush() error {
+	r.flushed.Store(true)
+	return r.interrupt()
+}
+
+func (r *perfReader) Close() error {
+	if r.closed.Swap(true) {
+		return nil
+	}
+	r.interrupt()
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	for cpu := range r.rings {
+		r.setRing(cpu, nil)
+	}
+	return unix.Close(r.wake)
+}
 
 // More does not look ahead: what waits in the queue may have to wait long.
 func (r *perfReader) More() bool { return false }
@@ -173,4 +195,13 @@ func (r *perfReader) LostInAll() uint64 {
 	var sent uint64
 	r.sent.Lookup(uint32(0), &sent) // cannot fail: an array, and its only key
 	return sent - r.queue.came
+}
+
+func (r *perfReader) Pages() (sum int) {
+	for _, ring := range r.rings {
+		if ring != nil {
+			sum += ring.pages()
+		}
+	}
+	return sum
 }

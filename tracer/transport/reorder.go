@@ -23,7 +23,8 @@ const holdBack = 5 * time.Second
 // The zero value is ready to use, and starts with the first place.
 type queue struct {
 	done    uint64 // all places up to this one went out, or are missing
-	lost    uint64 // of them: those that never came
+	gaps    uint64 // of them: those that never came
+	lost    uint64 // those that never came before the last one that was popped
 	came    uint64 // all records that ever came
 	waiting []waiting
 	ready   int // so many of the waiting can go
@@ -31,6 +32,7 @@ type queue struct {
 
 type waiting struct {
 	order uint64
+	lost  uint64 // that never came before it, once it is ready
 	came  time.Time
 	raw   []byte
 }
@@ -44,8 +46,9 @@ func (q *queue) push(order uint64, raw []byte, now time.Time) {
 		}
 		return 1
 	})
-	q.waiting = slices.Insert(q.waiting, i, waiting{order, now, bytes.Clone(raw)})
+	q.waiting = slices.Insert(q.waiting, i, waiting{order: order, came: now, raw: bytes.Clone(raw)})
 	if order <= q.done {
+		q.waiting[i].lost = q.gaps
 		q.ready++ // later than holdBack, or the same number as one that went out
 		return
 	}
@@ -70,7 +73,7 @@ func (q *queue) pop(now time.Time) (raw []byte, ok bool) {
 	if q.ready == 0 {
 		return nil, false
 	}
-	raw = q.waiting[0].raw
+	raw, q.lost = q.waiting[0].raw, q.waiting[0].lost
 	q.waiting[0].raw = nil
 	q.waiting = q.waiting[1:]
 	q.ready--
@@ -90,14 +93,25 @@ func (q *queue) skip(n int) {
 	for n < len(q.waiting) && q.waiting[n].order == last {
 		n++
 	}
-	// Two can have one number, so there may be more of them than places.
-	if here := q.done + uint64(n-q.ready); last > here {
-		q.lost += last - here
-	}
 	q.let(n, last)
 }
 
-func (q *queue) let(n int, done uint64) { q.ready, q.done = n, done }
+// let lets the first n go. Places that none of them has are missing.
+func (q *queue) let(n int, done uint64) {
+	here := q.done + uint64(n-q.ready)
+	gaps := max(done, here) - here
+	q.gaps += gaps
+	// Two can have one number, which is then that of the later one: so no more are missing
+	// before a record than before those after it.
+	for i, missing := n-1, gaps; i >= q.ready; i, here = i-1, here-1 {
+		missing = min(missing, max(q.waiting[i].order, here)-here)
+		q.waiting[i].lost = q.gaps - gaps + missing
+	}
+	q.ready, q.done = n, done
+}
+
+// stands reports whether records wait for others.
+func (q *queue) stands() bool { return len(q.waiting) > q.ready }
 
 // due is when the next record goes out for having waited too long; zero if none
 // waits.

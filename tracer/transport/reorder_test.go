@@ -63,6 +63,25 @@ func TestQueue(t *testing.T) {
 	}
 }
 
+// What was lost counts from the record on that comes after it, although all gaps are given up
+// at once.
+func TestQueueLossHasItsPlace(t *testing.T) {
+	var q queue
+	for _, order := range []uint64{2, 3, 7, 7, 8, 9, 11} {
+		q.push(order, []byte("x"), epoch)
+	}
+	var got []uint64
+	for {
+		if _, ok := q.pop(epoch.Add(holdBack)); !ok {
+			break
+		}
+		got = append(got, q.lost)
+	}
+	if diff := cmp.Diff([]uint64{1, 1, 3, 3, 3, 3, 4}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // A record that comes after its place was given up still goes out.
 func TestQueueLate(t *testing.T) {
 	var q queue

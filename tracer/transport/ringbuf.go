@@ -7,6 +7,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 func ringbufTransport() Transport {
@@ -23,7 +24,7 @@ func ringbufTransport() Transport {
 			}
 			return nil
 		},
-		Open: func(maps map[string]*ebpf.Map) (Reader, error) {
+		Open: func(maps map[string]*ebpf.Map, _ *self.User) (Reader, error) {
 			r, err := ringbuf.NewReader(maps[bpf.PerfMapEvents])
 			return &ringReader{Reader: r, flushed: make(chan struct{})}, err
 		},
@@ -72,3 +73,5 @@ func (r *ringReader) More() bool { return r.record.Remaining > 0 }
 func (r *ringReader) Lost() uint64 { return 0 }
 
 func (r *ringReader) LostInAll() uint64 { return 0 }
+
+func (r *ringReader) Pages() int { return 0 }

@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 // The transports, as --transport names them.
@@ -33,7 +34,8 @@ type Transport struct {
 	Resize func(maps map[string]*ebpf.MapSpec, bytes uint32) error
 	// Open opens a reader that is large enough for the self-test, and Enlarge makes it
 	// as large as tracing needs, in bytes; 0: the default.
-	Open    func(maps map[string]*ebpf.Map) (Reader, error)
+	// A payer is charged for what that maps.
+	Open    func(maps map[string]*ebpf.Map, payer *self.User) (Reader, error)
 	Enlarge func(r Reader, bytes uint32) error
 }
 
@@ -49,11 +51,14 @@ type Reader interface {
 	Close() error
 	// More reports whether the next record is there already, as far as the reader can tell.
 	More() bool
-	// Lost is how many records did not come, as far as the reader can tell.
+	// Lost is how many records did not come before the last one that was read, as far as
+	// the reader can tell.
 	Lost() uint64
 	// LostInAll is the exact number. No program may send any more: the count of what
 	// they sent must not be looked up while they do.
 	LostInAll() uint64
+	// Pages are what it has mapped that a user is charged for.
+	Pages() int
 }
 
 // Names are what --transport takes.

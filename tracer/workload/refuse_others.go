@@ -28,11 +28,15 @@ func ringProvocations() []Provocation {
 		{"ring-entries", "io_uring_setup with more entries than there may be", ringOf("32769 entries", rule.MostRingEntries+1, 0)},
 		{"ring-none", "io_uring_setup with no entries", ringOf("no entries", 0, 0)},
 		{"ring-flags", "io_uring_setup with a flag that does not exist", ringOf("an unknown flag", 8, 1<<31)},
+		{"ring-completions", "io_uring_setup with fewer completions than entries", ringCompletions},
+		{"ring-address", "io_uring_setup with its parameters nowhere", ringAddress},
+		{"ring-files", "io_uring_setup with no file descriptor left", ringFiles},
 		{"ring-threads", "io_uring_setup with a kernel thread beyond pids.max of the cgroup", ringThreads},
 		{"buffers-limit", "nine buffers of 4 KiB that are not aligned, registered with a ring, RLIMIT_MEMLOCK 64 KiB", buffersLimit},
 		{"buffers-huge", "a buffer of 4 KiB on a huge page, registered with a ring, RLIMIT_MEMLOCK 1 MiB", buffersHuge},
 		{"buffers-perf", "seven buffers of a page, registered where perf buffers of the same user fill its counter, RLIMIT_MEMLOCK 512 KiB", buffersPerf},
 		{"buffers-unmapped", "a buffer at an address where nothing is, registered with a ring", buffersOf("an unmapped address", func(v *unix.Iovec) { v.Base = (*byte)(address(uintptr(os.Getpagesize()))) })},
+		{"buffers-empty", "a buffer of no bytes, registered with a ring", buffersOf("no bytes", func(v *unix.Iovec) { v.SetLen(0) })},
 		{"buffers-large", "a buffer of more than 1 GiB, registered with a ring", buffersOf("more than 1 GiB", func(v *unix.Iovec) { v.SetLen(1<<30 + 1) })},
 		{"buffers-overflow", "a buffer beyond the end of the addresses, registered with a ring", buffersOf("beyond the end of the addresses", func(v *unix.Iovec) {
 			v.Base = (*byte)(address(^uintptr(0) - 4096))
@@ -104,6 +108,43 @@ func ringSysctl(r *Refuse, value string) error {
 		return err
 	}
 	return asUser(65534, func() error { return ringOf("4 entries where that is forbidden", 4, 0)(r) })
+}
+
+func ringCompletions(r *Refuse) error {
+	params := [30]uint32{1: 4, 2: rule.RingSetCQ} // struct io_uring_params
+	return r.provoke(attempt{call: "io_uring_setup", what: "8 entries and 4 completions"}, func() unix.Errno {
+		return setupRing(8, unsafe.Pointer(&params))
+	})
+}
+
+func ringAddress(r *Refuse) error {
+	return r.provoke(attempt{call: "io_uring_setup", what: "parameters nowhere"}, func() unix.Errno {
+		return setupRing(8, address(uintptr(os.Getpagesize())))
+	})
+}
+
+// setupRing makes no ring.
+func setupRing(entries uintptr, params unsafe.Pointer) unix.Errno {
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, entries, uintptr(params), 0)
+	if errno == 0 {
+		unix.Close(int(fd))
+	}
+	return errno
+}
+
+func ringFiles(r *Refuse) error {
+	var before unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &before); err != nil {
+		return err
+	}
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: before.Max}, nil); err != nil {
+		return err
+	}
+	_, errno := r.ring(8, 0)
+	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil); err != nil {
+		return err
+	}
+	return r.provoke(attempt{call: "io_uring_setup", what: "8 entries, and RLIMIT_NOFILE 0"}, func() unix.Errno { return errno })
 }
 
 func ringThreads(r *Refuse) error {
@@ -448,15 +489,25 @@ func mapProvocations() []Provocation {
 		{"map-value", "a hash map with values that no allocation takes", func(r *Refuse) error { return oneMap(r, "values of 4 MiB", &large, false) }},
 		{"map-entries", "a hash map with more buckets than can be counted", func(r *Refuse) error { return oneMap(r, "2^30 elements", &many, false) }},
 		{"map-attributes", "a map without elements", func(r *Refuse) error { a := array(8, 0); return oneMap(r, "no elements", &a, false) }},
+		{"map-4g", "an array of 4 GiB: before 5.11 too large for the charge", func(r *Refuse) error { a := array(1<<20, 4096); return oneMap(r, "an array of 4 GiB", &a, false) }},
 		{"update-cgroup", "elements of a hash map without preallocation, in a cgroup that has 4 MiB left", updateCgroup},
 		{"update-full", "more elements than a hash map may have", updateFull},
 		{"update-read-only", "an element of a map that is frozen", updateFrozen},
+		{"update-exists", "an element that exists, with BPF_NOEXIST", func(r *Refuse) error { return updateWith(r, "an existing element as a new one", 1, false) }},
+		{"update-absent", "an element that does not exist, with BPF_EXIST", func(r *Refuse) error { return updateWith(r, "an element that is not there as an old one", 2, false) }},
+		{"update-flags", "an element with a flag that does not exist", func(r *Refuse) error { return updateWith(r, "an unknown flag", 1<<40, false) }},
+		{"update-address", "an element whose value is nowhere", func(r *Refuse) error { return updateWith(r, "a value nowhere", 0, true) }},
 		{"program-rlimit", "a program of a user whose RLIMIT_MEMLOCK is nothing: before 5.11 refused", programRlimit},
 		{"program-capability", "a program of a user without capabilities", func(r *Refuse) error { return asSomebody(r, oneProgram) }},
 		{"program-invalid", "a program that does not end", func(r *Refuse) error {
 			return loadProgram(r, "a program without an exit", asm.Instructions{asm.Mov.Imm(asm.R0, 0)})
 		}},
+		{"program-access", "a program that reads a register that it has not set", func(r *Refuse) error {
+			return loadProgram(r, "a register that is not set", asm.Instructions{asm.Mov.Reg(asm.R0, asm.R5), asm.Return()})
+		}},
+		{"program-cgroup", "a program of 131072 instructions in a cgroup that has 64 KiB left", programCgroup},
 		{"program-empty", "a program of no instructions", func(r *Refuse) error { return loadProgram(r, "no instructions", nil) }},
+		{"secret-end", "a page beyond the end of secret memory", secretEnd},
 		{"secret-limit", "17 pages of secret memory, RLIMIT_MEMLOCK 64 KiB: since 7.2 the last is refused", secretLimit},
 	}
 }
@@ -556,17 +607,17 @@ func elements(r *Refuse, what string, attr *mapCreateAttr, n int) error {
 	var errno unix.Errno
 	for ; done < n && errno == 0; done++ {
 		*(*uint32)(unsafe.Pointer(&key[0])) = uint32(done)
-		errno = updateElement(fd, key, value)
+		errno = updateElement(fd, key, value, 0)
 	}
 	return r.provoke(attempt{call: "bpf(BPF_MAP_UPDATE_ELEM)", what: fmt.Sprintf("%s: the %dth", what, done)}, func() unix.Errno { return errno })
 }
 
 // updateElement is the system call, without what Go would allocate around it.
-func updateElement(fd int, key, value []byte) unix.Errno {
+func updateElement(fd int, key, value []byte, flags uint64) unix.Errno {
 	attr := struct {
 		fd, _             uint32
 		key, value, flags uint64
-	}{fd: uint32(fd), key: uint64(uintptr(unsafe.Pointer(&key[0]))), value: uint64(uintptr(unsafe.Pointer(&value[0])))}
+	}{fd: uint32(fd), key: uint64(uintptr(unsafe.Pointer(&key[0]))), value: uint64(uintptr(unsafe.Pointer(&value[0]))), flags: flags}
 	_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_MAP_UPDATE_ELEM, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
 	runtime.KeepAlive(key)
 	runtime.KeepAlive(value)
@@ -590,7 +641,7 @@ func updateCgroup(r *Refuse) error {
 		}
 		for ; done < int(attr.maxEntries) && errno == 0; done++ {
 			*(*uint32)(unsafe.Pointer(&key[0])) = uint32(done)
-			errno = updateElement(fd, key, value)
+			errno = updateElement(fd, key, value, 0)
 		}
 	}); err != nil {
 		return err
@@ -617,7 +668,75 @@ func updateFrozen(r *Refuse) error {
 		return fmt.Errorf("freeze: %w", errno)
 	}
 	return r.provoke(attempt{call: "bpf(BPF_MAP_UPDATE_ELEM)", what: "an element of a frozen map"}, func() unix.Errno {
-		return updateElement(fd, make([]byte, 4), make([]byte, 8))
+		return updateElement(fd, make([]byte, 4), make([]byte, 8), 0)
+	})
+}
+
+// updateWith updates a hash map that has element 0; with BPF_EXIST it is another one.
+func updateWith(r *Refuse, what string, flags uint64, nowhere bool) error {
+	attr := mapCreateAttr{mapType: uint32(ebpf.Hash), keySize: 4, valueSize: 8, maxEntries: 8}
+	fd, errno := r.createMap(&attr)
+	if errno != 0 {
+		return errno
+	}
+	const exist = 2
+	key, value := make([]byte, 4), make([]byte, 8)
+	if errno := updateElement(fd, key, value, 0); errno != 0 {
+		return errno
+	}
+	if flags == exist {
+		key[0] = 1
+	}
+	if nowhere {
+		value = unsafe.Slice((*byte)(address(uintptr(os.Getpagesize()))), 8)
+	}
+	return r.provoke(attempt{call: "bpf(BPF_MAP_UPDATE_ELEM)", what: what}, func() unix.Errno { return updateElement(fd, key, value, flags) })
+}
+
+func programCgroup(r *Refuse) error {
+	if err := r.become(-1, noLimit); err != nil {
+		return err
+	}
+	code := make(asm.Instructions, 0, 1<<17)
+	for range cap(code) - 1 {
+		code = append(code, asm.Mov.Imm(asm.R0, 0))
+	}
+	p, err := newProgram(append(code, asm.Return()))
+	if err != nil {
+		return err
+	}
+	if err := r.control(attempt{call: "bpf(BPF_PROG_LOAD)", what: "a program of 131072 instructions"}, func() unix.Errno { return p.load(r) }); err != nil {
+		return err
+	}
+	var errno unix.Errno
+	if err := r.within(64<<10, func() { errno = p.load(r) }); err != nil {
+		return err
+	}
+	return r.provoke(attempt{call: "bpf(BPF_PROG_LOAD)", what: "a program of 131072 instructions in a cgroup"}, func() unix.Errno { return errno })
+}
+
+func secretEnd(r *Refuse) error {
+	fd, _, errno := unix.Syscall(unix.SYS_MEMFD_SECRET, unix.O_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return r.provoke(attempt{call: "memfd_secret", what: "secret memory"}, func() unix.Errno { return errno })
+	}
+	r.finally(func() { unix.Close(int(fd)) })
+	page := os.Getpagesize()
+	if err := unix.Ftruncate(int(fd), int64(page)); err != nil {
+		return err
+	}
+	memory, err := unix.Mmap(int(fd), 0, 2*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return err
+	}
+	zero, err := os.Open("/dev/zero")
+	if err != nil {
+		return err
+	}
+	defer zero.Close()
+	return r.provoke(attempt{call: "read", what: "into the page after the last of secret memory"}, func() unix.Errno {
+		_, err := unix.Read(int(zero.Fd()), memory[page:][:1])
+		return errnoOf(err)
 	})
 }
 
@@ -641,25 +760,41 @@ func programRlimit(r *Refuse) error {
 
 // loadProgram loads a socket filter.
 func loadProgram(r *Refuse, what string, code asm.Instructions) error {
-	var b bytes.Buffer
-	if err := code.Marshal(&b, binary.LittleEndian); err != nil { // amd64 and arm64
-
+	p, err := newProgram(code)
+	if err != nil {
 		return err
 	}
-	text, license := append(b.Bytes(), make([]byte, 8)...), []byte("GPL\x00")
+	return r.provoke(attempt{call: "bpf(BPF_PROG_LOAD)", what: what}, func() unix.Errno { return p.load(r) })
+}
+
+// filter is a socket filter as bpf(2) takes it.
+type filter struct {
+	count uint32
+	text  []byte
+}
+
+func newProgram(code asm.Instructions) (*filter, error) {
+	var b bytes.Buffer
+	if err := code.Marshal(&b, binary.LittleEndian); err != nil { // amd64 and arm64
+		return nil, err
+	}
+	return &filter{uint32(len(code)), append(b.Bytes(), make([]byte, 8)...)}, nil
+}
+
+// load loads it until the end.
+func (p *filter) load(r *Refuse) unix.Errno {
+	license := []byte("GPL\x00")
 	attr := struct {
 		kind, count   uint32
 		code, license uint64
-	}{uint32(ebpf.SocketFilter), uint32(len(code)), uint64(uintptr(unsafe.Pointer(&text[0]))), uint64(uintptr(unsafe.Pointer(&license[0])))}
-	return r.provoke(attempt{call: "bpf(BPF_PROG_LOAD)", what: what}, func() unix.Errno {
-		fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-		runtime.KeepAlive(text)
-		runtime.KeepAlive(license)
-		if errno == 0 {
-			r.finally(func() { unix.Close(int(fd)) })
-		}
-		return errno
-	})
+	}{uint32(ebpf.SocketFilter), p.count, uint64(uintptr(unsafe.Pointer(&p.text[0]))), uint64(uintptr(unsafe.Pointer(&license[0])))}
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	runtime.KeepAlive(p)
+	runtime.KeepAlive(license)
+	if errno == 0 {
+		r.finally(func() { unix.Close(int(fd)) })
+	}
+	return errno
 }
 
 // secretLimit touches secret memory by read(2): here a fault that is refused would be the

@@ -26,7 +26,8 @@ func perfProvocations() []Provocation {
 		{"perf-split-map", "a mapping over a part of a buffer", perfSplitMap},
 		{"perf-split-unmap", "the unmapping of a part of a buffer", perfSplitUnmap},
 		{"perf-address-space", "a buffer larger than RLIMIT_AS allows", perfAddressSpace},
-		{"perf-locked", "a buffer mapped MAP_LOCKED beyond RLIMIT_MEMLOCK", perfLocked},
+		{"perf-locked", "a buffer mapped MAP_LOCKED beyond RLIMIT_MEMLOCK", func(r *Refuse) error { return perfLocked(r, 16) }},
+		{"perf-locked-none", "a buffer mapped MAP_LOCKED with an RLIMIT_MEMLOCK of nothing", func(r *Refuse) error { return perfLocked(r, 0) }},
 	}
 }
 
@@ -241,12 +242,12 @@ func perfAddressSpace(r *Refuse) error {
 	})
 }
 
-func perfLocked(r *Refuse) error {
+func perfLocked(r *Refuse, limit int64) error {
 	fd, err := r.event()
 	if err != nil {
 		return err
 	}
-	if err := r.become(65534, 16); err != nil {
+	if err := r.become(65534, limit); err != nil {
 		return err
 	}
 	pages := r.pages(16) + 1

@@ -133,7 +133,13 @@ func Complete(cmd *cobra.Command, f *pflag.Flag) {
 				fitting = append(fitting, name)
 			}
 		}
-		return fitting, cobra.ShellCompDirectiveNoFileComp
+		directive := cobra.ShellCompDirectiveNoFileComp
+		if v, ok := f.Value.(interface {
+			directive() cobra.ShellCompDirective
+		}); ok {
+			directive |= v.directive()
+		}
+		return fitting, directive
 	})
 }
 
