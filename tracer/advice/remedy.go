@@ -206,7 +206,7 @@ func (x *Explanation) endHolder(s rule.Settings, c rule.Caller) []remedy.Remedy 
 		if h.PID == x.Subject.PID || h.UserPart <= 0 || !succeed(s, freed, ask) {
 			continue
 		}
-		return []remedy.Remedy{{Name: "end a holder", Pages: h.UserPart, Rank: 4,
+		return []remedy.Remedy{{Name: remedy.End, Pages: h.UserPart, Rank: 4,
 			Change: fmt.Sprintf("end process %d, or let it unmap: it holds %s of the allowance", h.PID, count(h.UserPart, "page")),
 			Price:  "what that process does", Shell: fmt.Sprintf("kill %d", h.PID)}}
 	}

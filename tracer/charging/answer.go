@@ -280,7 +280,7 @@ func chargeRemedies(c rule.Charge, r Request, holders []UserHolder, pageSize uin
 		if h.PID == r.PID || h.Pages <= 0 || !with(func(c *rule.Charge) { c.Held -= h.Pages }) {
 			continue
 		}
-		add(4, remedy.Remedy{Name: "end a holder", Pages: h.Pages, Price: "what that process does", Shell: fmt.Sprintf("kill %d", h.PID),
+		add(4, remedy.Remedy{Name: remedy.End, Pages: h.Pages, Price: "what that process does", Shell: fmt.Sprintf("kill %d", h.PID), Brief: fmt.Sprintf("%s fewer of %s of process %d", remedy.Count(c.Over(), "page"), h.What, h.PID),
 			Change: fmt.Sprintf("end process %d, or let it give back %s: it holds %s with %s", h.PID, remedy.Count(c.Over(), "page"), remedy.Count(h.Pages, "page"), h.What)})
 		break
 	}

@@ -2,6 +2,7 @@ package charging
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -141,6 +142,9 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 	case c.Asked > 0:
 		f.Asked, f.Held = &c.Asked, &e.User.Before
 	}
+	if f.Call == reason.RegisterBuffers && c.Accounting == refusal.Unseen && !f.Exceeds() {
+		f.Asked = nil // the arguments do not tell of huge pages: it may have been more
+	}
 	accepted(f, c.Accounting, true)
 	if c.Exempt {
 		f.CapIPCLock = &c.Exempt
@@ -215,21 +219,16 @@ func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 	case reason.RegisterBuffers:
 		r.Smaller = BuffersRequest(1, uint32(page)).Smaller
 	}
-	c := rule.Charge{Asked: *f.Asked, Held: *f.Held, Limit: *f.Limit}
-	if f.Call == reason.RegisterBuffers && e.Failed.Asked > c.Asked {
-		// The call registers several: what its earlier ones asked for is in Held, and
-		// given back by now.
-		c.Held -= e.Failed.Asked - c.Asked
-		c.Asked = e.Failed.Asked
+	c, given := wholeCharge(e, f)
+	holders, apart := othersOf(e, c)
+	list := chargeRemedies(c, r, holders, uint32(page))
+	if !apart {
+		list = slices.DeleteFunc(list, func(r remedy.Remedy) bool { return r.Name == remedy.Apart })
 	}
-	list := chargeRemedies(c, r, nil, uint32(page))
-	if f.Call == reason.RegisterBuffers && e.Failed.Count > 1 {
-		// What those after the refused one ask for was not seen.
-		for i := range list {
-			if list[i].Name == remedy.Limit {
-				list[i].Change += fmt.Sprintf(", at least: the call has %d buffers, and of those after the refused one it is not known what they ask for", e.Failed.Count)
-				list[i].Brief += " at least"
-			}
+	for i := range list {
+		if sums := list[i].Name == remedy.Limit || list[i].Name == remedy.End; sums && given != "" {
+			list[i].Change += ", " + given
+			list[i].Brief += " " + given
 		}
 	}
 	return list

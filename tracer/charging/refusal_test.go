@@ -59,11 +59,28 @@ func TestOfRefusal(t *testing.T) {
 			charged("io_uring", "io_uring_register", refusal.Refused, 1, 476)(e)
 			e.Caller.LockLimit, e.Failed.Count = 128, 7
 			e.Held = &ledger.Held{Buffers: 476, PID: 42, PIDPages: 476}
-		}), reason.Limit, []string{"476 pages + 1 page = 477 pages > 128 pages", "476 are perf buffers of process 42, which perf's allowance lets it have beyond the limit", "ulimit -l 1908 (KiB) at least"}, nil},
+		}), reason.Limit, []string{"476 pages + 1 page = 477 pages > 128 pages", "476 are perf buffers of process 42, which perf's allowance lets it have beyond the limit", "ulimit -l 1932 (KiB) if all 7 buffers are like the refused one", "355 pages fewer of perf buffers of process 42 if all 7", "another uid"}, nil},
 		"ring, first region": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_setup", refusal.Refused, 2, 476)(e)
 			e.Caller.LockLimit = 128
 		}), reason.Limit, []string{"476 pages + 2 pages = 478 pages > 128 pages", "ulimit -l 1912"}, nil},
+		"ring, of which the second region was not tried": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_setup", refusal.Refused, 1, 476)(e)
+			e.Caller.LockLimit, e.Failed.Count = 128, 32
+			e.Held = &ledger.Held{Buffers: 476, PID: 42, PIDPages: 476}
+		}), reason.Limit, []string{"476 pages + 1 page = 477 pages > 128 pages", "ulimit -l 1912 (KiB) if its 32 entries have the usual size", "another uid", "350 pages fewer of perf buffers of process 42", "CAP_IPC_LOCK"}, nil},
+		"a send beside one of the same process": {refused(unix.ENOBUFS, func(e *ledger.Entry) {
+			charged("zerocopy", "mm_account_pinned_pages", refusal.Refused, 9, 9)(e)
+			e.Held = &ledger.Held{Others: 9}
+		}), reason.Limit, []string{"9 pages + 9 pages = 18 pages > 16 pages", "ulimit -l 72 (KiB)", "sends of at most 24575 bytes"}, []string{"another uid"}},
+		"nine buffers over two pages each": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_register", refusal.Refused, 2, 16)(e)
+			e.Failed.Asked, e.Failed.Count = 18, 9
+		}), reason.Limit, []string{"16 pages + 2 pages = 18 pages > 16 pages", "ulimit -l 72 (KiB) if all 9 buffers", "not aligned touches one page more"}, []string{"another uid"}},
+		"a buffer on a huge page, comparison unseen": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_register", refusal.Unseen, 1, 0)(e)
+			e.Failed.LastAsked, e.Failed.Count = 0, 1
+		}), reason.Unknown, []string{"one of these", "RLIMIT_MEMLOCK refused", "a huge page counts whole"}, []string{"did not refuse", "Remedies"}},
 		"ring of root in a cgroup": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
 			e.Caller.LockLimit, e.Caller.CapIPCLock = rule.Unlimited, true

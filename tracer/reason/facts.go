@@ -139,6 +139,14 @@ func of(condition func() bool, values ...*int64) Truth {
 	return truth(condition())
 }
 
+// Exceeds reports whether what was asked for and held is seen to be more than the limit.
+func (f *Facts) Exceeds() bool {
+	return of(func() bool { return rule.Charge{Asked: *f.Asked, Held: *f.Held, Limit: *f.Limit}.Refused() }, f.Asked, f.Held, f.Limit) == Yes
+}
+
+// Page is the size of a page, in bytes.
+func (f *Facts) Page() uint64 { return f.pageSize() }
+
 func (f *Facts) pageSize() uint64 {
 	if f.PageSize == 0 {
 		return 4096

@@ -32,11 +32,13 @@ const (
 	Allowance = "perf_event_mlock_kb"
 	Capable   = "CAP_IPC_LOCK"
 	Smaller   = "smaller buffer"
+	Apart     = "user of its own"
+	End       = "end a holder"
 )
 
 // OwnUser has a counter of its own.
 func OwnUser(change string) Remedy {
-	return Remedy{Name: "user of its own", Change: change,
+	return Remedy{Name: Apart, Brief: "another uid", Change: change,
 		Price:   "another uid's rights to files and processes",
 		Shell:   "setpriv --reuid UID --regid GID --clear-groups COMMAND",
 		Systemd: "DynamicUser=yes, or User=NAME", Docker: "--user UID:GID",

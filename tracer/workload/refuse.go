@@ -31,6 +31,7 @@ type Refuse struct {
 	MemlockKiB int64         // RLIMIT_MEMLOCK; -1: what the provocation wants
 	Pages      int           // of the thing that is asked for; 0: what the provocation wants
 	Count      int           // of such things; 0: what the provocation wants
+	Caps       []string      // to keep besides those that the provocation keeps
 	Cgroup     string        // directory of a v2 cgroup, created if missing, for those that need one
 	Hold       time.Duration // before it ends, and lets go what it got
 	JSON       bool
@@ -57,6 +58,7 @@ func (r *Refuse) Flags(f *pflag.FlagSet) {
 	f.Int64Var(&r.MemlockKiB, "memlock-kib", -1, "RLIMIT_MEMLOCK in KiB; -1: what the provocation wants")
 	f.IntVar(&r.Pages, "pages", 0, "pages, or entries of a ring; 0: what the provocation wants")
 	f.IntVar(&r.Count, "count", 0, "number of things; 0: what the provocation wants")
+	f.StringSliceVar(&r.Caps, "cap", nil, "capabilities to keep besides, such as cap_ipc_lock")
 	f.StringVar(&r.Cgroup, "cgroup", "", "directory of a v2 cgroup for those that need one; created if missing")
 	f.DurationVar(&r.Hold, "hold", 0, "time before it ends and lets go what it got")
 	f.BoolVar(&r.JSON, "json", false, "write JSON lines")
@@ -207,10 +209,7 @@ func (r *Refuse) become(uid int, limit int64, caps ...string) error {
 	if uid < 0 {
 		return nil
 	}
-	if caps == nil {
-		caps = []string{}
-	}
-	return (&RunAs{UID: uid, Caps: caps}).become()
+	return (&RunAs{UID: uid, Caps: slices.Concat([]string{}, caps, r.Caps)}).become()
 }
 
 // noLimit is what become takes for no limit.
@@ -356,6 +355,7 @@ func (r *Refuse) join(controllers ...string) (dir string, err error) {
 // within does something in a cgroup that may have so many bytes more than it has then. The
 // limit is lifted afterwards: nothing would be left for this process itself.
 func (r *Refuse) within(more int64, do func()) error {
+	more = int64(r.pages(int(more)/os.Getpagesize()) * os.Getpagesize())
 	dir, err := r.join("memory")
 	if err != nil {
 		return err

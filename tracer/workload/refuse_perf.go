@@ -14,7 +14,7 @@ import (
 func perfProvocations() []Provocation {
 	return []Provocation{
 		{"perf-limit", "a buffer of 16 MiB for each CPU, RLIMIT_MEMLOCK 8 MiB: the first is refused", perfPerCPU},
-		{"perf-second-profile", "a buffer of 128 pages where a process of the same user has four, RLIMIT_MEMLOCK 64 KiB", perfSecondProfile},
+		{"perf-second-profile", "a buffer of 128 pages for each CPU where a process of the same user has them, RLIMIT_MEMLOCK 64 KiB", perfSecondProfile},
 		{"perf-containers", "uid 0 without CAP_IPC_LOCK: a buffer of 64 pages for each CPU, the third such process, RLIMIT_MEMLOCK 64 KiB", perfContainers},
 		{"perf-inherited", "a buffer of an inherited event on any CPU", perfInherited},
 		{"perf-private", "a buffer mapped MAP_PRIVATE", perfPrivate},
@@ -36,8 +36,12 @@ func mmapOf(what string, pages int) attempt {
 }
 
 // perfPerCPU is perf record -m 16M of a user.
-func perfPerCPU(r *Refuse) error {
-	data := r.pages(4096)
+func perfPerCPU(r *Refuse) error { return mapPerCPU(r, 65534, 2048, 4096) }
+
+// mapPerCPU maps buffers of so many data pages as somebody else, one for each CPU, until
+// one is refused.
+func mapPerCPU(r *Refuse, uid int, limit int64, data int) error {
+	data = r.pages(data)
 	var events []int
 	for cpu := range r.count(runtime.NumCPU()) {
 		fd, err := openEvent(unix.PERF_COUNT_SW_DUMMY, false, cpu)
@@ -47,7 +51,7 @@ func perfPerCPU(r *Refuse) error {
 		r.finally(func() { unix.Close(fd) })
 		events = append(events, fd)
 	}
-	if err := r.become(65534, 2048); err != nil {
+	if err := r.become(uid, limit); err != nil {
 		return err
 	}
 	for cpu, fd := range events {
@@ -62,37 +66,20 @@ func perfPerCPU(r *Refuse) error {
 	return nil
 }
 
-// mapOneAs maps a new buffer as somebody else.
-func mapOneAs(r *Refuse, uid int, limit int64, what string, pages int) error {
-	events, err := openEvents("", 1)
-	if err != nil {
-		return err
-	}
-	if err := r.become(uid, limit); err != nil {
-		return err
-	}
-	return r.provoke(mmapOf(what, pages+1), func() unix.Errno {
-		_, errno := mapEvent(events[0], pages+1)
-		return errno
-	})
-}
-
 func perfSecondProfile(r *Refuse) error {
-	data := r.pages(128)
-	if err := r.hold(holder{UID: 65534, Memlock: 16, Pages: data, Count: r.count(4)}); err != nil {
+	if err := r.hold(holder{UID: 65534, Memlock: 16, Pages: 128, Count: runtime.NumCPU()}); err != nil {
 		return err
 	}
-	return mapOneAs(r, 65534, 16, "a buffer of a second profile", data)
+	return mapPerCPU(r, 65534, 16, 128)
 }
 
 func perfContainers(r *Refuse) error {
-	data := r.pages(64)
 	for range 2 {
-		if err := r.hold(holder{UID: 0, Memlock: 16, Pages: data, Count: r.count(runtime.NumCPU())}); err != nil {
+		if err := r.hold(holder{UID: 0, Memlock: 16, Pages: 64, Count: runtime.NumCPU()}); err != nil {
 			return err
 		}
 	}
-	return mapOneAs(r, 0, 16, "a buffer of the third container", data)
+	return mapPerCPU(r, 0, 16, 64)
 }
 
 func perfInherited(r *Refuse) error {
