@@ -119,6 +119,15 @@ func explainRefusal(r *row.Row) string {
 	if x.KernelFault && r.Verdict != ledger.WrongRefusal { // which says so
 		s += fmt.Sprintf(" By the intended rule extra is %d and it fits.%s", x.Intended.Extra, kernelsBug(r.Scheme))
 	}
+	switch x.Verdict.Limit {
+	case advice.LimitAUX:
+		return s + " To lift the limit does not help: the event's PMU has no AUX areas."
+	case advice.LimitLargest:
+		s += " Nor does any kernel with pages of this size take a buffer of so many."
+	}
+	if len(x.Brief()) == 0 {
+		return s
+	}
 	return s + " Remedies" + remediesFor(x) + ": " + strings.Join(x.Brief(), ", or ") + "."
 }
 

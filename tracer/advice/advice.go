@@ -83,6 +83,8 @@ const (
 	LimitMemlock  = "RLIMIT_MEMLOCK"
 	LimitNegative = "negative pinned_vm"
 	LimitGeometry = "geometry"
+	LimitLargest  = "largest buffer" // than which no kernel with such pages takes more
+	LimitAUX      = "no AUX areas"   // the event's PMU has none
 	LimitOther    = "not locked memory"
 )
 
@@ -145,7 +147,7 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, ask Ask) (*Explanation
 	x.hidden(s, caller, uid, ask)
 	x.hold(s, uid)
 	x.Checks = checks(x, facts)
-	if x.Verdict.Errno == "EPERM" {
+	if x.Verdict.Errno == "EPERM" && x.Verdict.Limit != LimitLargest {
 		x.Remedies = append(x.Remedies, x.endHolder(s.Settings(), caller)...)
 		x.sortRemedies()
 	}
@@ -170,6 +172,9 @@ func OfEntry(e *ledger.Entry, known accounting.Finding) *Explanation {
 	x := judge(settings, caller, ask)
 	if x.Verdict.Errno == "EPERM" {
 		x.remedyAll(settings, caller, wanted(e, ask))
+	}
+	if f := e.Failed; x.Verdict.Errno == "EPERM" && ask.Area == rule.AUX && f != nil && !f.Mapping.AUXCapable {
+		x.Verdict.Limit, x.Remedies = LimitAUX, []remedy.Remedy{} // that is what refuses next
 	}
 	right := caller
 	right.UserLocked, right.PinnedVM = caller.UserLocked-e.UserOver, caller.PinnedVM-e.PinnedOver
@@ -258,6 +263,10 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 	case last.Errno == unix.EINVAL:
 		v.Limit = LimitGeometry
 		x.Remedies = geometryRemedies(ask)
+	case tooLarge(settings, ask):
+		x.Fits, x.AtLeast = 0, 0
+		*v = Verdict{Certain: true, Errno: cmp.Or(v.Errno, "ENOMEM"), Limit: LimitLargest, Over: max(0, last.Over)}
+		x.Remedies = remedies(settings, caller, ask)
 	case last.Errno == 0 && last.Over > 0:
 		v.Over = last.Over
 		v.Exempt = "CAP_IPC_LOCK"

@@ -53,3 +53,29 @@ func TestRemediesForEachCPU(t *testing.T) {
 		}
 	}
 }
+
+// What no kernel takes is refused whatever the limits, and no limit is a remedy.
+func TestLargestBuffer(t *testing.T) {
+	settings := rule.Settings{PageSize: 4096, MlockKiB: 516, OnlineCPUs: 4, Paranoid: 2}
+	free := rule.Caller{LockLimit: 2048, CapIPCLock: true}
+	for _, c := range []struct {
+		caller  rule.Caller
+		area    rule.Area
+		pages   int64
+		errno   string
+		smaller int64 // pages
+	}{
+		{free, rule.Data, 1<<19 + 1, "ENOMEM", 1<<18 + 1},
+		{free, rule.Data, 1<<18 + 1, "", 0},
+		{free, rule.AUX, 1 << 20, "ENOMEM", 1 << 19},
+		{rule.Caller{LockLimit: 2048}, rule.Data, 1<<19 + 1, "EPERM", 2049},
+	} {
+		x := judge(settings, c.caller, Ask{Area: c.area, Pages: c.pages, Buffers: 1})
+		if x.Verdict.Errno != c.errno || x.Verdict.Allowed != (c.errno == "") {
+			t.Errorf("%d pages: %+v; want %q", c.pages, x.Verdict, c.errno)
+		}
+		if c.errno != "" && (x.Verdict.Limit != LimitLargest || x.Fits != 0 || len(x.Remedies) != 1 || x.Remedies[0].Pages != c.smaller) {
+			t.Errorf("%d pages: %+v, %d fit, %+v; want a smaller one of %d", c.pages, x.Verdict, x.Fits, x.Remedies, c.smaller)
+		}
+	}
+}

@@ -20,6 +20,9 @@ func remedies(s rule.Settings, c rule.Caller, ask Ask) []remedy.Remedy {
 		}
 	}
 	add(0, smaller(s, c, ask))
+	if tooLarge(s, ask) {
+		return list
+	}
 	add(1, ownUser(s, c, ask))
 	add(2, newProcessRemedy(s, c, ask))
 	add(3, limit(s, c, ask))
@@ -30,8 +33,19 @@ func remedies(s rule.Settings, c rule.Caller, ask Ask) []remedy.Remedy {
 	return list
 }
 
+// tooLarge reports whether the kernel takes no buffer of that size, whatever the limits.
+func tooLarge(s rule.Settings, ask Ask) bool {
+	if ask.Area == rule.AUX {
+		return ask.Pages > rule.LargestAUX(uint64(s.PageSize))
+	}
+	return ask.Pages-rule.Control(ask.Area) > rule.LargestData(uint64(s.PageSize))
+}
+
 // succeed reports whether all buffers of an ask can be mapped.
 func succeed(s rule.Settings, c rule.Caller, ask Ask) bool {
+	if tooLarge(s, ask) {
+		return false
+	}
 	done, _ := s.Limits().MapMany(c, ask.Area, ask.Pages, ask.Buffers)
 	return done == ask.Buffers
 }

@@ -24,6 +24,8 @@ type Refused struct {
 	Held    *ledger.Held // what the user's counter was held for; nil: not known
 	// Remedies are of a limit; each was held against the rule.
 	Remedies []remedy.Remedy
+
+	own int64 // pages of Facts.Held that the call's own earlier parts were charged
 }
 
 // OfRefusal explains a call that failed by what was seen of it. Of a call of which no
@@ -43,6 +45,9 @@ func OfRefusal(e *ledger.Entry) *Refused {
 		if one.Outcome != r.Outcome {
 			r.Outcome = reason.Unknown
 		}
+	}
+	if e.Failed != nil && e.Failed.LastAsked > 0 {
+		r.own = e.Failed.Asked - e.Failed.LastAsked
 	}
 	if r.Outcome == reason.Limit && len(r.Reasons) == 1 {
 		r.Remedies = limitRemedies(e, r.Facts)
@@ -253,6 +258,14 @@ func cgroupRemedies(e *ledger.Entry) []remedy.Remedy {
 	if o == nil || o.LimitBytes < 0 || o.LimitCgroup == "" {
 		return nil
 	}
+	if m := e.Failed; e.Op == ledger.Create && !o.Program && m != nil {
+		asked := rule.Map{Type: o.Type, KeySize: o.KeySize, ValueSize: o.ValueSize, MaxEntries: o.MaxEntries, Flags: o.Flags}
+		on := rule.MapMachine{PageSize: uint64(max(1024, e.PageSize)), PossibleCPUs: int(m.PossibleCPUs)}
+		if mem, ok := asked.Memory(on); ok {
+			const whole = 1 << 20 // and the kernel's own headers and page tables
+			return []remedy.Remedy{remedy.MemoryMax(o.LimitCgroup, o.LimitBytes+(mem.Created/whole+1)*whole)}
+		}
+	}
 	change := fmt.Sprintf("a higher memory.max of %s", o.LimitCgroup)
 	return []remedy.Remedy{{Name: "memory.max", Change: change, Brief: change, Price: "the cgroup may take so much of the machine's memory"}}
 }
@@ -317,11 +330,11 @@ func (r *Refused) holders() string {
 	if h.Others > 0 {
 		parts = append(parts, fmt.Sprintf("%d are io_uring's, AF_XDP's or sends under way", h.Others))
 	}
-	if older := held - h.Buffers - h.Others; older > 0 && len(parts) > 0 {
-		parts = append(parts, fmt.Sprintf("%d are older than the trace or this call's own", older))
+	if r.own > 0 {
+		parts = append(parts, fmt.Sprintf("%d are this call's own, of its earlier parts", r.own))
 	}
-	if len(parts) == 0 {
-		return ". What is held is older than the trace, or this call's own"
+	if older := held - h.Buffers - h.Others - r.own; older > 0 {
+		parts = append(parts, fmt.Sprintf("%d were held before the trace began, or by what it does not watch", older))
 	}
 	return fmt.Sprintf(". Of the %d held, %s", held, strings.Join(parts, ", "))
 }

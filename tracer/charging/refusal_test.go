@@ -75,8 +75,8 @@ func TestOfRefusal(t *testing.T) {
 		}), reason.Limit, []string{"9 pages + 9 pages = 18 pages > 16 pages", "ulimit -l 72 (KiB)", "sends of at most 24575 bytes"}, []string{"another uid"}},
 		"nine buffers over two pages each": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_register", refusal.Refused, 2, 16)(e)
-			e.Failed.Asked, e.Failed.Count = 18, 9
-		}), reason.Limit, []string{"16 pages + 2 pages = 18 pages > 16 pages", "ulimit -l 72 (KiB) if all 9 buffers", "not aligned touches one page more"}, []string{"another uid"}},
+			e.Failed.Asked, e.Failed.Count, e.Held = 18, 9, &ledger.Held{}
+		}), reason.Limit, []string{"16 pages + 2 pages = 18 pages > 16 pages", "Of the 16 held, 16 are this call's own", "ulimit -l 72 (KiB) if all 9 buffers", "not aligned touches one page more"}, []string{"another uid"}},
 		"a buffer on a huge page, comparison unseen": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_register", refusal.Unseen, 1, 0)(e)
 			e.Failed.LastAsked, e.Failed.Count = 0, 1
@@ -103,7 +103,7 @@ func TestOfRefusal(t *testing.T) {
 		"map in a full cgroup": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			o := ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1 << 20, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 4096, LimitBytes: 8192}
 			created(o, refusal.Unseen)(e)
-		}), reason.Limit, []string{"it is /web", "memory.current was 4096 bytes, memory.max 8192 bytes", "a higher memory.max of /web"}, []string{"ulimit"}},
+		}), reason.Limit, []string{"it is /web", "memory.current was 4096 bytes, memory.max 8192 bytes", "Remedies: memory.max 9445376 of /web"}, []string{"ulimit"}},
 		"update of which no cgroup was seen": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			created(ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 4, ValueSize: 8, MaxEntries: 9, Watched: true}, refusal.Unseen)(e)
 			e.Op, e.Failed.Function = ledger.Grow, refusal.MapUpdate

@@ -72,8 +72,10 @@ func memoryCgroup(tree *cgroup.Tree, pid uint32) string {
 func BuffersRequest(bytes int64, pageSize uint32) Request {
 	pages := rule.BufferPages(rule.Vector{Bytes: uint64(bytes)}, uint64(pageSize))
 	return Request{Charger: charger("io_uring"), Pages: pages,
-		What:    fmt.Sprintf("registered io_uring buffers of %s, aligned and on pages of the usual size (unaligned ones touch a page more each, huge pages count whole)", remedy.Count(bytes, "byte")),
-		Smaller: func(pages int64) string { return "buffers of at most " + remedy.Count(pages, "page") + ", aligned" }}
+		What: fmt.Sprintf("registered io_uring buffers of %s, aligned and on pages of the usual size (unaligned ones touch a page more each, huge pages count whole)", remedy.Count(bytes, "byte")),
+		Smaller: func(pages int64) string {
+			return "buffers of at most " + remedy.Count(pages, "page") + " in all, aligned and on pages of the usual size (MADV_NOHUGEPAGE)"
+		}}
 }
 
 // UmemRequest asks AF_XDP for a umem of so many bytes.

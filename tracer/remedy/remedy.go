@@ -76,7 +76,7 @@ func Capability() Remedy {
 
 // MemoryMax raises a memory cgroup's limit.
 func MemoryMax(path string, bytes int64) Remedy {
-	return Remedy{Name: "memory.max", Rank: 3, Brief: fmt.Sprintf("memory.max %d", bytes), Change: fmt.Sprintf("memory.max of %s: at least %s", path, Count(bytes, "byte")),
+	return Remedy{Name: "memory.max", Rank: 3, Brief: fmt.Sprintf("memory.max %d of %s", bytes, path), Change: fmt.Sprintf("memory.max of %s: at least %s", path, Count(bytes, "byte")),
 		Price: "the cgroup may take so much of the machine's memory", Shell: fmt.Sprintf("echo %d > /sys/fs/cgroup%s/memory.max", bytes, path),
 		Systemd: fmt.Sprintf("MemoryMax=%d", bytes), Docker: fmt.Sprintf("--memory %d", bytes), Kubernetes: fmt.Sprintf("resources: {limits: {memory: %d}}", bytes)}
 }

@@ -1,0 +1,252 @@
+//go:build guest
+
+package tracer_test
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/charging"
+	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/workload"
+)
+
+// What is said of refusals is right: the outcome, the sum, and nothing that would be false.
+// The witness is the program's own errno: what is refused is explained, each remedy that is
+// offered is applied and lets the whole program succeed, and a limit a page lower does not.
+func TestSaid(t *testing.T) {
+	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
+	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
+		unlimitMemlock(t)
+		userPages(t, k)
+		list := sayings(k)
+		results := make([]guesttest.Result, len(list))
+		pids := make([]uint32, len(list))
+		tr := traceObjects(t, tracer.Options{BPF: true, Memcg: !k.Before("5.11"), Others: true}, func(objectTrace) {
+			for i, s := range list {
+				c := guesttest.Command(t, "pinwatch", "workload", "refuse", "--json", s.refuse)
+				results[i] = c.Run()
+				pids[i] = uint32(c.Process.Pid)
+			}
+		})
+		for i, s := range list {
+			t.Run(s.refuse, func(t *testing.T) {
+				s.check(t, results[i], slices.DeleteFunc(slices.Clone(tr.entries), func(e ledger.Entry) bool {
+					return e.Kind != ledger.Refusal || e.Caller.PID != pids[i]
+				}))
+			})
+		}
+	})
+}
+
+// saying is what must be said of a provocation.
+type saying struct {
+	refuse  string
+	errno   unix.Errno // 0: this kernel does not refuse
+	outcome string
+	says    []string
+	never   []string
+	// exact: the limit that is offered is the smallest one.
+	exact bool
+}
+
+// sayings are those of a kernel.
+func sayings(k guesttest.Kernel) []saying {
+	list := []saying{
+		{"perf-limit", unix.EPERM, "limit", []string{"extra 3581", "1533 pages (6.0 MiB) over", "on each of 4 CPUs", "ulimit -l 63488", "perf_event_mlock_kb=14340", "buffers of 513 pages"}, nil, true},
+		{"perf-second-profile", unix.EPERM, "limit", []string{"pinned_vm 0 + extra 129", "on each of 4 CPUs", "ulimit -l 2064", "perf_event_mlock_kb=1016,"}, nil, true},
+		{"perf-containers", unix.EPERM, "limit", []string{"on each of 4 CPUs", "ulimit -l 1040", "CAP_IPC_LOCK"}, []string{"BPF"}, true},
+		{"perf-inherited", unix.EINVAL, "other_rule", []string{"bound to no CPU takes no buffer"}, []string{"power of two", "Remedies"}, false},
+		{"perf-private", unix.EINVAL, "other_rule", []string{"MAP_SHARED"}, []string{"power of two"}, false},
+		{"perf-size", unix.EINVAL, "other_rule", []string{"a power of two of data pages", "8 pages"}, []string{"inherited"}, false},
+		{"perf-other-size", unix.EINVAL, "other_rule", []string{"it has 9 pages, and 5 pages were asked for"}, []string{"power of two"}, false},
+		{"perf-largest", unix.ENOMEM, "other_rule", []string{"more than 262144 data pages"}, []string{"found no memory", "Remedies"}, false},
+		{"aux-no-data", unix.EINVAL, "other_rule", []string{"goes with a data area"}, nil, false},
+		{"aux-unset", unix.EINVAL, "other_rule", []string{"aux_offset is 0 bytes"}, nil, false},
+		{"aux-unsupported", unix.EOPNOTSUPP, "other_rule", []string{"has no AUX areas"}, nil, false},
+		{"aux-limit", unix.EPERM, "limit", []string{"501 pages (2.0 MiB) over", "the event's PMU has no AUX areas"}, []string{"Remedies"}, false},
+		{"send-limit", unix.ENOBUFS, "limit", []string{"0 pages + 17 pages = 17 pages > 16 pages, over by 1 page", "ulimit -l 68", "sends of at most 61439 bytes"}, []string{"optmem_max", "another uid", "if it asked"}, true},
+		{"send-outstanding", unix.ENOBUFS, "limit", []string{"9 pages + 9 pages = 18 pages > 16 pages"}, []string{"optmem_max", "another uid"}, true},
+		{"umem-limit", unix.ENOBUFS, "limit", []string{"0 pages + 17 pages = 17 pages > 16 pages", "ulimit -l 68", "a umem of at most 16 pages"}, nil, true},
+		{"map-capability", unix.EPERM, "other_rule", []string{"it takes CAP_BPF"}, []string{"MEMLOCK may be", "Remedies"}, false},
+		{"map-machine", unix.ENOMEM, "no_memory", []string{"larger than the machine"}, []string{"at its limit", "Remedies"}, false},
+	}
+	other := func(old, since string, oldCase, newCase saying) {
+		if k.Before(since) {
+			oldCase.refuse = old
+			list = append(list, oldCase)
+			return
+		}
+		newCase.refuse = old
+		list = append(list, newCase)
+	}
+	percpu := saying{errno: unix.ENOMEM, outcome: "other_rule", says: []string{"32 KiB at most"}, never: []string{"at its limit", "Remedies"}}
+	later := percpu
+	later.errno = unix.E2BIG
+	other("map-percpu", "6.1", percpu, later)
+	other("map-rlimit", "5.11", saying{errno: unix.EPERM, outcome: "limit", says: []string{"11 pages + 11 pages = 22 pages > 16 pages", "ulimit -l 88", "no capability lifts this limit"}, never: []string{"another uid", "CAP_IPC_LOCK"}, exact: true}, saying{})
+	other("update-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup is at its limit", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
+	other("map-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup is at its limit", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
+	return append(list, ringSayings(k)...)
+}
+
+// ringSayings are those of io_uring, which each kernel charges otherwise.
+func ringSayings(k guesttest.Kernel) []saying {
+	charges, apart, unseen := k.Series == "6.16", k.Series == "7.3" || k.Series == "6.12", k.Series == "5.10"
+	ring := saying{refuse: "ring-limit"}
+	if charges {
+		ring = saying{"ring-limit", unix.ENOMEM, "limit", []string{"476 pages + 1 page = 477 pages > 128 pages", "476 are perf buffers of process", "allowance lets it have beyond the limit",
+			"another uid", "ulimit -l 1912", "350 pages fewer of perf buffers", "CAP_IPC_LOCK"}, []string{"if it asked", "one of these"}, true}
+	}
+	perf := saying{refuse: "buffers-perf"}
+	limits := saying{"buffers-limit", unix.ENOMEM, "limit", []string{"16 pages + 2 pages = 18 pages > 16 pages", "not aligned touches one page more", "ulimit -l 72"}, []string{"another uid", "one of these"}, true}
+	huge := saying{"buffers-huge", unix.ENOMEM, "limit", []string{"0 pages + 512 pages = 512 pages > 256 pages", "a huge page counts whole", "ulimit -l 2048"}, []string{"one of these"}, true}
+	sum := "476 pages + 1 page = 477 pages > 128 pages"
+	switch {
+	case unseen:
+		sum = "476 pages + 7 pages = 483 pages > 128 pages"
+		limits.says, limits.outcome, limits.never = []string{"0 pages + 18 pages = 18 pages > 16 pages"}, "limit", nil
+		huge.says, huge.outcome, huge.never, huge.exact = []string{"a huge page counts whole"}, "unknown", []string{"did not refuse"}, false
+	case charges:
+		limits.says, huge.says = []string{"> 16 pages", "ulimit -l 80"}, []string{"> 256 pages", "ulimit -l 2056"}
+	}
+	if !apart && !charges {
+		perf = saying{"buffers-perf", unix.ENOMEM, "limit", []string{sum, "476 are perf buffers of process", "ulimit -l 1932"}, nil, true}
+	}
+	setup := saying{"ring-cgroup", unix.ENOMEM, "unknown", []string{"memory cgroup is at its limit", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK"}, []string{"if it asked", "ulimit"}, false}
+	if k.Series == "5.10" {
+		setup = saying{refuse: "ring-cgroup"}
+	}
+	split := saying{refuse: "perf-split-unmap"}
+	if k.Series != "5.10" {
+		split = saying{"perf-split-unmap", unix.EINVAL, "other_rule", []string{"does not let a perf buffer's mapping be split", "no limit has a part in it"}, nil, false}
+	}
+	return []saying{ring, perf, limits, huge, setup, split}
+}
+
+// last is the attempt that decided.
+func last(t *testing.T, r guesttest.Result) workload.Attempt {
+	t.Helper()
+	attempts := lines[workload.Attempt](t, r.Stdout)
+	if r.Code != 0 || len(attempts) == 0 {
+		t.Fatalf("exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	return attempts[len(attempts)-1]
+}
+
+func (s saying) check(t *testing.T, r guesttest.Result, refusals []ledger.Entry) {
+	if got := unix.Errno(last(t, r).Errno); got != s.errno {
+		t.Errorf("%v; want %v\n%s", got, s.errno, r.Stdout)
+	}
+	if len(refusals) == 0 {
+		if s.errno != 0 {
+			t.Error("it has no row")
+		}
+		return
+	}
+	e := &refusals[len(refusals)-1]
+	shown := row.Of(e)
+	note := output.Explain(&shown)
+	t.Log(note)
+	if s.errno == 0 {
+		t.Error("it was not refused")
+		return
+	}
+	if outcome := charging.OfRefusal(e).Outcome.String(); outcome != s.outcome || len(refusals) != 1 {
+		t.Errorf("%d rows, %s; want 1, %s", len(refusals), outcome, s.outcome)
+	}
+	for _, words := range s.says {
+		if !strings.Contains(note, words) {
+			t.Errorf("does not say %q", words)
+		}
+	}
+	for _, words := range s.never {
+		if strings.Contains(note, words) {
+			t.Errorf("says %q", words)
+		}
+	}
+	_, remedies, offered := strings.Cut(note, "Remedies")
+	if offered {
+		s.apply(t, e, remedies)
+	} else if s.exact {
+		t.Error("no remedy is offered")
+	}
+}
+
+var (
+	limitOffered   = regexp.MustCompile(`ulimit -l (\d+)`)
+	settingOffered = regexp.MustCompile(`kernel\.perf_event_mlock_kb=(\d+)`)
+	sizeOffered    = regexp.MustCompile(`a? ?buffers? of (\d+) pages`)
+	sendOffered    = regexp.MustCompile(`sends of at most (\d+) bytes`)
+	memoryOffered  = regexp.MustCompile(`memory\.max (\d+) of`)
+	umemOffered    = regexp.MustCompile(`a umem of at most (\d+) pages`)
+)
+
+// mapCgroupLeft is what the cgroup has left, in bytes, where an array of 16 MiB is provoked.
+const mapCgroupLeft = 8 << 20
+
+// apply applies each of the remedies that are offered.
+func (s saying) apply(t *testing.T, e *ledger.Entry, remedies string) {
+	number := func(of *regexp.Regexp) (n int) {
+		if found := of.FindStringSubmatch(remedies); found != nil {
+			fmt.Sscan(found[1], &n)
+		}
+		return n
+	}
+	page := int(e.PageSize)
+	if kib := number(limitOffered); kib > 0 {
+		s.succeeds(t, "--memlock-kib", fmt.Sprint(kib))
+		if got := s.again(t, "--memlock-kib", fmt.Sprint(kib-page/1024)); s.exact && got == 0 {
+			t.Errorf("a limit of %d KiB is enough, and %d were offered", kib-page/1024, kib)
+		}
+	}
+	if pages := number(sizeOffered); pages > 0 && strings.HasPrefix(s.refuse, "perf-") {
+		s.succeeds(t, "--pages", fmt.Sprint(pages-1))
+	}
+	if bytes := number(sendOffered); bytes > 0 {
+		s.succeeds(t, "--pages", fmt.Sprint(bytes/page))
+	}
+	if pages := number(umemOffered); pages > 0 {
+		s.succeeds(t, "--pages", fmt.Sprint(pages))
+	}
+	if strings.Contains(remedies, "CAP_IPC_LOCK") {
+		s.succeeds(t, "--cap", "cap_ipc_lock")
+	}
+	if strings.Contains(remedies, "another uid") {
+		s.succeeds(t, "--uid", "65533")
+	}
+	if bytes := number(memoryOffered); bytes > 0 {
+		more := bytes - int(e.Object.LimitBytes) + mapCgroupLeft
+		s.succeeds(t, "--pages", fmt.Sprint(more/page))
+	}
+	// The containers that are there would be charged otherwise if they came again.
+	if kib := number(settingOffered); kib > 0 && s.refuse != "perf-containers" {
+		guesttest.Set(t, settings+"mlock_kb", fmt.Sprint(kib))
+		s.succeeds(t)
+	}
+}
+
+// again provokes again with a remedy. What was freed before is given back late.
+func (s saying) again(t *testing.T, flags ...string) unix.Errno {
+	t.Helper()
+	time.Sleep(200 * time.Millisecond)
+	r := guesttest.Command(t, "pinwatch", append([]string{"workload", "refuse", "--json", s.refuse}, flags...)...).Run()
+	return unix.Errno(last(t, r).Errno)
+}
+
+func (s saying) succeeds(t *testing.T, flags ...string) {
+	t.Helper()
+	if errno := s.again(t, flags...); errno != 0 {
+		t.Errorf("with %v it fails with %v", flags, errno)
+	}
+}
