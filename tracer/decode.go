@@ -239,7 +239,7 @@ func (d decoder) object(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 	}
 	event.Op, event.Errno, event.Object = op, errnoOf(r.Ret), o
 	readCounter(&event.User, bpf.PerfReading(r.User))
-	if event.Failed = failedObject(&r, flags); event.Failed != nil {
+	if event.Failed = d.compared.failedObject(&r, flags); event.Failed != nil {
 		event.Failed.MachineBytes, event.Failed.PossibleCPUs = d.machine, uint32(d.cpus)
 	}
 	return nil

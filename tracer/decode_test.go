@@ -148,6 +148,12 @@ func TestDecodeFailedMap(t *testing.T) {
 			t.Errorf("flags %#x: %+v; want %+v", flags, event.Failed, want)
 		}
 	}
+	for probed, want := range map[bool]refusal.Accounting{true: refusal.NotReached, false: refusal.Unseen} {
+		c := compared{mapsProbed: probed}
+		if call := c.failedObject(&bpf.ObjectsRecord{Ret: -1, Command: 0}, bpf.PerfRecordFlagFLAG_RLIMIT); call.Accounting != want {
+			t.Errorf("probed: %v, and nothing was compared: %s, want %s", probed, call.Accounting, want)
+		}
+	}
 	if event := failedMap(t, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED); !event.Object.Refused {
 		t.Error("a cgroup refused, and the event does not say so")
 	}

@@ -16,6 +16,9 @@ import (
 // Those who call it are in other files, so that no compiler can hide a call.
 const ringComparison = "__io_account_mem"
 
+// mapComparisons are where BPF maps are held against the limit, before 5.11: of either name.
+var mapComparisons = []string{"bpf_map_charge_init", "bpf_map_precharge_memlock"}
+
 // functions are the names of those that other chargers' calls are seen to fail in.
 var functions = [...]string{
 	bpf.ChargersFunctionFUNCTION_OTHER:         "",
@@ -35,6 +38,7 @@ type comparing struct {
 // compared knows of which calls the comparison with the limit would be seen.
 type compared struct {
 	ringsProbed bool // the probe on ringComparison is attached
+	mapsProbed  bool // that on one of mapComparisons, which those who make maps call from other files
 	// calls are those of which it was seen: elsewhere the function that compares may be
 	// inlined, and a symbol left behind.
 	calls map[comparing]bool
@@ -96,21 +100,23 @@ func accountingOf(a bpf.ChargersAccounting) (refusal.Accounting, error) {
 }
 
 // failedObject is what a record tells of a call of bpf(2) that failed; nil of others.
-func failedObject(r *bpf.ObjectsRecord, flags bpf.PerfRecordFlag) *refusal.Call {
+func (c compared) failedObject(r *bpf.ObjectsRecord, flags bpf.PerfRecordFlag) *refusal.Call {
 	if errnoOf(r.Ret) == 0 {
 		return nil
 	}
-	c := &refusal.Call{Function: commands[r.Command]}
+	call := &refusal.Call{Function: commands[r.Command]}
 	if has(flags, bpf.PerfRecordFlagFLAG_RLIMIT) {
-		c.Asked = r.Pages
+		call.Asked = r.Pages
 	}
 	switch {
 	case has(flags, bpf.PerfRecordFlagFLAG_ACCOUNT_REFUSED):
-		c.Accounting = refusal.Refused
+		call.Accounting = refusal.Refused
 	case has(flags, bpf.PerfRecordFlagFLAG_ACCOUNT_PASSED):
-		c.Accounting = refusal.Passed
+		call.Accounting = refusal.Passed
+	case c.mapsProbed && r.Command == unix.BPF_MAP_CREATE:
+		call.Accounting = refusal.NotReached
 	}
-	return c
+	return call
 }
 
 // commands are those of bpf(2) that are followed.

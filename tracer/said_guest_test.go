@@ -115,7 +115,7 @@ func ringSayings(k guesttest.Kernel) []saying {
 	switch {
 	case unseen:
 		sum = "476 pages + 7 pages = 483 pages > 128 pages"
-		limits.says, limits.outcome, limits.never = []string{"0 pages + 18 pages = 18 pages > 16 pages"}, "limit", nil
+		limits.says, limits.outcome, limits.never = []string{"0 pages + 18 pages = 18 pages > 16 pages", "ulimit -l 72"}, "limit", nil
 		huge.says, huge.outcome, huge.never, huge.exact = []string{"a huge page counts whole"}, "unknown", []string{"did not refuse"}, false
 	case charges:
 		limits.says, huge.says = []string{"> 16 pages", "ulimit -l 80"}, []string{"> 256 pages", "ulimit -l 2056"}
@@ -124,9 +124,6 @@ func ringSayings(k guesttest.Kernel) []saying {
 		perf = saying{"buffers-perf", unix.ENOMEM, "limit", []string{sum, "476 are perf buffers of process", "ulimit -l 1932"}, nil, true}
 	}
 	setup := saying{"ring-cgroup", unix.ENOMEM, "unknown", []string{"memory cgroup is at its limit", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK"}, []string{"if it asked", "ulimit"}, false}
-	if k.Series == "5.10" {
-		setup = saying{refuse: "ring-cgroup"}
-	}
 	split := saying{refuse: "perf-split-unmap"}
 	if k.Series != "5.10" {
 		split = saying{"perf-split-unmap", unix.EINVAL, "other_rule", []string{"does not let a perf buffer's mapping be split", "no limit has a part in it"}, nil, false}

@@ -242,6 +242,7 @@ func (t *Tracer) watchObjects(opts Options, specs probe.Specs, running probe.Ker
 	switch {
 	case err == nil:
 		t.degraded = append(t.degraded, slices.Concat(notes, t.bpfObjects.Notes())...)
+		t.decoder.compared.mapsProbed = slices.ContainsFunc(mapComparisons, t.bpfObjects.Watches)
 		return t.testObjects()
 	case opts.Memcg || opts.NotPerf:
 		return fmt.Errorf("watch BPF objects: %w", err)

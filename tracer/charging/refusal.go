@@ -49,7 +49,7 @@ func OfRefusal(e *ledger.Entry) *Refused {
 	if e.Failed != nil && e.Failed.LastAsked > 0 {
 		r.own = e.Failed.Asked - e.Failed.LastAsked
 	}
-	if r.Outcome == reason.Limit && len(r.Reasons) == 1 {
+	if r.Outcome == reason.Limit && (len(r.Reasons) == 1 || r.decided()) {
 		r.Remedies = limitRemedies(e, r.Facts)
 	}
 	return r
@@ -150,7 +150,7 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 	if f.Call == reason.RegisterBuffers && c.Accounting == refusal.Unseen && !f.Exceeds() {
 		f.Asked = nil // the arguments do not tell of huge pages: it may have been more
 	}
-	accepted(f, c.Accounting, true)
+	accepted(f, c.Accounting)
 	if c.Exempt {
 		f.CapIPCLock = &c.Exempt
 	}
@@ -162,19 +162,14 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 
 // accepted tells what the comparison with the limit came to. One that would have been seen
 // and was not reached has refused nothing.
-func accepted(f *reason.Facts, a refusal.Accounting, reach bool) {
+func accepted(f *reason.Facts, a refusal.Accounting) {
 	switch a {
 	case refusal.Refused:
 		no := false
 		f.Accepted = &no
-	case refusal.Passed:
+	case refusal.Passed, refusal.NotReached:
 		yes := true
 		f.Accepted = &yes
-	case refusal.NotReached:
-		if reach {
-			yes := true
-			f.Accepted = &yes
-		}
 	}
 }
 
@@ -186,7 +181,7 @@ func objectFacts(f *reason.Facts, e *ledger.Entry) {
 	}
 	if e.Failed != nil {
 		f.On.PossibleCPUs = int(e.Failed.PossibleCPUs)
-		accepted(f, e.Failed.Accounting, false)
+		accepted(f, e.Failed.Accounting)
 	}
 	if o.Rlimit {
 		f.Held = &e.User.Before
@@ -275,6 +270,13 @@ func (r *Refused) ByUser() bool {
 	return r.Outcome == reason.Limit && (r.Facts.CgroupRefused == nil || !*r.Facts.CgroupRefused) && r.Facts.Held != nil
 }
 
+// decided reports whether the sum exceeds RLIMIT_MEMLOCK where the comparison itself was
+// not seen: a cgroup that refused before it would have been one limit more.
+func (r *Refused) decided() bool {
+	n := len(r.Reasons)
+	return r.Outcome == reason.Limit && n == 2 && r.Facts.Accepted == nil && r.Reasons[n-1].Name == "limit" && r.Reasons[n-1].Holds(r.Facts) == reason.Yes
+}
+
 // Brief are the settings alone that help, as a row's note has them.
 func (r *Refused) Brief() (list []string) {
 	for _, one := range r.Remedies {
@@ -296,6 +298,10 @@ func (r *Refused) Text() string {
 	case 1:
 		b.WriteString(r.Reasons[0].Sentence(r.Facts))
 	default:
+		if r.decided() {
+			b.WriteString(r.Reasons[len(r.Reasons)-1].Sentence(r.Facts))
+			break
+		}
 		var all []string
 		for i, one := range r.Reasons {
 			all = append(all, fmt.Sprintf("(%d) %s", i+1, one.Sentence(r.Facts)))
@@ -303,6 +309,9 @@ func (r *Refused) Text() string {
 		b.WriteString("one of these, and which is not known: " + strings.Join(all, ", or "))
 	}
 	b.WriteString(r.holders())
+	if r.decided() {
+		fmt.Fprintf(&b, ". That is the sum; it was not seen whether the call came so far, or before it %s", r.Reasons[0].Sentence(r.Facts))
+	}
 	b.WriteString(r.ruledOut())
 	if brief := r.Brief(); len(brief) > 0 {
 		b.WriteString(". Remedies: " + strings.Join(brief, ", or "))

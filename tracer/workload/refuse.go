@@ -369,12 +369,18 @@ func (r *Refuse) within(more int64, do func()) error {
 		return err
 	}
 	runtime.GC() // what Go needs, it has
-	limit := filepath.Join(dir, "memory.max")
-	if err := os.WriteFile(limit, fmt.Append(nil, current+more), 0); err != nil {
+	// To open it again would take memory of the cgroup.
+	limit, err := os.OpenFile(filepath.Join(dir, "memory.max"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer limit.Close()
+	if _, err := limit.WriteAt(fmt.Append(nil, current+more), 0); err != nil {
 		return err
 	}
 	do()
-	return os.WriteFile(limit, []byte("max"), 0)
+	_, err = limit.WriteAt([]byte("max"), 0)
+	return err
 }
 
 // leave moves this process to the parent of a cgroup, and removes it.
