@@ -96,6 +96,8 @@ func judgementColumns() []Column {
 		integer("user_locked_overcharged_pages", Perf|BPF|Others, "what the user's counter holds now and should not", func(r *Row) *int64 { return &r.UserOver }).computed(),
 		text("outcome", Perf|BPF|Others, "of a call that failed: limit, other_rule, no_memory, or unknown; else empty", outcome).computed(),
 		text("reasons", Perf|BPF|Others, "of a call that failed: the kernel's own reasons that the facts allow; empty: not known", reasons).computed(),
+		derived("over_pages", Perf|BPF|Others, "of a call that a limit in pages refused: by how many that was exceeded; else 0", over).computed(),
+		text("remedies", Perf|BPF|Others, "of a call that a limit refused: what lets it succeed, each one held against the rule, with semicolons between", remedies).computed(),
 		integer("fits_calls", Perf|BPF, "how many more calls like this fit before EPERM; -1: no limit", func(r *Row) *int64 { return &r.Fits }).computed(),
 	}
 }

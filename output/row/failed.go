@@ -102,3 +102,19 @@ func reasons(r *Row) string {
 	}
 	return strings.Join(names, ",")
 }
+
+// over is by how many pages a limit was exceeded that refused.
+func over(r *Row) int64 {
+	if r.Kind != ledger.Refusal || r.Summary {
+		return 0
+	}
+	return charging.OfRefusal(&r.Entry).Over()
+}
+
+// remedies are what helps, in brief.
+func remedies(r *Row) string {
+	if r.Kind != ledger.Refusal || r.Summary {
+		return ""
+	}
+	return strings.Join(charging.Brief(&r.Entry), "; ")
+}

@@ -7,6 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/accounting"
+	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/reason"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
@@ -287,6 +289,22 @@ func (r *Refused) Brief() (list []string) {
 	return list
 }
 
+// Brief are the settings alone that let a refused call succeed: of a perf buffer too.
+func Brief(e *ledger.Entry) []string {
+	if e.Charger == ledger.NoCharger && e.Object == nil && e.Op == ledger.Map && unix.Errno(e.Errno) == unix.EPERM {
+		return advice.OfEntry(e, accounting.Finding{}).Brief()
+	}
+	return OfRefusal(e).Brief()
+}
+
+// Over is by how many pages RLIMIT_MEMLOCK was exceeded, if that is what refused; else 0.
+func (r *Refused) Over() int64 {
+	if r.Outcome != reason.Limit || r.Facts.Disturbed || !r.Facts.Exceeds() {
+		return 0
+	}
+	return rule.Charge{Asked: *r.Facts.Asked, Held: *r.Facts.Held, Limit: *r.Facts.Limit}.Over()
+}
+
 // Text says what is known, in words: the reason, or those that are left; what was ruled
 // out; what helps.
 func (r *Refused) Text() string {
@@ -310,7 +328,7 @@ func (r *Refused) Text() string {
 	}
 	b.WriteString(r.holders())
 	if r.decided() {
-		fmt.Fprintf(&b, ". That is the sum; it was not seen whether the call came so far, or before it %s", r.Reasons[0].Sentence(r.Facts))
+		fmt.Fprintf(&b, ". The comparison itself was not seen: the call may have ended before it, where %s", r.Reasons[0].When)
 	}
 	b.WriteString(r.ruledOut())
 	if brief := r.Brief(); len(brief) > 0 {

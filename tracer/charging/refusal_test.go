@@ -135,3 +135,28 @@ func TestOfRefusal(t *testing.T) {
 		})
 	}
 }
+
+// By how much is told only where the limit refused; what helps, of perf buffers too.
+func TestOverAndBrief(t *testing.T) {
+	for _, c := range []struct {
+		entry *ledger.Entry
+		over  int64
+		first string // of what helps
+	}{
+		{refused(unix.ENOBUFS, charged("zerocopy", "mm_account_pinned_pages", refusal.Refused, 17, 0)), 1, "sends of at most 61439 bytes"},
+		{refused(unix.ENOBUFS, charged("zerocopy", "mm_account_pinned_pages", refusal.Unseen, 17, 0)), 0, ""},
+		{refused(unix.EINVAL, mapped(8, refusal.Mapping{CPU: 0})), 0, ""},
+		{refused(unix.EPERM, func(e *ledger.Entry) {
+			mapped(129, refusal.Mapping{CPU: -1})(e)
+			e.User.Before, e.Buffer.Extra = 516, 129
+		}), 113, "ulimit -l 516 (KiB)"},
+	} {
+		first := ""
+		if brief := Brief(c.entry); len(brief) > 0 {
+			first = brief[0]
+		}
+		if over := OfRefusal(c.entry).Over(); over != c.over || first != c.first {
+			t.Errorf("%s: %d over, %q; want %d, %q", OfRefusal(c.entry).Text(), over, first, c.over, c.first)
+		}
+	}
+}
