@@ -351,8 +351,11 @@ func (r *Refused) holders() string {
 		}
 		parts = append(parts, part)
 	}
-	if more := h.Buffers - h.PIDPages; more > 0 {
-		parts = append(parts, fmt.Sprintf("%d are other perf buffers or BPF objects", more))
+	if h.MakerPages > 0 {
+		parts = append(parts, fmt.Sprintf("%d are BPF objects that process %d made", h.MakerPages, h.Maker))
+	}
+	if more := h.Buffers - h.PIDPages - h.MakerPages; more > 0 {
+		parts = append(parts, fmt.Sprintf("%d are further perf buffers or BPF objects", more))
 	}
 	if h.Others > 0 {
 		parts = append(parts, fmt.Sprintf("%d are io_uring's, AF_XDP's or sends under way", h.Others))

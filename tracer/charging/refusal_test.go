@@ -110,8 +110,8 @@ func TestOfRefusal(t *testing.T) {
 		}), reason.NoMemory, []string{"no memory for the element", "No memory cgroup refused"}, []string{"is at its limit"}},
 		"map before 5.11": {refused(unix.EPERM, func(e *ledger.Entry) {
 			created(ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 9, ValueSize: 1, MaxEntries: 500, Rlimit: true, Pages: 11}, refusal.Refused)(e)
-			e.User.Before, e.Held = 11, &ledger.Held{Buffers: 11}
-		}), reason.Limit, []string{"11 pages + 11 pages = 22 pages > 16 pages", "ulimit -l 88", "no capability lifts this limit"}, []string{"or CAP_IPC_LOCK"}},
+			e.User.Before, e.Held = 11, &ledger.Held{Buffers: 11, Maker: 42, MakerPages: 11}
+		}), reason.Limit, []string{"11 pages + 11 pages = 22 pages > 16 pages", "Of the 11 held, 11 are BPF objects that process 42 made", "ulimit -l 88", "no capability lifts this limit"}, []string{"or CAP_IPC_LOCK"}},
 		"map without the capability": {refused(unix.EPERM, created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1, Watched: true}, refusal.Unseen)), reason.OtherRule,
 			[]string{"it takes CAP_BPF", "no limit has a part in it"}, []string{"MEMLOCK may be"}},
 		"a charger of which no table knows": {refused(unix.ENOMEM, func(e *ledger.Entry) { e.Charger = "new" }), reason.Unknown, []string{"ENOMEM: why is not known"}, nil},

@@ -8,8 +8,9 @@ type Held struct {
 	Buffers int64 // for perf buffers and BPF objects, older ones that are known included
 	Others  int64 // for io_uring, AF_XDP and the rest
 	// PID is whose perf buffers hold the most, and PIDPages that part; 0: nobody is known.
-	PID      uint32
-	PIDPages int64
+	// Maker and MakerPages are who made the BPF objects that do.
+	PID, Maker           uint32
+	PIDPages, MakerPages int64
 	// Same areas, of the size that was asked for, the process has mapped itself, and for
 	// them SameUser and SamePinned are charged.
 	Same, SameUser, SamePinned int64
@@ -18,14 +19,17 @@ type Held struct {
 // held is of a user, at a refusal. Many buffers are not searched: refusals are often as many.
 func (l *Ledger) held(e *Entry, u *user) *Held {
 	h := &Held{Buffers: u.live + u.older, Others: u.others}
-	if len(l.buffers) > 4096 {
+	if len(l.buffers)+len(l.objects) > 4096 {
 		return h
 	}
 	pages := map[uint32]int64{}
 	for _, b := range l.buffers {
 		for area, c := range b.areas {
-			p := l.payer(b, c)
-			if p == nil {
+			if c == nil || b.own {
+				continue
+			}
+			p := l.processes[c.mm]
+			if p == nil || p.id != c.process {
 				continue
 			}
 			if c.payer == e.Payer() {
@@ -37,21 +41,23 @@ func (l *Ledger) held(e *Entry, u *user) *Held {
 			}
 		}
 	}
-	for pid, n := range pages {
-		if n > h.PIDPages || n == h.PIDPages && n > 0 && pid < h.PID {
-			h.PID, h.PIDPages = pid, n
+	h.PID, h.PIDPages = most(pages)
+	made := map[uint32]int64{}
+	for _, a := range l.objects {
+		if a.payer == e.Payer() && a.pages > 0 && !a.own {
+			made[a.pid] += a.pages
 		}
 	}
+	h.Maker, h.MakerPages = most(made)
 	return h
 }
 
-// payer is the process that a charge is of; nil: there is none but the tracer's.
-func (l *Ledger) payer(b *buffer, c *charge) *process {
-	if c == nil || b.own {
-		return nil
+// most is who has the most, the first of several.
+func most(pages map[uint32]int64) (pid uint32, has int64) {
+	for p, n := range pages {
+		if n > has || n == has && n > 0 && p < pid {
+			pid, has = p, n
+		}
 	}
-	if p := l.processes[c.mm]; p != nil && p.id == c.process {
-		return p
-	}
-	return nil
+	return pid, has
 }

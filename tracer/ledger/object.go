@@ -63,7 +63,8 @@ func (o *Object) PageBytes() int64 { return o.Payers[0].Pages + o.Payers[1].Page
 // account is what the ledger keeps of an object that is there.
 type account struct {
 	payer uint32
-	pages int64 // charged to the user
+	pid   uint32 // who made it
+	pages int64  // charged to the user
 	// Charged to cgroups, in bytes.
 	bytes, pageBytes int64
 	watched          bool
@@ -124,7 +125,7 @@ func (l *Ledger) judgeObject(e *Entry, u *user) {
 func (l *Ledger) objectCharge(e *Entry, u *user) {
 	e.Kind = Charge
 	o := e.Object
-	a := &account{id: o.ID, program: o.Program, payer: e.Payer(), command: e.Caller.Command, own: e.Caller.Self, watched: o.Watched, bytes: o.Charged(), pageBytes: o.PageBytes()}
+	a := &account{id: o.ID, program: o.Program, payer: e.Payer(), pid: e.Caller.PID, command: e.Caller.Command, own: e.Caller.Self, watched: o.Watched, bytes: o.Charged(), pageBytes: o.PageBytes()}
 	if o.Rlimit {
 		e.ExpectedUser, e.ChargedUser = o.Pages, o.Pages
 		e.Uncertain = !e.User.Undisturbed()
