@@ -238,8 +238,8 @@ func edgeEntries(old bool) []string {
 	return append(entries, line("refusal", 65534, 1025, 0, 22), line("refund", 65534, 1025, -1, 0))
 }
 
-// ownRings wants what pinwatch itself is charged for the perf array: a ring for each CPU, of
-// 256 KiB and the control page; then the small ones of the start go, of 32 KiB.
+// ownRings wants what pinwatch itself is charged for the perf array: CPU by CPU a ring of
+// 256 KiB and the control page, upon which the small one of the start goes, of 32 KiB.
 func ownRings(t *testing.T, tr *trace) {
 	t.Helper()
 	var own []string
@@ -248,10 +248,8 @@ func ownRings(t *testing.T, tr *trace) {
 			own = append(own, fmt.Sprintf("%s of %d", e.Kind, max(0, e.ChargedUser+e.ChargedPinned)-min(0, e.ChargedUser+e.ChargedPinned)))
 		}
 	}
-	rings := func(kind string, bytes int) []string {
-		return slices.Repeat([]string{fmt.Sprintf("%s of %d", kind, bytes/os.Getpagesize()+1)}, cpus)
-	}
-	want := slices.Concat(rings("charge", 256<<10), rings("refund", 32<<10))
+	ring := func(kind string, bytes int) string { return fmt.Sprintf("%s of %d", kind, bytes/os.Getpagesize()+1) }
+	want := slices.Repeat([]string{ring("charge", 256<<10), ring("refund", 32<<10)}, cpus)
 	if diff := gocmp.Diff(want, own); diff != "" {
 		t.Errorf("pinwatch itself: %s", diff)
 	}

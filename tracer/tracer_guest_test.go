@@ -378,8 +378,10 @@ func ringless(t *testing.T) {
 	onCPU(t, 1, func() { load(t, "perf-buffers", "--max", "1", "--quiet") })
 	tr.stop()
 	entries := tr.children()
-	if tr.lost != 400-kept || len(entries) != 2+kept+2 {
-		t.Fatalf("%d entries and %d lost; want %d and %d\n%s", len(entries), tr.lost, 4+kept, 400-kept, tr.Losses())
+	// What is kept may be others' records as well, of processes that end: then more is lost.
+	const others = 8
+	if all := uint64(len(entries)) + tr.lost; all != 2+400+2 || tr.lost < 400-kept || tr.lost > 400-kept+others {
+		t.Fatalf("%d entries and %d lost; want %d in all, of them %d lost, or a few more\n%s", len(entries), tr.lost, 2+400+2, 400-kept, tr.Losses())
 	}
 	if first, last := entries[0].Lost, entries[len(entries)-1].Lost; first != 0 || last != tr.lost {
 		t.Errorf("lost before the first entry: %d, and before the last: %d; want 0 and %d", first, last, tr.lost)

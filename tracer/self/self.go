@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,15 +32,24 @@ type User struct {
 	err error // why there is none
 }
 
+// made counts the users of this process: the kernel frees BPF objects late, so that what was
+// made as one of them may still be charged to it when the next one is wanted.
+var made atomic.Uint32
+
 // New finds a user for this process. Whether it can become that user is tried.
 func New() *User {
 	taken, err := uids("/proc")
 	if err != nil {
 		return &User{err: fmt.Errorf("look for a uid that no process has: %w", err)}
 	}
-	u := &User{uid: first + uint32(os.Getpid())}
-	for taken[u.uid] {
-		if u.uid += step; u.uid > last {
+	const blocks = (last - first + 1) / step
+	begin := made.Add(1) - 1
+	u := &User{}
+	for i := range uint32(blocks) {
+		if u.uid = first + (begin+i)%blocks*step + uint32(os.Getpid()); !taken[u.uid] {
+			break
+		}
+		if i == blocks-1 {
 			return &User{err: fmt.Errorf("look for a uid that no process has: processes have all that were tried, from %d on", first)}
 		}
 	}
