@@ -88,7 +88,7 @@ func summarizeSelf(b *strings.Builder, s *ledger.Summary) {
 	if i := slices.IndexFunc(s.Users, func(u ledger.Balance) bool { return u.Self }); i >= 0 {
 		user = fmt.Sprintf("uid %d, which no other process has,", s.Users[i].UID)
 	}
-	fmt.Fprintf(b, "\npinwatch itself: %s, not counted above; its own buffers are charged %s to %s and %d to its process",
+	fmt.Fprintf(b, "\npinwatch itself: %s, not counted above; its own buffers and BPF objects are charged %s to %s and %d to its process",
 		format.Count(s.Own, "event"), format.Count(s.OwnUser, "page"), user, s.OwnPinned)
 }
 
