@@ -222,7 +222,7 @@ func (d decoder) object(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 		Flags:         r.MapFlags,
 		Rlimit:        has(flags, bpf.PerfRecordFlagFLAG_RLIMIT),
 		Watched:       d.memcg,
-		Later:         has(flags, bpf.PerfRecordFlagFLAG_LATER),
+		LateElements:  has(flags, bpf.PerfRecordFlagFLAG_LATER),
 		Refused:       has(flags, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED),
 		FurtherBytes:  r.FurtherBytes,
 		UnpaidBytes:   r.UnpaidBytes,
