@@ -104,8 +104,11 @@ func explainOpen(opts Options, types kernel.Types, failures []error) error {
 	if opts.NotPerf {
 		what = "open a trace"
 	}
+	capable := len(kernel.MissingCapabilities()) == 0
 	switch {
-	case kernel.Kprobes().Lacks() && !haveFentry(types) && len(kernel.MissingCapabilities()) == 0:
+	case kernel.Lockdown("/sys") == "confidentiality" && capable: // EPERM of a kprobe, EINVAL of a program that calls bpf_probe_read()
+		return fmt.Errorf("%s: kernel lockdown is in confidentiality mode, which forbids reading kernel memory: boot with lockdown=integrity or none: %w", what, err)
+	case kernel.Kprobes().Lacks() && !haveFentry(types) && capable:
 		return fmt.Errorf("%s: requires kprobes (CONFIG_KPROBE_EVENTS) or fentry (running %s without them): boot a kernel that has one of them, or try one in QEMU with `pinwatch guest --kernel IMAGE -- trace`: %w", what, kernel.Release(), err)
 	case (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) && !isVerifier(err):
 		return explainPermission(what, types, err)
@@ -146,9 +149,6 @@ func explainPermission(what string, types kernel.Types, err error) error {
 	}
 	if level, _ := kernel.ReadInt(kernel.ParanoidFile); level > 2 && !kernel.HasCapability(unix.CAP_SYS_ADMIN) {
 		return fmt.Errorf("%s: perf_event_paranoid is %d, and above 2 the kernels that know such levels (Debian's, Android's) want CAP_SYS_ADMIN instead of CAP_PERFMON: grant it, or sysctl kernel.perf_event_paranoid=2: %w", what, level, err)
-	}
-	if mode := kernel.Lockdown("/sys"); mode == "confidentiality" {
-		return fmt.Errorf("%s: kernel lockdown is in confidentiality mode, which forbids reading kernel memory: boot with lockdown=integrity or none: %w", what, err)
 	}
 	return fmt.Errorf("%s: not permitted, although the capabilities are there: a user namespace, seccomp or a security module may be in the way: %w", what, err)
 }

@@ -266,6 +266,25 @@ func TestClearErrors(t *testing.T) {
 	})
 }
 
+// Lockdown is named, whatever of a trace it is that fails first (5.10: a program that calls
+// bpf_probe_read(), with EINVAL).
+func TestLockdown(t *testing.T) {
+	kernels := func(t *testing.T) (list []guesttest.Kernel) {
+		for _, k := range guesttest.WithOldest(t, guesttest.Newest(t)) {
+			list = append(list, k.With("locked-down", "lockdown=confidentiality"))
+		}
+		return list
+	}
+	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
+		for _, only := range []string{"perf", "bpf", "others"} {
+			r := guesttest.Command(t, "pinwatch", "trace", "--only", only, "--duration", "1ms").Run()
+			if r.Code != 1 || !strings.Contains(r.Stderr, "kernel lockdown is in confidentiality mode, which forbids reading kernel memory: boot with lockdown=integrity or none") {
+				t.Errorf("--only %s: exit %d: %s", only, r.Code, r.Stderr)
+			}
+		}
+	})
+}
+
 // No call is too many when many are under way at once and kept at the same place. By
 // fentry: a kretprobe holds no more than ten returns at a time, and the rest is lost. But
 // the kernel skips a fentry program where it interrupts itself: few, and counted.
