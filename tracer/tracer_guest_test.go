@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -262,6 +263,39 @@ func TestClearErrors(t *testing.T) {
 					t.Errorf("exit %d; want 1", r.Code)
 				}
 			})
+		}
+	})
+}
+
+// No program takes the kernel long to verify: they are loaded at every start, and a million
+// instructions are refused. A loop with a branch is soon half of that.
+func TestProgramsAreVerifiedSoon(t *testing.T) {
+	guests.Test(t, guesttest.Newest, func(t *testing.T, _ guesttest.Kernel) {
+		const most = 10000 // instructions
+		opts := everything()
+		opts.Memcg = true
+		begin(t, opts)
+		n := 0
+		for id := ebpf.ProgramID(0); ; n++ {
+			var err error
+			if id, err = ebpf.ProgramGetNextID(id); err != nil {
+				break // there are no more
+			}
+			p, err := ebpf.NewProgramFromID(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			info, err := p.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if verified, ok := info.VerifiedInstructions(); !ok || verified > most {
+				t.Errorf("%s: %d instructions; want %d at most", info.Name, verified, most)
+			}
+			p.Close()
+		}
+		if n < 30 {
+			t.Errorf("%d programs are loaded", n)
 		}
 	})
 }
