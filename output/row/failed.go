@@ -10,21 +10,32 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
 
-// failed is what was seen of a call that failed. A row that has none gets one that is
-// discarded.
+var notFailed refusal.Call // is only read
+
+// failed is what was seen of a call that failed, to read.
 func (r *Row) failed() *refusal.Call {
 	if r.Failed == nil {
-		return &refusal.Call{}
+		return &notFailed
 	}
 	return r.Failed
 }
 
+// failedField is a field of that; nil where there is none.
+func failedField[T any](field func(*refusal.Call) *T) func(*Row) *T {
+	return func(r *Row) *T {
+		if r.Failed == nil {
+			return nil
+		}
+		return field(r.Failed)
+	}
+}
+
 func failedInteger[T integers](name string, of Subsystem, help string, field func(*refusal.Call) *T) Column {
-	return integer(name, of, help, func(r *Row) *T { return field(r.failed()) })
+	return integer(name, of, help, failedField(field))
 }
 
 func failedFlag(name string, of Subsystem, help string, field func(*refusal.Call) *bool) Column {
-	return boolean(name, of, help, func(r *Row) *bool { return field(r.failed()) })
+	return boolean(name, of, help, failedField(field))
 }
 
 // failedColumns tell of calls that failed: where, and what they had asked for.
@@ -79,7 +90,9 @@ func parseAccounting(r *Row, b []byte) error {
 	if !ok {
 		return fmt.Errorf("unknown accounting %q", name)
 	}
-	r.failed().Accounting = a
+	if r.Failed != nil {
+		r.Failed.Accounting = a
+	}
 	return nil
 }
 
