@@ -114,6 +114,9 @@ func inARow(t *testing.T, _ guesttest.Kernel) {
 			}
 		}
 		if t.Failed() {
+			for _, e := range tr.entries {
+				t.Logf("op %d, %s of uid %d: %d -> %d, charged %+d %+d, uncertain %v", e.Op, e.Kind, e.Payer(), e.User.Before, e.User.After, e.ChargedUser, e.ChargedPinned, e.Uncertain)
+			}
 			t.Fatal(text)
 		}
 	}
