@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer"
@@ -264,6 +265,7 @@ func TestFailedUpdatesAreRecorded(t *testing.T) {
 	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
 		unlimitMemlock(t)
 		t.Run("larger than the machine", func(t *testing.T) { recordsLargeMap(t) })
+		t.Run("a short attr", func(t *testing.T) { recordsShortAttr(t) })
 		t.Run("cgroups watched", func(t *testing.T) { recordsFailedUpdate(t, true) })
 		t.Run("cgroups not watched", func(t *testing.T) { recordsFailedUpdate(t, false) })
 	})
@@ -286,6 +288,20 @@ func recordsLargeMap(t *testing.T) {
 	if e.Errno != int32(unix.ENOMEM) || e.Failed.Function != refusal.MapCreate || e.Failed.Accounting != want || e.Object.Refused || e.Object.MaxEntries != 1<<23 {
 		t.Errorf("%+v, %+v", *e.Failed, *e.Object)
 	}
+}
+
+// What lies behind the union that bpf(2) was given is no part of it.
+func recordsShortAttr(t *testing.T) {
+	tr := traceObjects(t, tracer.Options{BPF: true}, func(objectTrace) { load(t, "refuse", "program-empty") })
+	for _, e := range tr.children() {
+		if o := e.Object; o != nil && o.Program && e.Kind == ledger.Refusal {
+			if o.Name != "" || o.Type != uint32(ebpf.SocketFilter) || e.Errno == 0 {
+				t.Errorf("%+v", *o)
+			}
+			return
+		}
+	}
+	t.Errorf("no refusal in %+v", tr.entries)
 }
 
 func recordsFailedUpdate(t *testing.T, memcg bool) {
