@@ -305,7 +305,11 @@ static __always_inline void ring_call_begin(enum function function, __u32 reques
 SEC("kprobe/sys_io_uring_setup")
 int BPF_KPROBE(kprobe_sys_io_uring_setup, struct pt_regs *regs)
 {
-	ring_call_begin(FUNCTION_RING_SETUP, 0, syscall_arg(regs, 0), 0);
+	__u32 flags = 0;
+
+	/* The third word of struct io_uring_params. */
+	bpf_probe_read_user(&flags, sizeof(flags), (void *)(syscall_arg(regs, 1) + 8));
+	ring_call_begin(FUNCTION_RING_SETUP, flags, syscall_arg(regs, 0), 0);
 	return 0;
 }
 PROBE_RETURN(sys_io_uring_setup, OUTER(CHARGER_IO_URING))
