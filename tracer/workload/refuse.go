@@ -96,7 +96,7 @@ type Provocation struct {
 
 // Provocations are all there are.
 func Provocations() []Provocation {
-	return slices.Concat(perfProvocations(), auxProvocations(), ringProvocations(), umemProvocations(), sendProvocations(), mapProvocations())
+	return slices.Concat(perfProvocations(), auxProvocations(), ringProvocations(), umemProvocations(), sendProvocations(), mapProvocations(), callProvocations())
 }
 
 // Run provokes.

@@ -134,15 +134,8 @@ func setupRing(entries uintptr, params unsafe.Pointer) unix.Errno {
 }
 
 func ringFiles(r *Refuse) error {
-	var before unix.Rlimit
-	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &before); err != nil {
-		return err
-	}
-	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: before.Max}, nil); err != nil {
-		return err
-	}
-	_, errno := r.ring(8, 0)
-	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil); err != nil {
+	var errno unix.Errno
+	if err := withoutFiles(func() { _, errno = r.ring(8, 0) }); err != nil {
 		return err
 	}
 	return r.provoke(attempt{call: "io_uring_setup", what: "8 entries, and RLIMIT_NOFILE 0"}, func() unix.Errno { return errno })
