@@ -171,33 +171,51 @@ func updateRows() []Reason {
 	}
 }
 
+// unverified is what is known of a check that comes before the verifier.
+func unverified(t func(*Facts) Truth) func(*Facts) Truth {
+	return func(f *Facts) Truth {
+		if seen(f.Verified) == Yes {
+			return No
+		}
+		return t(f)
+	}
+}
+
+// verifier is what is known of what the verifier refused.
+func verifier(f *Facts) Truth { return all(seen(f.Verified), not(seen(f.Accepts))) }
+
 // programRows are those of BPF_PROG_LOAD.
 func programRows() []Reason {
 	row := bpfRow(LoadProgram)
 	return append([]Reason{
-		row(unix.EPERM, "capability", "bpf_prog_load", "program-capability", "the caller has no CAP_BPF, or not what the type takes (CAP_PERFMON, CAP_NET_ADMIN)", func(f *Facts) Truth { return not(capable(f)) }, "it takes CAP_BPF (CAP_SYS_ADMIN before 5.8), or kernel.unprivileged_bpf_disabled=0; no limit has a part in it"),
-		row(unix.EPERM, "type", "bpf_prog_load", "", "this type takes CAP_PERFMON or CAP_NET_ADMIN", func(f *Facts) Truth {
+		row(unix.EPERM, "capability", "bpf_prog_load", "program-capability", "the caller has no CAP_BPF, or not what the type takes (CAP_PERFMON, CAP_NET_ADMIN)", unverified(func(f *Facts) Truth { return not(capable(f)) }), "it takes CAP_BPF (CAP_SYS_ADMIN before 5.8), or kernel.unprivileged_bpf_disabled=0; no limit has a part in it"),
+		row(unix.EPERM, "type", "bpf_prog_load", "", "this type takes CAP_PERFMON or CAP_NET_ADMIN", unverified(func(f *Facts) Truth {
 			return all(not(all(seen(f.CapPerfmon), seen(f.CapNetAdmin))), Unseen)
-		}, "programs of this type take CAP_PERFMON, or CAP_NET_ADMIN").unprovoked("it is the same check with another capability"),
-		row(unix.EPERM, "limit", "__bpf_prog_charge", "program-rlimit", "the program's pages and the user's counter are more than RLIMIT_MEMLOCK", hardLimit, append([]string{"no capability lifts this limit"}, overLimit...)...).limited("", "5.11"),
-		row(unix.EPERM, "jit", "bpf_jit_charge_modmem", "", "net.core.bpf_jit_limit is used up, by a caller without CAP_BPF", func(f *Facts) Truth { return all(not(seen(f.CapBPF)), Unseen) }, "net.core.bpf_jit_limit is used up").unprovoked("it takes a kernel that lets ordinary users load programs"),
+		}), "programs of this type take CAP_PERFMON, or CAP_NET_ADMIN").unprovoked("it is the same check with another capability"),
+		row(unix.EPERM, "limit", "__bpf_prog_charge", "program-rlimit", "the program's pages and the user's counter are more than RLIMIT_MEMLOCK", unverified(hardLimit), append([]string{"no capability lifts this limit"}, overLimit...)...).limited("", "5.11"),
+		row(unix.EPERM, "jit", "bpf_jit_charge_modmem", "", "net.core.bpf_jit_limit is used up, by a caller without CAP_BPF", func(f *Facts) Truth { return all(not(seen(f.CapBPF)), seen(f.Accepts), Unseen) }, "net.core.bpf_jit_limit is used up").unprovoked("it takes a kernel that lets ordinary users load programs"),
 		func() Reason {
 			r := row(unix.EPERM, "security", "security_bpf", "", "a security module refuses", unseen, "what is left is a security module, or lockdown").unprovoked(needsSecurity)
 			r.last = true
 			return r
 		}(),
-		row(unix.E2BIG, "later", "bpf_check_uarg_tail_zero", "program-later", "attributes that this kernel does not know, and that are not zero", unseen, "the attributes of bpf(2) have something that this kernel does not know; no limit has a part in it"),
-		row(unix.E2BIG, "instructions", "bpf_prog_load", "program-empty", "no instructions, or more than a million (4096 for users, and before 5.2)", func(f *Facts) Truth {
+		row(unix.E2BIG, "later", "bpf_check_uarg_tail_zero", "program-later", "attributes that this kernel does not know, and that are not zero", unverified(unseen), "the attributes of bpf(2) have something that this kernel does not know; no limit has a part in it"),
+		row(unix.E2BIG, "instructions", "bpf_prog_load", "program-empty", "no instructions, or more than a million (4096 for users, and before 5.2)", unverified(func(f *Facts) Truth {
 			return of(func() bool { return *f.Instructions == 0 || *f.Instructions > 1000000 }, f.Instructions)
-		}, "a program has 1 to 1000000 instructions, and 4096 at most without CAP_BPF", "it has {instructions}"),
-		row(unix.E2BIG, "complexity", "bpf_check", "", "the verifier gave up: too complex", func(f *Facts) Truth { return not(seen(f.Verified)) }, "the program is too complex for the verifier").unprovoked("it takes a program that keeps an emulated CPU busy for minutes"),
-		row(unix.EINVAL, "verifier", "bpf_check", "program-invalid", "the verifier or the attributes", unseen, "the verifier did not accept the program, or its attributes are none that this kernel takes: its log says which; no limit has a part in it"),
-		row(unix.EACCES, "verifier", "bpf_check", "program-access", "the verifier, or a security module", unseen, "the verifier did not accept an access of the program: its log says which; no limit has a part in it"),
+		}), "a program has 1 to 1000000 instructions, and 4096 at most without CAP_BPF", "it has {instructions}"),
+		row(unix.E2BIG, "complexity", "bpf_check", "", "the verifier gave up: too complex", verifier, "the program is too complex for the verifier").unprovoked("it takes a program that keeps an emulated CPU busy for minutes"),
+		row(unix.EPERM, "verifier", "bpf_check", "", "the verifier does not let an ordinary user's program do this", verifier, "the verifier does not let the program of a user without CAP_PERFMON do this: its log says what; no limit has a part in it").unprovoked("it takes a kernel that lets ordinary users load programs"),
+		row(unix.EINVAL, "cgroup", "bpf_prog_alloc", "program-cgroup", "a memory cgroup refuses: since 6.9 the kernel makes EINVAL of ENOMEM here", unverified(cgroup), append([]string{"the program could not be allocated, to which this kernel says EINVAL"}, overCgroup...)...).limited("6.9", ""),
+		row(unix.EINVAL, "memory", "bpf_prog_alloc", "", "the machine has no memory left: since 6.9 the kernel makes EINVAL of ENOMEM here", unverified(unseen), "the kernel found no memory for the program, to which it says EINVAL since Linux 6.9").between("6.9", "").noMemory().unprovoked(needsExhausted),
+		row(unix.EINVAL, "attributes", "bpf_prog_load", "program-attributes", "attributes that this kernel does not take", unverified(unseen), "the program's attributes are none that this kernel takes; no limit has a part in it"),
+		row(unix.EINVAL, "verifier", "bpf_check", "program-invalid", "the verifier", verifier, "the verifier did not accept the program: its log says why; no limit has a part in it"),
+		row(unix.EACCES, "verifier", "bpf_check", "program-access", "the verifier", verifier, "the verifier did not accept an access of the program: its log says which; no limit has a part in it"),
+		row(unix.EACCES, "security", "security_bpf", "", "a security module refuses", unverified(unseen), "a security module refused: the verifier was not asked").unprovoked(needsSecurity),
 		row(unix.ENOMEM, "cgroup", "__memcg_kmem_charge_page", "program-cgroup", "a memory cgroup refuses", cgroup, overCgroup...).limited("5.11", ""),
 		row(unix.ENOMEM, "memory", "bpf_prog_alloc", "", "the machine has no memory left", unseen, "the kernel found no memory for the program").noMemory().unprovoked(needsExhausted),
-		row(unix.ENOSPC, "log", "bpf_verifier_log", "", "the verifier's log did not fit its buffer", unseen, "the verifier's log did not fit into the buffer; no limit has a part in it").unprovoked("no memory is charged for it, and the program may be fine"),
+		row(unix.ENOSPC, "log", "bpf_verifier_log", "", "the verifier's log did not fit its buffer", verifier, "the verifier's log did not fit into the buffer; no limit has a part in it").unprovoked("no memory is charged for it, and the program may be fine"),
 		row(unix.EBADF, "descriptor", "resolve_pseudo_ldimm64", "program-descriptor", "a file descriptor in the attributes or in an instruction is none of a map's, a program's or a BTF's", unseen, "a file descriptor that the program is to be loaded with (a map's, prog_btf_fd, attach_prog_fd) is none; no limit has a part in it"),
-		row(unix.EAGAIN, "signal", "do_check", "", "a signal came while the verifier was at it", unseen, "a signal ended the verifier's work: load the program again").between("5.0", "").unprovoked(needsRace),
+		row(unix.EAGAIN, "signal", "do_check", "", "a signal came while the verifier was at it", verifier, "a signal ended the verifier's work: load the program again").between("5.0", "").unprovoked(needsRace),
 		row(unix.ENOENT, "absent", "bpf_check_attach_target", "", "something that the program names is not in this kernel's BTF", unseen, "the program names something that this kernel does not have: its log says which; no limit has a part in it").unprovoked(needsKernel),
 		row(unix.ESRCH, "absent", "bpf_check_attach_target", "", "something that the program names is not in this kernel's BTF", unseen, "the program names something that this kernel does not have: its log says which; no limit has a part in it").unprovoked(needsKernel),
 		row(notSupported, "unsupported", "bpf_check", "", "something that this kernel's verifier or JIT does not support", unseen, "this kernel does not support what the program does: its log says what; no limit has a part in it").unprovoked(needsKernel),
@@ -217,7 +235,7 @@ func otherRows() []Reason {
 	list := []Reason{
 		{Call: TouchSecret, Errno: unix.EFAULT, Name: "limit", Function: "secretmem_fault", Since: "7.2", Outcome: Limit, Accounting: true, Provocation: "secret-limit",
 			When: "the page and the counter of the memory's creator are more than RLIMIT_MEMLOCK of who touches it: EFAULT in a system call, else SIGBUS", holds: hardLimit, Say: append([]string{"no capability lifts this limit"}, overLimit...)},
-		{Call: TouchSecret, Errno: unix.EFAULT, Name: "end", Function: "secretmem_fault", Outcome: OtherRule, Provocation: "secret-end",
+		{Call: TouchSecret, Errno: unix.EFAULT, Name: "end", Function: "secretmem_fault", Since: "5.14", Outcome: OtherRule, Provocation: "secret-end",
 			When: "beyond the end of the file", holds: unseen, Say: []string{"the page is beyond the end of the secret memory"}},
 	}
 	list = append(list, pins(MapVFIO, "__account_locked_vm", "", limit)...)

@@ -29,6 +29,7 @@ func callProvocations() []Provocation {
 		{"program-address", "a program whose attributes are nowhere", func(r *Refuse) error { return addressed(r, "bpf(BPF_PROG_LOAD)", unix.BPF_PROG_LOAD) }},
 		{"program-later", "a program with an attribute that no kernel has", func(r *Refuse) error { return later(r, "bpf(BPF_PROG_LOAD)", unix.BPF_PROG_LOAD) }},
 		{"program-files", "a program with no file descriptor left", programFiles},
+		{"program-attributes", "a program with a flag that does not exist", programAttributes},
 		{"program-descriptor", "a program with a map that is no file", programDescriptor},
 	}
 }
@@ -179,6 +180,14 @@ func programFiles(r *Refuse) error {
 		return err
 	}
 	return r.provoke(attempt{call: "bpf(BPF_PROG_LOAD)", what: "a program, and RLIMIT_NOFILE 0"}, func() unix.Errno { return errno })
+}
+
+func programAttributes(r *Refuse) error {
+	attr := [28]uint32{0: uint32(ebpf.SocketFilter), 1: 2, 11: 1 << 31} // prog_type, insn_cnt, prog_flags
+	return r.provoke(attempt{call: "bpf(BPF_PROG_LOAD)", what: "an unknown flag"}, func() unix.Errno {
+		_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+		return errno
+	})
 }
 
 func programDescriptor(r *Refuse) error {

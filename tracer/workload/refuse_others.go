@@ -772,7 +772,7 @@ func newProgram(code asm.Instructions) (*filter, error) {
 	if err := code.Marshal(&b, binary.LittleEndian); err != nil { // amd64 and arm64
 		return nil, err
 	}
-	return &filter{uint32(len(code)), append(b.Bytes(), make([]byte, 8)...)}, nil
+	return &filter{uint32(b.Len() / asm.InstructionSize), append(b.Bytes(), make([]byte, 8)...)}, nil
 }
 
 // load loads it until the end.
