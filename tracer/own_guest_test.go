@@ -84,7 +84,7 @@ func TestInARow(t *testing.T) {
 }
 
 func inARow(t *testing.T, _ guesttest.Kernel) {
-	times := 10
+	times := 3
 	if guesttest.All() {
 		times = 200
 	}
