@@ -197,14 +197,20 @@ struct vectors_given {
 #ifdef PINWATCH_LEGACY
 #define VECTORS_READ 16 /* without a loop */
 #else
-#define VECTORS_READ 256
+#define VECTORS_READ 64
 #endif
+
+static __always_inline __s64 vector_pages(const struct vector *v, __u32 page_shift)
+{
+	__u64 page = (__u64)1 << page_shift;
+
+	return ((v->base + v->bytes + page - 1) >> page_shift) - (v->base >> page_shift);
+}
 
 /* How many pages buffers lie on that io_uring_register(2) is given; 0: not known. Those
  * of huge pages are more, and the kernel alone knows. */
 static __always_inline __s64 vectors_pages(__u64 vectors, __u32 count, __u32 page_shift)
 {
-	__u64 page = (__u64)1 << page_shift;
 	struct vector v;
 	__s64 pages = 0;
 
@@ -212,11 +218,21 @@ static __always_inline __s64 vectors_pages(__u64 vectors, __u32 count, __u32 pag
 		return 0;
 #ifdef PINWATCH_LEGACY
 #pragma unroll
-#endif
 	for (int i = 0; i < VECTORS_READ; i++) {
 		if (i < count && bpf_probe_read_user(&v, sizeof(v), (void *)(vectors + i * sizeof(v))) == 0)
-			pages += ((v.base + v.bytes + page - 1) >> page_shift) - (v.base >> page_shift);
+			pages += vector_pages(&v, page_shift);
 	}
+#else
+	for (int i = 0; i < VECTORS_READ; i++) {
+		/* Without a branch, which the verifier would follow both ways each time: half a
+		 * million instructions. A read that fails leaves zeroes, which are no pages. */
+		__s64 beyond = (__s64)i - (__s64)count;
+
+		barrier_var(beyond); /* else the compiler has a branch */
+		bpf_probe_read_user(&v, sizeof(v), (void *)(vectors + i * sizeof(v)));
+		pages += vector_pages(&v, page_shift) & (beyond >> 63);
+	}
+#endif
 	return pages;
 }
 
@@ -289,7 +305,11 @@ static __always_inline void ring_call_begin(enum function function, __u32 reques
 SEC("kprobe/sys_io_uring_setup")
 int BPF_KPROBE(kprobe_sys_io_uring_setup, struct pt_regs *regs)
 {
-	ring_call_begin(FUNCTION_RING_SETUP, 0, syscall_arg(regs, 0), 0);
+	__u32 flags = 0;
+
+	/* The third word of struct io_uring_params. */
+	bpf_probe_read_user(&flags, sizeof(flags), (void *)(syscall_arg(regs, 1) + 8));
+	ring_call_begin(FUNCTION_RING_SETUP, flags, syscall_arg(regs, 0), 0);
 	return 0;
 }
 PROBE_RETURN(sys_io_uring_setup, OUTER(CHARGER_IO_URING))

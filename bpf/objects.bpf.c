@@ -491,8 +491,18 @@ static __always_inline void object_end(void *ctx, struct call *call, int ret)
 	call_leave(call);
 }
 
+/* How many bytes of a structure the caller gave: the kernel takes the others for zeroes,
+ * whatever lies behind. */
+static __always_inline __u64 bytes_given(__u64 size, __u64 wanted)
+{
+	__u64 bytes = size < wanted ? size : wanted;
+
+	barrier_var(bytes); /* so that the verifier sees the very value bounded */
+	return bytes > wanted ? wanted : bytes;
+}
+
 /* What a failed call asked for is known from its arguments alone. */
-static __always_inline void read_attr(struct record *r, __u64 cmd, const void *attr)
+static __always_inline void read_attr(struct record *r, __u64 cmd, const void *attr, __u32 size)
 {
 	/* The beginnings of the structs in union bpf_attr. */
 	struct {
@@ -504,14 +514,14 @@ static __always_inline void read_attr(struct record *r, __u64 cmd, const void *a
 		char prog_name[16];
 	} prog = {};
 
-	if (cmd == BPF_MAP_CREATE && !bpf_probe_read_user(&map, sizeof(map), attr)) {
+	if (cmd == BPF_MAP_CREATE && !bpf_probe_read_user(&map, bytes_given(size, sizeof(map)), attr)) {
 		r->type = map.map_type;
 		r->key_size = map.key_size;
 		r->value_size = map.value_size;
 		r->max_entries = map.max_entries;
 		r->map_flags = map.map_flags;
 		__builtin_memcpy(r->name, map.map_name, sizeof(r->name));
-	} else if (cmd == BPF_PROG_LOAD && !bpf_probe_read_user(&prog, sizeof(prog), attr)) {
+	} else if (cmd == BPF_PROG_LOAD && !bpf_probe_read_user(&prog, bytes_given(size, sizeof(prog)), attr)) {
 		r->type = prog.prog_type;
 		__builtin_memcpy(r->name, prog.prog_name, sizeof(r->name));
 	}
@@ -559,7 +569,7 @@ static __always_inline bool updates_map(__u64 cmd)
 	return cmd == BPF_MAP_UPDATE_ELEM || cmd == BPF_MAP_UPDATE_BATCH;
 }
 
-static __always_inline void call_is_making(struct call *call, __u64 cmd, const void *attr)
+static __always_inline void call_is_making(struct call *call, __u64 cmd, const void *attr, __u32 size)
 {
 	struct record *r = &call->record;
 
@@ -567,7 +577,7 @@ static __always_inline void call_is_making(struct call *call, __u64 cmd, const v
 	r->kind = cmd == BPF_PROG_LOAD ? KIND_PROG : KIND_MAP;
 	if (map_has_user())
 		r->header.flags |= FLAG_RLIMIT;
-	read_attr(r, cmd, attr);
+	read_attr(r, cmd, attr, size);
 }
 
 static __always_inline void bpf_begin(struct pt_regs *regs)
@@ -599,7 +609,7 @@ static __always_inline void bpf_begin(struct pt_regs *regs)
 		call_is_growth(call, map);
 		call->record.command = cmd;
 	} else {
-		call_is_making(call, cmd, attr);
+		call_is_making(call, cmd, attr, syscall_arg(regs, 2));
 	}
 }
 

@@ -358,9 +358,9 @@ func TestOlder(t *testing.T) {
 
 // Of many holders the summary names the largest.
 func TestManyOlder(t *testing.T) {
-	s := ledger.Summary{Users: []ledger.Balance{{UID: 7, Counter: 105, Older: 100, Base: 5}}}
+	s := ledger.Summary{Users: []ledger.Balance{{UID: 7, Counter: 105, Preexisting: 100, Base: 5}}}
 	for i := range 8 {
-		s.Holdings = append(s.Holdings, ledger.Holding{PID: uint32(i + 1), Comm: "h", UID: 7, Buffers: 2, User: int64(20 - 2*i)})
+		s.Holders = append(s.Holders, ledger.Holder{PID: uint32(i + 1), Comm: "h", UID: 7, Buffers: 2, User: int64(20 - 2*i)})
 	}
 	text := Summarize(&row.Row{}, s)
 	if strings.Count(text, "has mapped") != 5 || !strings.Contains(text, "\n  older: 20 pages for buffers of 3 more processes\n  not traced: 5 pages\n") {

@@ -66,9 +66,9 @@ func Summarize(r *row.Row, s ledger.Summary) string {
 			others += fmt.Sprintf(" %d for pinwatch itself,", u.Own)
 		}
 		fmt.Fprintf(&b, "\nuid %d%s: %s charged: %d for live buffers,%s %d that should not be, %d older or not traced, %d unexplained",
-			u.UID, which, format.Count(u.Counter, "page"), u.Live, others, u.Over, u.Older+u.Base, u.Unexplained())
+			u.UID, which, format.Count(u.Counter, "page"), u.Live, others, u.Over, u.Preexisting+u.Base, u.Unexplained())
 		if !u.SplitCounter {
-			summarizeOlder(&b, &u, s.Holdings)
+			summarizeOlder(&b, &u, s.Holders)
 		}
 	}
 	fmt.Fprintf(&b, "\naccounting of this kernel: %s\nverdict: %s", scheme(s.Scheme), conclusion(&s))
@@ -88,7 +88,7 @@ func summarizeSelf(b *strings.Builder, s *ledger.Summary) {
 	if i := slices.IndexFunc(s.Users, func(u ledger.Balance) bool { return u.Self }); i >= 0 {
 		user = fmt.Sprintf("uid %d, which no other process has,", s.Users[i].UID)
 	}
-	fmt.Fprintf(b, "\npinwatch itself: %s, not counted above; its own buffers are charged %s to %s and %d to its process",
+	fmt.Fprintf(b, "\npinwatch itself: %s, not counted above; its own buffers and BPF objects are charged %s to %s and %d to its process",
 		format.Count(s.Own, "event"), format.Count(s.OwnUser, "page"), user, s.OwnPinned)
 }
 
@@ -96,12 +96,12 @@ func summarizeSelf(b *strings.Builder, s *ledger.Summary) {
 const mostHoldings = 5
 
 // summarizeOlder says who has what a user was charged for before the trace.
-func summarizeOlder(b *strings.Builder, u *ledger.Balance, holdings []ledger.Holding) {
-	if u.Older == 0 {
+func summarizeOlder(b *strings.Builder, u *ledger.Balance, holdings []ledger.Holder) {
+	if u.Preexisting == 0 {
 		return
 	}
 	said := 0
-	rest := u.Older
+	rest := u.Preexisting
 	for i := range holdings {
 		h := &holdings[i]
 		if h.UID != u.UID || h.User == 0 {

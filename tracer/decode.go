@@ -222,7 +222,7 @@ func (d decoder) object(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 		Flags:         r.MapFlags,
 		Rlimit:        has(flags, bpf.PerfRecordFlagFLAG_RLIMIT),
 		Watched:       d.memcg,
-		Later:         has(flags, bpf.PerfRecordFlagFLAG_LATER),
+		LateElements:  has(flags, bpf.PerfRecordFlagFLAG_LATER),
 		Refused:       has(flags, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED),
 		FurtherBytes:  r.FurtherBytes,
 		UnpaidBytes:   r.UnpaidBytes,
@@ -282,6 +282,9 @@ func (d decoder) charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 	readCounter(&event.User, bpf.PerfReading(r.User))
 	readCounter(&event.Process, bpf.PerfReading(r.Process))
 	event.Failed, err = d.compared.failed(&r, flags)
+	if event.Failed != nil && r.Function == bpf.ChargersFunctionFUNCTION_RING_SETUP && event.Errno == int32(unix.EPERM) {
+		event.Failed.RingsFor = ringsFor()
+	}
 	return err
 }
 

@@ -104,11 +104,14 @@ func explainOpen(opts Options, types kernel.Types, failures []error) error {
 	if opts.NotPerf {
 		what = "open a trace"
 	}
+	capable := len(kernel.MissingCapabilities()) == 0
 	switch {
-	case kernel.Kprobes().Lacks() && !haveFentry(types) && len(kernel.MissingCapabilities()) == 0:
+	case kernel.Lockdown("/sys") == "confidentiality" && capable: // EPERM of a kprobe, EINVAL of a program that calls bpf_probe_read()
+		return fmt.Errorf("%s: kernel lockdown is in confidentiality mode, which forbids reading kernel memory: boot with lockdown=integrity or none: %w", what, err)
+	case kernel.Kprobes().Lacks() && !haveFentry(types) && capable:
 		return fmt.Errorf("%s: requires kprobes (CONFIG_KPROBE_EVENTS) or fentry (running %s without them): boot a kernel that has one of them, or try one in QEMU with `pinwatch guest --kernel IMAGE -- trace`: %w", what, kernel.Release(), err)
 	case (errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES)) && !isVerifier(err):
-		return explainPermission(what, err)
+		return explainPermission(what, types, err)
 	case probe.Unsupported(err):
 		if a := advise(opts, types); a != (Advice{}) {
 			return &NotOpened{Advice: a, reason: what + ": " + needs(opts, types), err: err}
@@ -136,30 +139,27 @@ func isVerifier(err error) bool {
 	return errors.As(err, &verifier)
 }
 
-func explainPermission(what string, err error) error {
+func explainPermission(what string, types kernel.Types, err error) error {
 	if missing := kernel.MissingCapabilities(); len(missing) > 0 {
 		return fmt.Errorf("%s: this process (uid %d) lacks %s: run it as root, or grant them, for example with setcap cap_bpf,cap_perfmon,cap_syslog+ep: %w",
 			what, os.Geteuid(), strings.Join(missing, " and "), err)
 	}
-	if limit, ok := memlockInTheWay(err); ok {
+	if limit, ok := memlockInTheWay(types, err); ok {
 		return fmt.Errorf("%s: before Linux 5.11 BPF objects are held against RLIMIT_MEMLOCK (running %s, with %d KiB): grant CAP_SYS_RESOURCE, or ulimit -l unlimited: %w", what, kernel.Release(), limit>>10, err)
 	}
 	if level, _ := kernel.ReadInt(kernel.ParanoidFile); level > 2 && !kernel.HasCapability(unix.CAP_SYS_ADMIN) {
 		return fmt.Errorf("%s: perf_event_paranoid is %d, and above 2 the kernels that know such levels (Debian's, Android's) want CAP_SYS_ADMIN instead of CAP_PERFMON: grant it, or sysctl kernel.perf_event_paranoid=2: %w", what, level, err)
 	}
-	if mode := kernel.Lockdown("/sys"); mode == "confidentiality" {
-		return fmt.Errorf("%s: kernel lockdown is in confidentiality mode, which forbids reading kernel memory: boot with lockdown=integrity or none: %w", what, err)
-	}
 	return fmt.Errorf("%s: not permitted, although the capabilities are there: a user namespace, seccomp or a security module may be in the way: %w", what, err)
 }
 
-// memlockInTheWay reports whether a map was refused for want of RLIMIT_MEMLOCK, which
-// is in bytes. cilium/ebpf says in words alone that it may be so.
-func memlockInTheWay(err error) (limit uint64, ok bool) {
+// memlockInTheWay reports whether a BPF object was refused for want of RLIMIT_MEMLOCK, which
+// is in bytes.
+func memlockInTheWay(types kernel.Types, err error) (limit uint64, ok bool) {
+	users, unknown := types.ChargesBPFToUsers()
 	var now unix.Rlimit
-	if unix.Prlimit(0, unix.RLIMIT_MEMLOCK, nil, &now) != nil {
+	if unix.Prlimit(0, unix.RLIMIT_MEMLOCK, nil, &now) != nil || unknown != nil {
 		return 0, false
 	}
-	return now.Cur, now.Cur != unix.RLIM_INFINITY && !kernel.HasCapability(unix.CAP_SYS_RESOURCE) &&
-		strings.Contains(err.Error(), "MEMLOCK may be too low")
+	return now.Cur, users && errors.Is(err, unix.EPERM) && now.Cur != unix.RLIM_INFINITY && !kernel.HasCapability(unix.CAP_SYS_RESOURCE)
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
@@ -54,6 +55,9 @@ func (c compared) failed(r *bpf.ChargersRecord, flags bpf.PerfRecordFlag) (*refu
 		return nil, fmt.Errorf("record of a charger: unknown function %d", r.Function)
 	}
 	call := comparing{r.Function, r.Request}
+	if r.Function == bpf.ChargersFunctionFUNCTION_RING_SETUP {
+		call.request = 0 // flags: all rings are compared alike
+	}
 	if accounting != refusal.Unseen && c.calls != nil {
 		c.calls[call] = true
 	}
@@ -167,4 +171,17 @@ func splitting(number int32) int32 {
 		return number
 	}
 	return -1
+}
+
+// ringsFor is who may make rings now.
+func ringsFor() refusal.RingsFor {
+	switch n, err := kernel.ReadInt("/proc/sys/kernel/io_uring_disabled"); {
+	case err != nil:
+		return refusal.RingsUnseen
+	case n == 0:
+		return refusal.RingsForAll
+	case n == 1:
+		return refusal.RingsForGroup
+	}
+	return refusal.RingsForNobody
 }

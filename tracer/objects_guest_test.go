@@ -426,6 +426,6 @@ func explainsOthers(t *testing.T, _ guesttest.Kernel) {
 // settled reports whether a counter of a user's is explained, and nothing is charged to it.
 func settled(s *ledger.Summary, uid uint32) bool {
 	return slices.ContainsFunc(s.Users, func(u ledger.Balance) bool {
-		return u.UID == uid && u.Counter == 0 && u.Live == 0 && u.Over == 0 && u.Older+u.Base == 0 && u.Unexplained() == 0
+		return u.UID == uid && u.Counter == 0 && u.Live == 0 && u.Over == 0 && u.Preexisting+u.Base == 0 && u.Unexplained() == 0
 	})
 }

@@ -165,10 +165,10 @@ func explainsOlder(t *testing.T, s *ledger.Summary, uid uint32, pages int64, buf
 			t.Errorf("uid %d is not explained: %+v, %d unexplained", uid, u, u.Unexplained())
 		}
 	}
-	for _, h := range s.Holdings {
+	for _, h := range s.Holders {
 		if h.UID == uid && h.User == pages && h.Buffers == buffers && h.Pinned == 0 && h.Comm == "pinwatch" {
 			return
 		}
 	}
-	t.Errorf("uid %d: no %d pages for %d buffers of a process's in %+v", uid, pages, buffers, s.Holdings)
+	t.Errorf("uid %d: no %d pages for %d buffers of a process's in %+v", uid, pages, buffers, s.Holders)
 }

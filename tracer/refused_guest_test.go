@@ -10,9 +10,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
@@ -264,6 +266,7 @@ func TestFailedUpdatesAreRecorded(t *testing.T) {
 	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
 		unlimitMemlock(t)
 		t.Run("larger than the machine", func(t *testing.T) { recordsLargeMap(t) })
+		t.Run("a short attr", func(t *testing.T) { recordsShortAttr(t) })
 		t.Run("cgroups watched", func(t *testing.T) { recordsFailedUpdate(t, true) })
 		t.Run("cgroups not watched", func(t *testing.T) { recordsFailedUpdate(t, false) })
 	})
@@ -286,6 +289,53 @@ func recordsLargeMap(t *testing.T) {
 	if e.Errno != int32(unix.ENOMEM) || e.Failed.Function != refusal.MapCreate || e.Failed.Accounting != want || e.Object.Refused || e.Object.MaxEntries != 1<<23 {
 		t.Errorf("%+v, %+v", *e.Failed, *e.Object)
 	}
+}
+
+// Who may make rings is read after one was refused: where that is everybody, it may be so only
+// since.
+func TestForbiddenRings(t *testing.T) {
+	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.Fetch(t, "6.12") }
+	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
+		for _, c := range []struct {
+			args  []string
+			rings refusal.RingsFor
+			say   string
+		}{
+			{[]string{"ring-forbidden", "--hold", "1s"}, refusal.RingsForNobody, "kernel.io_uring_disabled is 2: nobody may have a ring, whatever the limits"},
+			{[]string{"ring-group", "--hold", "1s"}, refusal.RingsForGroup, "kernel.io_uring_disabled is 1: it takes CAP_SYS_ADMIN, or the group kernel.io_uring_group"},
+		} {
+			tr := begin(t, tracer.Options{Others: true, NotPerf: true})
+			load(t, append([]string{"refuse"}, c.args...)...)
+			tr.stop()
+			refusals := refusalsOf(tr.entries, 65534)
+			if len(refusals) != 1 || refusals[0].Errno != int32(unix.EPERM) {
+				t.Errorf("%s: %+v", c.args[0], refusals)
+				continue
+			}
+			e := refusals[0]
+			if text := charging.OfRefusal(&e).Text(); e.Failed.RingsFor != c.rings || text != "EPERM: "+c.say+"." {
+				t.Errorf("%s: %s: %s", c.args[0], e.Failed.RingsFor, text)
+			}
+			e.Failed.RingsFor = refusal.RingsForAll // had it been put back by then
+			if text := charging.OfRefusal(&e).Text(); !strings.Contains(text, "one of these, and which is not known") || !strings.Contains(text, c.say) {
+				t.Errorf("%s, put back: %s", c.args[0], text)
+			}
+		}
+	})
+}
+
+// What lies behind the union that bpf(2) was given is no part of it.
+func recordsShortAttr(t *testing.T) {
+	tr := traceObjects(t, tracer.Options{BPF: true}, func(objectTrace) { load(t, "refuse", "program-empty") })
+	for _, e := range tr.children() {
+		if o := e.Object; o != nil && o.Program && e.Kind == ledger.Refusal {
+			if o.Name != "" || o.Type != uint32(ebpf.SocketFilter) || e.Errno == 0 {
+				t.Errorf("%+v", *o)
+			}
+			return
+		}
+	}
+	t.Errorf("no refusal in %+v", tr.entries)
 }
 
 func recordsFailedUpdate(t *testing.T, memcg bool) {

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"runtime/debug"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/report"
@@ -55,7 +57,8 @@ always in a guest; a watchdog puts all settings back, whatever happens.
 
 Exit status, by --exit:
   default    0 all hold, 3 an invariant is broken, 1 could not run, 2 wrong usage
-  bisect     0 good, 1 bad, 125 cannot be tested (panic, hang, missing feature)
+  bisect     0 good, 1 bad, 125 cannot be tested (panic, hang, missing feature),
+             129 wrong usage, which ends git bisect run
   kselftest  0 pass, 1 fail or could not run, 4 skip`,
 		Example: `  pinwatch check
   pinwatch check --kernel bzImage --scenario map-twice,past-allowance
@@ -113,7 +116,7 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	if err != nil {
 		fmt.Fprintf(o.Err, "pinwatch: %v\n", err)
 		found = check.Report{} // nothing to rest a result on
-	} else if err := write(o.Out, &found); err != nil {
+	} else if err := write(o.Out, &found); err != nil && !errors.Is(err, unix.EPIPE) { // a reader that has seen enough changes no verdict
 		return err
 	}
 	code, err := found.ExitCode(o.exit, len(o.scenarios) > 0)

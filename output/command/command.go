@@ -30,6 +30,7 @@ const (
 	exitFailure = 1
 	exitUsage   = 2
 	exitGuest   = 125 // a guest came to no exit status
+	exitAbort   = 129 // git bisect run takes what is above 127 for its end, and less for a bad revision
 )
 
 // usageError is a command line that cannot be understood.
@@ -62,7 +63,17 @@ func Main(ctx context.Context, args []string, s Streams) int {
 	if err != nil {
 		fmt.Fprintf(s.Err, "pinwatch: %v\n", err)
 	}
+	if status == exitUsage && asksToBisect(args) {
+		return exitAbort
+	}
 	return status
+}
+
+// asksToBisect reports whether the exit status is for git bisect, also where the command line
+// cannot be understood.
+func asksToBisect(args []string) bool {
+	i := slices.Index(args, "--exit")
+	return slices.Contains(args, "--exit="+check.ExitBisect) || i >= 0 && i+1 < len(args) && args[i+1] == check.ExitBisect
 }
 
 // statusOf returns the exit status that an error stands for, and what is left to say.

@@ -89,10 +89,16 @@ func column(name string, of Subsystem, help string, t Type) Column {
 }
 
 // integer is a column of one of the row's fields.
+// The field of a part that a row may not have is nil where it has none: it is written as
+// 0, and what is read of it is dropped.
 func integer[T integers](name string, of Subsystem, help string, field func(*Row) *T) Column {
 	c := column(name, of, help, Integer)
 	c.append = func(dst []byte, r *Row) []byte {
-		value := *field(r)
+		p := field(r)
+		if p == nil {
+			return append(dst, '0')
+		}
+		value := *p
 		switch {
 		case value < 0:
 			return strconv.AppendInt(dst, int64(value), 10)
@@ -101,8 +107,15 @@ func integer[T integers](name string, of Subsystem, help string, field func(*Row
 		}
 		return strconv.AppendUint(dst, uint64(value), 10)
 	}
-	c.parse = func(r *Row, text []byte) error { return json.Unmarshal(text, field(r)) }
+	c.parse = func(r *Row, text []byte) error { return parseField(text, field(r)) }
 	return c
+}
+
+func parseField[T any](text []byte, field *T) error {
+	if field == nil {
+		field = new(T)
+	}
+	return json.Unmarshal(text, field)
 }
 
 // derived is a column of a number that is made of the row's fields.
@@ -114,8 +127,11 @@ func derived(name string, of Subsystem, help string, value func(*Row) int64) Col
 
 func boolean(name string, of Subsystem, help string, field func(*Row) *bool) Column {
 	c := column(name, of, help, Boolean)
-	c.append = func(dst []byte, r *Row) []byte { return strconv.AppendBool(dst, *field(r)) }
-	c.parse = func(r *Row, text []byte) error { return json.Unmarshal(text, field(r)) }
+	c.append = func(dst []byte, r *Row) []byte {
+		p := field(r)
+		return strconv.AppendBool(dst, p != nil && *p)
+	}
+	c.parse = func(r *Row, text []byte) error { return parseField(text, field(r)) }
 	return c
 }
 

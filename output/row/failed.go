@@ -10,21 +10,32 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
 
-// failed is what was seen of a call that failed. A row that has none gets one that is
-// discarded.
+var notFailed refusal.Call // is only read
+
+// failed is what was seen of a call that failed, to read.
 func (r *Row) failed() *refusal.Call {
 	if r.Failed == nil {
-		return &refusal.Call{}
+		return &notFailed
 	}
 	return r.Failed
 }
 
+// failedField is a field of that; nil where there is none.
+func failedField[T any](field func(*refusal.Call) *T) func(*Row) *T {
+	return func(r *Row) *T {
+		if r.Failed == nil {
+			return nil
+		}
+		return field(r.Failed)
+	}
+}
+
 func failedInteger[T integers](name string, of Subsystem, help string, field func(*refusal.Call) *T) Column {
-	return integer(name, of, help, func(r *Row) *T { return field(r.failed()) })
+	return integer(name, of, help, failedField(field))
 }
 
 func failedFlag(name string, of Subsystem, help string, field func(*refusal.Call) *bool) Column {
-	return boolean(name, of, help, func(r *Row) *bool { return field(r.failed()) })
+	return boolean(name, of, help, failedField(field))
 }
 
 // failedColumns tell of calls that failed: where, and what they had asked for.
@@ -36,7 +47,7 @@ func failedColumns() []Column {
 		failedInteger("last_asked_pages", Others, "the part of it that the kernel compared last; 0: unseen", func(c *refusal.Call) *int64 { return &c.LastAsked }),
 		failedInteger("last_held_pages", Others, "the user's counter at that comparison, with the call's earlier parts", func(c *refusal.Call) *int64 { return &c.LastHeld }),
 		failedFlag("exempt", Others, "the io_uring was made with CAP_IPC_LOCK: nobody is charged for it", func(c *refusal.Call) *bool { return &c.Exempt }),
-		failedInteger("request", Others, "opcode of an io_uring_register(2) that failed", func(c *refusal.Call) *uint32 { return &c.Request }),
+		failedInteger("request", Others, "opcode of an io_uring_register(2) that failed, or the flags of a ring that was to be made", func(c *refusal.Call) *uint32 { return &c.Request }),
 		failedFlag("mapping_private", Perf, "of a mapping that failed: it was to be MAP_PRIVATE", func(c *refusal.Call) *bool { return &c.Mapping.Private }),
 		failedInteger("mapping_offset_pages", Perf, "of a mapping that failed: its offset; other than 0: it was to be an AUX area", func(c *refusal.Call) *int64 { return &c.Mapping.Offset }),
 		failedFlag("event_inherited", Perf, "of a mapping that failed: the event has attr.inherit", func(c *refusal.Call) *bool { return &c.Mapping.Inherited }),
@@ -47,6 +58,7 @@ func failedColumns() []Column {
 		failedInteger("aux_want_offset_bytes", Perf, "of a mapping that failed: aux_offset in the control page", func(c *refusal.Call) *uint64 { return &c.Mapping.WantOffset }),
 		failedInteger("aux_want_size_bytes", Perf, "of a mapping that failed: aux_size in the control page", func(c *refusal.Call) *uint64 { return &c.Mapping.WantSize }),
 		failedInteger("split_call", Perf, "number of the system call that would have split a mapping; -1: not known", func(c *refusal.Call) *int32 { return &c.Mapping.SystemCall }),
+		text("io_uring_for", Others, "of a ring that was refused with EPERM, who may make one by kernel.io_uring_disabled just after: all, group or nobody; empty: there is no such setting, or it could not be read", func(r *Row) string { return r.failed().RingsFor.String() }).parsed(parseRingsFor),
 		failedInteger("machine_bytes", BPF, "of a call that failed: how much memory the machine has; 0: not known", func(c *refusal.Call) *int64 { return &c.MachineBytes }),
 		failedInteger("possible_cpus", BPF, "of a call that failed: how many CPUs the machine can have; 0: not known", func(c *refusal.Call) *uint32 { return &c.PossibleCPUs }),
 		failedInteger("request_count", Others, "how many things that was given, or entries of the ring that was to be made", func(c *refusal.Call) *uint32 { return &c.Count }),
@@ -79,7 +91,24 @@ func parseAccounting(r *Row, b []byte) error {
 	if !ok {
 		return fmt.Errorf("unknown accounting %q", name)
 	}
-	r.failed().Accounting = a
+	if r.Failed != nil {
+		r.Failed.Accounting = a
+	}
+	return nil
+}
+
+func parseRingsFor(r *Row, b []byte) error {
+	var name string
+	if err := json.Unmarshal(b, &name); err != nil {
+		return err
+	}
+	who, ok := refusal.ParseRingsFor(name)
+	if !ok {
+		return fmt.Errorf("unknown %q", name)
+	}
+	if r.Failed != nil {
+		r.Failed.RingsFor = who
+	}
 	return nil
 }
 

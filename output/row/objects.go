@@ -43,7 +43,7 @@ func objectColumns() []Column {
 		objectInteger("map_flags", "flags of a map, as a number", func(o *ledger.Object) *uint32 { return &o.Flags }),
 		text("regime", BPF|Memcg, "who pays for BPF memory: the user (rlimit) or cgroups (memcg)", func(r *Row) string { return regime(r.object()) }).parsed(parseRegime),
 		objectFlag("memcg_watched", "what cgroups are charged was watched", func(o *ledger.Object) *bool { return &o.Watched }),
-		objectFlag("memcg_freed_later", "elements of the map are freed after it", func(o *ledger.Object) *bool { return &o.Later }),
+		objectFlag("memcg_freed_later", "elements of the map are freed after it", func(o *ledger.Object) *bool { return &o.LateElements }),
 		derived("memcg_charged_bytes", BPF|Memcg, "charged to all cgroups; negative: given back", func(r *Row) int64 { return r.object().Charged() }),
 	}
 	for i, which := range []string{"first", "second"} {

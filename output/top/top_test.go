@@ -510,7 +510,7 @@ func TestFound(t *testing.T) {
 	}
 	recorded := [2]ledger.Recorded{rule.Data: {Pages: 65, Extra: 4}}
 	older := ledger.Event{
-		TimeNS: 1, Op: ledger.Found, PageSize: 4096,
+		TimeNS: 1, Op: ledger.AlreadyMapped, PageSize: 4096,
 		Caller:  ledger.Caller{PID: 812, UID: 1000, Comm: "agent", LockLimit: 128, Cgroup: "/a"},
 		User:    ledger.Reading{Owner: 1000, Before: 516, After: 516},
 		Process: ledger.Reading{Owner: 4, Before: 4, After: 4},

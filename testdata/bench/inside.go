@@ -70,7 +70,7 @@ type contestant struct {
 
 func pinwatch(attach, transport string) contestant {
 	return contestant{"pinwatch " + attach + " " + transport,
-		[]string{"pinwatch", "trace", "--json", "--only", "perf", "--attach", attach, "--transport", transport}, `"v":1`}
+		[]string{"pinwatch", "trace", "--json", "--only", "perf", "--attach", attach, "--transport", transport}, `"subsystem":"perf"`}
 }
 
 const bpftrace = "bpftrace"
@@ -78,7 +78,7 @@ const bpftrace = "bpftrace"
 func contestants() []contestant {
 	return []contestant{
 		pinwatch("fentry", "ringbuf"), pinwatch("kprobe", "ringbuf"), pinwatch("fentry", "perf"), pinwatch("kprobe", "perf"),
-		{"pinwatch, all", []string{"pinwatch", "trace", "--json"}, `"v":1`},
+		{"pinwatch, all", []string{"pinwatch", "trace", "--json"}, `"subsystem":"perf"`},
 		{bpftrace, []string{"bpftrace", "-B", "line", "/values.bt"}, "EV "},
 	}
 }
@@ -212,7 +212,7 @@ func measureBystander() error {
 	if err := joinCgroup("/sys/fs/cgroup/bystander"); err != nil {
 		return err
 	}
-	all := contestant{"all probes", []string{"pinwatch", "trace", "--json", "--only", "perf,bpf,memcg,others"}, `"v":1`}
+	all := contestant{"all probes", []string{"pinwatch", "trace", "--json", "--only", "perf,bpf,memcg,others"}, `"subsystem":"perf"`}
 	for range bystanderRounds {
 		if err := bystanderRound("no probes"); err != nil {
 			return err

@@ -152,19 +152,25 @@ func (s *show) output(t *test, text string) {
 func (s *show) running() {
 	var names []string
 	for key, t := range s.tests {
-		if !t.paused {
+		if !t.paused && !s.hasSubtests(key) {
 			names = append(names, fmt.Sprintf("%s (%.0fs)", key[1], s.now().Sub(t.since).Seconds()))
 		}
 	}
 	slices.Sort(names)
-	// A test that runs subtests says no more than they do.
-	names = slices.DeleteFunc(names, func(name string) bool {
-		parent, _, _ := strings.Cut(name, " ")
-		return slices.ContainsFunc(names, func(other string) bool { return strings.HasPrefix(other, parent+"/") })
-	})
 	what := "no test yet: go compiles"
 	if len(names) > 0 {
 		what = "running " + strings.Join(names, ", ")
 	}
 	fmt.Fprintf(s.out, "    %.0fs: %s\n", s.now().Sub(s.begun).Seconds(), what)
+}
+
+// hasSubtests reports whether a test has any that have not ended, be it that they wait for
+// their turn: it says no more than they do.
+func (s *show) hasSubtests(key [2]string) bool {
+	for other := range s.tests {
+		if other[0] == key[0] && strings.HasPrefix(other[1], key[1]+"/") {
+			return true
+		}
+	}
+	return false
 }

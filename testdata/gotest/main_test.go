@@ -67,6 +67,9 @@ func TestQuiet(t *testing.T) {
 {"Action":"run","Package":"p","Test":"TestA/b"}
 {"Action":"run","Package":"p","Test":"TestC"}
 {"Action":"pause","Package":"p","Test":"TestC"}
+{"Action":"run","Package":"p","Test":"TestD"}
+{"Action":"run","Package":"p","Test":"TestD/e"}
+{"Action":"pause","Package":"p","Test":"TestD/e"}
 `) {
 		s.line(line)
 	}

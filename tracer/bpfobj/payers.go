@@ -177,7 +177,7 @@ func loadIterator(code asm.Instructions) (*ebpf.Program, error) {
 	var program *ebpf.Program
 	err := self.New().Do(func() (err error) {
 		program, err = ebpf.NewProgram(spec)
-		return err
+		return kernel.WithoutGuess(err)
 	})
 	return program, err
 }

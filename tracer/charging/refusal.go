@@ -156,9 +156,19 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 	if c.Exempt {
 		f.CapIPCLock = &c.Exempt
 	}
-	if f.Call == reason.RegisterBuffers {
+	switch f.Call {
+	case reason.RegisterBuffers:
 		n := int64(c.Count)
 		f.Buffers = &n
+	case reason.SetupRing:
+		// Since there is the setting, no kernel wants a privilege for polling.
+		polls := c.Request&rule.RingPolls != 0 && c.RingsFor == refusal.RingsUnseen
+		f.Polls = &polls
+		// That all may make rings may be so only since: it rules nothing out.
+		if c.RingsFor > refusal.RingsForAll {
+			disabled := int64(c.RingsFor - refusal.RingsForAll)
+			f.RingDisabled = &disabled
+		}
 	}
 }
 

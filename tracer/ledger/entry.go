@@ -40,7 +40,7 @@ func (k Kind) Op(object bool) Op {
 	case k == Growth:
 		return Grow
 	case k == Preexisting:
-		return Found
+		return AlreadyMapped
 	case object && k == Refund:
 		return Free
 	case object:

@@ -15,14 +15,14 @@ type Op uint8
 
 // The operations on perf buffers, and on BPF objects.
 const (
-	Map     Op = iota // perf_mmap()
-	Unmap             // perf_mmap_close()
-	Create            // a BPF map was created, or a program loaded
-	Grow              // a BPF map took more memory
-	Free              // a BPF object's memory was freed
-	Account           // another charger moved the counters
-	Found             // a perf buffer was mapped before the trace began
-	Split             // a part of a perf buffer's mapping would have been changed
+	Map           Op = iota // perf_mmap()
+	Unmap                   // perf_mmap_close()
+	Create                  // a BPF map was created, or a program loaded
+	Grow                    // a BPF map took more memory
+	Free                    // a BPF object's memory was freed
+	Account                 // another charger moved the counters
+	AlreadyMapped           // a perf buffer was mapped before the trace began
+	Split                   // a part of a perf buffer's mapping would have been changed
 )
 
 // Charger is who charges locked_vm and pinned_vm besides perf buffers and BPF objects, by
@@ -55,7 +55,7 @@ type Event struct {
 	// the mm within one trace, and may be used again once that is gone; 0: unknown.
 	Process Reading
 
-	Buffer Buffer        // of Map, Unmap and Found
+	Buffer Buffer        // of Map, Unmap and AlreadyMapped
 	Object *Object       // of Create, Grow and Free; else nil
 	Failed *refusal.Call // of a call that failed, where something was seen of that
 }

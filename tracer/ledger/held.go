@@ -18,7 +18,7 @@ type Held struct {
 
 // held is of a user, at a refusal. Many buffers are not searched: refusals are often as many.
 func (l *Ledger) held(e *Entry, u *user) *Held {
-	h := &Held{Buffers: u.live + u.older, Others: u.others}
+	h := &Held{Buffers: u.live + u.preexisting, Others: u.others}
 	if len(l.buffers)+len(l.objects) > 4096 {
 		return h
 	}

@@ -12,13 +12,13 @@ import (
 // Ledger keeps, for every perf buffer, who was charged what, and says of every
 // event whether the kernel accounted it right. The rules are in rules.go.
 type Ledger struct {
-	buffers   map[uint64]*buffer  // by Event.Buffer
-	processes map[uint64]*process // by Event.MM
-	users     map[counterKey]*user
-	objects   map[uint64]*account // by Object.Key
-	spare     []*buffer           // of those that are gone, for the next ones
-	holdings  map[holdingKey]*Holding
-	foundNS   uint64 // when what is older was known, as Event.TimeNS
+	buffers       map[uint64]*buffer  // by Event.Buffer
+	processes     map[uint64]*process // by Event.MM
+	users         map[counterKey]*user
+	objects       map[uint64]*account // by Object.Key
+	spare         []*buffer           // of those that are gone, for the next ones
+	holders       map[holderKey]*Holder
+	preexistingNS uint64 // when what is older was known, as Event.TimeNS
 
 	lastBuffer, lastProcess uint64
 	scheme                  rule.Scheme
@@ -39,21 +39,21 @@ type charge struct {
 	user, pinned int64
 	// The parts that should not have been charged.
 	userOver, pinnedOver int64
-	// holding is of what is older than the trace; nil for what an event charged.
-	holding *Holding
+	// holder is of what is older than the trace; nil for what an event charged.
+	holder *Holder
 }
 
 type buffer struct {
-	id    uint64
-	own   bool       // the tracer's
-	older bool       // than the trace
-	areas [2]*charge // by Area; nil where none is live
-	room  [2]charge  // what areas point to
+	id          uint64
+	own         bool       // the tracer's
+	preexisting bool       // than the trace
+	areas       [2]*charge // by Area; nil where none is live
+	room        [2]charge  // what areas point to
 	// mapped counts its mappings by the events. The kernel's own count, where no
 	// other call disturbs it, is better: it knows of copied and moved ones.
 	mapped int32
-	// again is what further mappings charged and has not come back.
-	again struct{ user, pinned int64 }
+	// remaps is what further mappings charged and has not come back.
+	remaps struct{ user, pinned int64 }
 }
 
 type process struct {
@@ -75,17 +75,17 @@ type counterKey struct {
 }
 
 type user struct {
-	locked     counter.Counter
-	overcharge int64
-	over       int64 // like process.over, of the user's counter
-	live       int64 // charged for live buffers and BPF objects
-	older      int64 // charged for buffers that are older than the trace
-	others     int64 // charged by io_uring and others
-	own        int64 // charged for the tracer's live buffers and BPF objects
-	ownOver    int64 // of over: of the tracer's
-	seen       bool  // there was one
-	foreign    bool  // somebody else than the tracer charged it
-	command    bool  // the traced command has made such charges
+	locked      counter.Counter
+	overcharge  int64
+	over        int64 // like process.over, of the user's counter
+	live        int64 // charged for live buffers and BPF objects
+	preexisting int64 // charged for buffers that are older than the trace
+	others      int64 // charged by io_uring and others
+	own         int64 // charged for the tracer's live buffers and BPF objects
+	ownOver     int64 // of over: of the tracer's
+	seen        bool  // there was one
+	foreign     bool  // somebody else than the tracer charged it
+	command     bool  // the traced command has made such charges
 	// base is what the counter holds besides: older buffers that are not known, and
 	// what is not traced.
 	base int64
@@ -114,8 +114,8 @@ type Summary struct {
 	ForeignUser, ForeignPinned int64
 
 	Users []Balance // by uid
-	// Holdings are what is known to be older than the trace, by uid, the largest first.
-	Holdings []Holding
+	// Holders are what is known to be older than the trace, by uid, the largest first.
+	Holders []Holder
 	// Own counts the tracer's own events, which are in none of the counts above, and
 	// OwnUser and OwnPinned what its live buffers and BPF objects are charged.
 	Own                uint64
@@ -156,7 +156,7 @@ func (s *Summary) fail(errno int32) {
 
 // live counts a buffer that came or went, and charged what its areas pay.
 func (s *Summary) live(b *buffer, change int) {
-	if !b.own && !b.older {
+	if !b.own && !b.preexisting {
 		s.Live += change
 	}
 }
@@ -196,7 +196,7 @@ type Balance struct {
 	// SplitCounter reports whether this is locked_vm where perf has another counter.
 	SplitCounter bool
 	Live         int64 // charged for live buffers and BPF objects
-	Older        int64 // for buffers that are known to be older than the trace
+	Preexisting  int64 // for buffers that are known to be older than the trace
 	Others       int64 // charged by io_uring and others
 	Own          int64 // for the tracer's live buffers and BPF objects
 	Over         int64 // held and should not be, and is not the tracer's
@@ -207,7 +207,7 @@ type Balance struct {
 
 // Unexplained is what the ledger does not account for: 0, or it is wrong.
 func (b Balance) Unexplained() int64 {
-	return b.Counter - b.Live - b.Older - b.Others - b.Own - b.Over - b.Base
+	return b.Counter - b.Live - b.Preexisting - b.Others - b.Own - b.Over - b.Base
 }
 
 // Broken reports whether an invariant was certainly broken.
@@ -232,7 +232,7 @@ func New() *Ledger {
 		processes: make(map[uint64]*process),
 		users:     make(map[counterKey]*user),
 		objects:   make(map[uint64]*account),
-		holdings:  make(map[holdingKey]*Holding),
+		holders:   make(map[holderKey]*Holder),
 	}
 }
 
@@ -252,11 +252,11 @@ func (l *Ledger) Summary() Summary {
 			if u.locked.Unknown {
 				now, others = u.locked.Last, others+u.locked.Last-u.locked.Value
 			}
-			s.Users = append(s.Users, Balance{UID: key.uid, SplitCounter: key.split, Others: others, Counter: now, Live: u.live, Older: u.older,
+			s.Users = append(s.Users, Balance{UID: key.uid, SplitCounter: key.split, Others: others, Counter: now, Live: u.live, Preexisting: u.preexisting,
 				Own: u.own + u.ownOver, Over: u.over - u.ownOver, Base: u.base, Self: !u.foreign && self.Reserved(key.uid)})
 		}
 	}
-	s.Holdings = l.olderHoldings()
+	s.Holders = l.preexistingHolders()
 	slices.SortFunc(s.Users, func(a, b Balance) int {
 		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(b2i(a.SplitCounter), b2i(b.SplitCounter)))
 	})
@@ -278,8 +278,8 @@ func (l *Ledger) Enter(e *Entry) {
 	if e.Lost > l.summary.Lost {
 		l.forget(e.Lost)
 	}
-	if e.Op == Found {
-		*e = l.found(e.Event)
+	if e.Op == AlreadyMapped {
+		*e = l.alreadyMapped(e.Event)
 	} else {
 		l.judge(e)
 	}
@@ -292,7 +292,7 @@ func (l *Ledger) judge(e *Entry) {
 	case e.Object != nil:
 		l.recognize(e)
 	case e.Op != Account:
-		l.disown(e)
+		l.forgetMapped(e)
 	}
 	u, p := l.read(e)
 	switch {
@@ -323,7 +323,7 @@ func (l *Ledger) readUser(e *Entry) *user {
 	if !u.locked.Known && (!e.User.Shared || !u.seen) {
 		// The first reading of all is taken as it is: nothing that the ledger knows
 		// of is in it.
-		u.base = e.User.Before - u.live - u.older - u.others - u.own - u.over
+		u.base = e.User.Before - u.live - u.preexisting - u.others - u.own - u.over
 		u.locked.Known, u.locked.Value = true, e.User.Before
 	}
 	u.seen, u.foreign = true, u.foreign || !e.Caller.Self
@@ -506,7 +506,7 @@ func (l *Ledger) close(key uint64, area rule.Area) {
 	}
 	c := b.areas[area]
 	b.areas[area] = nil
-	if c.holding == nil {
+	if c.holder == nil {
 		l.summary.charged(b.own, -c.user, -c.pinned)
 	}
 	if b.areas == [2]*charge{} {
@@ -520,9 +520,9 @@ func (l *Ledger) close(key uint64, area rule.Area) {
 	}
 	u := l.users[counterKey{c.payer, false}]
 	switch {
-	case c.holding != nil:
-		u.older -= c.user
-		c.holding.release(c, area)
+	case c.holder != nil:
+		u.preexisting -= c.user
+		c.holder.release(c, area)
 	case u != nil:
 		u.charged(b.own, -c.user, -c.userOver)
 	}

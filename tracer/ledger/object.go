@@ -22,8 +22,8 @@ type Object struct {
 	Pages int64
 	// Watched reports whether the charges to memory cgroups were watched.
 	Watched bool
-	// Later says that elements of the map are freed after it, through RCU.
-	Later bool
+	// LateElements reports whether elements of the map are freed after it, through RCU.
+	LateElements bool
 
 	// Payers are the cgroups that were charged (negative: given back), in the
 	// order of their first charge; a slot without a cgroup is empty.
@@ -224,7 +224,7 @@ func (l *Ledger) objectRefund(e *Entry, u *user) {
 	switch {
 	case o.Rlimit:
 		l.objectUserRefund(e, a, u)
-	case a != nil && a.watched && o.Watched && !o.Program && !o.Later && a.pageBytes+o.PageBytes() > unseen:
+	case a != nil && a.watched && o.Watched && !o.Program && !o.LateElements && a.pageBytes+o.PageBytes() > unseen:
 		e.Verdict, e.Excess, e.Uncertain = Leak, e.pagesOf(a.pageBytes+o.PageBytes()), true
 	}
 	l.closeObject(o.Key)

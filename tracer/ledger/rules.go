@@ -103,8 +103,8 @@ func (l *Ledger) mapping(e *Entry, p *process, u *user) {
 			e.Uncertain = true
 			l.againWaiting++
 		}
-		b.again.user += e.ChargedUser
-		b.again.pinned += e.ChargedPinned
+		b.remaps.user += e.ChargedUser
+		b.remaps.pinned += e.ChargedPinned
 		u.over += e.ChargedUser
 		p.over += e.ChargedPinned
 	}
@@ -215,7 +215,7 @@ func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 		l.judgeRefund(e, paid, b, p, u)
 	}
 	for _, c := range paid {
-		if c.process != p.id && !e.Process.Shared && (c.holding == nil || e.certainlyMisdirected()) {
+		if c.process != p.id && !e.Process.Shared && (c.holder == nil || e.certainlyMisdirected()) {
 			// This process got what another one paid, which keeps its charge.
 			p.over += e.ChargedPinned
 			if payer := l.processes[c.mm]; payer != nil && payer.id == c.process {
@@ -233,12 +233,12 @@ func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 // further mapping was charged may.
 func (l *Ledger) unmapOne(e *Entry, b *buffer, p *process, u *user) {
 	l.nothing(e, Underflow)
-	if b == nil || e.Verdict == OK || e.ChargedUser < -b.again.user || e.ChargedPinned < -b.again.pinned {
+	if b == nil || e.Verdict == OK || e.ChargedUser < -b.remaps.user || e.ChargedPinned < -b.remaps.pinned {
 		return
 	}
 	e.Verdict, e.Excess, e.Uncertain = OK, 0, e.User.Shared || e.Process.Shared
-	b.again.user += e.ChargedUser
-	b.again.pinned += e.ChargedPinned
+	b.remaps.user += e.ChargedUser
+	b.remaps.pinned += e.ChargedPinned
 	u.over += e.ChargedUser
 	p.over += e.ChargedPinned
 }
@@ -281,14 +281,14 @@ func (e *Event) ended(areas []rule.Area, b *buffer) []rule.Area {
 
 // judgeRefund compares a refund with the charges that it belongs to.
 func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u *user) {
-	again := b.again
+	remaps := b.remaps
 	if e.Buffer.Mappings.After > 0 {
-		again.user, again.pinned = 0, 0 // the buffer lives on
+		remaps.user, remaps.pinned = 0, 0 // the buffer lives on
 	}
 	var misdirected int64
 	older := false
 	for _, c := range paid {
-		older = older || c.holding != nil
+		older = older || c.holder != nil
 		if c.mm != 0 && c.mm != e.Process.Owner {
 			misdirected += c.pinned
 		}
@@ -301,8 +301,8 @@ func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u 
 		}
 	}
 	missing := (e.ChargedUser - e.ExpectedUser) + (e.ChargedPinned - e.ExpectedPinned)
-	stays := again.user + again.pinned + min(0, missing)
-	if missing < 0 && -missing <= again.user+again.pinned {
+	stays := remaps.user + remaps.pinned + min(0, missing)
+	if missing < 0 && -missing <= remaps.user+remaps.pinned {
 		// More came back than the buffer's first charge, as it should.
 		missing = 0
 		u.over += e.ChargedUser - e.ExpectedUser

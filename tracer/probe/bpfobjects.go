@@ -134,6 +134,10 @@ func OpenBPFObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, me
 		memcg = false
 		notes = append(notes, "memory cgroups: BPF objects are not charged to cgroups before Linux 5.11: this kernel charges them to users, against RLIMIT_MEMLOCK")
 	}
+	if memcg && !kernel.HasMember(types, "mem_cgroup", "kmemcg_id") { // until 6.10 under CONFIG_MEMCG_KMEM
+		memcg = false
+		notes = append(notes, "memory cgroups: this kernel charges none for BPF objects: it was built without CONFIG_MEMCG, or without CONFIG_MEMCG_KMEM")
+	}
 	probes := objectProbes(rlimit, memcg)
 	if !memcg {
 		s, err := Open(source, probes, k, shared)

@@ -67,7 +67,7 @@ func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 	}
 	var err error
 	if s.collection, err = ebpf.NewCollectionWithOptions(spec, options); err != nil {
-		return nil, err
+		return nil, kernel.WithoutGuess(err)
 	}
 	return s, nil
 }

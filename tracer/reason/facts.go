@@ -57,6 +57,7 @@ type Facts struct {
 
 	// io_uring
 	Ring         *rule.Ring
+	Polls        *bool  // the ring was to have a kernel thread (IORING_SETUP_SQPOLL), where a privilege may be needed for that
 	RingDisabled *int64 // kernel.io_uring_disabled
 	RingGroup    *bool  // the caller is in kernel.io_uring_group
 	CapSysAdmin  *bool

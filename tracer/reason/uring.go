@@ -37,7 +37,7 @@ func ringRows() []Reason {
 			}, "kernel.io_uring_disabled is 1: it takes CAP_SYS_ADMIN, or the group kernel.io_uring_group"),
 		unprovoked("Debian's 5.10 has a later io_uring, which does not ask", until("5.11", row(unix.EPERM, "polling", "io_sq_offload_create", "5.1", "", "a kernel thread that polls, without CAP_SYS_ADMIN or CAP_SYS_NICE",
 			func(f *Facts) Truth {
-				return all(ring(func(r rule.Ring) bool { return r.Flags&(1<<1) != 0 })(f), Unseen, not(seen(f.CapSysAdmin)))
+				return all(seen(f.Polls), Unseen, not(seen(f.CapSysAdmin)))
 			}, "a ring with a kernel thread (IORING_SETUP_SQPOLL) takes CAP_SYS_ADMIN, or CAP_SYS_NICE, on this kernel"))),
 		func() Reason {
 			r := unprovoked(needsSecurity, row(unix.EPERM, "security", "security_uring_allowed", "6.15", "", "a BPF program attached to a security hook refuses", unseen, "what is left is a security module"))

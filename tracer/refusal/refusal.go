@@ -3,6 +3,8 @@
 // of causes.
 package refusal
 
+import "slices"
+
 // Accounting is what became of the kernel's comparison with a limit on locked memory.
 type Accounting uint8
 
@@ -29,6 +31,27 @@ func ParseAccounting(name string) (Accounting, bool) {
 	return 0, false
 }
 
+// RingsFor is who may make an io_uring: a value of kernel.io_uring_disabled.
+type RingsFor uint8
+
+// Those of them that there are.
+const (
+	RingsUnseen    RingsFor = iota // another call, or there is no such setting (before 6.6), or it could not be read
+	RingsForAll                    // 0
+	RingsForGroup                  // 1: who has CAP_SYS_ADMIN, or is in kernel.io_uring_group
+	RingsForNobody                 // 2
+)
+
+var ringsForNames = [...]string{"", "all", "group", "nobody"}
+
+func (r RingsFor) String() string { return ringsForNames[r] }
+
+// ParseRingsFor is the inverse of String.
+func ParseRingsFor(name string) (RingsFor, bool) {
+	i := slices.Index(ringsForNames[:], name)
+	return RingsFor(max(i, 0)), i >= 0
+}
+
 // Call is a call that failed. What it has no part of is zero.
 type Call struct {
 	// Function is the function of the kernel's, or the system call, whose return was seen.
@@ -48,9 +71,12 @@ type Call struct {
 	Exempt bool
 	// Mapping is of calls on perf buffers.
 	Mapping Mapping
-	// Request is the opcode of io_uring_register(2), and Count how many things it was
-	// given, or the entries of a ring that was to be made.
+	// Request is the opcode of io_uring_register(2), or the flags of a ring that was to be
+	// made; Count is how many things it was given, or that ring's entries.
 	Request, Count uint32
+	// RingsFor is who may make rings, by kernel.io_uring_disabled just after one was refused
+	// with EPERM.
+	RingsFor RingsFor
 
 	// MachineBytes is how much memory the machine has, and PossibleCPUs how many CPUs it
 	// can have: what the size of a BPF map is held against, and depends on. 0: not known.

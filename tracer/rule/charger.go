@@ -137,8 +137,9 @@ func RegisteredPages(vectors []Vector, pageSize uint64) []int64 {
 	return asked
 }
 
-// Flags of io_uring_setup() that change the size of a ring.
+// Flags of io_uring_setup() by which its rules differ.
 const (
+	RingPolls   = 1 << 1  // IORING_SETUP_SQPOLL: a kernel thread looks for what is asked
 	RingSetCQ   = 1 << 3  // IORING_SETUP_CQSIZE: the caller says how many completions
 	RingSQE128  = 1 << 10 // entries of twice the size
 	RingCQE32   = 1 << 11

@@ -71,7 +71,7 @@ func openIterator(program string, opts ebpf.CollectionOptions) (*iterator, error
 	defer kernel.LiftMemlock()()
 	objects, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
-		return nil, err
+		return nil, kernel.WithoutGuess(err)
 	}
 	l, err := link.AttachIter(link.IterOptions{Program: objects.Programs[program]})
 	if err != nil {

@@ -28,7 +28,7 @@ func (s *Snapshot) Preexisting() []ledger.Event {
 			continue
 		}
 		e := ledger.Event{
-			TimeNS: s.TimeNS, Op: ledger.Found, PageSize: s.PageSize,
+			TimeNS: s.TimeNS, Op: ledger.AlreadyMapped, PageSize: s.PageSize,
 			Caller: ledger.Caller{PID: b.PID, TID: b.PID},
 			User:   ledger.Reading{Owner: uint64(b.PayerUID)},
 			Buffer: ledger.Buffer{

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -802,11 +803,15 @@ func newProgram(code asm.Instructions) (*filter, error) {
 // load loads it until the end.
 func (p *filter) load(r *Refuse) unix.Errno {
 	license := []byte("GPL\x00")
-	attr := struct {
+	var attr struct {
 		kind, count   uint32
 		code, license uint64
-	}{uint32(ebpf.SocketFilter), p.count, uint64(uintptr(unsafe.Pointer(&p.text[0]))), uint64(uintptr(unsafe.Pointer(&license[0])))}
-	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+		behind        [64]byte // is not given to the kernel: no name stands there
+	}
+	attr.kind, attr.count = uint32(ebpf.SocketFilter), p.count
+	attr.code, attr.license = uint64(uintptr(unsafe.Pointer(&p.text[0]))), uint64(uintptr(unsafe.Pointer(&license[0])))
+	copy(attr.behind[:], strings.Repeat("behind", 10))
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Offsetof(attr.behind))
 	runtime.KeepAlive(p)
 	runtime.KeepAlive(license)
 	if errno == 0 {

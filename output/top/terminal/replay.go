@@ -132,7 +132,7 @@ func (p *player) obey(order top.Action) {
 // reports whether to go on.
 func (p *player) await(ctx context.Context, event *ledger.Event) bool {
 	// What was there before has happened already.
-	if event.Op != ledger.Found && !p.wait(ctx, event.TimeNS) {
+	if event.Op != ledger.AlreadyMapped && !p.wait(ctx, event.TimeNS) {
 		return false
 	}
 	if p.tickNS == 0 {

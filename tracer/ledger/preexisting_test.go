@@ -17,7 +17,7 @@ const (
 // them at its own charge.
 func olderBuffer() Event {
 	return Event{
-		Op: Found, TimeNS: foundAt,
+		Op: AlreadyMapped, TimeNS: foundAt,
 		Caller:  Caller{PID: 10, Comm: "holder"},
 		User:    Reading{Owner: 1000},
 		Process: Reading{Owner: 0xa, Before: 4},
@@ -42,7 +42,7 @@ func unmapping(mm uint64, pid uint32, pinnedBefore, pinnedAfter, userAfter int64
 func explainedAll(t *testing.T, name string, s Summary) {
 	t.Helper()
 	for _, u := range s.Users {
-		if u.Unexplained() != 0 || u.Older < 0 || u.Base < 0 {
+		if u.Unexplained() != 0 || u.Preexisting < 0 || u.Base < 0 {
 			t.Errorf("%s: uid %d: %d pages are unexplained: %+v", name, u.UID, u.Unexplained(), u)
 		}
 	}
@@ -74,9 +74,9 @@ func TestOlderIsJudged(t *testing.T) {
 		if e := l.Apply(olderBuffer()); e.Kind != Preexisting || e.BufferID != 1 || e.ProcessID != 1 || e.ChargedUser != 61 || e.ChargedPinned != 4 || e.Uncertain {
 			t.Fatalf("%s: found %+v", name, e)
 		}
-		want := []Holding{{PID: 10, Comm: "holder", UID: 1000, Buffers: 1, User: 61, Pinned: 4}}
-		if diff := cmp.Diff(want, l.Summary().Holdings); diff != "" {
-			t.Errorf("%s: holdings: %s", name, diff)
+		want := []Holder{{PID: 10, Comm: "holder", UID: 1000, Buffers: 1, User: 61, Pinned: 4}}
+		if diff := cmp.Diff(want, l.Summary().Holders); diff != "" {
+			t.Errorf("%s: holders: %s", name, diff)
 		}
 		if s := l.Summary(); s.Live != 0 || s.LiveUser != 0 || s.LivePinned != 0 || s.Events != 0 {
 			t.Errorf("%s: at the start: %+v", name, s)
@@ -86,10 +86,10 @@ func TestOlderIsJudged(t *testing.T) {
 			t.Errorf("%s: %v, %v %d, paid by %d of %d, uncertain %v", name, e.Kind, e.Verdict, e.Excess, e.PaidPID, e.PaidUID, e.Uncertain)
 		}
 		s := l.Summary()
-		if s.Live != 0 || s.LiveUser != 0 || s.LivePinned != 0 || len(s.Holdings) != 0 {
+		if s.Live != 0 || s.LiveUser != 0 || s.LivePinned != 0 || len(s.Holders) != 0 {
 			t.Errorf("%s: at the end: %+v", name, s)
 		}
-		if u := s.Users[0]; u.Unexplained() != 0 || u.Older != 0 {
+		if u := s.Users[0]; u.Unexplained() != 0 || u.Preexisting != 0 {
 			t.Errorf("%s: %d pages of the user are unexplained: %+v", name, u.Unexplained(), u)
 		}
 	}
@@ -155,7 +155,7 @@ func charging(timeNS, buffer uint64, before int64) Event {
 
 func foundOf(buffer uint64, pages int64) Event {
 	return Event{
-		Op: Found, TimeNS: foundAt,
+		Op: AlreadyMapped, TimeNS: foundAt,
 		Caller:  Caller{PID: 10, Comm: "holder"},
 		User:    Reading{Owner: 1000},
 		Process: Reading{Owner: 0xa},
@@ -234,7 +234,7 @@ func TestOlderRaces(t *testing.T) {
 		if diff := cmp.Diff(s, again.Summary()); diff != "" {
 			t.Errorf("%s: replayed: %s", name, diff)
 		}
-		if s.Live != 0 || s.LiveUser != 0 || len(s.Holdings) != 0 || s.Users[0].Counter != 0 {
+		if s.Live != 0 || s.LiveUser != 0 || len(s.Holders) != 0 || s.Users[0].Counter != 0 {
 			t.Errorf("%s: at the end: %+v", name, s)
 		}
 	}

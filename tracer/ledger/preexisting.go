@@ -7,7 +7,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
-// What was mapped before the trace began comes as Found events, before all
+// What was mapped before the trace began comes as AlreadyMapped events, before all
 // others. They are of a snapshot that was taken after the probes were attached,
 // and their TimeNS is when it was complete: so the end of every such buffer is
 // seen, and what happened while the snapshot was taken is known by its time.
@@ -16,9 +16,9 @@ import (
 // charged, and which process paid is what the snapshot takes it to be. Nothing is
 // said about that charge, and of the refund only what follows from the record.
 
-// Holding is what one process has mapped since before the trace began, by whom was
+// Holder is what one process has mapped since before the trace began, by whom was
 // charged for it. Pages are of buffers that are still mapped.
-type Holding struct {
+type Holder struct {
 	PID     uint32 // one of those that have them mapped
 	Comm    string
 	UID     uint32 // whose counter was charged
@@ -27,12 +27,12 @@ type Holding struct {
 	User, Pinned int64
 }
 
-type holdingKey struct{ pid, uid uint32 }
+type holderKey struct{ pid, uid uint32 }
 
-// found enters one area of an older buffer.
-func (l *Ledger) found(ev Event) Entry {
+// alreadyMapped enters one area of an older buffer.
+func (l *Ledger) alreadyMapped(ev Event) Entry {
 	e := Entry{Event: ev, Kind: Preexisting, Fits: -1}
-	l.foundNS = max(l.foundNS, ev.TimeNS)
+	l.preexistingNS = max(l.preexistingNS, ev.TimeNS)
 	record := ev.Buffer.Recorded[ev.Buffer.Area]
 	e.ChargedUser, e.ChargedPinned = record.Pages-record.Extra, record.Extra
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
@@ -43,7 +43,7 @@ func (l *Ledger) found(ev Event) Entry {
 	}
 	if b == nil {
 		b = l.newBuffer(&e)
-		b.older = true
+		b.preexisting = true
 		l.buffers[ev.Buffer.Key] = b
 	}
 	e.BufferID = b.id
@@ -51,7 +51,7 @@ func (l *Ledger) found(ev Event) Entry {
 		return e
 	}
 	c := &b.room[ev.Buffer.Area]
-	*c = charge{payer: ev.Payer(), mm: ev.Process.Owner, user: e.ChargedUser, pinned: e.ChargedPinned, holding: l.holding(&ev)}
+	*c = charge{payer: ev.Payer(), mm: ev.Process.Owner, user: e.ChargedUser, pinned: e.ChargedPinned, holder: l.holder(&ev)}
 	if ev.Process.Owner != 0 {
 		p := l.process(&ev)
 		p.charges++
@@ -59,19 +59,19 @@ func (l *Ledger) found(ev Event) Entry {
 	}
 	b.areas[ev.Buffer.Area], b.mapped = c, ev.Buffer.Mappings.After
 	if ev.Buffer.Area == rule.Data {
-		c.holding.Buffers++
+		c.holder.Buffers++
 	}
-	c.holding.Pinned += c.pinned
+	c.holder.Pinned += c.pinned
 	l.hold(c, c.user)
 	return e
 }
 
-func (l *Ledger) holding(ev *Event) *Holding {
-	key := holdingKey{ev.Caller.PID, ev.Payer()}
-	h := l.holdings[key]
+func (l *Ledger) holder(ev *Event) *Holder {
+	key := holderKey{ev.Caller.PID, ev.Payer()}
+	h := l.holders[key]
 	if h == nil {
-		h = &Holding{PID: ev.Caller.PID, Comm: ev.Caller.Comm, UID: ev.Payer()}
-		l.holdings[key] = h
+		h = &Holder{PID: ev.Caller.PID, Comm: ev.Caller.Comm, UID: ev.Payer()}
+		l.holders[key] = h
 	}
 	return h
 }
@@ -80,15 +80,15 @@ func (l *Ledger) holding(ev *Event) *Holding {
 // the time.
 func (l *Ledger) hold(c *charge, pages int64) {
 	u := l.user(c.payer, false)
-	c.holding.User += pages
-	u.older += pages
+	c.holder.User += pages
+	u.preexisting += pages
 	if u.seen {
 		u.base -= pages
 	}
 }
 
 // release takes an area off that is gone.
-func (h *Holding) release(c *charge, area rule.Area) {
+func (h *Holder) release(c *charge, area rule.Area) {
 	if area == rule.Data {
 		h.Buffers--
 	}
@@ -96,24 +96,24 @@ func (h *Holding) release(c *charge, area rule.Area) {
 	h.Pinned -= c.pinned
 }
 
-// disown forgets an older buffer where an event shows that nothing is known about
+// forgetMapped forgets an older buffer where an event shows that nothing is known about
 // it: it came while the snapshot was taken, which may have the buffer as it was
 // before or after, or even another one at the same address; or it is about another
 // buffer. The entry keeps its number, so that a recording tells the same.
-func (l *Ledger) disown(e *Entry) {
+func (l *Ledger) forgetMapped(e *Entry) {
 	b := l.buffers[e.Buffer.Key]
 	if b == nil {
 		return
 	}
 	for area, c := range b.areas {
-		if c == nil || c.holding == nil {
+		if c == nil || c.holder == nil {
 			continue
 		}
 		another := e.Op == Map && !e.Buffer.Existing && e.Buffer.Area == rule.Area(area)
 		if record := e.Buffer.Recorded[area]; e.Op == Unmap && record.Pages != 0 {
 			another = record.Pages != c.user+c.pinned || record.Extra != c.pinned
 		}
-		if e.TimeNS <= l.foundNS || another {
+		if e.TimeNS <= l.preexistingNS || another {
 			l.hold(c, -c.user)
 			c.user = 0
 			l.close(e.Buffer.Key, rule.Area(area))
@@ -139,21 +139,21 @@ func (l *Ledger) olderRefund(e *Entry, paid []*charge) {
 		return
 	}
 	for _, c := range paid {
-		if c.holding != nil {
+		if c.holder != nil {
 			l.hold(c, c.pinned)
 			c.user += c.pinned
 		}
 	}
 }
 
-// olderHoldings are those of which something is left, the largest first.
-func (l *Ledger) olderHoldings() (list []Holding) {
-	for _, h := range l.holdings {
+// preexistingHolders are those of which something is left, the largest first.
+func (l *Ledger) preexistingHolders() (list []Holder) {
+	for _, h := range l.holders {
 		if h.Buffers > 0 || h.User != 0 || h.Pinned != 0 {
 			list = append(list, *h)
 		}
 	}
-	slices.SortFunc(list, func(a, b Holding) int {
+	slices.SortFunc(list, func(a, b Holder) int {
 		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(b.User, a.User), cmp.Compare(b.Pinned, a.Pinned), cmp.Compare(a.PID, b.PID))
 	})
 	return list
