@@ -239,6 +239,10 @@ func explainsCommand(t *testing.T, _ guesttest.Kernel) {
 	if want := (advice.Verdict{Certain: true, Errno: "EPERM", Limit: advice.LimitMemlock, Over: 6}); x.Verdict != want || x.Numbers.PinnedVM != 69 {
 		t.Errorf("%+v, %+v; want %+v", x.Verdict, x.Numbers, want)
 	}
+	// Where nothing was refused, the command's own exit status is passed on.
+	if r := guesttest.Command(t, "pinwatch", "explain", "--", "pinwatch", "--no-such-flag").Run(); r.Code != 2 {
+		t.Errorf("exit %d of a command whose own is 2: %s", r.Code, r.Stderr)
+	}
 	if len(x.Holders) != 1 || x.Holders[0].PID != x.Subject.PID || x.Holders[0].Buffers != 9 || x.Holders[0].UserPart != 516 || x.Holders[0].Extra != 69 {
 		t.Errorf("holders %+v of process %d", x.Holders, x.Subject.PID)
 	}
