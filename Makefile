@@ -62,9 +62,8 @@ generate: ## compile bpf/*.c and make the Go bindings
 
 .PHONY: test
 test: ## everything a change must pass
-	@testdata/install.sh $(CLANG) $(RACE) $(TERMINAL) $(GUEST_TESTS)
-	@# On a new machine the kernels take minutes: beside what needs none, and in a session
-	@# of their own, which ends as a whole.
+	@# On a new machine the packages and the kernels take minutes: beside what needs none, and
+	@# in a session of their own, which ends as a whole.
 	@setsid $(MAKE) --no-print-directory guest-kernels > >(sed -u 's/^/kernels: /') 2>&1 & kernels=$$!; \
 	trap 'kill -- -$$kernels 2>/dev/null || :' EXIT; \
 	$(MAKE) --no-print-directory check-format check-generated test-unit; \
@@ -73,6 +72,7 @@ test: ## everything a change must pass
 
 .PHONY: guest-kernels
 guest-kernels:
+	testdata/install.sh $(CLANG) $(RACE) $(TERMINAL) $(GUEST_TESTS)
 	testdata/kernels/fetch.sh $(TEST_SERIES) >/dev/null
 	testdata/known-bad/build.sh >/dev/null
 
