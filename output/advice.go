@@ -218,11 +218,14 @@ const mostHolders = 10
 
 func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	h := &x.Held
-	asSeen := ""
-	if x.Numbers.Estimated {
+	when, asSeen := "", ""
+	if h.After {
+		when = " now, shortly after"
+	}
+	if h.Estimated {
 		asSeen = " as far as can be seen"
 	}
-	fmt.Fprintf(b, "\nThe allowance of uid %d: %d of %d pages are used%s (%.1f %%)", x.Subject.UID, h.UserLocked, x.Numbers.UserLockLimit, asSeen, h.Share)
+	fmt.Fprintf(b, "\nThe allowance of uid %d%s: %d of %d pages are used%s (%.1f %%)", x.Subject.UID, when, h.UserLocked, x.Numbers.UserLockLimit, asSeen, h.Share)
 	if len(x.Holders) == 0 {
 		b.WriteString(".\n")
 	} else {

@@ -18,6 +18,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
+	refused "github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -175,8 +176,10 @@ func TestExplainRefusals(t *testing.T) {
 	others.Caller.Command = false
 	odd := refusal
 	odd.Errno, odd.Buffer.Pages = 22, 64
+	private := odd // another reason for the same size
+	private.Buffer.Pages, private.Failed = 64, &refused.Call{Function: refused.PerfMmap, Mapping: refused.Mapping{Private: true, CPU: -1, SystemCall: -1}}
 	events := func(yield func(ledger.Event, error) bool) {
-		for _, e := range []ledger.Event{refusal, others, refusal, odd} {
+		for _, e := range []ledger.Event{refusal, others, refusal, odd, private} {
 			if !yield(e, nil) {
 				return
 			}
@@ -187,11 +190,11 @@ func TestExplainRefusals(t *testing.T) {
 		Take:  func() (*snapshot.Snapshot, error) { return &snapshot.Snapshot{Source: snapshot.SourceProc}, nil },
 		Facts: func(uint32) *snapshot.Facts { return &snapshot.Facts{} }}
 	none := func() uint64 { return 0 }
-	if err := pipeline.Run(events, none, x); err != nil || x.Refused != 3 {
+	if err := pipeline.Run(events, none, x); err != nil || x.Refused != 4 {
 		t.Errorf("%d, %v", x.Refused, err)
 	}
 	text := b.String()
-	if strings.Count(text, "REFUSED with EPERM") != 1 || strings.Count(text, "REFUSED with EINVAL") != 1 || !strings.Contains(text, "succeeded; 3 calls were refused.\n") || strings.Contains(text, "for want of locked memory") {
+	if strings.Count(text, "REFUSED with EPERM") != 1 || strings.Count(text, "REFUSED with EINVAL") != 2 || !strings.Contains(text, "succeeded; 4 calls were refused.\n") || strings.Contains(text, "for want of locked memory") {
 		t.Error(text)
 	}
 	b.Reset()

@@ -14,7 +14,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
-	"github.com/pinwatch/pinwatch/tracer/reason"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
 
@@ -65,6 +65,7 @@ type refusalKey struct {
 	charger ledger.Charger
 	errno   int32
 	pages   int64
+	reasons string
 }
 
 // Enter explains an entry, if it is a new refusal.
@@ -77,7 +78,8 @@ func (x *Explainer) Enter(e *ledger.Entry) error {
 		return nil
 	}
 	x.Refused++
-	this := refusalKey{e.Caller.PID, e.Op, e.Charger, e.Errno, askedOf(e)}
+	refused := charging.OfRefusal(e)
+	this := refusalKey{e.Caller.PID, e.Op, e.Charger, e.Errno, askedOf(e), strings.Join(refused.Names(), ",")}
 	if x.seen[this] {
 		return nil
 	}
@@ -86,7 +88,7 @@ func (x *Explainer) Enter(e *ledger.Entry) error {
 	}
 	x.seen[this] = true
 	if e.Op != ledger.Map || !e.AboutMemory() {
-		return x.note(e)
+		return x.note(e, refused)
 	}
 	explanation := advice.OfEntry(e, x.Accounting)
 	if s, err := x.Take(); err == nil {
@@ -119,27 +121,52 @@ func (x *Explainer) count(e *ledger.Entry) {
 	}
 }
 
+// refusedCall is a refusal that has no explanation of a perf buffer's, as JSON. Amounts are
+// pages; what was not seen, or is not what refused, is null.
+type refusedCall struct {
+	Version  int                   `json:"v"`
+	Subject  advice.Subject        `json:"subject"`
+	Errno    string                `json:"errno"`
+	Outcome  string                `json:"outcome"`
+	Reasons  []string              `json:"reasons"`
+	Note     string                `json:"note"`
+	Asked    *int64                `json:"asked_pages"`
+	Held     *int64                `json:"held_pages"`
+	Limit    *int64                `json:"limit_pages"`
+	Over     int64                 `json:"over_pages"` // 0: no limit on locked memory refused
+	Holders  []charging.UserHolder `json:"holders"`    // of the user's counter, shortly after
+	Unowned  int64                 `json:"unowned_pages"`
+	Remedies []remedy.Remedy       `json:"remedies"`
+}
+
 // note explains a refusal by the note that its row has.
-func (x *Explainer) note(e *ledger.Entry) error {
+func (x *Explainer) note(e *ledger.Entry, refused *charging.Refused) error {
 	r := row.Of(e)
-	r.Note = Explain(&r)
+	note := Explain(&r)
+	var now *charging.Answer
+	if refused.ByUser() {
+		if s, err := x.Take(); err == nil {
+			now = charging.HoldersOf(s, e.Payer())
+		}
+	}
 	if x.AsJSON {
-		return writeAdvice(x.Out, struct {
-			Version int            `json:"v"`
-			Subject advice.Subject `json:"subject"`
-			Errno   string         `json:"errno"`
-			Outcome string         `json:"outcome"`
-			Note    string         `json:"note"`
-		}{1, advice.Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID, OutsideUID: -1}, format.Errno(e.Errno), charging.OfRefusal(e).Outcome.String(), r.Note}, true, "")
+		call := refusedCall{Version: 1, Subject: advice.Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID, OutsideUID: -1},
+			Errno: format.Errno(e.Errno), Outcome: refused.Outcome.String(), Reasons: refused.Names(), Note: note,
+			Over: refused.Over(), Holders: []charging.UserHolder{}, Remedies: append([]remedy.Remedy{}, refused.Remedies...)}
+		if refused.ByUser() {
+			call.Asked, call.Held, call.Limit = refused.Facts.Asked, refused.Facts.Held, refused.Facts.Limit
+		}
+		if now != nil {
+			call.Holders, call.Unowned = now.Holders, now.Unowned
+		}
+		return writeAdvice(x.Out, call, true, "")
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "process %d (%s) of uid %d: REFUSED with %s\n\n  %s\n", e.Caller.PID, format.Printable(e.Caller.Comm), e.Caller.UID, format.Errno(e.Errno), r.Note)
-	if refused := charging.OfRefusal(e); refused.Outcome == reason.Limit && len(refused.Remedies) > 0 {
-		if s, err := x.Take(); err == nil && refused.ByUser() {
-			requestHolders(&b, charging.HoldersOf(s, e.Payer()), "now, shortly after")
-		}
-		adviceRemedies(&b, refused.Remedies)
+	fmt.Fprintf(&b, "process %d (%s) of uid %d: REFUSED with %s\n\n  %s\n", e.Caller.PID, format.Printable(e.Caller.Comm), e.Caller.UID, format.Errno(e.Errno), note)
+	if now != nil {
+		requestHolders(&b, now, "now, shortly after")
 	}
+	adviceRemedies(&b, refused.Remedies)
 	b.WriteString("\n")
 	_, err := io.WriteString(x.Out, b.String())
 	return err

@@ -84,7 +84,7 @@ func TestInARow(t *testing.T) {
 }
 
 func inARow(t *testing.T, _ guesttest.Kernel) {
-	times := 10
+	times := 3
 	if guesttest.All() {
 		times = 200
 	}
@@ -122,12 +122,21 @@ func inARow(t *testing.T, _ guesttest.Kernel) {
 	}
 }
 
-// left is how many pages BPF objects are charged that came and did not go again.
+// left is how many pages BPF objects are charged that came and did not go again, for all that
+// is known: the end of one can be missed, where a kprobe interrupts another one. An address that
+// is used again tells.
 func left(entries []ledger.Entry) (pages int64) {
+	charged := map[uint64]int64{}
 	for _, e := range entries {
-		if e.Object != nil {
-			pages += e.ChargedUser
+		switch {
+		case e.Op == ledger.Create:
+			charged[e.Object.Key] = e.ChargedUser
+		case e.Op == ledger.Free:
+			delete(charged, e.Object.Key)
 		}
+	}
+	for _, n := range charged {
+		pages += n
 	}
 	return pages
 }

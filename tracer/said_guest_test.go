@@ -25,7 +25,12 @@ import (
 // The witness is the program's own errno: what is refused is explained, each remedy that is
 // offered is applied and lets the whole program succeed, and a limit a page lower does not.
 func TestSaid(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
+	kernels := func(t *testing.T) []guesttest.Kernel {
+		if guesttest.All() {
+			return guesttest.WithOldest(t, guesttest.Kernels(t))
+		}
+		return append(guesttest.Fetch(t, "5.10 6.1"), guesttest.Newest(t)...) // 6.12 says what the newest does
+	}
 	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
 		unlimitMemlock(t)
 		userPages(t, k)
@@ -41,9 +46,14 @@ func TestSaid(t *testing.T) {
 		})
 		for i, s := range list {
 			t.Run(s.refuse, func(t *testing.T) {
-				s.check(t, results[i], slices.DeleteFunc(slices.Clone(tr.entries), func(e ledger.Entry) bool {
+				refusals := slices.DeleteFunc(slices.Clone(tr.entries), func(e ledger.Entry) bool {
 					return e.Kind != ledger.Refusal || e.Caller.PID != pids[i]
-				}))
+				})
+				s.check(t, results[i], refusals)
+				for i := range refusals {
+					s.explained(t, tr.State, &refusals[i])
+					s.shown(t, &refusals[i])
+				}
 			})
 		}
 	})
@@ -58,28 +68,34 @@ type saying struct {
 	never   []string
 	// exact: the limit that is offered is the smallest one.
 	exact bool
+	// advice is what explain -- COMMAND says, where that has another form than a row.
+	advice []string
 }
 
 // sayings are those of a kernel.
 func sayings(k guesttest.Kernel) []saying {
 	list := []saying{
-		{"perf-limit", unix.EPERM, "limit", []string{"extra 3581", "1533 pages (6.0 MiB) over", "on each of 4 CPUs", "ulimit -l 63488", "perf_event_mlock_kb=14340", "buffers of 513 pages"}, nil, true},
-		{"perf-second-profile", unix.EPERM, "limit", []string{"pinned_vm 0 + extra 129", "on each of 4 CPUs", "ulimit -l 2064", "perf_event_mlock_kb=1016,"}, nil, true},
-		{"perf-containers", unix.EPERM, "limit", []string{"on each of 4 CPUs", "ulimit -l 1040", "CAP_IPC_LOCK"}, []string{"BPF"}, true},
-		{"perf-inherited", unix.EINVAL, "other_rule", []string{"bound to no CPU takes no buffer"}, []string{"power of two", "Remedies"}, false},
-		{"perf-private", unix.EINVAL, "other_rule", []string{"MAP_SHARED"}, []string{"power of two"}, false},
-		{"perf-size", unix.EINVAL, "other_rule", []string{"a power of two of data pages", "8 pages"}, []string{"inherited"}, false},
-		{"perf-other-size", unix.EINVAL, "other_rule", []string{"it has 9 pages, and 5 pages were asked for"}, []string{"power of two"}, false},
-		{"perf-largest", unix.ENOMEM, "other_rule", []string{"more than 262144 data pages"}, []string{"found no memory", "Remedies"}, false},
-		{"aux-no-data", unix.EINVAL, "other_rule", []string{"goes with a data area"}, nil, false},
-		{"aux-unset", unix.EINVAL, "other_rule", []string{"aux_offset is 0 bytes"}, nil, false},
-		{"aux-unsupported", unix.EOPNOTSUPP, "other_rule", []string{"has no AUX areas"}, nil, false},
-		{"aux-limit", unix.EPERM, "limit", []string{"501 pages (2.0 MiB) over", "the event's PMU has no AUX areas"}, []string{"Remedies"}, false},
-		{"send-limit", unix.ENOBUFS, "limit", []string{"0 pages + 17 pages = 17 pages > 16 pages, over by 1 page", "ulimit -l 68", "sends of at most 61439 bytes"}, []string{"optmem_max", "another uid", "if it asked"}, true},
-		{"send-outstanding", unix.ENOBUFS, "limit", []string{"9 pages + 9 pages = 18 pages > 16 pages"}, []string{"optmem_max", "another uid"}, true},
-		{"umem-limit", unix.ENOBUFS, "limit", []string{"0 pages + 17 pages = 17 pages > 16 pages", "ulimit -l 68", "a umem of at most 16 pages"}, nil, true},
-		{"map-capability", unix.EPERM, "other_rule", []string{"it takes CAP_BPF"}, []string{"MEMLOCK may be", "Remedies"}, false},
-		{"map-machine", unix.ENOMEM, "no_memory", []string{"larger than the machine"}, []string{"at its limit", "Remedies"}, false},
+		{"perf-limit", unix.EPERM, "limit", []string{"extra 3581", "1533 pages (6.0 MiB) over", "on each of 4 CPUs", "ulimit -l 63488", "perf_event_mlock_kb=14340", "buffers of 513 pages"}, nil, true,
+			[]string{"RLIMIT_MEMLOCK is exceeded by 1533 pages", "on each of 4 CPUs", "ulimit -l 63488", "kernel.perf_event_mlock_kb=14340", "buffers of 513 pages"}},
+		{"perf-second-profile", unix.EPERM, "limit", []string{"pinned_vm 0 + extra 129", "on each of 4 CPUs", "ulimit -l 2064", "perf_event_mlock_kb=1016,"}, nil, true,
+			[]string{"RLIMIT_MEMLOCK is exceeded by 113 pages", "on each of 4 CPUs", "ulimit -l 2064", "perf_event_mlock_kb=1016:"}},
+		{"perf-containers", unix.EPERM, "limit", []string{"on each of 4 CPUs", "ulimit -l 1040", "CAP_IPC_LOCK"}, []string{"BPF"}, true,
+			[]string{"on each of 4 CPUs", "ulimit -l 1040", "CAP_IPC_LOCK"}},
+		{"perf-inherited", unix.EINVAL, "other_rule", []string{"bound to no CPU takes no buffer"}, []string{"power of two", "Remedies"}, false, nil},
+		{"perf-private", unix.EINVAL, "other_rule", []string{"MAP_SHARED"}, []string{"power of two"}, false, nil},
+		{"perf-size", unix.EINVAL, "other_rule", []string{"a power of two of data pages", "8 pages"}, []string{"inherited"}, false, nil},
+		{"perf-other-size", unix.EINVAL, "other_rule", []string{"it has 9 pages, and 5 pages were asked for"}, []string{"power of two"}, false, nil},
+		{"perf-largest", unix.ENOMEM, "other_rule", []string{"more than 262144 data pages"}, []string{"found no memory", "Remedies"}, false, nil},
+		{"aux-no-data", unix.EINVAL, "other_rule", []string{"goes with a data area"}, nil, false, nil},
+		{"aux-unset", unix.EINVAL, "other_rule", []string{"aux_offset is 0 bytes"}, nil, false, nil},
+		{"aux-unsupported", unix.EOPNOTSUPP, "other_rule", []string{"has no AUX areas"}, nil, false, nil},
+		{"aux-limit", unix.EPERM, "limit", []string{"501 pages (2.0 MiB) over", "the event's PMU has no AUX areas"}, []string{"Remedies"}, false,
+			[]string{"RLIMIT_MEMLOCK is exceeded by 501 pages", "the event's PMU has no AUX areas"}},
+		{"send-limit", unix.ENOBUFS, "limit", []string{"0 pages + 17 pages = 17 pages > 16 pages, over by 1 page", "ulimit -l 68", "sends of at most 61439 bytes"}, []string{"optmem_max", "another uid", "if it asked"}, true, nil},
+		{"send-outstanding", unix.ENOBUFS, "limit", []string{"9 pages + 9 pages = 18 pages > 16 pages"}, []string{"optmem_max", "another uid"}, true, nil},
+		{"umem-limit", unix.ENOBUFS, "limit", []string{"0 pages + 17 pages = 17 pages > 16 pages", "ulimit -l 68", "a umem of at most 16 pages"}, nil, true, nil},
+		{"map-capability", unix.EPERM, "other_rule", []string{"it takes CAP_BPF"}, []string{"MEMLOCK may be", "Remedies"}, false, nil},
+		{"map-machine", unix.ENOMEM, "no_memory", []string{"larger than the machine"}, []string{"at its limit", "Remedies"}, false, nil},
 	}
 	other := func(old, since string, oldCase, newCase saying) {
 		if k.Before(since) {
@@ -106,11 +122,11 @@ func ringSayings(k guesttest.Kernel) []saying {
 	ring := saying{refuse: "ring-limit"}
 	if charges {
 		ring = saying{"ring-limit", unix.ENOMEM, "limit", []string{"476 pages + 1 page = 477 pages > 128 pages", "476 are perf buffers of process", "allowance lets it have beyond the limit",
-			"another uid", "ulimit -l 1912", "350 pages fewer of perf buffers", "CAP_IPC_LOCK"}, []string{"if it asked", "one of these"}, true}
+			"another uid", "ulimit -l 1912", "350 pages fewer of perf buffers", "CAP_IPC_LOCK"}, []string{"if it asked", "one of these"}, true, nil}
 	}
 	perf := saying{refuse: "buffers-perf"}
-	limits := saying{"buffers-limit", unix.ENOMEM, "limit", []string{"16 pages + 2 pages = 18 pages > 16 pages", "not aligned touches one page more", "ulimit -l 72"}, []string{"another uid", "one of these"}, true}
-	huge := saying{"buffers-huge", unix.ENOMEM, "limit", []string{"0 pages + 512 pages = 512 pages > 256 pages", "a huge page counts whole", "ulimit -l 2048"}, []string{"one of these"}, true}
+	limits := saying{"buffers-limit", unix.ENOMEM, "limit", []string{"16 pages + 2 pages = 18 pages > 16 pages", "not aligned touches one page more", "ulimit -l 72"}, []string{"another uid", "one of these"}, true, nil}
+	huge := saying{"buffers-huge", unix.ENOMEM, "limit", []string{"0 pages + 512 pages = 512 pages > 256 pages", "a huge page counts whole", "ulimit -l 2048"}, []string{"one of these"}, true, nil}
 	sum := "476 pages + 1 page = 477 pages > 128 pages"
 	switch {
 	case unseen:
@@ -121,14 +137,19 @@ func ringSayings(k guesttest.Kernel) []saying {
 		limits.says, huge.says = []string{"> 16 pages", "ulimit -l 80"}, []string{"> 256 pages", "ulimit -l 2056"}
 	}
 	if !apart && !charges {
-		perf = saying{"buffers-perf", unix.ENOMEM, "limit", []string{sum, "476 are perf buffers of process", "ulimit -l 1932"}, nil, true}
+		perf = saying{"buffers-perf", unix.ENOMEM, "limit", []string{sum, "476 are perf buffers of process", "ulimit -l 1932"}, nil, true, nil}
 	}
-	setup := saying{"ring-cgroup", unix.ENOMEM, "limit", []string{"memory cgroup is at its limit; it is /pinwatch-refuse", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK"}, []string{"if it asked", "ulimit", "one of these"}, false}
-	split := saying{refuse: "perf-split-unmap"}
+	setup := saying{"ring-cgroup", unix.ENOMEM, "limit", []string{"memory cgroup is at its limit; it is /pinwatch-refuse", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK"}, []string{"if it asked", "ulimit", "one of these"}, false, nil}
+	split, over := saying{refuse: "perf-split-unmap"}, saying{refuse: "perf-split-map"}
 	if k.Series != "5.10" {
-		split = saying{"perf-split-unmap", unix.EINVAL, "other_rule", []string{"does not let a perf buffer's mapping be split", "no limit has a part in it"}, nil, false}
+		split = saying{"perf-split-unmap", unix.EINVAL, "other_rule", []string{"does not let a perf buffer's mapping be split", "no limit has a part in it"}, nil, false, nil}
+		over = split
+		over.refuse, over.says = "perf-split-map", append(over.says, "side by side")
 	}
-	list := []saying{ring, limits, huge, setup, split}
+	if k.Series == "6.1" {
+		over.errno, over.says = unix.ENOMEM, append(over.says, "or ENOMEM")
+	}
+	list := []saying{ring, limits, huge, setup, split, over}
 	if !charges { // where the ring is refused already
 		list = append(list, perf)
 	}

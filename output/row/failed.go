@@ -137,11 +137,7 @@ func reasons(r *Row) string {
 	if r.Kind != ledger.Refusal || r.Summary {
 		return ""
 	}
-	var names []string
-	for _, one := range charging.OfRefusal(&r.Entry).Reasons {
-		names = append(names, one.Name)
-	}
-	return strings.Join(names, ",")
+	return strings.Join(charging.OfRefusal(&r.Entry).Names(), ",")
 }
 
 // over is by how many pages a limit was exceeded that refused.

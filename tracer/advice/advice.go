@@ -126,6 +126,10 @@ type Held struct {
 	IOUring  int64 `json:"io_uring_pages"`
 	LockedVM int64 `json:"locked_vm_pages"` // another counter than UserLocked from 7.3 on
 	Split    bool  `json:"separate_counter"`
+	// Estimated: the counter could not be read. After: all of this is as it was shortly
+	// after the call that failed.
+	Estimated bool `json:"estimated"`
+	After     bool `json:"after"`
 }
 
 // Explain answers an ask from a snapshot, and from the facts about the one who
@@ -146,6 +150,7 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, ask Ask) (*Explanation
 	x.doubt(&s.Accounting, caller)
 	x.hidden(s, caller, uid, ask)
 	x.hold(s, uid)
+	x.Numbers.Estimated = x.Held.Estimated
 	x.Checks = checks(x, facts)
 	if x.Verdict.Errno == "EPERM" && x.Verdict.Limit != LimitLargest {
 		x.Remedies = append(x.Remedies, x.endHolder(s.Settings(), caller)...)
@@ -236,6 +241,7 @@ func (x *Explanation) AddHolders(s *snapshot.Snapshot, facts *snapshot.Facts) {
 	p := SubjectOf(s, x.Subject.PID, x.Subject.UID)
 	x.Subject.Cgroup, x.Subject.Container = p.Cgroup, p.Container
 	x.hold(s, x.Subject.UID)
+	x.Held.After = true
 	x.Checks = checks(x, facts)
 }
 
@@ -305,7 +311,7 @@ func container(path string) string {
 // hold finds who holds a user's allowance.
 func (x *Explanation) hold(s *snapshot.Snapshot, uid uint32) {
 	u, ok := s.User(uid)
-	x.Numbers.Estimated = s.Source == snapshot.SourceProc || ok && !u.Known
+	x.Held = Held{Estimated: s.Source == snapshot.SourceProc || ok && !u.Known} // nothing, of a user that is not there
 	if !ok {
 		return
 	}

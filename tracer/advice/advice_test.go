@@ -152,6 +152,11 @@ func TestOfEntry(t *testing.T) {
 	if n := x.Numbers; n.UserLocked != 516 || n.Extra != 65 || n.Locked != 134 || n.MlockKiB != 516 {
 		t.Errorf("%+v", n)
 	}
+	// The numbers are the call's own, and stay so; the holders are as of later.
+	x.AddHolders(&snapshot.Snapshot{Source: snapshot.SourceProc, PageSize: 4096, OnlineCPUs: 4, MlockKiB: 516, Paranoid: 2}, &snapshot.Facts{})
+	if x.Numbers.Estimated || x.Numbers.UserLocked != 516 || !x.Held.Estimated || !x.Held.After || x.Held.UserLocked != 0 || x.Held.Share != 0 {
+		t.Errorf("%+v, %+v", x.Numbers, x.Held)
+	}
 	e.Errno = int32(unix.EBUSY)
 	if x := OfEntry(&e, accounting.Finding{}); x.Verdict.Errno != "EBUSY" || x.Verdict.Limit != LimitOther || len(x.Remedies) != 0 {
 		t.Errorf("%+v", x.Verdict)

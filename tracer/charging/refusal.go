@@ -307,6 +307,15 @@ func (r *Refused) ByUser() bool {
 	return r.Outcome == reason.Limit && (r.Facts.CgroupRefused == nil || !*r.Facts.CgroupRefused) && r.Facts.Held != nil
 }
 
+// Names are those of the reasons that are left.
+func (r *Refused) Names() []string {
+	names := []string{}
+	for _, one := range r.Reasons {
+		names = append(names, one.Name)
+	}
+	return names
+}
+
 // decided reports whether the sum exceeds RLIMIT_MEMLOCK where the comparison itself was
 // not seen: a cgroup that refused before it would have been one limit more.
 func (r *Refused) decided() bool {

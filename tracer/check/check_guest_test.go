@@ -37,7 +37,9 @@ func runCheck(t *testing.T, args ...string) (check.Report, int) {
 	cmd := exec.Command(guesttest.Binary(t), append([]string{"check", "--format", "json", "--timeout", "5m", "--parallel", "1"}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	free := guesttest.TakeSlot()
 	err := cmd.Run()
+	free()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
@@ -343,7 +345,9 @@ func TestAgainIsPasted(t *testing.T) {
 	}
 	again := exec.Command("sh", "-c", line+" --format json")
 	again.Env = append(os.Environ(), "PATH="+filepath.Dir(guesttest.Binary(t))+":"+os.Getenv("PATH"))
+	free := guesttest.TakeSlot()
 	out, err := again.Output()
+	free()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != 3 {
 		t.Fatalf("%s: %v", line, err)

@@ -122,6 +122,7 @@ func TestExec(t *testing.T) {
 	if want := "[\"--one\" \"two words\" \"\"] in /, uid 0, deep blue\npinwatch "; !strings.HasPrefix(out.Stdout, want) || out.Code != 3 {
 		t.Errorf("%+v; want %q", out, want)
 	}
+	defer guesttest.TakeSlot()()
 	cmd := exec.Command(guesttest.Binary(t), "guest", "--kernel", k.Image, "--exec", guesttest.TestBinary(t, k.Arch), "--", "-test.list", "Exec")
 	raw, err := cmd.CombinedOutput()
 	if want := "TestExec\n"; err != nil || string(raw) != want {
@@ -137,6 +138,7 @@ func TestOutcomes(t *testing.T) {
 		var discard bytes.Buffer
 		c := guest.Config{Kernel: k.Image, Binary: guesttest.BinaryFor(t, k.Arch), Args: args, Stdout: &discard, Stderr: &discard, Timeout: 2 * time.Minute}
 		change(&c)
+		defer guesttest.TakeSlot()()
 		_, err := guest.Run(context.Background(), c)
 		return err
 	}

@@ -452,6 +452,11 @@ func (l *Ledger) open(e *Entry, p *process, u *user) {
 	b := l.buffers[e.Buffer.Key]
 	if b != nil && b.areas[e.Buffer.Area] != nil {
 		// The address is used again: the end of the old one was lost.
+		for _, c := range b.areas {
+			if c != nil && c.holder == nil {
+				l.endedUnseen(e, c.payer, c.user)
+			}
+		}
 		l.close(e.Buffer.Key, rule.Data)
 		l.close(e.Buffer.Key, rule.AUX)
 		b = nil
@@ -495,6 +500,18 @@ func (b *buffer) count(ev *Event, change int32) {
 	b.mapped += change
 	if !ev.Buffer.Shared {
 		b.mapped = ev.Buffer.Mappings.After
+	}
+}
+
+// endedUnseen balances what a user got back for a charge whose end was lost, where that was
+// taken for the doing of what is not traced. Else it is unexplained until the charge is closed.
+func (l *Ledger) endedUnseen(e *Entry, payer uint32, pages int64) {
+	u, now := l.users[counterKey{payer, false}], e.User.Before
+	if u != nil && (e.User.Shared || payer != e.Payer()) {
+		now = u.locked.Value
+	}
+	if u != nil && now-u.live-u.preexisting-u.others-u.own-u.over-u.base > -pages {
+		u.base += pages
 	}
 }
 

@@ -125,6 +125,10 @@ func (l *Ledger) judgeObject(e *Entry, u *user) {
 func (l *Ledger) objectCharge(e *Entry, u *user) {
 	e.Kind = Charge
 	o := e.Object
+	if old := l.objects[o.Key]; old != nil { // the address is used again: the end of the old one was lost
+		l.endedUnseen(e, old.payer, old.pages)
+		l.closeObject(o.Key)
+	}
 	a := &account{id: o.ID, program: o.Program, payer: e.Payer(), pid: e.Caller.PID, command: e.Caller.Command, own: e.Caller.Self, watched: o.Watched, bytes: o.Charged(), pageBytes: o.PageBytes()}
 	if o.Rlimit {
 		e.ExpectedUser, e.ChargedUser = o.Pages, o.Pages
@@ -147,7 +151,6 @@ func (l *Ledger) objectCharge(e *Entry, u *user) {
 		u.charged(a.own, a.pages, 0)
 		l.summary.charged(a.own, a.pages, 0)
 	}
-	l.closeObject(o.Key) // the address is used again: the end of the old one was lost
 	l.objects[o.Key] = a
 	if !a.own {
 		l.summary.Objects++

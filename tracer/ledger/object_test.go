@@ -131,6 +131,25 @@ func TestObjectBesideForeign(t *testing.T) {
 	}
 }
 
+// The end of an object can be missed, and its address be used again: what it had back then came
+// back by what is not traced, for all that is known, and the counter stays explained.
+func TestObjectEndIsMissed(t *testing.T) {
+	for name, events := range map[string][]Event{
+		"seen at the next reading":  {made(1, 10, 9, 19, 100), made(2, 10, 5, 15, 100), made(1, 15, 9, 24, 100)},
+		"while another one is made": {made(1, 10, 9, 19, 100), overlapped(made(2, 19, 5, 15, 100)), made(1, 15, 9, 24, 100)},
+		"seen at the same address":  {made(2, 10, 5, 15, 100), made(1, 15, 9, 24, 100), made(1, 15, 9, 24, 100)},
+	} {
+		l := New()
+		for _, e := range events {
+			l.Apply(e)
+		}
+		s := l.Summary()
+		if b := s.Users[0]; s.Objects != 2 || b.Live != 14 || b.Base != 10 || b.Counter != 24 || b.Unexplained() != 0 {
+			t.Errorf("%s: %d objects, %+v, unexplained %d", name, s.Objects, b, b.Unexplained())
+		}
+	}
+}
+
 // What the tracer itself does is accounted, and counted apart.
 func TestOwnObjects(t *testing.T) {
 	l := New()

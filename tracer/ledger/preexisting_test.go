@@ -239,3 +239,17 @@ func TestOlderRaces(t *testing.T) {
 		}
 	}
 }
+
+// A buffer that nothing is known of is unmapped while an object of the same user is freed, whose
+// pages are in the difference of both readings: they went once.
+func TestUnknownBufferBesideObject(t *testing.T) {
+	unmapped := overlapped(unmapOf(0, 3, 0, 19))
+	unmapped.User = Reading{Owner: 7, Before: 19, After: 10, Shared: true}
+	l := New()
+	for _, e := range []Event{made(1, 10, 9, 19, 100), overlapped(freed(1, 19, 9, 10)), unmapped, made(2, 10, 5, 15, 100)} {
+		l.Apply(e)
+	}
+	if b := l.Summary().Users[0]; b.Live != 5 || b.Base != 10 || b.Counter != 15 || b.Unexplained() != 0 {
+		t.Errorf("%+v, unexplained %d", b, b.Unexplained())
+	}
+}

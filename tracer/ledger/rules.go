@@ -184,10 +184,11 @@ func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 	e.Kind = Refund
 	var paidRoom [2]*charge
 	paid := paidRoom[:0]
-	known := true
+	known, entered := true, int64(0)
 	for _, area := range ended {
 		if c := l.paid(b, area, e); c != nil {
 			paid = append(paid, c)
+			entered += c.user
 			continue
 		}
 		// Older than the trace: what it was charged is known from its own
@@ -195,9 +196,6 @@ func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 		known = false
 		record := e.Buffer.Recorded[area]
 		paid = append(paid, &charge{payer: e.Payer(), mm: e.Process.Owner, process: p.id, user: record.Pages - record.Extra, pinned: record.Extra})
-	}
-	if !known {
-		u.base += e.User.Delta() // of an older buffer
 	}
 	l.olderRefund(e, paid)
 	for _, c := range paid {
@@ -213,6 +211,8 @@ func (l *Ledger) unmap(e *Entry, p *process, u *user) {
 	}
 	if known {
 		l.judgeRefund(e, paid, b, p, u)
+	} else {
+		u.base += e.ChargedUser + entered // of what nothing was known
 	}
 	for _, c := range paid {
 		if c.process != p.id && !e.Process.Shared && (c.holder == nil || e.certainlyMisdirected()) {

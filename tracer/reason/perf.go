@@ -138,7 +138,7 @@ func perfRows() []Reason {
 			Say: []string{"this kernel does not let a perf buffer's mapping be split, and says ENOMEM to that: map over the whole of it, or map it twice, side by side; neither memory nor a limit has a part in it"}},
 		{Call: SplitBuffer, Errno: unix.EINVAL, Name: "split-map", Function: "perf_mmap_may_split", Since: "6.12", Outcome: OtherRule, Provocation: "perf-split-map",
 			When: "a mapping over a part of a perf buffer's (fix of CVE-2025-38563)", holds: func(f *Facts) Truth { return all(seen(f.Split), seen(f.Over)) },
-			Say: []string{"this kernel does not let a perf buffer's mapping be split: map over the whole of it, or map it twice, side by side; no limit has a part in it"}},
+			Say: []string{"this kernel does not let a perf buffer's mapping be split: map over the whole of it, or map it twice, side by side; no limit has a part in it", "perf says EINVAL, and mmap() that or ENOMEM (6.1)"}},
 	}...)
 }
 

@@ -295,15 +295,17 @@ func (r *oneCall) part() (made int, err error) {
 
 // bpfMap makes a hash map, all of it.
 func (r *oneCall) bpfMap() (made int, err error) {
-	m, err := r.newMap(0)
+	// Without a name, for which the library would first try a map of its own, against the
+	// same limit.
+	m, err := r.newMap("", 0)
 	if err != nil {
 		return 0, err
 	}
 	return 1, m.Close()
 }
 
-func (r *oneCall) newMap(flags uint32) (*ebpf.Map, error) {
-	return ebpf.NewMap(&ebpf.MapSpec{Name: "refused", Type: ebpf.Hash, KeySize: 8, ValueSize: uint32(r.bytes), MaxEntries: uint32(r.count), Flags: flags})
+func (r *oneCall) newMap(name string, flags uint32) (*ebpf.Map, error) {
+	return ebpf.NewMap(&ebpf.MapSpec{Name: name, Type: ebpf.Hash, KeySize: 8, ValueSize: uint32(r.bytes), MaxEntries: uint32(r.count), Flags: flags})
 }
 
 // fill makes a hash map in a cgroup, and from another one sets its elements, which are
@@ -312,7 +314,7 @@ func (r *oneCall) fill() (made int, err error) {
 	if err := r.join(); err != nil {
 		return 0, err
 	}
-	m, err := r.newMap(unix.BPF_F_NO_PREALLOC)
+	m, err := r.newMap("refused", unix.BPF_F_NO_PREALLOC)
 	r.cgroup = "/sys/fs/cgroup"
 	if err := errors.Join(err, r.join()); err != nil {
 		return 0, err

@@ -444,8 +444,26 @@ func sends(r *Refuse, list ...send) error {
 		if err != nil {
 			return err
 		}
+		if i < len(list)-1 && !s.more {
+			if err := l.complete(); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+// complete waits until a send is no longer under way: its notification comes once its pages
+// are given back.
+func (l *lane) complete() error {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.sender)}}, 10_000) // POLLERR is always asked for
+	for err == unix.EINTR {
+		n, err = unix.Poll([]unix.PollFd{{Fd: int32(l.sender)}}, 10_000)
+	}
+	if err == nil && n == 0 {
+		err = errors.New("no notification came")
+	}
+	return err
 }
 
 // sendNotes leaves the socket no memory for the notification that it is to have.

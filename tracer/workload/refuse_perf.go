@@ -191,19 +191,30 @@ func perfRedirected(r *Refuse) error {
 	})
 }
 
-// perfSplitMap maps the way a mirrored ring is built.
+// perfSplitMap maps the way a mirrored ring is built, in room that it has reserved: where the
+// kernel allows it, nothing else is overwritten.
 func perfSplitMap(r *Refuse) error {
-	fd, memory, err := r.mapped(r.pages(8))
+	fd, err := r.event()
 	if err != nil {
 		return err
 	}
-	page := uintptr(os.Getpagesize())
+	page, pages := uintptr(os.Getpagesize()), r.pages(8)+1
+	size := uintptr(pages) * page
+	room, err := mmapAt(0, 2*size, -1)
+	if err != nil {
+		return fmt.Errorf("reserve room: %w", err)
+	}
+	mapping := func(at uintptr) func() unix.Errno {
+		return func() unix.Errno {
+			_, err := mmapAt(at, size, fd)
+			return errnoOf(err)
+		}
+	}
+	if err := r.control(mmapOf("a buffer", pages), mapping(room)); err != nil {
+		return err
+	}
 	// Over all but the first page: what is left would be a part.
-	at, size := uintptr(unsafe.Pointer(&memory[0]))+page, uintptr(r.pages(8)+1)*page
-	return r.provoke(mmapOf("over a part of the same buffer", r.pages(8)+1), func() unix.Errno {
-		_, err := mmapAt(at, size, fd)
-		return errnoOf(err)
-	})
+	return r.provoke(mmapOf("over a part of the same buffer", pages), mapping(room+page))
 }
 
 func perfSplitUnmap(r *Refuse) error {

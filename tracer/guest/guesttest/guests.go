@@ -95,52 +95,62 @@ func (g *Guests) Test(t *testing.T, kernels func(*testing.T) []Kernel, test func
 	if strings.Contains(t.Name(), "/") {
 		t.Fatal("guests.Test is for a test, not for a subtest")
 	}
-	list := kernels(t)
-	b := g.enlist(t.Name(), list)
-	t.Parallel()
-	for _, k := range list {
-		t.Run(k.String(), func(t *testing.T) {
-			run := b.start(k)
+	for _, k := range kernels(t) {
+		name := t.Name()
+		t.Run(k.String(), func(t *testing.T) { // those that -run and -skip choose
+			b, run := g.enlist(name, k)
 			t.Parallel()
+			b.begin()
 			run.replay(t)
 		})
 	}
+	t.Parallel()
 }
 
 // batch is the tests that share guests: those that enlist before the first one starts.
 // With -count there is one for each round.
 type batch struct {
-	guests  *Guests
-	kernels []Kernel // as they came
-	tests   map[Kernel][]string
-	runs    map[Kernel]*run // once they have started
+	guests *Guests
+	runs   []*run // in the order of their kernels' coming
+	begun  bool
 }
 
-func (g *Guests) enlist(test string, kernels []Kernel) *batch {
+func (g *Guests) enlist(test string, k Kernel) (*batch, *run) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.batch == nil || len(g.batch.runs) > 0 {
-		g.batch = &batch{guests: g, tests: map[Kernel][]string{}, runs: map[Kernel]*run{}}
+	if g.batch == nil || g.batch.begun {
+		g.batch = &batch{guests: g}
 	}
-	for _, k := range kernels {
-		if g.batch.tests[k] == nil {
-			g.batch.kernels = append(g.batch.kernels, k)
-		}
-		g.batch.tests[k] = append(g.batch.tests[k], test)
+	b := g.batch
+	i := slices.IndexFunc(b.runs, func(r *run) bool { return r.kernel == k })
+	if i < 0 {
+		i = len(b.runs)
+		b.runs = append(b.runs, &run{guests: g, kernel: k, results: map[string]*result{}, notes: map[string][]string{}, done: make(chan struct{})})
 	}
-	return g.batch
+	b.runs[i].tests = append(b.runs[i].tests, test)
+	return b, b.runs[i]
 }
 
-// start has a kernel booted, unless it is already, and does not wait for that.
-func (b *batch) start(k Kernel) *run {
+// begin has the kernels booted one after the other, as there are slots, unless that has
+// begun: those with most tests first, so that no long one is left alone at the end.
+func (b *batch) begin() {
 	b.guests.mu.Lock()
 	defer b.guests.mu.Unlock()
-	if b.runs[k] == nil {
-		r := &run{guests: b.guests, kernel: k, tests: b.tests[k], results: map[string]*result{}, notes: map[string][]string{}, done: make(chan struct{})}
-		b.runs[k] = r
-		go r.boot()
+	if b.begun {
+		return
 	}
-	return b.runs[k]
+	b.begun = true
+	order := slices.Clone(b.runs)
+	slices.SortStableFunc(order, func(a, b *run) int { return cmp.Compare(len(b.tests), len(a.tests)) })
+	go func() {
+		for _, r := range order {
+			free := TakeSlot()
+			go func() {
+				defer free()
+				r.boot()
+			}()
+		}
+	}()
 }
 
 // run is a package's tests on a kernel.
@@ -163,7 +173,6 @@ const defaultTimeout = 10 * time.Minute
 // not ended: an emulated one dies now and then.
 func (r *run) boot() {
 	defer close(r.done)
-	defer takeSlot()()
 	for attempt := 1; ; attempt++ {
 		r.err = r.once(r.unfinished())
 		var died *guest.Error
@@ -322,19 +331,4 @@ func testBinary(arch string) (string, error) {
 		return binary, nil
 	}))
 	return build.(func() (string, error))()
-}
-
-// slots are as many guests as run at a time: -parallel.
-var slots = sync.OnceValue(func() chan struct{} {
-	n := runtime.GOMAXPROCS(0)
-	if f := flag.Lookup("test.parallel"); f != nil {
-		n = f.Value.(flag.Getter).Get().(int)
-	}
-	return make(chan struct{}, n)
-})
-
-// takeSlot waits until one more guest may run. What it returns says that it has ended.
-func takeSlot() (free func()) {
-	slots() <- struct{}{}
-	return func() { <-slots() }
 }

@@ -293,7 +293,7 @@ type Result struct {
 // once more, and then it is a failure.
 func Run(t *testing.T, k Kernel, change func(*guest.Config), args ...string) Result {
 	t.Helper()
-	defer takeSlot()()
+	defer TakeSlot()()
 	for attempt := 1; ; attempt++ {
 		var stdout, stderr bytes.Buffer
 		config := guest.Config{Kernel: k.Image, Append: k.Parameters, Binary: BinaryFor(t, k.Arch), Args: args, Stdout: &stdout, Stderr: &stderr, Timeout: 3 * time.Minute}

@@ -1,6 +1,8 @@
 package guesttest
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -97,4 +99,35 @@ func TestKernelName(t *testing.T) {
 			t.Errorf("got %q; want %q", got, want)
 		}
 	}
+}
+
+// As many guests run as there are files, and one more when one of them has ended.
+func TestSlots(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv(SlotsVariable, dir)
+	for _, name := range []string{"1", "2"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	taken := make(chan func())
+	for range 3 {
+		go func() { taken <- TakeSlot() }()
+	}
+	first, second := <-taken, <-taken
+	for _, name := range []string{"1", "2"} {
+		if file := lock(filepath.Join(dir, name)); file != nil {
+			t.Errorf("%s is free while two guests run", name)
+			file.Close()
+		}
+	}
+	select {
+	case <-taken:
+		t.Error("a third guest runs")
+	default:
+	}
+	first()
+	third := <-taken
+	second()
+	third()
 }

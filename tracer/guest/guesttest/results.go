@@ -8,6 +8,7 @@ import (
 	"io"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -27,10 +28,10 @@ func (g *Guests) Outcomes(test string) (list []Outcome) {
 	if g.batch == nil {
 		return nil
 	}
-	for _, k := range g.batch.kernels {
-		if r := g.batch.runs[k]; r != nil {
+	for _, r := range g.batch.runs {
+		if slices.Contains(r.tests, test) {
 			<-r.done
-			list = append(list, r.results[test].outcomes(k)...)
+			list = append(list, r.results[test].outcomes(r.kernel)...)
 		}
 	}
 	return list
