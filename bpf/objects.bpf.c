@@ -724,6 +724,7 @@ static __always_inline void failed_update_begin(void)
  * set: nothing waits for memory then, and a cgroup that has no room for it refuses at once. */
 static __always_inline void full_memcg(struct call *call)
 {
+#ifndef PINWATCH_LEGACY /* a loop requires 5.3, and this is in the program of bpf(2) */
 	const struct config *config = config_get();
 	struct record *r = &call->record;
 	struct mem_cgroup *memcg;
@@ -737,6 +738,7 @@ static __always_inline void full_memcg(struct call *call)
 	pages = (((__u64)r->key_size + r->value_size) >> config->page_shift) + 1;
 	if (BPF_CORE_READ(memcg, memory.usage.counter) + pages > BPF_CORE_READ(memcg, memory.max))
 		call_refused(call, memcg);
+#endif
 }
 
 static __always_inline void failed_update_end(void *ctx, struct call *call, int ret)
