@@ -26,6 +26,10 @@ func TestReasons(t *testing.T) {
 		unlimitMemlock(t)
 		userPages(t, k)
 		list := workload.Provocations()
+		if k.Series == "6.16" {
+			// It charges the buffer twice and gives it back once, which stays: a bug of its own.
+			list = slices.DeleteFunc(list, func(p workload.Provocation) bool { return p.Name == "perf-redirected" })
+		}
 		results := make([]guesttest.Result, len(list))
 		pids := make([]uint32, len(list))
 		tr := traceObjects(t, tracer.Options{BPF: true, Memcg: !k.Before("5.11"), Others: true}, func(objectTrace) {
