@@ -56,6 +56,13 @@ struct record {
 	__s64 last_asked; /* the last part of it, that the kernel compared at once; 0: unseen */
 	__s64 last_held; /* what the counter was then: with the parts of this call before it */
 
+	/* Of io_uring's calls, the memory cgroup that had no room, in bytes, as it was after
+	 * the kernel had tried to free some for it; 0: all had. */
+	__u64 limit_cgroup_id;
+	__s64 usage_bytes;
+	__s64 wanted_bytes; /* at once, beside that */
+	__s64 limit_bytes;
+
 	enum charger charger;
 	__s32 ret; /* a negative one is an errno */
 	enum function function;
@@ -70,6 +77,8 @@ struct call {
 	struct stay stays[INFLIGHT_MM + 1];
 	__u64 user; /* struct user_struct *; 0: nobody is charged */
 	__u64 argument; /* of io_uring_register(2), in user space */
+	__u64 memcg;	/* in which memory is being freed for the call */
+	__u64 memcg_pages; /* that the call wants it to have room for */
 };
 #define CALL_SLOTS 256
 #define CALL_OVERFLOW 2048
@@ -153,6 +162,8 @@ static __always_inline void charge_report(void *ctx, struct call *call, int ret)
 
 	read_after(call);
 	r->ret = ret;
+	if (ret < 0)
+		caller_read_limits(&r->header);
 	r->header.flags |= user_flags((void *)call->user, &r->user, &call->stays[INFLIGHT_USER]);
 	if (r->process.owner && !inflight_exclusive(INFLIGHT_MM, &call->stays[INFLIGHT_MM]))
 		r->header.flags |= FLAG_OVERLAP_MM;
@@ -329,6 +340,43 @@ int BPF_KRETPROBE(kretprobe_sys_io_uring_register, int ret)
 	if (call)
 		derive_asked(call);
 	charge_end(ctx, OUTER(CHARGER_IO_URING), ret);
+	return 0;
+}
+
+/* A memory cgroup has no room for what one of these calls allocates: the kernel frees some of
+ * its memory, and tries again, several times. If there is none after the last time, it
+ * refuses. */
+SEC("kprobe/try_to_free_mem_cgroup_pages")
+int BPF_KPROBE(kprobe_free_cgroup_pages, struct mem_cgroup *memcg, __u64 pages)
+{
+	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
+
+	if (call) {
+		call->memcg = (__u64)memcg;
+		call->memcg_pages = pages;
+	}
+	return 0;
+}
+
+SEC("kretprobe/try_to_free_mem_cgroup_pages")
+int BPF_KRETPROBE(kretprobe_free_cgroup_pages)
+{
+	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
+	const struct config *config = config_get();
+	struct mem_cgroup *memcg;
+	__s64 usage;
+
+	if (!call || !config || !call->memcg)
+		return 0;
+	memcg = (void *)call->memcg;
+	usage = BPF_CORE_READ(memcg, memory.usage.counter);
+	call->record.header.flags &= ~FLAG_MEMCG_REFUSED;
+	if (usage + (__s64)call->memcg_pages > (__s64)BPF_CORE_READ(memcg, memory.max))
+		call->record.header.flags |= FLAG_MEMCG_REFUSED;
+	call->record.limit_cgroup_id = memcg_cgroup_id(memcg);
+	call->record.usage_bytes = usage << config->page_shift;
+	call->record.wanted_bytes = call->memcg_pages << config->page_shift;
+	call->record.limit_bytes = memory_max(memcg, config->page_shift);
 	return 0;
 }
 

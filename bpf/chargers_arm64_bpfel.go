@@ -63,27 +63,33 @@ type ChargersRecord struct {
 		TimeNs uint64
 		Lost   uint64
 		Caller struct {
-			_         structs.HostLayout
-			CgroupId  uint64
-			LockLimit int64
-			Pid       uint32
-			Tid       uint32
-			Uid       uint32
-			Cpu       uint32
-			Comm      [16]uint8
+			_               structs.HostLayout
+			CgroupId        uint64
+			LockLimit       int64
+			LockLimitHard   int64
+			ParentLockLimit int64
+			Pid             uint32
+			Tid             uint32
+			Uid             uint32
+			Cpu             uint32
+			Comm            [16]uint8
 		}
 	}
-	User       ChargersReading
-	Process    ChargersReading
-	Asked      int64
-	LastAsked  int64
-	LastHeld   int64
-	Charger    ChargersCharger
-	Ret        int32
-	Function   ChargersFunction
-	Accounting ChargersAccounting
-	Request    uint32
-	Count      uint32
+	User          ChargersReading
+	Process       ChargersReading
+	Asked         int64
+	LastAsked     int64
+	LastHeld      int64
+	LimitCgroupId uint64
+	UsageBytes    int64
+	WantedBytes   int64
+	LimitBytes    int64
+	Charger       ChargersCharger
+	Ret           int32
+	Function      ChargersFunction
+	Accounting    ChargersAccounting
+	Request       uint32
+	Count         uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -97,6 +103,7 @@ const (
 	ChargersMapInflightMap                      = "inflight_map"
 	ChargersMapLossesMap                        = "losses_map"
 	ChargersProgKprobeDoUpdatePinned            = "kprobe_do_update_pinned"
+	ChargersProgKprobeFreeCgroupPages           = "kprobe_free_cgroup_pages"
 	ChargersProgKprobeIbUmemGet                 = "kprobe_ib_umem_get"
 	ChargersProgKprobeIbUmemRelease             = "kprobe_ib_umem_release"
 	ChargersProgKprobeIoAccountMem              = "kprobe_io_account_mem"
@@ -125,6 +132,7 @@ const (
 	ChargersProgKprobeXdpUmemCreate             = "kprobe_xdp_umem_create"
 	ChargersProgKprobeXdpUmemReleaseDeferred    = "kprobe_xdp_umem_release_deferred"
 	ChargersProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
+	ChargersProgKretprobeFreeCgroupPages        = "kretprobe_free_cgroup_pages"
 	ChargersProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
 	ChargersProgKretprobeIbUmemRelease          = "kretprobe_ib_umem_release"
 	ChargersProgKretprobeIoAccountMem           = "kretprobe_io_account_mem"
@@ -194,6 +202,7 @@ type ChargersSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ChargersProgramSpecs struct {
 	KprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kprobe_do_update_pinned"`
+	KprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_get"`
 	KprobeIbUmemRelease             *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_release"`
 	KprobeIoAccountMem              *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem"`
@@ -222,6 +231,7 @@ type ChargersProgramSpecs struct {
 	KprobeXdpUmemCreate             *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
 	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
+	KretprobeFreeCgroupPages        *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
 	KretprobeIoAccountMem           *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem"`
@@ -316,6 +326,7 @@ type ChargersVariables struct {
 // It can be passed to LoadChargersObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ChargersPrograms struct {
 	KprobeDoUpdatePinned            *ebpf.Program `ebpf:"kprobe_do_update_pinned"`
+	KprobeFreeCgroupPages           *ebpf.Program `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeIbUmemGet                 *ebpf.Program `ebpf:"kprobe_ib_umem_get"`
 	KprobeIbUmemRelease             *ebpf.Program `ebpf:"kprobe_ib_umem_release"`
 	KprobeIoAccountMem              *ebpf.Program `ebpf:"kprobe_io_account_mem"`
@@ -344,6 +355,7 @@ type ChargersPrograms struct {
 	KprobeXdpUmemCreate             *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
 	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
+	KretprobeFreeCgroupPages        *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
 	KretprobeIoAccountMem           *ebpf.Program `ebpf:"kretprobe_io_account_mem"`
@@ -373,6 +385,7 @@ type ChargersPrograms struct {
 func (p *ChargersPrograms) Close() error {
 	return _ChargersClose(
 		p.KprobeDoUpdatePinned,
+		p.KprobeFreeCgroupPages,
 		p.KprobeIbUmemGet,
 		p.KprobeIbUmemRelease,
 		p.KprobeIoAccountMem,
@@ -401,6 +414,7 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeXdpUmemCreate,
 		p.KprobeXdpUmemReleaseDeferred,
 		p.KretprobeDoUpdatePinned,
+		p.KretprobeFreeCgroupPages,
 		p.KretprobeIbUmemGet,
 		p.KretprobeIbUmemRelease,
 		p.KretprobeIoAccountMem,

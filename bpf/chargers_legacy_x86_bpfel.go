@@ -25,6 +25,7 @@ const (
 	ChargersLegacyMapSeqMap                           = "seq_map"
 	ChargersLegacyMapSpillMap                         = "spill_map"
 	ChargersLegacyProgKprobeDoUpdatePinned            = "kprobe_do_update_pinned"
+	ChargersLegacyProgKprobeFreeCgroupPages           = "kprobe_free_cgroup_pages"
 	ChargersLegacyProgKprobeIbUmemGet                 = "kprobe_ib_umem_get"
 	ChargersLegacyProgKprobeIbUmemRelease             = "kprobe_ib_umem_release"
 	ChargersLegacyProgKprobeIoAccountMem              = "kprobe_io_account_mem"
@@ -53,6 +54,7 @@ const (
 	ChargersLegacyProgKprobeXdpUmemCreate             = "kprobe_xdp_umem_create"
 	ChargersLegacyProgKprobeXdpUmemReleaseDeferred    = "kprobe_xdp_umem_release_deferred"
 	ChargersLegacyProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
+	ChargersLegacyProgKretprobeFreeCgroupPages        = "kretprobe_free_cgroup_pages"
 	ChargersLegacyProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
 	ChargersLegacyProgKretprobeIbUmemRelease          = "kretprobe_ib_umem_release"
 	ChargersLegacyProgKretprobeIoAccountMem           = "kretprobe_io_account_mem"
@@ -122,6 +124,7 @@ type ChargersLegacySpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ChargersLegacyProgramSpecs struct {
 	KprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kprobe_do_update_pinned"`
+	KprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_get"`
 	KprobeIbUmemRelease             *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_release"`
 	KprobeIoAccountMem              *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem"`
@@ -150,6 +153,7 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeXdpUmemCreate             *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
 	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
+	KretprobeFreeCgroupPages        *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
 	KretprobeIoAccountMem           *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem"`
@@ -250,6 +254,7 @@ type ChargersLegacyVariables struct {
 // It can be passed to LoadChargersLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ChargersLegacyPrograms struct {
 	KprobeDoUpdatePinned            *ebpf.Program `ebpf:"kprobe_do_update_pinned"`
+	KprobeFreeCgroupPages           *ebpf.Program `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeIbUmemGet                 *ebpf.Program `ebpf:"kprobe_ib_umem_get"`
 	KprobeIbUmemRelease             *ebpf.Program `ebpf:"kprobe_ib_umem_release"`
 	KprobeIoAccountMem              *ebpf.Program `ebpf:"kprobe_io_account_mem"`
@@ -278,6 +283,7 @@ type ChargersLegacyPrograms struct {
 	KprobeXdpUmemCreate             *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
 	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
+	KretprobeFreeCgroupPages        *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
 	KretprobeIbUmemRelease          *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
 	KretprobeIoAccountMem           *ebpf.Program `ebpf:"kretprobe_io_account_mem"`
@@ -307,6 +313,7 @@ type ChargersLegacyPrograms struct {
 func (p *ChargersLegacyPrograms) Close() error {
 	return _ChargersLegacyClose(
 		p.KprobeDoUpdatePinned,
+		p.KprobeFreeCgroupPages,
 		p.KprobeIbUmemGet,
 		p.KprobeIbUmemRelease,
 		p.KprobeIoAccountMem,
@@ -335,6 +342,7 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeXdpUmemCreate,
 		p.KprobeXdpUmemReleaseDeferred,
 		p.KretprobeDoUpdatePinned,
+		p.KretprobeFreeCgroupPages,
 		p.KretprobeIbUmemGet,
 		p.KretprobeIbUmemRelease,
 		p.KretprobeIoAccountMem,

@@ -110,6 +110,7 @@ struct cred___words {
 
 struct rlimit {
 	unsigned long rlim_cur;
+	unsigned long rlim_max;
 };
 struct signal_struct {
 	struct rlimit rlim[16];

@@ -478,6 +478,8 @@ static __always_inline void object_end(void *ctx, struct call *call, int ret)
 	reserved_t reserved = record_reserve();
 
 	r->ret = ret;
+	if (ret < 0)
+		caller_read_limits(&r->header);
 	r->header.flags |= call->account;
 	if (call->refused)
 		r->header.flags |= FLAG_MEMCG_REFUSED;
@@ -880,6 +882,17 @@ int BPF_KRETPROBE(kretprobe_sys_bpf, int ret)
 	if (ret == -ENOMEM)
 		failed_update_begin();
 	level_end(ctx, LEVEL_BPF, ret);
+	return 0;
+}
+
+/* A program that failed without this did not come to the verifier. */
+SEC("kretprobe/bpf_check")
+int BPF_KRETPROBE(kretprobe_bpf_check, int ret)
+{
+	struct call *call = level_find(LEVEL_BPF);
+
+	if (call)
+		call->record.header.flags |= ret ? FLAG_VERIFIER_REFUSED : FLAG_VERIFIER_PASSED;
 	return 0;
 }
 

@@ -59,6 +59,7 @@ const (
 	ObjectsLegacyProgKprobeSysBpf                    = "kprobe_sys_bpf"
 	ObjectsLegacyProgKprobeUnchargePage              = "kprobe_uncharge_page"
 	ObjectsLegacyProgKretprobeBpfProgCharge          = "kretprobe___bpf_prog_charge"
+	ObjectsLegacyProgKretprobeBpfCheck               = "kretprobe_bpf_check"
 	ObjectsLegacyProgKretprobeBpfMapChargeInit       = "kretprobe_bpf_map_charge_init"
 	ObjectsLegacyProgKretprobeBpfMapFreeDeferred     = "kretprobe_bpf_map_free_deferred"
 	ObjectsLegacyProgKretprobeBpfMapPrechargeMemlock = "kretprobe_bpf_map_precharge_memlock"
@@ -143,6 +144,7 @@ type ObjectsLegacyProgramSpecs struct {
 	KprobeSysBpf                    *ebpf.ProgramSpec `ebpf:"kprobe_sys_bpf"`
 	KprobeUnchargePage              *ebpf.ProgramSpec `ebpf:"kprobe_uncharge_page"`
 	KretprobeBpfProgCharge          *ebpf.ProgramSpec `ebpf:"kretprobe___bpf_prog_charge"`
+	KretprobeBpfCheck               *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_check"`
 	KretprobeBpfMapChargeInit       *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_charge_init"`
 	KretprobeBpfMapFreeDeferred     *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_free_deferred"`
 	KretprobeBpfMapPrechargeMemlock *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_precharge_memlock"`
@@ -270,6 +272,7 @@ type ObjectsLegacyPrograms struct {
 	KprobeSysBpf                    *ebpf.Program `ebpf:"kprobe_sys_bpf"`
 	KprobeUnchargePage              *ebpf.Program `ebpf:"kprobe_uncharge_page"`
 	KretprobeBpfProgCharge          *ebpf.Program `ebpf:"kretprobe___bpf_prog_charge"`
+	KretprobeBpfCheck               *ebpf.Program `ebpf:"kretprobe_bpf_check"`
 	KretprobeBpfMapChargeInit       *ebpf.Program `ebpf:"kretprobe_bpf_map_charge_init"`
 	KretprobeBpfMapFreeDeferred     *ebpf.Program `ebpf:"kretprobe_bpf_map_free_deferred"`
 	KretprobeBpfMapPrechargeMemlock *ebpf.Program `ebpf:"kretprobe_bpf_map_precharge_memlock"`
@@ -314,6 +317,7 @@ func (p *ObjectsLegacyPrograms) Close() error {
 		p.KprobeSysBpf,
 		p.KprobeUnchargePage,
 		p.KretprobeBpfProgCharge,
+		p.KretprobeBpfCheck,
 		p.KretprobeBpfMapChargeInit,
 		p.KretprobeBpfMapFreeDeferred,
 		p.KretprobeBpfMapPrechargeMemlock,

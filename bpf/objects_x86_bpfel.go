@@ -45,14 +45,16 @@ type ObjectsRecord struct {
 		TimeNs uint64
 		Lost   uint64
 		Caller struct {
-			_         structs.HostLayout
-			CgroupId  uint64
-			LockLimit int64
-			Pid       uint32
-			Tid       uint32
-			Uid       uint32
-			Cpu       uint32
-			Comm      [16]uint8
+			_               structs.HostLayout
+			CgroupId        uint64
+			LockLimit       int64
+			LockLimitHard   int64
+			ParentLockLimit int64
+			Pid             uint32
+			Tid             uint32
+			Uid             uint32
+			Cpu             uint32
+			Comm            [16]uint8
 		}
 	}
 	User   ObjectsReading
@@ -128,6 +130,7 @@ const (
 	ObjectsProgKprobeSysBpf                    = "kprobe_sys_bpf"
 	ObjectsProgKprobeUnchargePage              = "kprobe_uncharge_page"
 	ObjectsProgKretprobeBpfProgCharge          = "kretprobe___bpf_prog_charge"
+	ObjectsProgKretprobeBpfCheck               = "kretprobe_bpf_check"
 	ObjectsProgKretprobeBpfMapChargeInit       = "kretprobe_bpf_map_charge_init"
 	ObjectsProgKretprobeBpfMapFreeDeferred     = "kretprobe_bpf_map_free_deferred"
 	ObjectsProgKretprobeBpfMapPrechargeMemlock = "kretprobe_bpf_map_precharge_memlock"
@@ -212,6 +215,7 @@ type ObjectsProgramSpecs struct {
 	KprobeSysBpf                    *ebpf.ProgramSpec `ebpf:"kprobe_sys_bpf"`
 	KprobeUnchargePage              *ebpf.ProgramSpec `ebpf:"kprobe_uncharge_page"`
 	KretprobeBpfProgCharge          *ebpf.ProgramSpec `ebpf:"kretprobe___bpf_prog_charge"`
+	KretprobeBpfCheck               *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_check"`
 	KretprobeBpfMapChargeInit       *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_charge_init"`
 	KretprobeBpfMapFreeDeferred     *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_free_deferred"`
 	KretprobeBpfMapPrechargeMemlock *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_precharge_memlock"`
@@ -333,6 +337,7 @@ type ObjectsPrograms struct {
 	KprobeSysBpf                    *ebpf.Program `ebpf:"kprobe_sys_bpf"`
 	KprobeUnchargePage              *ebpf.Program `ebpf:"kprobe_uncharge_page"`
 	KretprobeBpfProgCharge          *ebpf.Program `ebpf:"kretprobe___bpf_prog_charge"`
+	KretprobeBpfCheck               *ebpf.Program `ebpf:"kretprobe_bpf_check"`
 	KretprobeBpfMapChargeInit       *ebpf.Program `ebpf:"kretprobe_bpf_map_charge_init"`
 	KretprobeBpfMapFreeDeferred     *ebpf.Program `ebpf:"kretprobe_bpf_map_free_deferred"`
 	KretprobeBpfMapPrechargeMemlock *ebpf.Program `ebpf:"kretprobe_bpf_map_precharge_memlock"`
@@ -377,6 +382,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.KprobeSysBpf,
 		p.KprobeUnchargePage,
 		p.KretprobeBpfProgCharge,
+		p.KretprobeBpfCheck,
 		p.KretprobeBpfMapChargeInit,
 		p.KretprobeBpfMapFreeDeferred,
 		p.KretprobeBpfMapPrechargeMemlock,

@@ -341,6 +341,7 @@ static __always_inline void call_report(void *ctx, struct call *call, int ret, e
 		r->header.flags |= FLAG_OVERLAP_BUFFER;
 	if (failed) {
 		r->header.kind = RECORD_PERF_FAILED;
+		caller_read_limits(&r->header);
 		facts_read(call, op);
 		record_submit(ctx, reserved, &call->failed);
 	} else {

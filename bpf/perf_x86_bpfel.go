@@ -21,14 +21,16 @@ const (
 )
 
 type PerfCaller struct {
-	_         structs.HostLayout
-	CgroupId  uint64
-	LockLimit int64
-	Pid       uint32
-	Tid       uint32
-	Uid       uint32
-	Cpu       uint32
-	Comm      [16]uint8
+	_               structs.HostLayout
+	CgroupId        uint64
+	LockLimit       int64
+	LockLimitHard   int64
+	ParentLockLimit int64
+	Pid             uint32
+	Tid             uint32
+	Uid             uint32
+	Cpu             uint32
+	Comm            [16]uint8
 }
 
 type PerfConfig struct {
@@ -124,21 +126,23 @@ type PerfRecord struct {
 type PerfRecordFlag uint32
 
 const (
-	PerfRecordFlagFLAG_COMMAND         PerfRecordFlag = 1
-	PerfRecordFlagFLAG_CAP_IPC_LOCK    PerfRecordFlag = 2
-	PerfRecordFlagFLAG_OVERLAP_USER    PerfRecordFlag = 4
-	PerfRecordFlagFLAG_OVERLAP_MM      PerfRecordFlag = 8
-	PerfRecordFlagFLAG_USER_GONE       PerfRecordFlag = 16
-	PerfRecordFlagFLAG_OVERLAP_BUFFER  PerfRecordFlag = 32
-	PerfRecordFlagFLAG_EXISTING        PerfRecordFlag = 64
-	PerfRecordFlagFLAG_LIMITS_MOVED    PerfRecordFlag = 128
-	PerfRecordFlagFLAG_RLIMIT          PerfRecordFlag = 256
-	PerfRecordFlagFLAG_LATER           PerfRecordFlag = 512
-	PerfRecordFlagFLAG_MEMCG_REFUSED   PerfRecordFlag = 4096
-	PerfRecordFlagFLAG_ACCOUNT_REFUSED PerfRecordFlag = 8192
-	PerfRecordFlagFLAG_ACCOUNT_PASSED  PerfRecordFlag = 16384
-	PerfRecordFlagFLAG_SPLIT_COUNTER   PerfRecordFlag = 1024
-	PerfRecordFlagFLAG_EXEMPT          PerfRecordFlag = 2048
+	PerfRecordFlagFLAG_COMMAND          PerfRecordFlag = 1
+	PerfRecordFlagFLAG_CAP_IPC_LOCK     PerfRecordFlag = 2
+	PerfRecordFlagFLAG_OVERLAP_USER     PerfRecordFlag = 4
+	PerfRecordFlagFLAG_OVERLAP_MM       PerfRecordFlag = 8
+	PerfRecordFlagFLAG_USER_GONE        PerfRecordFlag = 16
+	PerfRecordFlagFLAG_OVERLAP_BUFFER   PerfRecordFlag = 32
+	PerfRecordFlagFLAG_EXISTING         PerfRecordFlag = 64
+	PerfRecordFlagFLAG_LIMITS_MOVED     PerfRecordFlag = 128
+	PerfRecordFlagFLAG_RLIMIT           PerfRecordFlag = 256
+	PerfRecordFlagFLAG_LATER            PerfRecordFlag = 512
+	PerfRecordFlagFLAG_MEMCG_REFUSED    PerfRecordFlag = 4096
+	PerfRecordFlagFLAG_ACCOUNT_REFUSED  PerfRecordFlag = 8192
+	PerfRecordFlagFLAG_ACCOUNT_PASSED   PerfRecordFlag = 16384
+	PerfRecordFlagFLAG_VERIFIER_REFUSED PerfRecordFlag = 32768
+	PerfRecordFlagFLAG_VERIFIER_PASSED  PerfRecordFlag = 65536
+	PerfRecordFlagFLAG_SPLIT_COUNTER    PerfRecordFlag = 1024
+	PerfRecordFlagFLAG_EXEMPT           PerfRecordFlag = 2048
 )
 
 type PerfRecordKind uint32

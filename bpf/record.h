@@ -37,9 +37,11 @@ enum record_flag {
 	/* BPF objects: */
 	FLAG_RLIMIT = 1 << 8, /* charged to the user: the object's struct has a place for it */
 	FLAG_LATER = 1 << 9,  /* part of its memory is freed later, through RCU */
-	FLAG_MEMCG_REFUSED = 1 << 12, /* a charge of a memory cgroup failed, for this call or for an element of the map just before it */
+	FLAG_MEMCG_REFUSED = 1 << 12, /* a charge of a memory cgroup failed, for this call or for an element of the map just before it; of io_uring's calls too */
 	FLAG_ACCOUNT_REFUSED = 1 << 13, /* the comparison with the user's limit was seen to refuse */
 	FLAG_ACCOUNT_PASSED = 1 << 14, /* it was seen to pass */
+	FLAG_VERIFIER_REFUSED = 1 << 15, /* the program came to the verifier, which did not accept it */
+	FLAG_VERIFIER_PASSED = 1 << 16,
 	/* The other chargers: */
 	FLAG_SPLIT_COUNTER = 1 << 10, /* perf charges another counter of the user's here */
 	FLAG_EXEMPT = 1 << 11, /* the ring was made with CAP_IPC_LOCK, and charges no user */
@@ -49,6 +51,9 @@ enum record_flag {
 struct caller {
 	__u64 cgroup_id;  /* v2 hierarchy */
 	__s64 lock_limit; /* RLIMIT_MEMLOCK, pages */
+	/* Of a call that failed, see caller_read_limits(); else 0: */
+	__s64 lock_limit_hard;	 /* what it may raise that to by itself */
+	__s64 parent_lock_limit; /* that of its parent */
 	__u32 pid;	  /* tgid */
 	__u32 tid;
 	__u32 uid; /* the real one, in the initial user namespace */
@@ -276,11 +281,14 @@ static __always_inline bool descends_from(struct task_struct *task, __u32 tgid)
 	return false;
 }
 
+static __always_inline __s64 task_lock_limit(const struct config *config, struct task_struct *task)
+{
+	return kernel_read(task, signal, rlim[RLIMIT_MEMLOCK].rlim_cur) >> config->page_shift;
+}
+
 static __always_inline __s64 caller_lock_limit(const struct config *config)
 {
-	struct task_struct *task = (void *)bpf_get_current_task();
-
-	return kernel_read(task, signal, rlim[RLIMIT_MEMLOCK].rlim_cur) >> config->page_shift;
+	return task_lock_limit(config, (void *)bpf_get_current_task());
 }
 
 /* Fills in who is running. */
@@ -292,7 +300,7 @@ static __always_inline void caller_read(const struct config *config, struct head
 	struct caller *caller = &header->caller;
 
 	caller->cgroup_id = bpf_get_current_cgroup_id();
-	caller->lock_limit = caller_lock_limit(config);
+	caller->lock_limit = task_lock_limit(config, task);
 	caller->pid = pid_tgid >> 32;
 	caller->tid = (__u32)pid_tgid;
 	caller->uid = kernel_read(cred, uid.val);
@@ -302,6 +310,18 @@ static __always_inline void caller_read(const struct config *config, struct head
 		header->flags |= FLAG_CAP_IPC_LOCK;
 	if (config->command_parent && descends_from(task, config->command_parent))
 		header->flags |= FLAG_COMMAND;
+}
+
+/* Of a call that failed: where its caller's limit comes from. */
+static __always_inline void caller_read_limits(struct header *header)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+	const struct config *config = config_get();
+
+	if (!config)
+		return;
+	header->caller.lock_limit_hard = kernel_read(task, signal, rlim[RLIMIT_MEMLOCK].rlim_max) >> config->page_shift;
+	header->caller.parent_lock_limit = task_lock_limit(config, kernel_read(task, real_parent));
 }
 
 #endif

@@ -105,9 +105,10 @@ func (d decoder) prelude(h *bpf.PerfHeader) ledger.Event {
 		PageSize: d.pageSize,
 		Caller: ledger.Caller{
 			PID: c.Pid, TID: c.Tid, UID: c.Uid, CPU: c.Cpu,
-			Comm:       d.comms.text(c.Comm[:]),
-			CgroupID:   c.CgroupId,
-			LockLimit:  c.LockLimit,
+			Comm:      d.comms.text(c.Comm[:]),
+			CgroupID:  c.CgroupId,
+			LockLimit: c.LockLimit,
+			HardLimit: c.LockLimitHard, ParentLimit: c.ParentLockLimit,
 			CapIPCLock: has(h.Flags, bpf.PerfRecordFlagFLAG_CAP_IPC_LOCK),
 			Command:    has(h.Flags, bpf.PerfRecordFlagFLAG_COMMAND),
 			Self:       d.isSelf(c.Pid),

@@ -225,6 +225,51 @@ func TestDecodeFailedCharge(t *testing.T) {
 	}
 }
 
+// What memory cgroups said to a ring, and the verifier to a program, is what was seen of it.
+func TestDecodeAnswers(t *testing.T) {
+	const setup, send = bpf.ChargersFunctionFUNCTION_RING_SETUP, bpf.ChargersFunctionFUNCTION_RING_SEND
+	limit := refusal.MemoryLimit{CgroupID: 7, UsageBytes: 1, WantedBytes: 2, LimitBytes: 3}
+	for _, c := range []struct {
+		function bpf.ChargersFunction
+		probed   bool
+		cgroup   uint64
+		flags    bpf.PerfRecordFlag
+		want     refusal.Accounting
+		limit    refusal.MemoryLimit
+	}{
+		{setup, false, 0, 0, refusal.Unseen, refusal.MemoryLimit{}},
+		{setup, true, 0, 0, refusal.NotReached, refusal.MemoryLimit{}},
+		{setup, true, 7, 0, refusal.Passed, limit},
+		{setup, true, 7, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED, refusal.Refused, limit},
+		{send, true, 0, 0, refusal.Unseen, refusal.MemoryLimit{}},
+	} {
+		r := bpf.ChargersRecord{Function: c.function, Ret: -12, LimitCgroupId: c.cgroup}
+		if c.cgroup != 0 {
+			r.UsageBytes, r.WantedBytes, r.LimitBytes = 1, 2, 3
+		}
+		call, err := compared{cgroups: c.probed}.failed(&r, c.flags)
+		if err != nil || call.Memory != c.want || call.Limit != c.limit {
+			t.Errorf("%+v: %v, %+v, %v", c, call.Memory, call.Limit, err)
+		}
+	}
+	for _, c := range []struct {
+		command uint32
+		probed  bool
+		flags   bpf.PerfRecordFlag
+		want    refusal.Accounting
+	}{
+		{unix.BPF_PROG_LOAD, false, 0, refusal.Unseen},
+		{unix.BPF_PROG_LOAD, true, 0, refusal.NotReached},
+		{unix.BPF_PROG_LOAD, true, bpf.PerfRecordFlagFLAG_VERIFIER_REFUSED, refusal.Refused},
+		{unix.BPF_PROG_LOAD, true, bpf.PerfRecordFlagFLAG_VERIFIER_PASSED, refusal.Passed},
+		{unix.BPF_MAP_CREATE, true, 0, refusal.Unseen},
+	} {
+		if call := (compared{verifier: c.probed}).failedObject(&bpf.ObjectsRecord{Ret: -22, Command: c.command}, c.flags); call.Verifier != c.want {
+			t.Errorf("%+v: %v", c, call.Verifier)
+		}
+	}
+}
+
 // enumerators are the names and values that an enumeration has in C.
 func enumerators(t *testing.T, load func() (*ebpf.CollectionSpec, error), name string) map[string]uint64 {
 	t.Helper()

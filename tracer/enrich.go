@@ -26,6 +26,9 @@ func (n *cgroupPaths) add(e *ledger.Event) {
 		return
 	}
 	e.Caller.Cgroup = lookup(n.callers, e.Caller.CgroupID, n.tree.Path)
+	if f := e.Failed; f != nil {
+		f.Limit.Cgroup = lookup(n.payers, f.Limit.CgroupID, n.tree.MemoryPath)
+	}
 	if o := e.Object; o != nil {
 		for i := range o.Payers {
 			o.Payers[i].Cgroup = lookup(n.payers, o.Payers[i].CgroupID, n.tree.MemoryPath)

@@ -17,6 +17,9 @@ import (
 // Those who call it are in other files, so that no compiler can hide a call.
 const ringComparison = "__io_account_mem"
 
+// cgroupReclaim is what the kernel calls, from another file, when a memory cgroup has no room.
+const cgroupReclaim = "try_to_free_mem_cgroup_pages"
+
 // mapComparisons are where BPF maps are held against the limit, before 5.11: of either name.
 var mapComparisons = []string{"bpf_map_charge_init", "bpf_map_precharge_memlock"}
 
@@ -40,6 +43,8 @@ type comparing struct {
 type compared struct {
 	ringsProbed bool // the probe on ringComparison is attached
 	mapsProbed  bool // that on one of mapComparisons, which those who make maps call from other files
+	verifier    bool // that on bpf_check()
+	cgroups     bool // that on cgroupReclaim
 	// calls are those of which it was seen: elsewhere the function that compares may be
 	// inlined, and a symbol left behind.
 	calls map[comparing]bool
@@ -67,7 +72,7 @@ func (c compared) failed(r *bpf.ChargersRecord, flags bpf.PerfRecordFlag) (*refu
 	if accounting == refusal.Unseen && c.visible(call) {
 		accounting = refusal.NotReached
 	}
-	return &refusal.Call{
+	failed := &refusal.Call{
 		Function:   functions[r.Function],
 		Accounting: accounting,
 		Asked:      r.Asked,
@@ -76,7 +81,19 @@ func (c compared) failed(r *bpf.ChargersRecord, flags bpf.PerfRecordFlag) (*refu
 		Exempt:     flags&bpf.PerfRecordFlagFLAG_EXEMPT != 0,
 		Request:    r.Request,
 		Count:      r.Count,
-	}, nil
+	}
+	switch {
+	case !c.cgroups || r.Function != bpf.ChargersFunctionFUNCTION_RING_SETUP && r.Function != bpf.ChargersFunctionFUNCTION_RING_REGISTER:
+	case r.LimitCgroupId == 0:
+		failed.Memory = refusal.NotReached
+	default:
+		failed.Memory = refusal.Passed
+		failed.Limit = refusal.MemoryLimit{CgroupID: r.LimitCgroupId, UsageBytes: r.UsageBytes, WantedBytes: r.WantedBytes, LimitBytes: r.LimitBytes}
+		if has(flags, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED) {
+			failed.Memory = refusal.Refused
+		}
+	}
+	return failed, nil
 }
 
 // visible reports whether the comparison would have been seen.
@@ -119,6 +136,14 @@ func (c compared) failedObject(r *bpf.ObjectsRecord, flags bpf.PerfRecordFlag) *
 		call.Accounting = refusal.Passed
 	case c.mapsProbed && r.Command == unix.BPF_MAP_CREATE:
 		call.Accounting = refusal.NotReached
+	}
+	switch {
+	case has(flags, bpf.PerfRecordFlagFLAG_VERIFIER_REFUSED):
+		call.Verifier = refusal.Refused
+	case has(flags, bpf.PerfRecordFlagFLAG_VERIFIER_PASSED):
+		call.Verifier = refusal.Passed
+	case c.verifier && r.Command == unix.BPF_PROG_LOAD:
+		call.Verifier = refusal.NotReached
 	}
 	return call
 }

@@ -80,6 +80,14 @@ func (a attempt) check(t *testing.T, k guesttest.Kernel, outcome workload.Outcom
 	}
 	e, f := &refusals[0], refusals[0].Failed
 	t.Logf("%d pages held, limit %d: %+v", e.User.Before, e.Caller.LockLimit, *f)
+	// The workload sets both limits itself, and its parent is this process.
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &own); err != nil {
+		t.Fatal(err)
+	}
+	if e.Caller.HardLimit != int64(a.memlock) || e.Caller.ParentLimit != int64(own.Cur/uint64(k.PageKiB()<<10)) {
+		t.Errorf("hard limit %d, the parent's %d; want %d and %d bytes", e.Caller.HardLimit, e.Caller.ParentLimit, a.memlock, own.Cur)
+	}
 	asked := a.asked
 	unseen := a.derived || k.Series == "5.10" && f.Function == "io_uring_register"
 	if unseen && strings.Contains(a.call, "huge") {

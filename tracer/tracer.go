@@ -187,6 +187,7 @@ func open(opts Options, b probe.Backend, via transport.Transport, specs probe.Sp
 		}
 		t.degraded = append(t.degraded, t.chargers.Notes()...)
 		t.decoder.compared.ringsProbed = t.chargers.Watches(ringComparison)
+		t.decoder.compared.cgroups = t.chargers.Watches(cgroupReclaim)
 	}
 	if opts.BPF {
 		if err := t.watchObjects(opts, specs, running); err != nil {
@@ -243,6 +244,7 @@ func (t *Tracer) watchObjects(opts Options, specs probe.Specs, running probe.Ker
 	case err == nil:
 		t.degraded = append(t.degraded, slices.Concat(notes, t.bpfObjects.Notes())...)
 		t.decoder.compared.mapsProbed = slices.ContainsFunc(mapComparisons, t.bpfObjects.Watches)
+		t.decoder.compared.verifier = t.bpfObjects.Watches("bpf_check")
 		return t.testObjects()
 	case opts.Memcg || opts.NotPerf:
 		return fmt.Errorf("watch BPF objects: %w", err)

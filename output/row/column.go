@@ -145,8 +145,13 @@ func text(name string, of Subsystem, help string, value func(*Row) string) Colum
 
 // textField is a column of one of the row's fields.
 func textField(name string, of Subsystem, help string, field func(*Row) *string) Column {
-	return text(name, of, help, func(r *Row) string { return *field(r) }).
-		parsed(func(r *Row, b []byte) error { return json.Unmarshal(b, field(r)) })
+	value := func(r *Row) string {
+		if p := field(r); p != nil {
+			return *p
+		}
+		return ""
+	}
+	return text(name, of, help, value).parsed(func(r *Row, b []byte) error { return parseField(b, field(r)) })
 }
 
 // cached is for long texts that are the same in row after row: the last one is kept as

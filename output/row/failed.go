@@ -42,7 +42,9 @@ func failedFlag(name string, of Subsystem, help string, field func(*refusal.Call
 func failedColumns() []Column {
 	return []Column{
 		text("refused_in", Perf|BPF|Others, "function of the kernel's, system call, or command of bpf(2), that was seen to fail; empty: the call did not fail, or this was not seen", func(r *Row) string { return r.failed().Function }).parsed(parseFunction),
-		text("accounting", BPF|Others, "of a call that failed, the comparison with the limit: refused, passed, not_reached, or unseen", func(r *Row) string { return r.failed().Accounting.String() }).parsed(parseAccounting),
+		integer("hard_limit_pages", BPF|Others, "of a call that failed, the hard limit of RLIMIT_MEMLOCK", func(r *Row) *int64 { return &r.Caller.HardLimit }),
+		integer("parent_limit_pages", BPF|Others, "of a call that failed, RLIMIT_MEMLOCK of the process's parent", func(r *Row) *int64 { return &r.Caller.ParentLimit }),
+		text("accounting", BPF|Others, "of a call that failed, the comparison with the limit: refused, passed, not_reached, or unseen", func(r *Row) string { return r.failed().Accounting.String() }).parsed(parseAccounting(func(c *refusal.Call) *refusal.Accounting { return &c.Accounting })),
 		failedInteger("asked_pages", BPF|Others, "what a call that failed asked for in all, up to what was refused; derived from its arguments where accounting is unseen or not_reached; 0: not known", func(c *refusal.Call) *int64 { return &c.Asked }),
 		failedInteger("last_asked_pages", Others, "the part of it that the kernel compared last; 0: unseen", func(c *refusal.Call) *int64 { return &c.LastAsked }),
 		failedInteger("last_held_pages", Others, "the user's counter at that comparison, with the call's earlier parts", func(c *refusal.Call) *int64 { return &c.LastHeld }),
@@ -59,6 +61,13 @@ func failedColumns() []Column {
 		failedInteger("aux_want_size_bytes", Perf, "of a mapping that failed: aux_size in the control page", func(c *refusal.Call) *uint64 { return &c.Mapping.WantSize }),
 		failedInteger("split_call", Perf, "number of the system call that would have split a mapping; -1: not known", func(c *refusal.Call) *int32 { return &c.Mapping.SystemCall }),
 		text("io_uring_for", Others, "of a ring that was refused with EPERM, who may make one by kernel.io_uring_disabled just after: all, group or nobody; empty: there is no such setting, or it could not be read", func(r *Row) string { return r.failed().RingsFor.String() }).parsed(parseRingsFor),
+		text("verifier", BPF, "of a program that was not loaded, what the verifier said: refused, passed, not_reached, or unseen", func(r *Row) string { return r.failed().Verifier.String() }).parsed(parseAccounting(func(c *refusal.Call) *refusal.Accounting { return &c.Verifier })),
+		text("memory", Others, "of a call of io_uring's that failed, what the memory cgroups said to what it allocated: refused, passed, not_reached (all had room), or unseen", func(r *Row) string { return r.failed().Memory.String() }).parsed(parseAccounting(func(c *refusal.Call) *refusal.Accounting { return &c.Memory })),
+		failedInteger("memory_cgroup_id", Others, "the cgroup that had no room for it at last", func(c *refusal.Call) *uint64 { return &c.Limit.CgroupID }),
+		textField("memory_cgroup", Others, "its path", failedField(func(c *refusal.Call) *string { return &c.Limit.Cgroup })),
+		failedInteger("memory_usage_bytes", Others, "its memory.current, after the kernel had tried to free some", func(c *refusal.Call) *int64 { return &c.Limit.UsageBytes }),
+		failedInteger("memory_wanted_bytes", Others, "what it was to have room for at once, beside that", func(c *refusal.Call) *int64 { return &c.Limit.WantedBytes }),
+		failedInteger("memory_limit_bytes", Others, "its memory.max; -1: no limit", func(c *refusal.Call) *int64 { return &c.Limit.LimitBytes }),
 		failedInteger("machine_bytes", BPF, "of a call that failed: how much memory the machine has; 0: not known", func(c *refusal.Call) *int64 { return &c.MachineBytes }),
 		failedInteger("possible_cpus", BPF, "of a call that failed: how many CPUs the machine can have; 0: not known", func(c *refusal.Call) *uint32 { return &c.PossibleCPUs }),
 		failedInteger("request_count", Others, "how many things that was given, or entries of the ring that was to be made", func(c *refusal.Call) *uint32 { return &c.Count }),
@@ -82,19 +91,22 @@ func parseFunction(r *Row, b []byte) error {
 	return nil
 }
 
-func parseAccounting(r *Row, b []byte) error {
-	var name string
-	if err := json.Unmarshal(b, &name); err != nil {
-		return err
+// parseAccounting parses an answer of the kernel's.
+func parseAccounting(field func(*refusal.Call) *refusal.Accounting) func(*Row, []byte) error {
+	return func(r *Row, b []byte) error {
+		var name string
+		if err := json.Unmarshal(b, &name); err != nil {
+			return err
+		}
+		a, ok := refusal.ParseAccounting(name)
+		if !ok {
+			return fmt.Errorf("unknown answer %q", name)
+		}
+		if r.Failed != nil {
+			*field(r.Failed) = a
+		}
+		return nil
 	}
-	a, ok := refusal.ParseAccounting(name)
-	if !ok {
-		return fmt.Errorf("unknown accounting %q", name)
-	}
-	if r.Failed != nil {
-		r.Failed.Accounting = a
-	}
-	return nil
 }
 
 func parseRingsFor(r *Row, b []byte) error {

@@ -27,13 +27,14 @@ type Refused struct {
 	// Remedies are of a limit; each was held against the rule.
 	Remedies []remedy.Remedy
 
-	own int64 // pages of Facts.Held that the call's own earlier parts were charged
+	own    int64 // pages of Facts.Held that the call's own earlier parts were charged
+	caller ledger.Caller
 }
 
 // OfRefusal explains a call that failed by what was seen of it. Of a call of which no
 // table knows, nothing is said but that.
 func OfRefusal(e *ledger.Entry) *Refused {
-	r := &Refused{Errno: rule.ErrnoName(unix.Errno(e.Errno))}
+	r := &Refused{Errno: rule.ErrnoName(unix.Errno(e.Errno)), caller: e.Caller}
 	call, known := callOf(e)
 	if !known {
 		return r
@@ -156,6 +157,10 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 	if c.Exempt {
 		f.CapIPCLock = &c.Exempt
 	}
+	if c.Accounting != refusal.Refused {
+		f.CgroupRefused = answer(c.Memory)
+		refusing(f, c.Limit)
+	}
 	switch f.Call {
 	case reason.RegisterBuffers:
 		n := int64(c.Count)
@@ -172,16 +177,35 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 	}
 }
 
-// accepted tells what the comparison with the limit came to. One that would have been seen
-// and was not reached has refused nothing.
+// accepted tells what the comparison with the limit came to.
 func accepted(f *reason.Facts, a refusal.Accounting) {
-	switch a {
-	case refusal.Refused:
-		no := false
-		f.Accepted = &no
-	case refusal.Passed, refusal.NotReached:
-		yes := true
-		f.Accepted = &yes
+	if refused := answer(a); refused != nil {
+		accepted := !*refused
+		f.Accepted = &accepted
+	}
+}
+
+// answer is whether something refused. What would have been seen and was not asked has
+// refused nothing.
+func answer(a refusal.Accounting) *bool {
+	if a == refusal.Unseen {
+		return nil
+	}
+	refused := a == refusal.Refused
+	return &refused
+}
+
+// refusing is the memory cgroup that did.
+func refusing(f *reason.Facts, m refusal.MemoryLimit) {
+	if f.CgroupRefused == nil || !*f.CgroupRefused || m.CgroupID == 0 {
+		return
+	}
+	f.Cgroup, f.CgroupCurrent = m.Cgroup, &m.UsageBytes
+	if m.WantedBytes > 0 {
+		f.CgroupWanted = &m.WantedBytes
+	}
+	if m.LimitBytes >= 0 {
+		f.CgroupLimit = &m.LimitBytes
 	}
 }
 
@@ -194,6 +218,10 @@ func objectFacts(f *reason.Facts, e *ledger.Entry) {
 	if e.Failed != nil {
 		f.On.PossibleCPUs = int(e.Failed.PossibleCPUs)
 		accepted(f, e.Failed.Accounting)
+		if e.Failed.Verifier != refusal.Unseen {
+			called, accepts := e.Failed.Verifier != refusal.NotReached, e.Failed.Verifier == refusal.Passed
+			f.Verified, f.Accepts = &called, &accepts
+		}
 	}
 	if o.Rlimit {
 		f.Held = &e.User.Before
@@ -205,18 +233,13 @@ func objectFacts(f *reason.Facts, e *ledger.Entry) {
 		return // whether a cgroup refused was not seen
 	}
 	f.CgroupRefused = &o.Refused
-	if o.Refused && o.LimitCgroupID != 0 {
-		f.Cgroup, f.CgroupCurrent = o.LimitCgroup, &o.UsageBytes
-		if o.LimitBytes >= 0 {
-			f.CgroupLimit = &o.LimitBytes
-		}
-	}
+	refusing(f, refusal.MemoryLimit{CgroupID: o.LimitCgroupID, Cgroup: o.LimitCgroup, UsageBytes: o.UsageBytes, LimitBytes: o.LimitBytes})
 }
 
 // limitRemedies are what helps against a limit.
 func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 	if f.CgroupRefused != nil && *f.CgroupRefused {
-		return cgroupRemedies(e)
+		return cgroupRemedies(e, f)
 	}
 	if f.Asked == nil || f.Held == nil || f.Disturbed {
 		return nil
@@ -260,12 +283,11 @@ func chargerOf(e *ledger.Entry) rule.Charger {
 	return rule.Charger{Name: string(e.Charger)}
 }
 
-func cgroupRemedies(e *ledger.Entry) []remedy.Remedy {
-	o := e.Object
-	if o == nil || o.LimitBytes < 0 || o.LimitCgroup == "" {
+func cgroupRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
+	if f.CgroupLimit == nil || f.Cgroup == "" {
 		return nil
 	}
-	if m := e.Failed; e.Op == ledger.Create && !o.Program && m != nil {
+	if o, m := e.Object, e.Failed; e.Op == ledger.Create && o != nil && !o.Program && m != nil {
 		asked := rule.Map{Type: o.Type, KeySize: o.KeySize, ValueSize: o.ValueSize, MaxEntries: o.MaxEntries, Flags: o.Flags}
 		on := rule.MapMachine{PageSize: uint64(max(1024, e.PageSize)), PossibleCPUs: int(m.PossibleCPUs)}
 		if mem, ok := asked.Memory(on); ok {
@@ -273,7 +295,7 @@ func cgroupRemedies(e *ledger.Entry) []remedy.Remedy {
 			return []remedy.Remedy{remedy.MemoryMax(o.LimitCgroup, o.LimitBytes+(mem.Created/whole+1)*whole)}
 		}
 	}
-	change := fmt.Sprintf("a higher memory.max of %s", o.LimitCgroup)
+	change := fmt.Sprintf("a higher memory.max of %s", f.Cgroup)
 	return []remedy.Remedy{{Name: "memory.max", Change: change, Brief: change, Price: "the cgroup may take so much of the machine's memory"}}
 }
 
@@ -345,7 +367,7 @@ func (r *Refused) Text() string {
 		}
 		b.WriteString("one of these, and which is not known: " + strings.Join(all, ", or "))
 	}
-	b.WriteString(r.holders())
+	b.WriteString(r.holders() + r.limitOf())
 	if r.decided() {
 		fmt.Fprintf(&b, ". The comparison itself was not seen: the call may have ended before it, where %s", r.Reasons[0].When)
 	}
@@ -388,11 +410,33 @@ func (r *Refused) holders() string {
 	return fmt.Sprintf(". Of the %d held, %s", held, strings.Join(parts, ", "))
 }
 
+// limitOf says of whom the limit is that refused, as far as was seen: a process that has
+// another one than its parent has it by itself, or by what started it.
+func (r *Refused) limitOf() string {
+	if !r.ByUser() {
+		return ""
+	}
+	pages := func(n int64) string {
+		if n >= rule.Unlimited {
+			return "unlimited"
+		}
+		return remedy.Count(n, "page")
+	}
+	text := ""
+	if c := r.caller; c.ParentLimit > c.LockLimit {
+		text += fmt.Sprintf(". The limit is the process's own: that of its parent is %s, and was lowered for this process, by itself or by what started it", pages(c.ParentLimit))
+	}
+	if c := r.caller; c.HardLimit > c.LockLimit {
+		text += fmt.Sprintf(". Its hard limit is %s: up to that it may raise the limit by itself (setrlimit)", pages(c.HardLimit))
+	}
+	return text
+}
+
 // ruledOut says that a limit was not exceeded, and by how much, where that was seen and
 // where nothing else is said of limits.
 func (r *Refused) ruledOut() string {
 	f := r.Facts
-	if f == nil || r.Outcome == reason.Limit || r.Outcome == reason.OtherRule && len(r.Reasons) == 1 {
+	if f == nil || r.ByUser() || r.Outcome == reason.OtherRule && len(r.Reasons) == 1 {
 		return ""
 	}
 	var out []string

@@ -85,6 +85,39 @@ func TestOfRefusal(t *testing.T) {
 			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
 			e.Caller.LockLimit, e.Caller.CapIPCLock = rule.Unlimited, true
 		}), reason.Unknown, []string{"a memory cgroup is at its limit", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK"}, []string{"at the limit if", "ulimit"}},
+		"ring of root in a cgroup that was seen to refuse": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
+			e.Caller.LockLimit, e.Caller.CapIPCLock = rule.Unlimited, true
+			e.Failed.Memory, e.Failed.Limit = refusal.Refused, refusal.MemoryLimit{CgroupID: 7, Cgroup: "/web", UsageBytes: 4096, WantedBytes: 8192, LimitBytes: 10240}
+		}), reason.Limit, []string{"it is /web; memory.current was 4096 bytes, memory.max 10240 bytes; it was to have room for 8192 bytes more at once", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK", "a higher memory.max of /web"}, []string{"one of these", "ulimit"}},
+		"ring that no cgroup refused": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
+			e.Failed.Memory = refusal.NotReached
+		}), reason.NoMemory, []string{"found no memory for the ring", "no memory cgroup refused"}, []string{"at its limit"}},
+		"ring, refused by the limit after a cgroup had too little": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_setup", refusal.Refused, 2, 476)(e)
+			e.Failed.Memory, e.Failed.Limit = refusal.Refused, refusal.MemoryLimit{CgroupID: 7, Cgroup: "/web"}
+		}), reason.Limit, []string{"476 pages + 2 pages"}, []string{"/web"}},
+		"a limit of the process's own": {refused(unix.ENOBUFS, func(e *ledger.Entry) {
+			charged("zerocopy", "mm_account_pinned_pages", refusal.Refused, 17, 0)(e)
+			e.Caller.HardLimit, e.Caller.ParentLimit = 2048, rule.Unlimited
+		}), reason.Limit, []string{"The limit is the process's own: that of its parent is unlimited", "Its hard limit is 2048 pages"}, nil},
+		"a limit that was inherited": {refused(unix.ENOBUFS, func(e *ledger.Entry) {
+			charged("zerocopy", "mm_account_pinned_pages", refusal.Refused, 17, 0)(e)
+			e.Caller.HardLimit, e.Caller.ParentLimit = 16, 16
+		}), reason.Limit, nil, []string{"its parent", "hard limit"}},
+		"a program that the verifier refused": {refused(unix.EINVAL, func(e *ledger.Entry) {
+			created(ledger.Object{Program: true}, refusal.Unseen)(e)
+			e.Failed.Function, e.Failed.Verifier = refusal.ProgLoad, refusal.Refused
+		}), reason.OtherRule, []string{"the verifier did not accept the program"}, []string{"one of these", "memory cgroup"}},
+		"a program that a cgroup refused with EINVAL": {refused(unix.EINVAL, func(e *ledger.Entry) {
+			created(ledger.Object{Program: true, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 4096, LimitBytes: 8192}, refusal.Unseen)(e)
+			e.Failed.Function, e.Failed.Verifier = refusal.ProgLoad, refusal.NotReached
+		}), reason.Limit, []string{"could not be allocated, to which this kernel says EINVAL", "/web"}, []string{"verifier", "no limit has a part"}},
+		"a program that came to no verifier, cgroups not watched": {refused(unix.EINVAL, func(e *ledger.Entry) {
+			created(ledger.Object{Program: true}, refusal.Unseen)(e)
+			e.Failed.Function, e.Failed.Verifier = refusal.ProgLoad, refusal.NotReached
+		}), reason.Unknown, []string{"one of these", "a memory cgroup is at its limit", "attributes are none"}, []string{"verifier"}},
 		"umem":      {refused(unix.ENOBUFS, charged("xdp", "xdp_umem_create", refusal.Unseen, 17, 0)), reason.Limit, []string{"= 17 pages > 16 pages", "ulimit -l 68 (KiB)", "a umem of at most 16 pages"}, nil},
 		"inherited": {refused(unix.EINVAL, mapped(9, refusal.Mapping{Inherited: true, CPU: -1})), reason.OtherRule, []string{"an inherited event that is bound to no CPU takes no buffer"}, []string{"power of two"}},
 		"private":   {refused(unix.EINVAL, mapped(9, refusal.Mapping{Private: true, CPU: 0})), reason.OtherRule, []string{"MAP_SHARED"}, []string{"power of two"}},

@@ -67,9 +67,12 @@ type Caller struct {
 	CgroupID           uint64
 	Cgroup             string // its path, where it is known
 	LockLimit          int64  // RLIMIT_MEMLOCK, in pages
-	CapIPCLock         bool   // effective, in the initial user namespace
-	Command            bool   // descends from the command that is traced
-	Self               bool   // is the tracer, which maps perf buffers to read events from
+	// HardLimit is what it may raise that to by itself, and ParentLimit that of its parent,
+	// at a call that failed; both 0: not read.
+	HardLimit, ParentLimit int64
+	CapIPCLock             bool // effective, in the initial user namespace
+	Command                bool // descends from the command that is traced
+	Self                   bool // is the tracer, which maps perf buffers to read events from
 }
 
 // Reading is one of the kernel's counters at a call's entry and at its return, in

@@ -507,13 +507,10 @@ func (b *buffer) count(ev *Event, change int32) {
 // taken for the doing of what is not traced. Else it is unexplained until the charge is closed.
 func (l *Ledger) endedUnseen(e *Entry, payer uint32, pages int64) {
 	u, now := l.users[counterKey{payer, false}], e.User.Before
-	if u == nil {
-		return
-	}
-	if e.User.Shared || payer != e.Payer() {
+	if u != nil && (e.User.Shared || payer != e.Payer()) {
 		now = u.locked.Value
 	}
-	if now-u.live-u.preexisting-u.others-u.own-u.over-u.base > -pages {
+	if u != nil && now-u.live-u.preexisting-u.others-u.own-u.over-u.base > -pages {
 		u.base += pages
 	}
 }

@@ -25,6 +25,7 @@ func objectProbes(rlimit, memcg bool) []Probe {
 	list := []Probe{
 		{Program: bpf.ObjectsProgKretprobeSysBpf, AtOnce: many},
 		{Program: bpf.ObjectsProgKprobeAnonInodeGetfd},
+		{Program: bpf.ObjectsProgKretprobeBpfCheck, Optional: true, AtOnce: many},
 	}
 	// What comes back with an object is known at the return.
 	if rlimit || memcg {

@@ -34,6 +34,7 @@ type Facts struct {
 	CgroupRefused              *bool
 	Cgroup                     string // its path; "" is not known
 	CgroupCurrent, CgroupLimit *int64 // bytes
+	CgroupWanted               *int64 // bytes that it was to have room for at once
 
 	// A mapping of a perf event.
 	Reached    *bool  // perf_mmap() was called
@@ -84,7 +85,8 @@ type Facts struct {
 	Elements        *int64 // of a map that is updated, before
 	Frozen          *bool
 	Instructions    *int64
-	Verified        *bool // the verifier was called and accepted
+	Verified        *bool // the verifier was called
+	Accepts         *bool // and accepted
 }
 
 // Truth is what facts say of a condition. The order makes "and" the least of several, and
@@ -196,6 +198,7 @@ func (f *Facts) values() map[string]string {
 	number("existing-aux", f.ExistingAUX, "page")
 	number("current", f.CgroupCurrent, "byte")
 	number("max", f.CgroupLimit, "byte")
+	number("wanted", f.CgroupWanted, "byte")
 	number("machine", f.Machine, "byte")
 	number("buffer", f.BufferBytes, "byte")
 	number("buffers", f.Buffers, "buffer")

@@ -13,6 +13,8 @@ const (
 	needsExhausted = "before it refuses single pages the kernel kills processes, the tests among them"
 	needsAUX       = "it takes a PMU with AUX areas, which an emulated CPU does not have"
 	needsRace      = "two calls must meet"
+	needsFiles     = "the tests would run out of files, too"
+	needsKernel    = "what it takes is another thing on each kernel"
 )
 
 // The sums that a limit's sentence has.
@@ -164,7 +166,9 @@ func auxRows() []Reason {
 			on(func(f *Facts) bool { return *f.AUXOffset != *f.Offset }, func(f *Facts) []*int64 { return []*int64{f.AUXOffset, f.Offset} }),
 			"the mapping's offset must be aux_offset of the control page", "it is {offset}, and aux_offset is {aux-offset}"),
 		existing("existing-offset", "the AUX area is mapped at another offset already",
-			on(func(f *Facts) bool { return *f.ExistingAUX > 0 && *f.ExistingAUXOffset != *f.Offset }, func(f *Facts) []*int64 { return []*int64{f.ExistingAUX, f.ExistingAUXOffset, f.Offset} }),
+			func(f *Facts) Truth {
+				return reached(f, all(of(func() bool { return *f.ExistingAUX > 0 }, f.ExistingAUX), of(func() bool { return *f.ExistingAUXOffset != *f.Offset }, f.ExistingAUXOffset, f.Offset)))
+			},
 			"the buffer has an AUX area at another offset already"),
 		row("announced-size", "aux-other-size", "the mapping has another size than the control page says",
 			on(func(f *Facts) bool { return *f.AUXSize != *f.Pages*int64(f.pageSize()) }, func(f *Facts) []*int64 { return []*int64{f.AUXSize, f.Pages} }),

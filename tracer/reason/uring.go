@@ -9,7 +9,7 @@ import (
 )
 
 // What a memory cgroup's refusal is called.
-var overCgroup = []string{"a memory cgroup is at its limit", "it is {cgroup}", "memory.current was {current}, memory.max {max}"}
+var overCgroup = []string{"a memory cgroup is at its limit", "it is {cgroup}", "memory.current was {current}, memory.max {max}", "it was to have room for {wanted} more at once"}
 
 // ringRows are those of io_uring_setup().
 func ringRows() []Reason {
@@ -58,9 +58,11 @@ func ringRows() []Reason {
 		outcome(Limit, true, row(unix.ENOMEM, "cgroup", "__memcg_kmem_charge_page", "5.12", "ring-cgroup", "a memory cgroup refuses the pages of a ring", cgroup, append(slices.Clone(overCgroup), "RLIMIT_MEMLOCK has no part in it")...)),
 		outcome(NoMemory, false, unprovoked(needsExhausted, row(unix.ENOMEM, "memory", "io_allocate_scq_urings", "5.1", "", "the machine has no pages left, or not in one piece",
 			unseen, "the kernel found no memory for the ring"))),
+		row(unix.ENXIO, "attach", "io_sq_offload_create", "5.12", "ring-attach", "IORING_SETUP_ATTACH_WQ, and wq_fd is no file (EBADF before)", unseen, "the ring whose threads are to be shared (wq_fd) is no open file"),
+		until("5.12", row(unix.EBADF, "attach", "io_init_wq_offload", "5.6", "ring-attach", "IORING_SETUP_ATTACH_WQ, and wq_fd is no file", unseen, "the ring whose threads are to be shared (wq_fd) is no open file")),
 		row(unix.EAGAIN, "threads", "io_sq_offload_create", "5.12", "ring-threads", "no more kernel threads: pids.max, RLIMIT_NPROC", unseen, "there may be no further thread (pids.max of a cgroup, RLIMIT_NPROC); memory has no part in it"),
 		row(unix.EMFILE, "files", "get_unused_fd_flags", "5.1", "ring-files", "RLIMIT_NOFILE", unseen, "the process has as many files open as RLIMIT_NOFILE allows"),
-		unprovoked("the tests would run out of files, too", row(unix.ENFILE, "all-files", "alloc_empty_file", "5.1", "", "fs.file-max", unseen, "the machine has as many files open as fs.file-max allows")),
+		unprovoked(needsFiles, row(unix.ENFILE, "all-files", "alloc_empty_file", "5.1", "", "fs.file-max", unseen, "the machine has as many files open as fs.file-max allows")),
 	}
 }
 
@@ -83,10 +85,17 @@ func bufferRows() []Reason {
 	files.Until, files.Unprovoked = "6.5", "all files of a guest are shared memory"
 	mixed := row(unix.EINVAL, "files", "io_sqe_buffer_register", "", "memory of several files, or of a file and of none", unseen, "this kernel registers no buffer over several files")
 	mixed.Until, mixed.Unprovoked = "6.5", "the same check as that of memory of a file, with two of them"
+	restricted := row(unix.EACCES, "restricted", "__io_uring_register", "buffers-restricted", "the ring has restrictions that leave this out", unseen, "the ring was restricted (IORING_REGISTER_RESTRICTIONS), and may not do this")
+	restricted.Since = "5.10"
+	single := row(unix.EEXIST, "single", "__io_uring_register", "buffers-single", "IORING_SETUP_SINGLE_ISSUER, and another thread's", unseen, "the ring is another thread's alone (IORING_SETUP_SINGLE_ISSUER)")
+	single.Since = "6.0"
 	large := func(f *Facts) Truth { return of(func() bool { return *f.BufferBytes > 1<<30 }, f.BufferBytes) }
 	send := Reason{Call: SendRing, Errno: unix.ENOMEM, Name: "limit", Function: "__io_account_mem", Since: "6.0", Outcome: Limit, Accounting: true,
 		When: "bytes/PAGE_SIZE + 2 of the send and the user's counter are more than RLIMIT_MEMLOCK", Unprovoked: "it is the accounting function of registered buffers, which another row provokes", holds: limit, Say: overLimit}
 	return []Reason{
+		row(unix.EBADF, "descriptor", "io_uring_register", "buffers-descriptor", "the file descriptor is none", unseen, "the file descriptor is no open file"),
+		row(unix.EOPNOTSUPP, "ring", "io_uring_register", "buffers-other", "the file descriptor is no ring's", unseen, "the file descriptor is no ring's"),
+		restricted, single,
 		row(unix.EBUSY, "registered", "io_sqe_buffers_register", "buffers-twice", "the ring has buffers already", func(f *Facts) Truth { return seen(f.Registered) }, "the ring has buffers already: unregister them first"),
 		row(unix.EINVAL, "number", "io_sqe_buffers_register", "buffers-none", "no buffers, or more than 16384 (1024 before 5.13)",
 			func(f *Facts) Truth {
@@ -96,6 +105,7 @@ func bufferRows() []Reason {
 				return truth(*f.Buffers == 0 || *f.Buffers > 16384)
 			}, "a ring takes 1 to 16384 buffers at once", "{buffers} were given"),
 		mixed,
+		row(unix.EFAULT, "address", "io_copy_iov", "buffers-address", "the vectors are at no address", unseen, "the list of buffers is at no valid address"),
 		row(unix.EFAULT, "large", "io_buffer_validate", "buffers-large", "a buffer of more than 1 GiB", large, "no buffer may have more than 1 GiB", "it has {buffer}"),
 		row(unix.EFAULT, "empty", "io_buffer_validate", "buffers-empty", "a buffer of no bytes at an address", func(f *Facts) Truth { return of(func() bool { return *f.BufferBytes == 0 }, f.BufferBytes) }, "a buffer has at least a byte"),
 		absent,

@@ -78,10 +78,26 @@ type Call struct {
 	// with EPERM.
 	RingsFor RingsFor
 
+	// Verifier is what the verifier said of a BPF program.
+	Verifier Accounting
+	// Memory is what the memory cgroups said to what a call of io_uring's allocated, and
+	// Limit the one that had no room for it at last.
+	Memory Accounting
+	Limit  MemoryLimit
+
 	// MachineBytes is how much memory the machine has, and PossibleCPUs how many CPUs it
 	// can have: what the size of a BPF map is held against, and depends on. 0: not known.
 	MachineBytes int64
 	PossibleCPUs uint32
+}
+
+// MemoryLimit is a memory cgroup and what it had, in bytes, as it was after the kernel had
+// tried to free some for the WantedBytes that it was to have room for at once. LimitBytes is -1
+// without a limit.
+type MemoryLimit struct {
+	CgroupID                            uint64
+	Cgroup                              string // its path, where it is known
+	UsageBytes, WantedBytes, LimitBytes int64
 }
 
 // Mapping is what perf_mmap() and perf_mmap_may_split() decide by, besides limits, as it

@@ -16,6 +16,7 @@ const (
 	perfBuffersChild = "perf-buffers"
 	nothingChild     = "nothing"
 	holderChild      = "holder"
+	lifterChild      = "lifter"
 )
 
 // Children are those processes, for child.Init.
@@ -26,6 +27,7 @@ func Children() child.Table {
 		mapperChild:      func(string) error { return serveMapper(os.Stdin, os.Stdout) },
 		perfBuffersChild: child.Of(func(p PerfBuffers) error { return p.Run(os.Stdout) }),
 		nothingChild:     func(string) error { return nil },
+		lifterChild:      child.Of(func(limit string) error { return runLifter(limit, os.Stdin, os.Stdout) }),
 		holderChild:      child.Of(func(h holder) error { return h.run(os.Stdin, os.Stdout) }),
 	}
 }

@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer/child"
 )
@@ -43,5 +47,50 @@ func TestPerfBuffersInAProcess(t *testing.T) {
 	cmd.Stderr = &said
 	if err := cmd.Run(); err == nil || !strings.Contains(said.String(), "--pages 3: want a power of two") {
 		t.Errorf("%v: %s", err, said.String())
+	}
+}
+
+// A limit is lifted by another process: when it is told to, and when nobody is there any more
+// who could.
+func TestLimitIsLifted(t *testing.T) {
+	for name, lift := range map[string]func(*lifter) error{
+		"told": (*lifter).lift,
+		"left": func(l *lifter) error { return unix.Close(l.tell) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			limit := filepath.Join(t.TempDir(), "memory.max")
+			if err := os.WriteFile(limit, []byte("0"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			l, err := newLifter(limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := lift(l); err != nil {
+				t.Error(err)
+			}
+			l.tell = -1
+			l.end()
+			if text, err := os.ReadFile(limit); string(text) != "max" {
+				t.Errorf("%q, %v; want max", text, err)
+			}
+		})
+	}
+}
+
+// Lifting takes no memory: a process whose cgroup has none left must come so far.
+func TestLiftingAllocatesNothing(t *testing.T) {
+	limit := filepath.Join(t.TempDir(), "memory.max")
+	l, err := newLifter(limit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.end()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	err = l.lift()
+	runtime.ReadMemStats(&after)
+	if err != nil || after.Mallocs != before.Mallocs {
+		t.Errorf("%d allocations, %v", after.Mallocs-before.Mallocs, err)
 	}
 }

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -96,7 +98,7 @@ type Provocation struct {
 
 // Provocations are all there are.
 func Provocations() []Provocation {
-	return slices.Concat(perfProvocations(), auxProvocations(), ringProvocations(), umemProvocations(), sendProvocations(), mapProvocations())
+	return slices.Concat(perfProvocations(), auxProvocations(), ringProvocations(), umemProvocations(), sendProvocations(), mapProvocations(), callProvocations())
 }
 
 // Run provokes.
@@ -323,12 +325,17 @@ func (r *Refuse) sysctl(name, value string) (ok bool, err error) {
 	return true, nil
 }
 
+// cgroup is the directory of the one that those provocations use that need one.
+func (r *Refuse) cgroup() string {
+	if r.Cgroup != "" {
+		return r.Cgroup
+	}
+	return "/sys/fs/cgroup/pinwatch-refuse"
+}
+
 // join moves this process to a cgroup with some controllers, until the end.
 func (r *Refuse) join(controllers ...string) (dir string, err error) {
-	dir = r.Cgroup
-	if dir == "" {
-		dir = "/sys/fs/cgroup/pinwatch-refuse"
-	}
+	dir = r.cgroup()
 	parent := filepath.Dir(dir)
 	control := filepath.Join(parent, "cgroup.subtree_control")
 	before, err := os.ReadFile(control)
@@ -353,9 +360,15 @@ func (r *Refuse) join(controllers ...string) (dir string, err error) {
 }
 
 // within does something in a cgroup that may have so many bytes more than it has then. The
-// limit is lifted afterwards: nothing would be left for this process itself.
+// limit is lifted afterwards, by a process that is not in there: this one can have no memory
+// until it is, not even for what wants to lift it.
 func (r *Refuse) within(more int64, do func()) error {
 	more = int64(r.pages(int(more)/os.Getpagesize()) * os.Getpagesize())
+	l, err := newLifter(filepath.Join(r.cgroup(), "memory.max"))
+	if err != nil {
+		return err
+	}
+	r.finally(l.end)
 	dir, err := r.join("memory")
 	if err != nil {
 		return err
@@ -369,18 +382,62 @@ func (r *Refuse) within(more int64, do func()) error {
 		return err
 	}
 	runtime.GC() // what Go needs, it has
-	// To open it again would take memory of the cgroup.
-	limit, err := os.OpenFile(filepath.Join(dir, "memory.max"), os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	defer limit.Close()
-	if _, err := limit.WriteAt(fmt.Append(nil, current+more), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "memory.max"), fmt.Append(nil, current+more), 0); err != nil {
 		return err
 	}
 	do()
-	_, err = limit.WriteAt([]byte("max"), 0)
+	return l.lift()
+}
+
+// lifter is a process that lifts a limit when it is told to, or when who should tell it ends.
+type lifter struct {
+	tell, told int // pipes
+	answer     [1]byte
+	cmd        *exec.Cmd
+}
+
+func newLifter(limit string) (*lifter, error) {
+	var in, out [2]int
+	if err := errors.Join(unix.Pipe2(in[:], unix.O_CLOEXEC), unix.Pipe2(out[:], unix.O_CLOEXEC)); err != nil {
+		return nil, err
+	}
+	l := &lifter{tell: in[1], told: out[0], cmd: child.Command(context.Background(), lifterChild, limit)}
+	stdin, stdout := os.NewFile(uintptr(in[0]), "in"), os.NewFile(uintptr(out[1]), "out")
+	defer stdin.Close()
+	defer stdout.Close()
+	l.cmd.Stdin, l.cmd.Stdout, l.cmd.Stderr = stdin, stdout, os.Stderr
+	return l, l.cmd.Start()
+}
+
+// runLifter is that process.
+func runLifter(limit string, in io.Reader, out io.Writer) error {
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return err
+	}
+	if err := os.WriteFile(limit, []byte("max"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	_, err := out.Write([]byte{1})
 	return err
+}
+
+// lift has the limit lifted, and waits for that. It allocates nothing: neither does the kernel
+// for it, nor does Go, which cannot even notice that the thread waits.
+func (l *lifter) lift() error {
+	unix.RawSyscall(unix.SYS_CLOSE, uintptr(l.tell), 0, 0)
+	l.tell = -1
+	if n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(l.told), uintptr(unsafe.Pointer(&l.answer)), 1); n != 1 {
+		return fmt.Errorf("the limit was not lifted: %w", errno)
+	}
+	return nil
+}
+
+func (l *lifter) end() {
+	if l.tell >= 0 {
+		unix.Close(l.tell)
+	}
+	unix.Close(l.told)
+	l.cmd.Wait()
 }
 
 // leave moves this process to the parent of a cgroup, and removes it.

@@ -134,15 +134,8 @@ func setupRing(entries uintptr, params unsafe.Pointer) unix.Errno {
 }
 
 func ringFiles(r *Refuse) error {
-	var before unix.Rlimit
-	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, nil, &before); err != nil {
-		return err
-	}
-	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: before.Max}, nil); err != nil {
-		return err
-	}
-	_, errno := r.ring(8, 0)
-	if err := unix.Prlimit(0, unix.RLIMIT_NOFILE, &before, nil); err != nil {
+	var errno unix.Errno
+	if err := withoutFiles(func() { _, errno = r.ring(8, 0) }); err != nil {
 		return err
 	}
 	return r.provoke(attempt{call: "io_uring_setup", what: "8 entries, and RLIMIT_NOFILE 0"}, func() unix.Errno { return errno })
@@ -797,7 +790,7 @@ func newProgram(code asm.Instructions) (*filter, error) {
 	if err := code.Marshal(&b, binary.LittleEndian); err != nil { // amd64 and arm64
 		return nil, err
 	}
-	return &filter{uint32(len(code)), append(b.Bytes(), make([]byte, 8)...)}, nil
+	return &filter{uint32(b.Len() / asm.InstructionSize), append(b.Bytes(), make([]byte, 8)...)}, nil
 }
 
 // load loads it until the end.

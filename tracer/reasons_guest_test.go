@@ -1,0 +1,130 @@
+//go:build guest
+
+package tracer_test
+
+import (
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/charging"
+	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/reason"
+	"github.com/pinwatch/pinwatch/tracer/workload"
+)
+
+// Each reason that can be provoked is: the kernel answers with the errno that the table has
+// for it, by the witness of the program itself, and what is said of it names it, alone or as
+// one of those that are left.
+func TestReasons(t *testing.T) {
+	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
+	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
+		unlimitMemlock(t)
+		userPages(t, k)
+		list := workload.Provocations()
+		results := make([]guesttest.Result, len(list))
+		pids := make([]uint32, len(list))
+		tr := traceObjects(t, tracer.Options{BPF: true, Memcg: !k.Before("5.11"), Others: true}, func(objectTrace) {
+			for i, p := range list {
+				c := guesttest.Command(t, "pinwatch", "workload", "refuse", "--json", p.Name)
+				results[i] = c.Run()
+				pids[i] = uint32(c.Process.Pid)
+			}
+		})
+		for i, p := range list {
+			t.Run(p.Name, func(t *testing.T) {
+				provoked{k, p.Name}.check(t, results[i], slices.DeleteFunc(slices.Clone(tr.entries), func(e ledger.Entry) bool {
+					return e.Kind != ledger.Refusal || e.Caller.PID != pids[i]
+				}))
+			})
+		}
+	})
+}
+
+// provoked is a provocation on a kernel.
+type provoked struct {
+	kernel guesttest.Kernel
+	name   string
+}
+
+// rows are those of the table that it provokes, of all kernels.
+func (p provoked) rows() (list []reason.Reason) {
+	for _, r := range reason.Table() {
+		if r.Provocation == p.name {
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// refuses reports whether this kernel has one of the rows, as mainline counts.
+func (p provoked) refuses(rows []reason.Reason) bool {
+	return slices.ContainsFunc(rows, func(r reason.Reason) bool {
+		return (r.Since == "" || !p.kernel.Before(r.Since)) && (r.Until == "" || p.kernel.Before(r.Until))
+	})
+}
+
+func (p provoked) check(t *testing.T, r guesttest.Result, refusals []ledger.Entry) {
+	rows := p.rows()
+	if len(rows) == 0 {
+		return // one of a reason that another provocation has
+	}
+	attempt := last(t, r)
+	errno := unix.Errno(attempt.Errno)
+	if errno == unix.ENOSYS && attempt.Call == "memfd_secret" {
+		return // it has to be asked for at boot before 6.5
+	}
+	if errno == 0 || attempt.Control {
+		if p.refuses(rows) {
+			t.Errorf("%s: %s: %v; the table has %s", attempt.Call, attempt.What, errno, rows[0].When)
+		}
+		return
+	}
+	i := slices.IndexFunc(rows, func(r reason.Reason) bool { return r.Errno == errno })
+	if i < 0 && p.refuses(rows) {
+		t.Errorf("%s: %s: %v; the table has %v", attempt.Call, attempt.What, errno, rows[0].Errno)
+	}
+	if len(refusals) == 0 {
+		if i >= 0 && watched(rows[i]) {
+			t.Errorf("%v, and there is no record of it", errno)
+		}
+		return
+	}
+	e := &refusals[len(refusals)-1]
+	said := charging.OfRefusal(e)
+	t.Log(said.Text())
+	if unix.Errno(e.Errno) != errno && e.Op != ledger.Split {
+		t.Errorf("recorded as %v; it is %v", unix.Errno(e.Errno), errno)
+	}
+	if i < 0 {
+		return // this kernel has another reason
+	}
+	if !slices.ContainsFunc(said.Reasons, func(r reason.Reason) bool { return r.Provocation == p.name }) {
+		t.Errorf("what is left of the reasons is not what was provoked: %s", rows[i].When)
+	}
+	if !watched(rows[i]) {
+		t.Error("there is a record of it")
+	}
+}
+
+// watched reports whether a refusal for that reason is one that is watched: what comes
+// before perf is asked is not, nor what says that an element is there, and of those that
+// charge beside it only what a limit can cause.
+func watched(r reason.Reason) bool {
+	switch r.Call {
+	case reason.MapData, reason.MapAUX:
+		return r.Function == "perf_mmap" || r.Function == "rb_alloc" || r.Function == "rb_alloc_aux" || r.Function == "perf_mmap_rb"
+	case reason.SetupRing, reason.RegisterBuffers, reason.RegisterUmem:
+		return slices.Contains([]unix.Errno{unix.EPERM, unix.ENOMEM, unix.ENOBUFS}, r.Errno)
+	case reason.SendZeroCopy:
+		return r.Function == "mm_account_pinned_pages"
+	case reason.UpdateMap:
+		return r.Errno == unix.ENOMEM
+	case reason.TouchSecret:
+		return false // a fault has no errno
+	}
+	return true
+}
