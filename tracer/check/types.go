@@ -167,6 +167,9 @@ func imageRelease(image string) string {
 		return ""
 	}
 	defer f.Close()
+	if whole, err := elf.NewFile(f); err == nil {
+		return bannerRelease(whole)
+	}
 	head := setup(f)
 	if head == nil {
 		return ""
@@ -178,6 +181,21 @@ func imageRelease(image string) string {
 	text, _, _ := bytes.Cut(head[at:], []byte{0})
 	release, _, _ := strings.Cut(string(text), " ")
 	return release
+}
+
+// bannerRelease is the release in a vmlinux's linux_banner; "": there is none.
+func bannerRelease(vmlinux *elf.File) string {
+	constants := vmlinux.Section(".rodata")
+	if constants == nil {
+		return ""
+	}
+	raw, err := constants.Data()
+	if err != nil {
+		return ""
+	}
+	_, banner, _ := bytes.Cut(raw, []byte("Linux version "))
+	release, _, _ := bytes.Cut(banner, []byte{' '})
+	return string(release)
 }
 
 // lacksTypes reports whether an image is known to carry no types. That is seen in a

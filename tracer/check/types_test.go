@@ -67,6 +67,29 @@ func emptyELF() []byte {
 	return raw
 }
 
+// vmlinux is as much of one: the release in its banner, and no types.
+func vmlinux(release string) []byte {
+	const names = "\x00.rodata\x00.shstrtab\x00"
+	banner := "Linux version " + release + " (root@host) #1 SMP\n\x00"
+	raw := append(append(emptyELF(), banner...), names...)
+	binary.LittleEndian.PutUint64(raw[40:], uint64(len(raw)))
+	binary.LittleEndian.PutUint16(raw[58:], 64)
+	binary.LittleEndian.PutUint16(raw[60:], 3)
+	binary.LittleEndian.PutUint16(raw[62:], 2)
+	section := func(name, kind uint32, at, size int) {
+		header := make([]byte, 64)
+		binary.LittleEndian.PutUint32(header, name)
+		binary.LittleEndian.PutUint32(header[4:], kind)
+		binary.LittleEndian.PutUint64(header[24:], uint64(at))
+		binary.LittleEndian.PutUint64(header[32:], uint64(size))
+		raw = append(raw, header...)
+	}
+	section(0, 0, 0, 0)
+	section(1, 1, 64, len(banner))
+	section(9, 3, 64+len(banner), len(names))
+	return raw
+}
+
 // Each kernel gets its own types: by its image's name or its release, in a directory or
 // by KERNEL=FILE. What cannot be found is an error where the image shows that it is
 // needed, and before anything is booted.
@@ -81,6 +104,8 @@ func TestTypesOf(t *testing.T) {
 	write(t, in("old/bzImage"), bzImage(t, "4.19.72"))
 	write(t, in("new/bzImage-5.3"), bzImage(t, "5.3.1-custom"))
 	write(t, in("new/bzImage-6.1"), bzImage(t, "6.1.1"))
+	write(t, in("new/vmlinux"), vmlinux("5.3.2"))
+	writeTypes(t, in("types/5.3.2.btf"))
 	write(t, in("vmlinuz-5.10"), append(bzImage(t, "5.10.1")[:1024], "not compressed by gzip"...))
 	writeTypes(t, in("types/vmlinux-4.19.72"))
 	writeTypes(t, in("types/5.3.btf"))
@@ -95,6 +120,7 @@ func TestTypesOf(t *testing.T) {
 		fails bool
 	}{
 		{"by the release", []string{in("types")}, "old/bzImage", "types/vmlinux-4.19.72", "", false},
+		{"by the release in a vmlinux", []string{in("types")}, "new/vmlinux", "types/5.3.2.btf", "", false},
 		{"by the name", []string{in("types")}, "new/bzImage-5.3", "types/5.3.btf", "", false},
 		{"none, and the image has none", []string{in("types")}, "new/bzImage-6.1", "", "6.1.1.btf (no types)", true},
 		{"none, and whether the image has some is not known", []string{in("types")}, "vmlinuz-5.10", "", "tried " + in("types/5.10.1.btf"), false},
