@@ -75,6 +75,8 @@ struct call {
 	__u32 order;
 	__u32 closed; /* the file descriptor is being made: that is no part of it */
 	__u32 refused; /* the record has the cgroup that refused, as it was then */
+	__u64 full;	/* a memory cgroup that had no room for the call, */
+	__s64 full_pages; /* and for how much */
 	enum record_flag account; /* what the comparison with the user's limit was seen to do */
 	__s64 percpu_bytes; /* asked for by an allocation under way, on all CPUs */
 	__s64 percpu_before; /* the charges of objects at its begin */
@@ -718,9 +720,31 @@ static __always_inline void failed_update_begin(void)
 	call->record.command = cmd;
 }
 
+/* The same where the charges are not watched, for a map that allocates an element when it is
+ * set: nothing waits for memory then, and a cgroup that has no room for it refuses at once. */
+static __always_inline void full_memcg(struct call *call)
+{
+#ifndef PINWATCH_LEGACY /* a loop requires 5.3, and this is in the program of bpf(2) */
+	const struct config *config = config_get();
+	struct record *r = &call->record;
+	struct mem_cgroup *memcg;
+	__s64 pages;
+
+	if (!config || config->watch_memcg || call->refused || !(r->header.flags & FLAG_LATER))
+		return;
+	memcg = tightest((void *)call->memcg);
+	if (!memcg)
+		return;
+	pages = (((__u64)r->key_size + r->value_size) >> config->page_shift) + 1;
+	if (BPF_CORE_READ(memcg, memory.usage.counter) + pages > BPF_CORE_READ(memcg, memory.max))
+		call_refused(call, memcg);
+#endif
+}
+
 static __always_inline void failed_update_end(void *ctx, struct call *call, int ret)
 {
 	recall_refusal(call);
+	full_memcg(call);
 	call->memcg = 0; /* the one that refused, or none */
 	call->record.pages = 0;
 	object_end(ctx, call, ret);
@@ -893,6 +917,39 @@ int BPF_KRETPROBE(kretprobe_bpf_check, int ret)
 
 	if (call)
 		call->record.header.flags |= ret ? FLAG_VERIFIER_REFUSED : FLAG_VERIFIER_PASSED;
+	return 0;
+}
+
+/* Where the charges are not watched: a memory cgroup has no room for what a call allocates. The
+ * kernel frees some of its memory, and tries again, several times. If there is none after
+ * the last time, it refuses. */
+SEC("kprobe/try_to_free_mem_cgroup_pages")
+int BPF_KPROBE(kprobe_free_cgroup_pages, struct mem_cgroup *memcg, __u64 pages)
+{
+	struct call *call = level_find(LEVEL_BPF);
+
+	if (call && call->record.op == OP_CREATE && !call->closed) {
+		call->full = (__u64)memcg;
+		call->full_pages = pages;
+	}
+	return 0;
+}
+
+SEC("kretprobe/try_to_free_mem_cgroup_pages")
+int BPF_KRETPROBE(kretprobe_free_cgroup_pages)
+{
+	struct call *call = level_find(LEVEL_BPF);
+	struct mem_cgroup *memcg;
+
+	if (!call || !call->full)
+		return 0;
+	memcg = (void *)call->full;
+	if (BPF_CORE_READ(memcg, memory.usage.counter) + call->full_pages > BPF_CORE_READ(memcg, memory.max)) {
+		call_refused(call, memcg);
+	} else {
+		call->record.limit_cgroup_id = call->record.usage_bytes = call->record.limit_bytes = 0;
+		call->refused = 0;
+	}
 	return 0;
 }
 

@@ -49,6 +49,7 @@ const (
 	ObjectsLegacyProgKprobeBpfProgCharge             = "kprobe_bpf_prog_charge"
 	ObjectsLegacyProgKprobeBpfProgPutRcu             = "kprobe_bpf_prog_put_rcu"
 	ObjectsLegacyProgKprobeChargePage                = "kprobe_charge_page"
+	ObjectsLegacyProgKprobeFreeCgroupPages           = "kprobe_free_cgroup_pages"
 	ObjectsLegacyProgKprobeMapAlloc                  = "kprobe_map_alloc"
 	ObjectsLegacyProgKprobeMapAllocPercpu            = "kprobe_map_alloc_percpu"
 	ObjectsLegacyProgKprobeObjCharge                 = "kprobe_obj_charge"
@@ -66,6 +67,7 @@ const (
 	ObjectsLegacyProgKretprobeBpfMemRefill           = "kretprobe_bpf_mem_refill"
 	ObjectsLegacyProgKretprobeBpfProgPutRcu          = "kretprobe_bpf_prog_put_rcu"
 	ObjectsLegacyProgKretprobeChargePage             = "kretprobe_charge_page"
+	ObjectsLegacyProgKretprobeFreeCgroupPages        = "kretprobe_free_cgroup_pages"
 	ObjectsLegacyProgKretprobeMapAlloc               = "kretprobe_map_alloc"
 	ObjectsLegacyProgKretprobeMapAllocPercpu         = "kretprobe_map_alloc_percpu"
 	ObjectsLegacyProgKretprobeSysBpf                 = "kretprobe_sys_bpf"
@@ -134,6 +136,7 @@ type ObjectsLegacyProgramSpecs struct {
 	KprobeBpfProgCharge             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_charge"`
 	KprobeBpfProgPutRcu             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_put_rcu"`
 	KprobeChargePage                *ebpf.ProgramSpec `ebpf:"kprobe_charge_page"`
+	KprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeMapAlloc                  *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc"`
 	KprobeMapAllocPercpu            *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc_percpu"`
 	KprobeObjCharge                 *ebpf.ProgramSpec `ebpf:"kprobe_obj_charge"`
@@ -151,6 +154,7 @@ type ObjectsLegacyProgramSpecs struct {
 	KretprobeBpfMemRefill           *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_mem_refill"`
 	KretprobeBpfProgPutRcu          *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_prog_put_rcu"`
 	KretprobeChargePage             *ebpf.ProgramSpec `ebpf:"kretprobe_charge_page"`
+	KretprobeFreeCgroupPages        *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeMapAlloc               *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc"`
 	KretprobeMapAllocPercpu         *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc_percpu"`
 	KretprobeSysBpf                 *ebpf.ProgramSpec `ebpf:"kretprobe_sys_bpf"`
@@ -262,6 +266,7 @@ type ObjectsLegacyPrograms struct {
 	KprobeBpfProgCharge             *ebpf.Program `ebpf:"kprobe_bpf_prog_charge"`
 	KprobeBpfProgPutRcu             *ebpf.Program `ebpf:"kprobe_bpf_prog_put_rcu"`
 	KprobeChargePage                *ebpf.Program `ebpf:"kprobe_charge_page"`
+	KprobeFreeCgroupPages           *ebpf.Program `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeMapAlloc                  *ebpf.Program `ebpf:"kprobe_map_alloc"`
 	KprobeMapAllocPercpu            *ebpf.Program `ebpf:"kprobe_map_alloc_percpu"`
 	KprobeObjCharge                 *ebpf.Program `ebpf:"kprobe_obj_charge"`
@@ -279,6 +284,7 @@ type ObjectsLegacyPrograms struct {
 	KretprobeBpfMemRefill           *ebpf.Program `ebpf:"kretprobe_bpf_mem_refill"`
 	KretprobeBpfProgPutRcu          *ebpf.Program `ebpf:"kretprobe_bpf_prog_put_rcu"`
 	KretprobeChargePage             *ebpf.Program `ebpf:"kretprobe_charge_page"`
+	KretprobeFreeCgroupPages        *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeMapAlloc               *ebpf.Program `ebpf:"kretprobe_map_alloc"`
 	KretprobeMapAllocPercpu         *ebpf.Program `ebpf:"kretprobe_map_alloc_percpu"`
 	KretprobeSysBpf                 *ebpf.Program `ebpf:"kretprobe_sys_bpf"`
@@ -307,6 +313,7 @@ func (p *ObjectsLegacyPrograms) Close() error {
 		p.KprobeBpfProgCharge,
 		p.KprobeBpfProgPutRcu,
 		p.KprobeChargePage,
+		p.KprobeFreeCgroupPages,
 		p.KprobeMapAlloc,
 		p.KprobeMapAllocPercpu,
 		p.KprobeObjCharge,
@@ -324,6 +331,7 @@ func (p *ObjectsLegacyPrograms) Close() error {
 		p.KretprobeBpfMemRefill,
 		p.KretprobeBpfProgPutRcu,
 		p.KretprobeChargePage,
+		p.KretprobeFreeCgroupPages,
 		p.KretprobeMapAlloc,
 		p.KretprobeMapAllocPercpu,
 		p.KretprobeSysBpf,

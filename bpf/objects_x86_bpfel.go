@@ -120,6 +120,7 @@ const (
 	ObjectsProgKprobeBpfProgCharge             = "kprobe_bpf_prog_charge"
 	ObjectsProgKprobeBpfProgPutRcu             = "kprobe_bpf_prog_put_rcu"
 	ObjectsProgKprobeChargePage                = "kprobe_charge_page"
+	ObjectsProgKprobeFreeCgroupPages           = "kprobe_free_cgroup_pages"
 	ObjectsProgKprobeMapAlloc                  = "kprobe_map_alloc"
 	ObjectsProgKprobeMapAllocPercpu            = "kprobe_map_alloc_percpu"
 	ObjectsProgKprobeObjCharge                 = "kprobe_obj_charge"
@@ -137,6 +138,7 @@ const (
 	ObjectsProgKretprobeBpfMemRefill           = "kretprobe_bpf_mem_refill"
 	ObjectsProgKretprobeBpfProgPutRcu          = "kretprobe_bpf_prog_put_rcu"
 	ObjectsProgKretprobeChargePage             = "kretprobe_charge_page"
+	ObjectsProgKretprobeFreeCgroupPages        = "kretprobe_free_cgroup_pages"
 	ObjectsProgKretprobeMapAlloc               = "kretprobe_map_alloc"
 	ObjectsProgKretprobeMapAllocPercpu         = "kretprobe_map_alloc_percpu"
 	ObjectsProgKretprobeSysBpf                 = "kretprobe_sys_bpf"
@@ -205,6 +207,7 @@ type ObjectsProgramSpecs struct {
 	KprobeBpfProgCharge             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_charge"`
 	KprobeBpfProgPutRcu             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_put_rcu"`
 	KprobeChargePage                *ebpf.ProgramSpec `ebpf:"kprobe_charge_page"`
+	KprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeMapAlloc                  *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc"`
 	KprobeMapAllocPercpu            *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc_percpu"`
 	KprobeObjCharge                 *ebpf.ProgramSpec `ebpf:"kprobe_obj_charge"`
@@ -222,6 +225,7 @@ type ObjectsProgramSpecs struct {
 	KretprobeBpfMemRefill           *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_mem_refill"`
 	KretprobeBpfProgPutRcu          *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_prog_put_rcu"`
 	KretprobeChargePage             *ebpf.ProgramSpec `ebpf:"kretprobe_charge_page"`
+	KretprobeFreeCgroupPages        *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeMapAlloc               *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc"`
 	KretprobeMapAllocPercpu         *ebpf.ProgramSpec `ebpf:"kretprobe_map_alloc_percpu"`
 	KretprobeSysBpf                 *ebpf.ProgramSpec `ebpf:"kretprobe_sys_bpf"`
@@ -327,6 +331,7 @@ type ObjectsPrograms struct {
 	KprobeBpfProgCharge             *ebpf.Program `ebpf:"kprobe_bpf_prog_charge"`
 	KprobeBpfProgPutRcu             *ebpf.Program `ebpf:"kprobe_bpf_prog_put_rcu"`
 	KprobeChargePage                *ebpf.Program `ebpf:"kprobe_charge_page"`
+	KprobeFreeCgroupPages           *ebpf.Program `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeMapAlloc                  *ebpf.Program `ebpf:"kprobe_map_alloc"`
 	KprobeMapAllocPercpu            *ebpf.Program `ebpf:"kprobe_map_alloc_percpu"`
 	KprobeObjCharge                 *ebpf.Program `ebpf:"kprobe_obj_charge"`
@@ -344,6 +349,7 @@ type ObjectsPrograms struct {
 	KretprobeBpfMemRefill           *ebpf.Program `ebpf:"kretprobe_bpf_mem_refill"`
 	KretprobeBpfProgPutRcu          *ebpf.Program `ebpf:"kretprobe_bpf_prog_put_rcu"`
 	KretprobeChargePage             *ebpf.Program `ebpf:"kretprobe_charge_page"`
+	KretprobeFreeCgroupPages        *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeMapAlloc               *ebpf.Program `ebpf:"kretprobe_map_alloc"`
 	KretprobeMapAllocPercpu         *ebpf.Program `ebpf:"kretprobe_map_alloc_percpu"`
 	KretprobeSysBpf                 *ebpf.Program `ebpf:"kretprobe_sys_bpf"`
@@ -372,6 +378,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.KprobeBpfProgCharge,
 		p.KprobeBpfProgPutRcu,
 		p.KprobeChargePage,
+		p.KprobeFreeCgroupPages,
 		p.KprobeMapAlloc,
 		p.KprobeMapAllocPercpu,
 		p.KprobeObjCharge,
@@ -389,6 +396,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.KretprobeBpfMemRefill,
 		p.KretprobeBpfProgPutRcu,
 		p.KretprobeChargePage,
+		p.KretprobeFreeCgroupPages,
 		p.KretprobeMapAlloc,
 		p.KretprobeMapAllocPercpu,
 		p.KretprobeSysBpf,

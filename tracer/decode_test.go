@@ -264,6 +264,12 @@ func TestDecodeAnswers(t *testing.T) {
 		{unix.BPF_PROG_LOAD, true, bpf.PerfRecordFlagFLAG_VERIFIER_PASSED, refusal.Passed},
 		{unix.BPF_MAP_CREATE, true, 0, refusal.Unseen},
 	} {
+		if call := (compared{objectCgroups: c.probed}).failedObject(&bpf.ObjectsRecord{Ret: -12, Command: c.command}, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED); call.Memory != refusal.Refused {
+			t.Errorf("%+v: %v; a cgroup refused", c, call.Memory)
+		}
+		if call := (compared{objectCgroups: c.probed}).failedObject(&bpf.ObjectsRecord{Ret: -12, Command: c.command}, 0); (call.Memory == refusal.NotReached) != c.probed {
+			t.Errorf("%+v: %v; no cgroup refused", c, call.Memory)
+		}
 		if call := (compared{verifier: c.probed}).failedObject(&bpf.ObjectsRecord{Ret: -22, Command: c.command}, c.flags); call.Verifier != c.want {
 			t.Errorf("%+v: %v", c, call.Verifier)
 		}

@@ -44,7 +44,9 @@ type compared struct {
 	ringsProbed bool // the probe on ringComparison is attached
 	mapsProbed  bool // that on one of mapComparisons, which those who make maps call from other files
 	verifier    bool // that on bpf_check()
-	cgroups     bool // that on cgroupReclaim
+	cgroups     bool // that on cgroupReclaim, for io_uring
+	// The same for BPF objects, where the charges themselves are not watched.
+	objectCgroups bool
 	// calls are those of which it was seen: elsewhere the function that compares may be
 	// inlined, and a symbol left behind.
 	calls map[comparing]bool
@@ -136,6 +138,12 @@ func (c compared) failedObject(r *bpf.ObjectsRecord, flags bpf.PerfRecordFlag) *
 		call.Accounting = refusal.Passed
 	case c.mapsProbed && r.Command == unix.BPF_MAP_CREATE:
 		call.Accounting = refusal.NotReached
+	}
+	switch makes := r.Command == unix.BPF_MAP_CREATE || r.Command == unix.BPF_PROG_LOAD; {
+	case has(flags, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED):
+		call.Memory = refusal.Refused
+	case c.objectCgroups && makes:
+		call.Memory = refusal.NotReached
 	}
 	switch {
 	case has(flags, bpf.PerfRecordFlagFLAG_VERIFIER_REFUSED):

@@ -244,6 +244,7 @@ func (t *Tracer) watchObjects(opts Options, specs probe.Specs, running probe.Ker
 	case err == nil:
 		t.degraded = append(t.degraded, slices.Concat(notes, t.bpfObjects.Notes())...)
 		t.decoder.compared.mapsProbed = slices.ContainsFunc(mapComparisons, t.bpfObjects.Watches)
+		t.decoder.compared.objectCgroups = t.bpfObjects.Watches(cgroupReclaim)
 		t.decoder.compared.verifier = t.bpfObjects.Watches("bpf_check")
 		return t.testObjects()
 	case opts.Memcg || opts.NotPerf:

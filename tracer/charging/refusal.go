@@ -229,10 +229,13 @@ func objectFacts(f *reason.Facts, e *ledger.Entry) {
 			f.Asked = &o.Pages
 		}
 	}
-	if !o.Watched && !o.Refused {
-		return // whether a cgroup refused was not seen
-	}
 	f.CgroupRefused = &o.Refused
+	if !o.Watched && !o.Refused {
+		f.CgroupRefused = nil // not seen by this
+		if e.Failed != nil {
+			f.CgroupRefused = answer(e.Failed.Memory)
+		}
+	}
 	refusing(f, refusal.MemoryLimit{CgroupID: o.LimitCgroupID, Cgroup: o.LimitCgroup, UsageBytes: o.UsageBytes, LimitBytes: o.LimitBytes})
 }
 
@@ -407,7 +410,11 @@ func (r *Refused) holders() string {
 	if older := held - h.Buffers - h.Others - r.own; older > 0 {
 		parts = append(parts, fmt.Sprintf("%d were held before the trace began, or by what it does not watch", older))
 	}
-	return fmt.Sprintf(". Of the %d held, %s", held, strings.Join(parts, ", "))
+	late := ""
+	if h.Others > 0 || h.MakerPages > 0 {
+		late = "; what was closed a moment ago still counts: workers give rings and BPF maps back"
+	}
+	return fmt.Sprintf(". Of the %d held, %s%s", held, strings.Join(parts, ", "), late)
 }
 
 // limitOf says of whom the limit is that refused, as far as was seen: a process that has

@@ -59,7 +59,7 @@ func TestOfRefusal(t *testing.T) {
 			charged("io_uring", "io_uring_register", refusal.Refused, 1, 476)(e)
 			e.Caller.LockLimit, e.Failed.Count = 128, 7
 			e.Held = &ledger.Held{Buffers: 476, PID: 42, PIDPages: 476}
-		}), reason.Limit, []string{"476 pages + 1 page = 477 pages > 128 pages", "476 are perf buffers of process 42, which perf's allowance lets it have beyond the limit", "ulimit -l 1932 (KiB) if all 7 buffers are like the refused one", "355 pages fewer of perf buffers of process 42 if all 7", "another uid"}, nil},
+		}), reason.Limit, []string{"476 pages + 1 page = 477 pages > 128 pages", "476 are perf buffers of process 42, which perf's allowance lets it have beyond the limit", "ulimit -l 1932 (KiB) if all 7 buffers are like the refused one", "355 pages fewer of perf buffers of process 42 if all 7", "another uid"}, []string{"closed"}},
 		"ring, first region": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_setup", refusal.Refused, 2, 476)(e)
 			e.Caller.LockLimit = 128
@@ -144,7 +144,7 @@ func TestOfRefusal(t *testing.T) {
 		"map before 5.11": {refused(unix.EPERM, func(e *ledger.Entry) {
 			created(ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 9, ValueSize: 1, MaxEntries: 500, Rlimit: true, Pages: 11}, refusal.Refused)(e)
 			e.User.Before, e.Held = 11, &ledger.Held{Buffers: 11, Maker: 42, MakerPages: 11}
-		}), reason.Limit, []string{"11 pages + 11 pages = 22 pages > 16 pages", "Of the 11 held, 11 are BPF objects that process 42 made", "ulimit -l 88", "no capability lifts this limit"}, []string{"or CAP_IPC_LOCK"}},
+		}), reason.Limit, []string{"11 pages + 11 pages = 22 pages > 16 pages", "Of the 11 held, 11 are BPF objects that process 42 made; what was closed a moment ago still counts", "ulimit -l 88", "no capability lifts this limit"}, []string{"or CAP_IPC_LOCK"}},
 		"map without the capability": {refused(unix.EPERM, created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1, Watched: true}, refusal.Unseen)), reason.OtherRule,
 			[]string{"it takes CAP_BPF", "no limit has a part in it"}, []string{"MEMLOCK may be"}},
 		"a charger of which no table knows": {refused(unix.ENOMEM, func(e *ledger.Entry) { e.Charger = "new" }), reason.Unknown, []string{"ENOMEM: why is not known"}, nil},

@@ -27,6 +27,11 @@ func objectProbes(rlimit, memcg bool) []Probe {
 		{Program: bpf.ObjectsProgKprobeAnonInodeGetfd},
 		{Program: bpf.ObjectsProgKretprobeBpfCheck, Optional: true, AtOnce: many},
 	}
+	if !rlimit && !memcg {
+		list = append(list,
+			Probe{Program: bpf.ObjectsProgKretprobeFreeCgroupPages, Optional: true, AtOnce: many},
+			Probe{Program: bpf.ObjectsProgKprobeFreeCgroupPages, Optional: true})
+	}
 	// What comes back with an object is known at the return.
 	if rlimit || memcg {
 		list = append(list, Probe{Program: bpf.ObjectsProgKretprobeBpfMapFreeDeferred, AtOnce: many})

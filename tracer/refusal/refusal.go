@@ -80,8 +80,8 @@ type Call struct {
 
 	// Verifier is what the verifier said of a BPF program.
 	Verifier Accounting
-	// Memory is what the memory cgroups said to what a call of io_uring's allocated, and
-	// Limit the one that had no room for it at last.
+	// Memory is what the memory cgroups said to what a call of io_uring's or of bpf(2)'s
+	// allocated, and Limit the one that had no room for a ring at last.
 	Memory Accounting
 	Limit  MemoryLimit
 
