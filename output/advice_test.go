@@ -221,7 +221,7 @@ func TestAccountingChecks(t *testing.T) {
 		{Accounting(accounting.Assume("run as root")), doctor.StateDegraded, "not seen here: run as root"},
 		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{Events: 1, Scheme: rule.SchemeSplit, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateOK, "ok"},
 		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{Events: 1, Scheme: rule.SchemeCumulative, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateDegraded, "contradicts the experiment"},
-		{Traced(seen(rule.SchemeCumulative, true), ledger.Summary{Events: 1, Scheme: rule.SchemeTwice, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateOK, "twice"},
+		{Traced(seen(rule.SchemeCumulative, true), ledger.Summary{Events: 1, Scheme: rule.SchemeEither, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateOK, "cumulative-or-twice"},
 		{Traced(accounting.Assume(""), ledger.Summary{Events: 1, Scheme: rule.SchemeTwice, Verdicts: [ledger.Verdicts]uint64{1}}, nil), doctor.StateOK, "twice"},
 		{Traced(seen(rule.SchemeSplit, true), ledger.Summary{}, errors.New("no probes")), doctor.StateDegraded, "not known: no probes"},
 	} {

@@ -95,6 +95,8 @@ func explainWrongRefusal(r *row.Row) string {
 
 func fits(r *row.Row) string {
 	switch {
+	case r.Fits == ledger.FitsUnknown:
+		return "how many more fit depends on whether this kernel charges the user's history, too, which was not seen yet"
 	case r.Fits < 0:
 		return "no limit holds for this caller"
 	case r.Fits == 1:

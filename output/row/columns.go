@@ -100,7 +100,7 @@ func judgementColumns() []Column {
 		text("reasons", Perf|BPF|Others, "of a call that failed: the kernel's own reasons that the facts allow; empty: not known", reasons).computed(),
 		derived("over_pages", Perf|BPF|Others, "of a call that a limit in pages refused: by how many that was exceeded; else 0", over).computed(),
 		text("remedies", Perf|BPF|Others, "of a call that a limit refused: what lets it succeed, each one held against the rule, with semicolons between", remedies).computed(),
-		integer("fits_calls", Perf|BPF, "how many more calls like this fit before EPERM; -1: no limit", func(r *Row) *int64 { return &r.Fits }).computed(),
+		integer("fits_calls", Perf|BPF, "how many more calls like this fit before EPERM; -1: no limit; -2: not known yet", func(r *Row) *int64 { return &r.Fits }).computed(),
 	}
 }
 

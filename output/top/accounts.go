@@ -430,7 +430,7 @@ func (a *accounts) lockedOf(uid uint32, held int64) (pages int64, known bool) {
 // What the ledger said with its last entry is better than the rule, as long as
 // nothing has moved since: it knows how this kernel accounts.
 func (a *accounts) fits(p *process, userLocked int64) int64 {
-	if e := p.last; e != nil && e.Op == ledger.Map && e.Scheme == a.limits.Scheme && p.pinned == e.Process.After && userLocked == e.User.After {
+	if e := p.last; e != nil && e.Op == ledger.Map && e.Fits != ledger.FitsUnknown && e.Scheme == a.limits.Scheme && p.pinned == e.Process.After && userLocked == e.User.After {
 		return e.Fits
 	}
 	return a.limits.Room(p.caller(userLocked), a.sizeOf(p))

@@ -103,8 +103,8 @@ func (m Memory) learn(f Finding) Finding {
 func Traced(scheme rule.Scheme) { Default().traced(scheme) }
 
 func (m Memory) traced(scheme rule.Scheme) {
-	if scheme == rule.SchemeUnknown || scheme == rule.SchemeOther {
-		return
+	if scheme == rule.SchemeUnknown || scheme == rule.SchemeOther || scheme == rule.SchemeEither {
+		return // an experiment tells more
 	}
 	old, known := m.Recall()
 	switch {

@@ -233,8 +233,8 @@ func TestTraced(t *testing.T) {
 		traced []rule.Scheme
 		want   string
 	}{
-		{nil, []rule.Scheme{rule.SchemeUnknown, rule.SchemeOther}, "nobody unknown"},
-		{nil, []rule.Scheme{rule.SchemeTwice, rule.SchemeCumulative, rule.SchemeTwice}, "trace cumulative"},
+		{nil, []rule.Scheme{rule.SchemeUnknown, rule.SchemeOther, rule.SchemeEither}, "nobody unknown"},
+		{nil, []rule.Scheme{rule.SchemeEither, rule.SchemeCumulative, rule.SchemeEither}, "trace cumulative"},
 		{experiment(rule.SchemeSplit, true), []rule.Scheme{rule.SchemeTwice, rule.SchemeUnclamped}, "experiment split"},
 		{experiment(rule.SchemeSplit, false), []rule.Scheme{rule.SchemeUnclamped, rule.SchemeSplit}, "experiment unclamped"},
 		{experiment(rule.SchemeTwice, false), []rule.Scheme{rule.SchemeUnclamped}, "experiment twice"},

@@ -93,3 +93,6 @@ type Entry struct {
 	// kernel goes on as it was seen to do. -1: no limit.
 	Fits int64
 }
+
+// FitsUnknown is Fits where that depends on what was not seen of this kernel yet.
+const FitsUnknown = -2

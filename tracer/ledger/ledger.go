@@ -415,8 +415,16 @@ func (l *Ledger) fits(e *Entry) int64 {
 		return -1
 	}
 	b := &e.Buffer
+	caller := rule.Caller{UserLocked: e.User.After, PinnedVM: e.Process.After, LockLimit: e.Caller.LockLimit}
 	limits := rule.Limits{Allowance: b.Limits.Allowance, Paranoid: int(b.Limits.Paranoid), Scheme: l.scheme}
-	return limits.Room(rule.Caller{UserLocked: e.User.After, PinnedVM: e.Process.After, LockLimit: e.Caller.LockLimit}, b.Pages)
+	room := limits.Room(caller, b.Pages)
+	if limits.Scheme == rule.SchemeEither {
+		limits.Scheme = rule.SchemeCumulative
+		if limits.Room(caller, b.Pages) != room {
+			return FitsUnknown
+		}
+	}
+	return room
 }
 
 // process returns the account of the process that ev charges.

@@ -23,6 +23,7 @@ const (
 	SchemeSplit                    // the intended one, Split
 	SchemeCumulative               // all to the user, and its whole history to the process
 	SchemeTwice                    // all to the user, and what does not fit to the process as well
+	SchemeEither                   // one of these two: no user had a history yet
 	SchemeUnclamped                // SchemeSplit, but with the history of a user that is above its allowance
 	SchemeOther                    // none of these
 )
@@ -40,6 +41,9 @@ var schemes = [...]struct {
 		"each mapping past the allowance takes all that the user has beyond it, and not its own pages alone, out of the process's limit",
 		"in Linux 5.3.9 and 5.4 (d44248a41337); of the history alone in 4.19.103 (003461559ef7)"},
 	SchemeTwice: {"twice", "all to the user, and what does not fit to the process as well, as in Linux 4.19.103",
+		"pages past the allowance are charged to the process and to the user as well",
+		"in Linux 5.3.9 and 5.4 (d44248a41337)"},
+	SchemeEither: {"cumulative-or-twice", "all to the user, and what does not fit to the process as well; whether the user's history, too, was not seen yet",
 		"pages past the allowance are charged to the process and to the user as well",
 		"in Linux 5.3.9 and 5.4 (d44248a41337)"},
 	SchemeUnclamped: {"unclamped", "history to the process once the sysctl was lowered, as in Linux 5.5.0",
@@ -85,7 +89,7 @@ func (s *Scheme) UnmarshalText(name []byte) (err error) {
 }
 
 // UserPaysAll reports whether the user is charged a buffer's extra pages, too.
-func (s Scheme) UserPaysAll() bool { return s == SchemeCumulative || s == SchemeTwice }
+func (s Scheme) UserPaysAll() bool { return s == SchemeCumulative || s == SchemeTwice || s == SchemeEither }
 
 // Clamps reports whether what a user has beyond its allowance is no history.
 func (s Scheme) Clamps() bool { return s != SchemeCumulative && s != SchemeUnclamped }
@@ -104,10 +108,9 @@ func (s Scheme) UserPart(pages, extra int64) int64 {
 func Over(pages, extra int64) int64 { return max(0, extra-pages) }
 
 // Seen is the scheme after one more observation. Split looks like unclamped until a user
-// is above its allowance, and twice like cumulative until there is a history: the more
-// telling one stays.
+// is above its allowance: the more telling one stays.
 func (s Scheme) Seen(now Scheme) Scheme {
-	if now == SchemeSplit && s == SchemeUnclamped || now == SchemeTwice && s == SchemeCumulative {
+	if now == SchemeSplit && s == SchemeUnclamped || now == SchemeEither && (s == SchemeCumulative || s == SchemeTwice) {
 		return s
 	}
 	return now
@@ -128,8 +131,10 @@ func SchemeOf(pages, before, allowance, toUser, toProcess int64) Scheme {
 		return SchemeCumulative
 	case toUser == pages-toProcess && toProcess == history && history > pages:
 		return SchemeUnclamped
-	case toUser == pages && toProcess == right:
+	case toUser == pages && toProcess == right && history > pages:
 		return SchemeTwice
+	case toUser == pages && toProcess == right: // the user has no history
+		return SchemeEither
 	}
 	return SchemeOther
 }

@@ -129,7 +129,8 @@ func TestSchemeOf(t *testing.T) {
 		"it fits":              {3, 0, 516, 3, 0, SchemeUnknown},
 		"the intent":           {3, 515, 516, 1, 2, SchemeSplit},
 		"the history":          {3, 520, 516, 3, 7, SchemeCumulative},
-		"no history yet":       {3, 516, 516, 3, 3, SchemeTwice}, // or cumulative
+		"no history yet":       {3, 516, 516, 3, 3, SchemeEither},
+		"not the history":      {3, 520, 516, 3, 3, SchemeTwice},
 		"lowered":              {3, 520, 516, -4, 7, SchemeUnclamped},
 		"lowered, clamped":     {3, 520, 516, 0, 3, SchemeSplit},
 		"something unheard-of": {3, 520, 516, 1, 1, SchemeOther},
@@ -138,7 +139,7 @@ func TestSchemeOf(t *testing.T) {
 			t.Errorf("%s: %s; want %s", name, got, c.want)
 		}
 	}
-	if SchemeCumulative.Seen(SchemeTwice) != SchemeCumulative || SchemeUnclamped.Seen(SchemeSplit) != SchemeUnclamped || SchemeTwice.Seen(SchemeCumulative) != SchemeCumulative {
+	if SchemeCumulative.Seen(SchemeEither) != SchemeCumulative || SchemeTwice.Seen(SchemeEither) != SchemeTwice || SchemeUnclamped.Seen(SchemeSplit) != SchemeUnclamped || SchemeEither.Seen(SchemeCumulative) != SchemeCumulative {
 		t.Error("the less telling one stays")
 	}
 }
