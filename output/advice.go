@@ -143,7 +143,11 @@ func adviceRule(b *strings.Builder, x *advice.Explanation) {
 		fmt.Fprintf(b, "  %-15s = %8d   %s\n", name, value, how)
 	}
 	perCPU := int64(n.MlockKiB) * 1024 / int64(max(1, n.PageBytes))
-	line("user_lock_limit", n.UserLockLimit, fmt.Sprintf("perf_event_mlock_kb %d KiB = %d × %d CPUs online", n.MlockKiB, perCPU, n.OnlineCPUs))
+	if n.UserLockLimit < 0 {
+		fmt.Fprintf(b, "  %-15s = %8s   perf_event_mlock_kb %d: the kernel takes it for more than there is\n", "user_lock_limit", "none", n.MlockKiB)
+	} else {
+		line("user_lock_limit", n.UserLockLimit, fmt.Sprintf("perf_event_mlock_kb %d KiB = %d × %d CPUs online", n.MlockKiB, perCPU, n.OnlineCPUs))
+	}
 	estimated := ""
 	if n.Estimated {
 		estimated = " (estimated)"
@@ -225,7 +229,11 @@ func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	if h.Estimated {
 		asSeen = " as far as can be seen"
 	}
-	fmt.Fprintf(b, "\nThe allowance of uid %d%s: %d of %d pages are used%s (%.1f %%)", x.Subject.UID, when, h.UserLocked, x.Numbers.UserLockLimit, asSeen, h.Share)
+	share := fmt.Sprintf("%d of %d pages are used%s (%.1f %%)", h.UserLocked, x.Numbers.UserLockLimit, asSeen, h.Share)
+	if x.Numbers.UserLockLimit < 0 {
+		share = fmt.Sprintf("it has no end, and %s used%s", isOrAre(h.UserLocked), asSeen)
+	}
+	fmt.Fprintf(b, "\nThe allowance of uid %d%s: %s", x.Subject.UID, when, share)
 	if len(x.Holders) == 0 {
 		b.WriteString(".\n")
 	} else {
@@ -244,6 +252,14 @@ func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	if h.Split {
 		fmt.Fprintf(b, "  locked_vm, a counter apart from perf's on this kernel: %s.\n", format.Count(h.LockedVM, "page"))
 	}
+}
+
+// isOrAre is a number of pages with its verb.
+func isOrAre(pages int64) string {
+	if pages == 1 {
+		return "1 page is"
+	}
+	return fmt.Sprintf("%d pages are", pages)
 }
 
 func holderTable(holders []advice.Holder) string {

@@ -148,7 +148,7 @@ func (l *Ledger) refusal(e *Entry, p *process, u *user) {
 	if e.Buffer.Existing {
 		right = 0
 	}
-	if !l.scheme.Clamps() {
+	if !l.scheme.Clamps() && e.Buffer.Limits.Allowance >= 0 {
 		e.Buffer.Extra = max(0, e.Demand()-e.Buffer.Limits.Allowance)
 	}
 	e.Excess = max(0, e.Buffer.Extra-right)
