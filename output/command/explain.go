@@ -105,6 +105,7 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 		return o.explainRequest(ctx, from, s)
 	}
 	ask := advice.NewAsk(s, uint32(o.pid), uint32(o.uid), cmp.Or(o.dataPages, s.PagesOf(size)), o.perCPU, o.aux)
+	ask.Machine = kernel.MemoryBytes()
 	facts := snapshot.Inspect(from, ask.PID)
 	facts.BPF, _ = kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
 	x, err := advice.Explain(s, facts, ask)

@@ -86,7 +86,7 @@ type Call struct {
 	Limit  MemoryLimit
 
 	// MachineBytes is how much memory the machine has, and PossibleCPUs how many CPUs it
-	// can have: what the size of a BPF map is held against, and depends on. 0: not known.
+	// can have: what the size of a BPF map or of a buffer is held against, and depends on. 0: not known.
 	MachineBytes int64
 	PossibleCPUs uint32
 }
