@@ -352,7 +352,7 @@ func (l *Ledger) settle(e *Entry, u *user, p *process) {
 	if u != nil {
 		u.locked.After(&e.User, e.ChargedUser, waits && e.User.Shared)
 		u.locked.Unknown = u.locked.Unknown || account && e.User.Shared
-		e.UserOvercharge, e.UserOver = u.overcharge, u.over
+		e.UserOvercharge, e.UserOver = u.overcharge, u.overIn(e.User.Before)
 		if e.Kind == Refusal {
 			e.Held = l.held(e, u)
 		}
