@@ -69,6 +69,9 @@ type Call struct {
 	// Exempt reports whether the io_uring in question was made with CAP_IPC_LOCK: nobody
 	// is charged for it, whoever uses it.
 	Exempt bool
+	// Charged reports that it was made without, and its maker is charged, whoever uses it.
+	// Neither: that was not seen.
+	Charged bool
 	// Mapping is of calls on perf buffers.
 	Mapping Mapping
 	// Request is the opcode of io_uring_register(2), or the flags of a ring that was to be
