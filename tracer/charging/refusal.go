@@ -276,7 +276,7 @@ func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 	c, given := wholeCharge(e, f)
 	holders, apart := othersOf(e, c)
 	list := chargeRemedies(c, r, holders, uint32(page))
-	if f.Call == reason.RegisterBuffers || f.Call == reason.SendRing {
+	if e.Failed != nil && (f.Call == reason.SendRing || e.Failed.Function == "io_uring_register") {
 		list = ofRing(list, e)
 	}
 	if !apart {

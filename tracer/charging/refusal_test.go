@@ -96,7 +96,7 @@ func TestOfRefusal(t *testing.T) {
 		"memory that a ring is given later": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_register", refusal.Refused, 128, 2)(e)
 			e.Failed.Request, e.Failed.Count = 22, 1 // IORING_REGISTER_PBUF_RING
-		}), reason.Limit, []string{"2 pages + 128 pages = 130 pages > 16 pages", "ulimit -l 520 (KiB), or"}, []string{"why is not known", "entries"}},
+		}), reason.Limit, []string{"2 pages + 128 pages = 130 pages > 16 pages", "ulimit -l 520 (KiB) or more: what the call asks for after that was not seen, or CAP_IPC_LOCK (effective, initial user namespace) when the ring is made"}, []string{"why is not known", "entries"}},
 		"ring of root in a cgroup": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
 			e.Caller.LockLimit, e.Caller.CapIPCLock = rule.Unlimited, true
