@@ -144,7 +144,7 @@ func (l *Ledger) refusal(e *Entry, p *process, u *user) {
 	if e.Verdict != OK || e.Errno != rule.EPERM {
 		return
 	}
-	_, right := rule.Split(e.Buffer.Pages, e.User.Before-u.overIn(e.User.Before), e.Buffer.Limits.Allowance)
+	_, right := rule.Split(e.Buffer.Pages, e.User.Before-u.overIn(e), e.Buffer.Limits.Allowance)
 	if e.Buffer.Existing {
 		right = 0
 	}
@@ -158,10 +158,6 @@ func (l *Ledger) refusal(e *Entry, p *process, u *user) {
 		e.Uncertain = e.Uncertain || e.Buffer.Limits.Moved
 	}
 }
-
-// overIn is how much of a reading of the user's counter is wrong. The counter ends with the
-// user's last process, and the next one begins at nothing.
-func (u *user) overIn(reading int64) int64 { return min(u.over, max(0, reading)) }
 
 // refused counts an EPERM, if not the tracer's own.
 func (l *Ledger) refused(e *Entry) {
