@@ -102,6 +102,8 @@ func adviceVerdict(x *advice.Explanation) string {
 		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s%s", done, format.Pages(v.Over, x.Numbers.PageBytes), adviceFits(x.Fits), adviceFault(x)+beyondMachine(x))
 	case v.Limit == advice.LimitNegative:
 		return fmt.Sprintf("REFUSED with EPERM%s: pinned_vm of the process is negative (%s), which the kernel takes for more than any limit: this kernel refunded to this process what another one had paid.", done, format.Count(x.Numbers.PinnedVM, "page"))
+	case v.Limit == advice.LimitLargest && v.Errno == "EPERM":
+		return fmt.Sprintf("REFUSED with EPERM: RLIMIT_MEMLOCK is exceeded by %s. To lift the limit does not help: no kernel with pages of %s takes a buffer of so many: %s.", format.Pages(v.Over, x.Numbers.PageBytes), format.Bytes(int64(x.Numbers.PageBytes)), format.Pages(x.Pages, x.Numbers.PageBytes))
 	case v.Limit == advice.LimitLargest:
 		return fmt.Sprintf("REFUSED with %s: no kernel with pages of %s takes a buffer of so many: %s. No limit has a part in that, and to lift one does not help.", v.Errno, format.Bytes(int64(x.Numbers.PageBytes)), format.Pages(x.Pages, x.Numbers.PageBytes))
 	case v.Limit == advice.LimitMachine:

@@ -195,7 +195,7 @@ func (x *Explainer) Close(_ pipeline.View, lost uint64) error {
 }
 
 // neverWatched is what charges or holds locked memory, and no trace watches.
-var neverWatched = []string{"mlock(), MAP_LOCKED and shared memory", "what io_uring_register(BUFFERS_UPDATE) leaves out when it does a part", "VFIO", "RDMA", "vDPA", "iommufd"}
+var neverWatched = []string{"mlock(), MAP_LOCKED and shared memory", "what io_uring_register(BUFFERS_UPDATE) leaves out when it does a part", "VFIO", "RDMA", "vDPA", "iommufd", "what still runs when the command has ended"}
 
 // notListed are the errors of the calls that are watched that no limit on memory can cause, and
 // that are no refusals here.
