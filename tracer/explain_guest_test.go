@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
-	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -248,54 +246,6 @@ func explainsCommand(t *testing.T, _ guesttest.Kernel) {
 	if len(x.Holders) != 1 || x.Holders[0].PID != x.Subject.PID || x.Holders[0].Buffers != 9 || x.Holders[0].UserPart != 516 || x.Holders[0].Extra != 69 {
 		t.Errorf("holders %+v of process %d", x.Holders, x.Subject.PID)
 	}
-}
-
-// What is refused by others than perf is explained in numbers, too: the sum, and the process that
-// holds the counter, as its own mappings say.
-func TestExplainCommandInNumbers(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.Fetch(t, "6.1") }
-	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
-		c := guesttest.Command(t, "pinwatch", "explain", "--json", "--", "pinwatch", "workload", "refuse", "buffers-perf", "--hold", "10m").Start()
-		const begins = "{\n  \"v\""
-		c.WaitUntil("explained a refusal", func(stdout, _ string) bool {
-			_, x, ok := strings.Cut(stdout, begins)
-			return ok && strings.Contains(x, "\n}\n")
-		})
-		var holder uint64
-		maps, err := filepath.Glob("/proc/[0-9]*/maps")
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, path := range maps {
-			if raw, err := os.ReadFile(path); err == nil && strings.Count(string(raw), "[perf_event]") == 28 {
-				holder, _ = strconv.ParseUint(strings.Split(path, "/")[2], 10, 32)
-			}
-		}
-		r := c.Stop(os.Interrupt)
-		_, text, _ := strings.Cut(r.Stdout, begins)
-		var x struct {
-			Errno, Outcome string
-			Reasons        []string
-			AskedPages     int64                 `json:"asked_pages"`
-			HeldPages      int64                 `json:"held_pages"`
-			LimitPages     int64                 `json:"limit_pages"`
-			Over           int64                 `json:"over_pages"`
-			Unowned        int64                 `json:"unowned_pages"`
-			Holders        []charging.UserHolder `json:"holders"`
-		}
-		if err := json.NewDecoder(strings.NewReader(begins + text)).Decode(&x); err != nil {
-			t.Fatalf("%v: %s", err, r.Stdout)
-		}
-		if r.Code != 1 || x.Errno != "ENOMEM" || x.Outcome != "limit" || !slices.Equal(x.Reasons, []string{"limit"}) {
-			t.Errorf("exit %d: %+v", r.Code, x)
-		}
-		if x.AskedPages != 1 || x.HeldPages != 28*17 || x.LimitPages != 128 || x.Over != 28*17+1-128 {
-			t.Errorf("%+v", x)
-		}
-		if want := (charging.UserHolder{PID: uint32(holder), Comm: "pinwatch", What: charging.HolderPerf, Pages: 28 * 17}); holder == 0 || len(x.Holders) != 1 || x.Holders[0] != want || x.Unowned != 0 {
-			t.Errorf("holders %+v, %d without; want %+v", x.Holders, x.Unowned, want)
-		}
-	})
 }
 
 // What a command is refused by the kernel's bug is called that, and so is the row of a
