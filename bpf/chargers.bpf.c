@@ -395,14 +395,41 @@ int BPF_KRETPROBE(kretprobe_free_cgroup_pages)
 	return 0;
 }
 
-/* Whoever made the ring decides whether its buffers are charged. */
+/* Whoever made the ring is charged for its buffers, whoever registers them: up to here it was
+ * taken to be the caller. */
+static __always_inline void ring_payer(struct call *call, struct user_struct *user, struct mm_struct *mm)
+{
+	struct record *r = &call->record;
+
+	if (call->user != (__u64)user) {
+		inflight_exit(INFLIGHT_USER, &call->stays[INFLIGHT_USER]);
+		inflight_enter(INFLIGHT_USER, &call->stays[INFLIGHT_USER], locked_vm_address(user));
+		call->user = (__u64)user;
+		r->user.owner = user_uid(user);
+		r->user.before = user_locked_vm(user);
+	}
+	if (mm && r->process.owner != (__u64)mm) {
+		inflight_exit(INFLIGHT_MM, &call->stays[INFLIGHT_MM]);
+		inflight_enter(INFLIGHT_MM, &call->stays[INFLIGHT_MM], (__u64)mm);
+		r->process.owner = (__u64)mm;
+		r->process.before = mm_pinned(mm);
+	}
+}
+
 SEC("kprobe/io_sqe_buffers_register")
 int BPF_KPROBE(kprobe_io_sqe_buffers_register, struct io_ring_ctx *ring)
 {
 	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
+	struct user_struct *user = ring_user(ring);
 
-	if (call && ring_is_exempt(ring))
+	if (!call || !call->user)
+		return 0;
+	if (ring_is_exempt(ring))
 		call->record.header.flags |= FLAG_EXEMPT;
+	if (!user)
+		return 0;
+	call->record.header.flags |= FLAG_CHARGED;
+	ring_payer(call, user, ring_mm(ring));
 	return 0;
 }
 

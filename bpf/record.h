@@ -45,6 +45,7 @@ enum record_flag {
 	/* The other chargers: */
 	FLAG_SPLIT_COUNTER = 1 << 10, /* perf charges another counter of the user's here */
 	FLAG_EXEMPT = 1 << 11, /* the ring was made with CAP_IPC_LOCK, and charges no user */
+	FLAG_CHARGED = 1 << 17, /* it was made without, and charges its maker */
 };
 
 /* Who made a call. */

@@ -99,17 +99,30 @@ func adviceVerdict(x *advice.Explanation) string {
 	case v.Allowed:
 		return "ALLOWED: " + adviceFits(x.Fits)
 	case v.Limit == advice.LimitMemlock:
-		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s%s", done, format.Pages(v.Over, x.Numbers.PageBytes), adviceFits(x.Fits), adviceFault(x))
+		return fmt.Sprintf("REFUSED with EPERM%s: RLIMIT_MEMLOCK is exceeded by %s. %s%s", done, format.Pages(v.Over, x.Numbers.PageBytes), adviceFits(x.Fits), adviceFault(x)+beyondMachine(x))
 	case v.Limit == advice.LimitNegative:
 		return fmt.Sprintf("REFUSED with EPERM%s: pinned_vm of the process is negative (%s), which the kernel takes for more than any limit: this kernel refunded to this process what another one had paid.", done, format.Count(x.Numbers.PinnedVM, "page"))
+	case v.Limit == advice.LimitLargest && v.Errno == "EPERM":
+		return fmt.Sprintf("REFUSED with EPERM: RLIMIT_MEMLOCK is exceeded by %s. To lift the limit does not help: no kernel with pages of %s takes a buffer of so many: %s.", format.Pages(v.Over, x.Numbers.PageBytes), format.Bytes(int64(x.Numbers.PageBytes)), format.Pages(x.Pages, x.Numbers.PageBytes))
 	case v.Limit == advice.LimitLargest:
 		return fmt.Sprintf("REFUSED with %s: no kernel with pages of %s takes a buffer of so many: %s. No limit has a part in that, and to lift one does not help.", v.Errno, format.Bytes(int64(x.Numbers.PageBytes)), format.Pages(x.Pages, x.Numbers.PageBytes))
+	case v.Limit == advice.LimitMachine:
+		return fmt.Sprintf("REFUSED with %s, whatever the limits:%s %s", v.Errno, beyondMachine(x), adviceFits(x.Fits))
 	case v.Limit == advice.LimitAUX:
 		return fmt.Sprintf("REFUSED with %s: RLIMIT_MEMLOCK is exceeded by %s. To lift the limit does not help: the event's PMU has no AUX areas.", v.Errno, format.Pages(v.Over, x.Numbers.PageBytes))
 	case v.Limit == advice.LimitGeometry:
 		return fmt.Sprintf("REFUSED with EINVAL: %d pages are no size of a perf buffer, and no limit has a part in it. Data pages are a power of two, plus one control page, mapped shared and from offset 0; an AUX area is a power of two of pages, behind them; a buffer that exists can be mapped again in its own size only.", x.Pages)
 	}
 	return fmt.Sprintf("REFUSED with %s: not by the limits of locked memory, which would allow it. Look at what else can refuse.", v.Errno)
+}
+
+// beyondMachine says that the machine has not the memory for all that is wanted.
+func beyondMachine(x *advice.Explanation) string {
+	if !x.BeyondMachine {
+		return ""
+	}
+	page := int64(x.Numbers.PageBytes)
+	return fmt.Sprintf(" The machine has no memory for %s: %s, and it has %s.", format.Count(x.Wanted, "such buffer"), format.Bytes(x.Wanted*x.Pages*page), format.Bytes(x.Machine))
 }
 
 func adviceFault(x *advice.Explanation) string {
@@ -143,7 +156,11 @@ func adviceRule(b *strings.Builder, x *advice.Explanation) {
 		fmt.Fprintf(b, "  %-15s = %8d   %s\n", name, value, how)
 	}
 	perCPU := int64(n.MlockKiB) * 1024 / int64(max(1, n.PageBytes))
-	line("user_lock_limit", n.UserLockLimit, fmt.Sprintf("perf_event_mlock_kb %d KiB = %d × %d CPUs online", n.MlockKiB, perCPU, n.OnlineCPUs))
+	if n.UserLockLimit < 0 {
+		fmt.Fprintf(b, "  %-15s = %8s   perf_event_mlock_kb %d: the kernel takes it for more than there is\n", "user_lock_limit", "none", n.MlockKiB)
+	} else {
+		line("user_lock_limit", n.UserLockLimit, fmt.Sprintf("perf_event_mlock_kb %d KiB = %d × %d CPUs online", n.MlockKiB, perCPU, n.OnlineCPUs))
+	}
 	estimated := ""
 	if n.Estimated {
 		estimated = " (estimated)"
@@ -190,7 +207,7 @@ func adviceAccounting(b *strings.Builder, x *advice.Explanation) {
 	if a.FurtherMappings {
 		b.WriteString("  A further mapping of a buffer charges its user again, and that is not given back: this kernel's bug.\n")
 	}
-	if a.Bug == "" || x.Verdict.Limit == advice.LimitGeometry || x.Verdict.Limit == advice.LimitOther {
+	if a.Bug == "" || x.Verdict.Limit == advice.LimitMachine || x.Verdict.Limit == advice.LimitGeometry || x.Verdict.Limit == advice.LimitOther {
 		return
 	}
 	n := &x.Intended
@@ -225,7 +242,11 @@ func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	if h.Estimated {
 		asSeen = " as far as can be seen"
 	}
-	fmt.Fprintf(b, "\nThe allowance of uid %d%s: %d of %d pages are used%s (%.1f %%)", x.Subject.UID, when, h.UserLocked, x.Numbers.UserLockLimit, asSeen, h.Share)
+	share := fmt.Sprintf("%d of %d pages are used%s (%.1f %%)", h.UserLocked, x.Numbers.UserLockLimit, asSeen, h.Share)
+	if x.Numbers.UserLockLimit < 0 {
+		share = fmt.Sprintf("it has no end, and %s used%s", isOrAre(h.UserLocked), asSeen)
+	}
+	fmt.Fprintf(b, "\nThe allowance of uid %d%s: %s", x.Subject.UID, when, share)
 	if len(x.Holders) == 0 {
 		b.WriteString(".\n")
 	} else {
@@ -244,6 +265,14 @@ func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	if h.Split {
 		fmt.Fprintf(b, "  locked_vm, a counter apart from perf's on this kernel: %s.\n", format.Count(h.LockedVM, "page"))
 	}
+}
+
+// isOrAre is a number of pages with its verb.
+func isOrAre(pages int64) string {
+	if pages == 1 {
+		return "1 page is"
+	}
+	return fmt.Sprintf("%d pages are", pages)
 }
 
 func holderTable(holders []advice.Holder) string {

@@ -159,8 +159,8 @@ func TestAdviceJSON(t *testing.T) {
 	}
 	refused := keys(explained(t, nil))
 	invalid := keys(explained(t, func(s *snapshot.Snapshot, a *advice.Ask) { a.Pages, s.Users, s.Buffers = 101, nil, nil }))
-	if len(refused) != len(invalid) || len(refused) != 20 {
-		t.Errorf("%d fields when refused, %d when invalid; want 20", len(refused), len(invalid))
+	if len(refused) != len(invalid) || len(refused) != 22 {
+		t.Errorf("%d fields when refused, %d when invalid; want 22", len(refused), len(invalid))
 	}
 }
 
@@ -194,12 +194,13 @@ func TestExplainRefusals(t *testing.T) {
 		t.Errorf("%d, %v", x.Refused, err)
 	}
 	text := b.String()
-	if strings.Count(text, "REFUSED with EPERM") != 1 || strings.Count(text, "REFUSED with EINVAL") != 2 || !strings.Contains(text, "succeeded; 4 calls were refused.\n") || strings.Contains(text, "for want of locked memory") {
+	if strings.Count(text, "REFUSED with EPERM") != 1 || strings.Count(text, "REFUSED with EINVAL") != 2 || !strings.Contains(text, "succeeded; 4 refusals were seen.\n") || strings.Contains(text, "for want of locked memory") {
 		t.Error(text)
 	}
 	b.Reset()
 	x = &Explainer{Out: &b}
-	if err := pipeline.Run(func(func(ledger.Event, error) bool) {}, none, x); err != nil || x.Refused != 0 || !strings.Contains(b.String(), "not for want of locked memory") {
+	if err := pipeline.Run(func(func(ledger.Event, error) bool) {}, none, x); err != nil || x.Refused != 0 || !strings.Contains(b.String(), "not for want of locked memory") ||
+		!strings.Contains(b.String(), "no refusal was seen") || !strings.Contains(b.String(), "optmem_max") || !strings.Contains(b.String(), "MAP_LOCKED") {
 		t.Error(b.String())
 	}
 }

@@ -127,6 +127,9 @@ func explainRefusal(r *row.Row) string {
 	case advice.LimitLargest:
 		s += " Nor does any kernel with pages of this size take a buffer of so many."
 	}
+	if x.Verdict.Limit != advice.LimitLargest {
+		s += beyondMachine(x)
+	}
 	if len(x.Brief()) == 0 {
 		return s
 	}

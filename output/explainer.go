@@ -181,18 +181,25 @@ func (x *Explainer) Close(_ pipeline.View, lost uint64) error {
 	if x.AsJSON {
 		return nil
 	}
-	were := "were"
-	if x.Refused == 1 {
-		were = "was"
+	seen := "no refusal was seen"
+	switch {
+	case x.Refused == 1:
+		seen = "1 refusal was seen"
+	case x.Refused > 1:
+		seen = fmt.Sprintf("%d refusals were seen", x.Refused)
 	}
-	text := fmt.Sprintf("%s of perf buffers, %s on BPF objects and %s by others (io_uring, AF_XDP, MSG_ZEROCOPY) succeeded; %s %s refused.",
-		format.Count(x.succeeded[ofPerf], "mapping"), format.Count(x.succeeded[ofBPF], "call"), format.Count(x.succeeded[ofOthers], "charge"), format.Count(x.Refused, "call"), were)
+	text := fmt.Sprintf("%s of perf buffers, %s on BPF objects and %s by others (io_uring, AF_XDP, MSG_ZEROCOPY) succeeded; %s.",
+		format.Count(x.succeeded[ofPerf], "mapping"), format.Count(x.succeeded[ofBPF], "call"), format.Count(x.succeeded[ofOthers], "charge"), seen)
 	_, err := fmt.Fprintf(x.Out, "\n%s\n%s", text, x.elsewhere(lost))
 	return err
 }
 
 // neverWatched is what charges or holds locked memory, and no trace watches.
-var neverWatched = []string{"mlock() and shared memory", "VFIO", "RDMA", "vDPA", "iommufd"}
+var neverWatched = []string{"mlock(), MAP_LOCKED and shared memory", "what io_uring_register(BUFFERS_UPDATE) leaves out when it does a part", "VFIO", "RDMA", "vDPA", "iommufd", "what still runs when the command has ended"}
+
+// notListed are the errors of the calls that are watched that no limit on memory can cause, and
+// that are no refusals here.
+const notListed = "Not listed are errors of io_uring, AF_XDP and map elements that no memory causes (EFAULT, EINVAL, EBUSY; E2BIG of a full map), and ENOBUFS of a socket whose notifications take all that net.core.optmem_max allows.\n"
 
 // elsewhere says what it means that nothing was refused. It claims nothing of what was not
 // watched.
@@ -208,7 +215,7 @@ func (x *Explainer) elsewhere(lost uint64) string {
 		fmt.Fprintf(&b, "Not watched here, or less exact: %s\n", format.Printable(what))
 	}
 	if x.Refused == 0 {
-		fmt.Fprintf(&b, "Never watched: %s.\n", strings.Join(neverWatched, ", "))
+		fmt.Fprintf(&b, "%sNever watched: %s.\n", notListed, strings.Join(neverWatched, ", "))
 	}
 	return b.String()
 }

@@ -80,7 +80,9 @@ func (d decoder) decode(raw []byte) (ledger.Event, error) {
 	case bpf.PerfRecordKindRECORD_PERF:
 		err = perfCall(&event, header.Flags, raw)
 	case bpf.PerfRecordKindRECORD_PERF_FAILED:
-		err = failedMapping(&event, header.Flags, raw)
+		if err = failedMapping(&event, header.Flags, raw); err == nil {
+			event.Failed.MachineBytes = d.machine
+		}
 	case bpf.PerfRecordKindRECORD_OBJECT:
 		err = d.object(&event, header.Flags, raw)
 	case bpf.PerfRecordKindRECORD_CHARGER:

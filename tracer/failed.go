@@ -82,6 +82,7 @@ func (c compared) failed(r *bpf.ChargersRecord, flags bpf.PerfRecordFlag) (*refu
 		LastAsked:  r.LastAsked,
 		LastHeld:   r.LastHeld,
 		Exempt:     flags&bpf.PerfRecordFlagFLAG_EXEMPT != 0,
+		Charged:    flags&bpf.PerfRecordFlagFLAG_CHARGED != 0,
 		Request:    r.Request,
 		Count:      r.Count,
 	}

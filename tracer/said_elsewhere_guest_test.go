@@ -63,7 +63,7 @@ func (s saying) explained(t *testing.T, state *snapshot.Source, e *ledger.Entry)
 	never := append([]string{"not for want of locked memory"}, s.never...)
 	about, _, _ := strings.Cut(texts[0], "What else refuses") // where other calls are named
 	contains(t, "explain", about, append([]string{"REFUSED with "}, words...), never)
-	contains(t, "explain", texts[0], []string{"1 call was refused"}, nil)
+	contains(t, "explain", texts[0], []string{"1 refusal was seen"}, nil)
 	var said struct {
 		Errno, Outcome, Note string
 		Verdict              struct{ Errno, Limit string }

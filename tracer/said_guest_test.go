@@ -139,7 +139,7 @@ func ringSayings(k guesttest.Kernel) []saying {
 	if !apart && !charges {
 		perf = saying{"buffers-perf", unix.ENOMEM, "limit", []string{sum, "476 are perf buffers of process", "ulimit -l 1932"}, nil, true, nil}
 	}
-	setup := saying{"ring-cgroup", unix.ENOMEM, "limit", []string{"memory cgroup is at its limit; it is /pinwatch-refuse", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK"}, []string{"if it asked", "ulimit", "one of these"}, false, nil}
+	setup := saying{"ring-cgroup", unix.ENOMEM, "limit", []string{"a memory cgroup ", "; it is /pinwatch-refuse", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK"}, []string{"if it asked", "ulimit", "one of these"}, false, nil}
 	split, over := saying{refuse: "perf-split-unmap"}, saying{refuse: "perf-split-map"}
 	if k.Series != "5.10" {
 		split = saying{"perf-split-unmap", unix.EINVAL, "other_rule", []string{"does not let a perf buffer's mapping be split", "no limit has a part in it"}, nil, false, nil}

@@ -52,7 +52,8 @@ more fit; who holds the user's counter; and which smallest change would help.
 
 With a command, traces it and explains each of its refusals, whoever refused: perf
 buffers, BPF maps, programs and updates, io_uring, AF_XDP, MSG_ZEROCOPY, secret memory.
-What is refused by mlock(), shared memory, VFIO, RDMA, vDPA or iommufd is not seen.
+What is refused by mlock(), MAP_LOCKED, shared memory, VFIO, RDMA, vDPA or iommufd is
+not seen, nor are errors that no memory causes, but of perf buffers and BPF objects.
 
 Without a process or a user, the question is about whoever asks. The size of a perf
 buffer is that of its data; the control page is added.
@@ -105,6 +106,7 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 		return o.explainRequest(ctx, from, s)
 	}
 	ask := advice.NewAsk(s, uint32(o.pid), uint32(o.uid), cmp.Or(o.dataPages, s.PagesOf(size)), o.perCPU, o.aux)
+	ask.Machine = kernel.MemoryBytes()
 	facts := snapshot.Inspect(from, ask.PID)
 	facts.BPF, _ = kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
 	x, err := advice.Explain(s, facts, ask)

@@ -49,6 +49,7 @@ func failedColumns() []Column {
 		failedInteger("last_asked_pages", Others, "the part of it that the kernel compared last; 0: unseen", func(c *refusal.Call) *int64 { return &c.LastAsked }),
 		failedInteger("last_held_pages", Others, "the user's counter at that comparison, with the call's earlier parts", func(c *refusal.Call) *int64 { return &c.LastHeld }),
 		failedFlag("exempt", Others, "the io_uring was made with CAP_IPC_LOCK: nobody is charged for it", func(c *refusal.Call) *bool { return &c.Exempt }),
+		failedFlag("ring_charged", Others, "it was made without: its maker is charged for it, whoever uses it", func(c *refusal.Call) *bool { return &c.Charged }),
 		failedInteger("request", Others, "opcode of an io_uring_register(2) that failed, or the flags of a ring that was to be made", func(c *refusal.Call) *uint32 { return &c.Request }),
 		failedFlag("mapping_private", Perf, "of a mapping that failed: it was to be MAP_PRIVATE", func(c *refusal.Call) *bool { return &c.Mapping.Private }),
 		failedInteger("mapping_offset_pages", Perf, "of a mapping that failed: its offset; other than 0: it was to be an AUX area", func(c *refusal.Call) *int64 { return &c.Mapping.Offset }),

@@ -87,8 +87,12 @@ func (m *Model) standing(p *processRow) []string {
 	if !known {
 		about = "at least "
 	}
-	text := fmt.Sprintf("Its buffers take %s of the allowance of uid %d, which has used %s%d of %d. ",
-		format.Count(p.share, "page"), p.uid, about, locked, a.limits.Allowance)
+	end := fmt.Sprintf(" of %d", a.limits.Allowance)
+	if a.limits.Allowance < 0 {
+		end = ", and it has no end"
+	}
+	text := fmt.Sprintf("Its buffers take %s of the allowance of uid %d, which has used %s%d%s. ",
+		format.Count(p.share, "page"), p.uid, about, locked, end)
 	switch {
 	case p.gone:
 		text = "It is gone. What it held is given back, unless an entry below says that it leaked."

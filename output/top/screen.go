@@ -174,6 +174,9 @@ func (m *Model) allowanceLine() string {
 	if l.cpus == 0 {
 		return m.styles.dim.Render("allowance: not known yet")
 	}
+	if l.Allowance < 0 {
+		return fmt.Sprintf("allowance: no limit (perf_event_mlock_kb is negative)%sparanoid %d", between, l.Paranoid)
+	}
 	return fmt.Sprintf("allowance: perf_event_mlock_kb %d = %s × %s = %d%sparanoid %d",
 		l.mlockKiB(), format.Count(l.Allowance/l.cpus, "page"), format.Count(l.cpus, "CPU"), l.Allowance, between, l.Paranoid)
 }

@@ -65,7 +65,7 @@ func (x *Explanation) compare(settings rule.Settings, caller, right rule.Caller,
 	if o.last.Errno == unix.EPERM {
 		x.Intended.Over = o.last.Over
 	}
-	x.KernelFault = x.Verdict.Limit != LimitGeometry && x.Verdict.Limit != LimitLargest && !x.Verdict.Allowed && x.Intended.Allowed
+	x.KernelFault = x.Verdict.Limit != LimitGeometry && x.Verdict.Limit != LimitLargest && x.Verdict.Limit != LimitMachine && !x.Verdict.Allowed && x.Intended.Allowed
 	x.Tenfold.LockLimit = rule.Unlimited
 	if caller.LockLimit < rule.Unlimited/10 {
 		x.Tenfold.LockLimit = 10 * caller.LockLimit

@@ -24,6 +24,10 @@ type Explanation struct {
 	Area    string `json:"area"` // "data" or "aux"
 	Pages   int64  `json:"pages"`
 	Buffers int64  `json:"buffers"`
+	// Machine is the machine's memory in bytes; 0: not known. BeyondMachine: it has not so
+	// much as the wanted buffers take.
+	Machine       int64 `json:"machine_bytes"`
+	BeyondMachine bool  `json:"beyond_machine"`
 	// Wanted is how many such buffers the remedies are for, the refused one among them.
 	Wanted  int64   `json:"wanted_buffers"`
 	Numbers Numbers `json:"numbers"`
@@ -84,6 +88,7 @@ const (
 	LimitNegative = "negative pinned_vm"
 	LimitGeometry = "geometry"
 	LimitLargest  = "largest buffer" // than which no kernel with such pages takes more
+	LimitMachine  = "memory"         // of the machine, which has not so much
 	LimitAUX      = "no AUX areas"   // the event's PMU has none
 	LimitOther    = "not locked memory"
 )
@@ -174,6 +179,9 @@ func OfEntry(e *ledger.Entry, known accounting.Finding) *Explanation {
 	}
 	caller := rule.Caller{UserLocked: e.User.Before, PinnedVM: e.Process.Before, LockLimit: e.Caller.LockLimit, CapIPCLock: e.Caller.CapIPCLock}
 	ask := Ask{Area: e.Buffer.Area, Pages: e.Buffer.Pages, Buffers: 1}
+	if e.Failed != nil {
+		ask.Machine = e.Failed.MachineBytes
+	}
 	x := judge(settings, caller, ask)
 	if x.Verdict.Errno == "EPERM" {
 		x.remedyAll(settings, caller, wanted(e, ask))
@@ -217,7 +225,7 @@ func wanted(e *ledger.Entry, ask Ask) Ask {
 
 // remedyAll has the remedies help all buffers of an ask.
 func (x *Explanation) remedyAll(settings rule.Settings, caller rule.Caller, all Ask) {
-	x.Wanted = all.Buffers
+	x.Wanted, x.BeyondMachine = all.Buffers, beyondMachine(settings, all)
 	x.Remedies = remedies(settings, caller, all)
 }
 
@@ -263,6 +271,7 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 		Fits:    limits.Fits(caller, ask.Area, ask.Pages),
 		Holders: []Holder{}, Remedies: []remedy.Remedy{}, Checks: []Check{}, Unknown: []string{},
 	}
+	x.Machine, x.BeyondMachine = ask.Machine, beyondMachine(settings, ask)
 	x.AtLeast = x.Fits
 	v := &x.Verdict
 	switch {
@@ -272,6 +281,11 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 	case tooLarge(settings, ask):
 		x.Fits, x.AtLeast = 0, 0
 		*v = Verdict{Certain: true, Errno: cmp.Or(v.Errno, "ENOMEM"), Limit: LimitLargest, Over: max(0, last.Over)}
+		x.Remedies = remedies(settings, caller, ask)
+	case last.Errno == 0 && x.BeyondMachine:
+		x.Fits = ask.Machine / int64(settings.PageSize) / ask.Pages
+		x.AtLeast = x.Fits
+		*v = Verdict{Certain: true, Errno: "ENOMEM", Limit: LimitMachine, Mapped: x.Fits}
 		x.Remedies = remedies(settings, caller, ask)
 	case last.Errno == 0 && last.Over > 0:
 		v.Over = last.Over

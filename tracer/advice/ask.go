@@ -23,6 +23,8 @@ type Ask struct {
 	// Same are those of the same size that it has already, and SameUser and SamePinned
 	// what is charged for them: with a smaller size they are smaller, too.
 	Same, SameUser, SamePinned int64
+	// Machine is how much memory there is for them, in bytes; 0: not known.
+	Machine int64
 
 	PID uint32 // the process that maps; 0: any new process of UID
 	UID uint32

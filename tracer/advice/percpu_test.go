@@ -79,3 +79,39 @@ func TestLargestBuffer(t *testing.T) {
 		}
 	}
 }
+
+// What the machine has no memory for is promised to nobody: only what is smaller helps.
+func TestBeyondMachine(t *testing.T) {
+	settings := rule.Settings{PageSize: 4096, MlockKiB: 516, OnlineCPUs: 4, Paranoid: 2, Accounting: rule.Accounting{Scheme: rule.SchemeSplit}}
+	limited, free := rule.Caller{LockLimit: 16}, rule.Caller{LockLimit: 16, CapIPCLock: true}
+	const machine = 1 << 30
+	for _, c := range []struct {
+		caller         rule.Caller
+		pages, buffers int64
+		limit          string
+		beyond         bool
+		fits, smaller  int64
+	}{
+		{limited, 1<<17 + 1, 1, LimitMemlock, false, 0, 513},
+		{limited, 1<<17 + 1, 4, LimitMemlock, true, 0, 129},
+		{limited, 1<<18 + 1, 1, LimitMemlock, true, 0, 513},
+		{free, 1<<18 + 1, 1, LimitMachine, true, 0, 1<<17 + 1},
+		{free, 1<<17 + 1, 2, LimitMachine, true, 1, 1<<16 + 1},
+		{free, 1<<17 + 1, 1, LimitNone, false, rule.NoLimit, 0},
+	} {
+		x := judge(settings, c.caller, Ask{Area: rule.Data, Pages: c.pages, Buffers: c.buffers, Machine: machine})
+		if x.Verdict.Limit != c.limit || x.BeyondMachine != c.beyond || x.Fits != c.fits {
+			t.Errorf("%d of %d pages: %+v, beyond: %v, %d fit; want %+v", c.buffers, c.pages, x.Verdict, x.BeyondMachine, x.Fits, c)
+		}
+		raises := false
+		for _, r := range x.Remedies {
+			raises = raises || r.Name == remedy.Limit || r.Name == remedy.Capable || r.Name == remedy.Allowance
+		}
+		if raises == c.beyond && !x.Verdict.Allowed {
+			t.Errorf("%d of %d pages: %+v", c.buffers, c.pages, x.Remedies)
+		}
+		if c.smaller != 0 && x.Remedies[0].Pages != c.smaller {
+			t.Errorf("%d of %d pages: %+v; want a smaller one of %d", c.buffers, c.pages, x.Remedies[0], c.smaller)
+		}
+	}
+}

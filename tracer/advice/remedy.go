@@ -20,7 +20,7 @@ func remedies(s rule.Settings, c rule.Caller, ask Ask) []remedy.Remedy {
 		}
 	}
 	add(0, smaller(s, c, ask))
-	if tooLarge(s, ask) {
+	if tooLarge(s, ask) || beyondMachine(s, ask) {
 		return list
 	}
 	add(1, ownUser(s, c, ask))
@@ -41,9 +41,14 @@ func tooLarge(s rule.Settings, ask Ask) bool {
 	return ask.Pages-rule.Control(ask.Area) > rule.LargestData(uint64(s.PageSize))
 }
 
+// beyondMachine reports whether the machine has not so much memory, whatever the limits.
+func beyondMachine(s rule.Settings, ask Ask) bool {
+	return ask.Machine > 0 && ask.Pages > ask.Machine/int64(s.PageSize)/max(1, ask.Buffers+ask.Same)
+}
+
 // succeed reports whether all buffers of an ask can be mapped.
 func succeed(s rule.Settings, c rule.Caller, ask Ask) bool {
-	if tooLarge(s, ask) {
+	if tooLarge(s, ask) || beyondMachine(s, ask) {
 		return false
 	}
 	done, _ := s.Limits().MapMany(c, ask.Area, ask.Pages, ask.Buffers)
@@ -56,6 +61,7 @@ func smaller(s rule.Settings, c rule.Caller, ask Ask) *remedy.Remedy {
 	c.UserLocked -= ask.SameUser
 	c.PinnedVM -= ask.SamePinned
 	ask.Buffers += ask.Same
+	ask.Same = 0
 	for pages := rule.Largest(ask.Area, ask.Pages-1); pages > 1; pages = rule.Largest(ask.Area, pages-1) {
 		ask.Pages = pages
 		if !succeed(s, c, ask) {
@@ -213,7 +219,7 @@ func paranoid() *remedy.Remedy {
 
 // endHolder is the smallest holder whose end lets the mappings succeed.
 func (x *Explanation) endHolder(s rule.Settings, c rule.Caller) []remedy.Remedy {
-	ask := Ask{Area: x.area(), Pages: x.Pages, Buffers: x.Buffers}
+	ask := Ask{Area: x.area(), Pages: x.Pages, Buffers: x.Buffers, Machine: x.Machine}
 	for _, h := range slices.Backward(x.Holders) {
 		freed := c
 		freed.UserLocked -= h.UserPart

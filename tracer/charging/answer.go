@@ -25,6 +25,7 @@ type Request struct {
 	PID     uint32 // who asks; 0: any new process of UID
 	UID     uint32
 	Limit   int64 // as in Ask
+	Memory  int64 // bytes that the machine has; 0: not known
 	// Map is the BPF map that is asked for; nil: something else.
 	Map *MapRequest
 	// Smaller says what so many pages would be enough for; "": for nothing, or it is not
@@ -134,6 +135,7 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, r Request) (*Answer, e
 	}
 	x.hold(s, uid)
 	x.charge(s, r, caller)
+	x.beyondMachine(r)
 	if r.Map != nil && facts.BPF != kernel.BPFRlimit {
 		x.Verdict.Certain = false
 	}
@@ -252,6 +254,17 @@ func (x *Answer) charge(s *snapshot.Snapshot, r Request, caller rule.Caller) {
 	x.Remedies = chargeRemedies(c, r, x.Holders, s.PageSize)
 }
 
+// beyondMachine doubts what would need more memory than the machine has, and leaves of the
+// remedies what needs less.
+func (x *Answer) beyondMachine(r Request) {
+	if r.Map != nil || r.Memory == 0 || r.Pages <= r.Memory/int64(x.Page) {
+		return
+	}
+	x.Unknown = append(x.Unknown, fmt.Sprintf("where the memory is to come from: %s are asked for, and the machine has %s", remedy.Count(r.Pages*int64(x.Page), "byte"), remedy.Count(r.Memory, "byte")))
+	x.Verdict.Certain = x.Verdict.Certain && !x.Verdict.Allowed
+	x.Remedies = slices.DeleteFunc(x.Remedies, func(r remedy.Remedy) bool { return r.Name != remedy.SmallerRequest })
+}
+
 // chargeRemedies are the smallest changes that let a refused request succeed. Each is held
 // against the rule first.
 func chargeRemedies(c rule.Charge, r Request, holders []UserHolder, pageSize uint32) (list []remedy.Remedy) {
@@ -266,7 +279,7 @@ func chargeRemedies(c rule.Charge, r Request, holders []UserHolder, pageSize uin
 	}
 	if room := c.Limit - max(0, c.Held); r.Smaller != nil && c.Held >= 0 && room > 0 && room < c.Asked {
 		if what := r.Smaller(room); what != "" {
-			add(0, remedy.Remedy{Name: "smaller request", Change: what, Price: "less at a time", Pages: room, Brief: what})
+			add(0, remedy.Remedy{Name: remedy.SmallerRequest, Change: what, Price: "less at a time", Pages: room, Brief: what})
 		}
 	}
 	if c.Held != 0 && with(func(c *rule.Charge) { c.Held = 0 }) {

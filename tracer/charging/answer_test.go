@@ -67,6 +67,26 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// More than the machine has is promised to nobody, and no limit is said to be enough for it.
+func TestExplainBeyondMachine(t *testing.T) {
+	for pid, allowed := range map[uint32]bool{11: false, 12: true} {
+		s := host()
+		s.SplitCounter, s.Users[1].LockedVM = true, 0
+		r := UmemRequest(2<<30, 4096)
+		r.PID, r.Memory = pid, 1<<30
+		x, err := Explain(s, &snapshot.Facts{}, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if x.Verdict.Allowed != allowed || x.Verdict.Certain == allowed || len(x.Unknown) != 1 {
+			t.Errorf("process %d: %+v, %q", pid, x.Verdict, x.Unknown)
+		}
+		if !allowed && (len(x.Remedies) != 1 || x.Remedies[0].Pages != 128) {
+			t.Errorf("process %d: %+v; want a smaller one alone", pid, x.Remedies)
+		}
+	}
+}
+
 // A map is held against memory cgroups, or a user, or nothing but its own size.
 func TestExplainMap(t *testing.T) {
 	ask := func(text string, a kernel.BPFAccounting, groups ...CgroupRoom) *Answer {

@@ -86,6 +86,9 @@ func callOf(e *ledger.Entry) (call reason.Call, known bool) {
 		return reason.SetupRing, true
 	case "io_uring_register":
 		buffers := e.Failed.Request == refusal.RegisterBuffers || e.Failed.Request == refusal.RegisterBuffers2 || e.Failed.Request == refusal.RegisterBuffersUpdate
+		if !buffers && e.Failed.LastAsked > 0 {
+			return reason.SetupRing, true // memory that it shares with a ring is charged as that of a new one
+		}
 		return reason.RegisterBuffers, buffers
 	case "xdp_umem_create":
 		return reason.RegisterUmem, true
@@ -154,9 +157,7 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 		f.Asked = nil // the arguments do not tell of huge pages: it may have been more
 	}
 	accepted(f, c.Accounting)
-	if c.Exempt {
-		f.CapIPCLock = &c.Exempt
-	}
+	ringMaker(f, e)
 	if c.Accounting != refusal.Refused {
 		f.CgroupRefused = answer(c.Memory)
 		refusing(f, c.Limit)
@@ -174,6 +175,21 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 			disabled := int64(c.RingsFor - refusal.RingsForAll)
 			f.RingDisabled = &disabled
 		}
+	}
+}
+
+// ringMaker puts the capability of who made a ring in the place of that of who uses it: the
+// ring's decides.
+func ringMaker(f *reason.Facts, e *ledger.Entry) {
+	c := e.Failed
+	switch {
+	case f.Call != reason.RegisterBuffers && f.Call != reason.SendRing:
+	case c.Exempt:
+		f.CapIPCLock = &c.Exempt
+	case c.Charged, c.Accounting != refusal.Unseen && c.LastAsked > 0:
+		f.CapIPCLock = new(bool) // it compares for those alone that are charged
+	case e.Caller.CapIPCLock:
+		f.CapIPCLock = nil // not seen
 	}
 }
 
@@ -230,7 +246,7 @@ func objectFacts(f *reason.Facts, e *ledger.Entry) {
 		}
 	}
 	f.CgroupRefused = &o.Refused
-	if !o.Watched && !o.Refused {
+	if !o.Watched && !o.Refused && !o.Rlimit { // what charges users charges no cgroup
 		f.CgroupRefused = nil // not seen by this
 		if e.Failed != nil {
 			f.CgroupRefused = answer(e.Failed.Memory)
@@ -260,6 +276,9 @@ func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 	c, given := wholeCharge(e, f)
 	holders, apart := othersOf(e, c)
 	list := chargeRemedies(c, r, holders, uint32(page))
+	if e.Failed != nil && (f.Call == reason.SendRing || e.Failed.Function == "io_uring_register") {
+		list = ofRing(list, e)
+	}
 	if !apart {
 		list = slices.DeleteFunc(list, func(r remedy.Remedy) bool { return r.Name == remedy.Apart })
 	}
@@ -267,6 +286,23 @@ func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 		if sums := list[i].Name == remedy.Limit || list[i].Name == remedy.End; sums && given != "" {
 			list[i].Change += ", " + given
 			list[i].Brief += " " + given
+		}
+	}
+	return list
+}
+
+// ofRing has the capability with who makes the ring, and with whom it is made anew.
+func ofRing(list []remedy.Remedy, e *ledger.Entry) []remedy.Remedy {
+	for i := range list {
+		switch r := &list[i]; r.Name {
+		case remedy.Capable:
+			r.Brief += " when the ring is made"
+			r.Change += ", when the ring is made: that of who registers buffers or sends counts for nothing"
+		case remedy.Apart:
+			if e.Payer() != e.Caller.UID {
+				r.Change = "have another user make the ring: its maker is charged"
+				r.Brief = "a ring of another uid"
+			}
 		}
 	}
 	return list
@@ -453,7 +489,7 @@ func (r *Refused) ruledOut() string {
 	var out []string
 	switch {
 	case f.CapIPCLock != nil && *f.CapIPCLock && waivable(f.Call):
-		out = append(out, "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK")
+		out = append(out, "RLIMIT_MEMLOCK did not refuse: "+r.lifted())
 	case f.Accepted != nil && *f.Accepted:
 		out = append(out, "RLIMIT_MEMLOCK did not refuse: the kernel's comparison was seen not to")
 	case f.Asked != nil && f.Held != nil && !f.Disturbed:
@@ -472,6 +508,14 @@ func (r *Refused) ruledOut() string {
 	}
 	text := strings.Join(out, "; ")
 	return ". " + strings.ToUpper(text[:1]) + text[1:]
+}
+
+// lifted says whose CAP_IPC_LOCK lifts the limit.
+func (r *Refused) lifted() string {
+	if r.Facts.Call == reason.RegisterBuffers || r.Facts.Call == reason.SendRing {
+		return "the io_uring was made with CAP_IPC_LOCK"
+	}
+	return "the caller has CAP_IPC_LOCK"
 }
 
 // waivable reports whether CAP_IPC_LOCK lifts the limit of a call.

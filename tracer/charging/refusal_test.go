@@ -86,6 +86,22 @@ func TestOfRefusal(t *testing.T) {
 			charged("io_uring", "io_uring_register", refusal.Unseen, 1, 0)(e)
 			e.Failed.LastAsked, e.Failed.Count = 0, 1
 		}), reason.Unknown, []string{"one of these", "RLIMIT_MEMLOCK refused", "a huge page counts whole"}, []string{"did not refuse", "Remedies"}},
+		"buffers of a ring that was made without the capability that its user has now": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_register", refusal.Unseen, 32, 0)(e)
+			e.Failed.LastAsked, e.Failed.Charged, e.Caller.CapIPCLock, e.Failed.Memory = 0, true, true, refusal.NotReached
+		}), reason.Limit, []string{"0 pages + 32 pages = 32 pages > 16 pages", "CAP_IPC_LOCK (effective, initial user namespace) when the ring is made"}, []string{"did not refuse", "page pointers"}},
+		"buffers of a ring of which it is not known how it was made": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_register", refusal.Unseen, 32, 0)(e)
+			e.Failed.LastAsked, e.Caller.CapIPCLock, e.Failed.Memory = 0, true, refusal.NotReached
+		}), reason.Unknown, []string{"one of these", "RLIMIT_MEMLOCK refused", "page pointers"}, []string{"did not refuse"}},
+		"buffers of a ring that was made with it": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_register", refusal.Unseen, 32, 0)(e)
+			e.Failed.LastAsked, e.Failed.Exempt, e.Failed.Memory = 0, true, refusal.NotReached
+		}), reason.NoMemory, []string{"page pointers", "RLIMIT_MEMLOCK did not refuse: the io_uring was made with CAP_IPC_LOCK"}, []string{"caller has"}},
+		"memory that a ring is given later": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_register", refusal.Refused, 128, 2)(e)
+			e.Failed.Request, e.Failed.Count = 22, 1 // IORING_REGISTER_PBUF_RING
+		}), reason.Limit, []string{"2 pages + 128 pages = 130 pages > 16 pages", "ulimit -l 520 (KiB) or more: what the call asks for after that was not seen, or CAP_IPC_LOCK (effective, initial user namespace) when the ring is made"}, []string{"why is not known", "entries"}},
 		"ring of root in a cgroup": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
 			e.Caller.LockLimit, e.Caller.CapIPCLock = rule.Unlimited, true
@@ -94,7 +110,7 @@ func TestOfRefusal(t *testing.T) {
 			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
 			e.Caller.LockLimit, e.Caller.CapIPCLock = rule.Unlimited, true
 			e.Failed.Memory, e.Failed.Limit = refusal.Refused, refusal.MemoryLimit{CgroupID: 7, Cgroup: "/web", UsageBytes: 4096, WantedBytes: 8192, LimitBytes: 10240}
-		}), reason.Limit, []string{"it is /web; memory.current was 4096 bytes, memory.max 10240 bytes; it was to have room for 8192 bytes more at once", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK", "a higher memory.max of /web"}, []string{"one of these", "ulimit"}},
+		}), reason.Limit, []string{"a memory cgroup had no room; it is /web; memory.current was 4096 bytes, memory.max 10240 bytes; it was to have room for 8192 bytes more at once", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK", "a higher memory.max of /web"}, []string{"one of these", "ulimit"}},
 		"ring that no cgroup refused": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
 			e.Failed.Memory = refusal.NotReached
@@ -118,11 +134,17 @@ func TestOfRefusal(t *testing.T) {
 		"a program that a cgroup refused with EINVAL": {refused(unix.EINVAL, func(e *ledger.Entry) {
 			created(ledger.Object{Program: true, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 4096, LimitBytes: 8192}, refusal.Unseen)(e)
 			e.Failed.Function, e.Failed.Verifier = refusal.ProgLoad, refusal.NotReached
-		}), reason.Limit, []string{"could not be allocated, to which this kernel says EINVAL", "/web"}, []string{"verifier", "no limit has a part"}},
+		}), reason.Limit, []string{"could not be allocated, to which the kernel says EINVAL since Linux 6.9", "/web"}, []string{"verifier", "no limit has a part"}},
 		"a program that came to no verifier, cgroups not watched": {refused(unix.EINVAL, func(e *ledger.Entry) {
 			created(ledger.Object{Program: true}, refusal.Unseen)(e)
 			e.Failed.Function, e.Failed.Verifier = refusal.ProgLoad, refusal.NotReached
 		}), reason.Unknown, []string{"one of these", "a memory cgroup is at its limit", "attributes are none"}, []string{"verifier"}},
+		"a program before 5.11": {refused(unix.EINVAL, func(e *ledger.Entry) {
+			created(ledger.Object{Program: true, Rlimit: true, Pages: 1}, refusal.Unseen)(e)
+			e.Failed.Function, e.Failed.Verifier = refusal.ProgLoad, refusal.NotReached
+		}), reason.OtherRule, []string{"attributes are none"}, []string{"one of these", "cgroup", "memory"}},
+		"a CPU map for too many CPUs": {refused(unix.E2BIG, created(ledger.Object{Type: unix.BPF_MAP_TYPE_CPUMAP, KeySize: 4, ValueSize: 4, MaxEntries: 100000, Watched: true}, refusal.Unseen)), reason.OtherRule,
+			[]string{"maps of this type do not take so large a key or value, or so many elements"}, []string{"4 GiB"}},
 		"umem":      {refused(unix.ENOBUFS, charged("xdp", "xdp_umem_create", refusal.Unseen, 17, 0)), reason.Limit, []string{"= 17 pages > 16 pages", "ulimit -l 68 (KiB)", "a umem of at most 16 pages"}, nil},
 		"inherited": {refused(unix.EINVAL, mapped(9, refusal.Mapping{Inherited: true, CPU: -1})), reason.OtherRule, []string{"an inherited event that is bound to no CPU takes no buffer"}, []string{"power of two"}},
 		"private":   {refused(unix.EINVAL, mapped(9, refusal.Mapping{Private: true, CPU: 0})), reason.OtherRule, []string{"MAP_SHARED"}, []string{"power of two"}},

@@ -51,7 +51,7 @@ func NewRequest(s *snapshot.Snapshot, q Question) (r Request, err error) {
 	default:
 		err = fmt.Errorf("question %q: want io-uring, umem, zerocopy or bpf-map", q.Kind)
 	}
-	r.PID, r.UID, r.Limit = q.PID, q.UID, advice.OwnLimit(s.PageSize)
+	r.PID, r.UID, r.Limit, r.Memory = q.PID, q.UID, advice.OwnLimit(s.PageSize), kernel.MemoryBytes()
 	return r, err
 }
 

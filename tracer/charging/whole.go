@@ -21,11 +21,13 @@ func wholeCharge(e *ledger.Entry, f *reason.Facts) (c rule.Charge, given string)
 		c.Held, c.Asked = c.Held-before, e.Failed.Asked
 	}
 	switch {
-	case f.Call == reason.SetupRing:
+	case f.Call == reason.SetupRing && e.Failed.Function == "io_uring_setup":
 		rings, entries := rule.Ring{Entries: e.Failed.Count}.Regions(f.Page())
 		if rings+entries > c.Asked {
 			return rule.Charge{Asked: rings + entries, Held: c.Held, Limit: c.Limit}, fmt.Sprintf("if its %d entries have the usual size", e.Failed.Count)
 		}
+	case f.Call == reason.SetupRing:
+		return c, "or more: what the call asks for after that was not seen"
 	case f.Call == reason.RegisterBuffers && e.Failed.LastAsked == 0:
 		return c, "on pages of the usual size"
 	case f.Call == reason.RegisterBuffers && e.Failed.Count > 1:

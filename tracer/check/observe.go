@@ -61,6 +61,9 @@ func PastAllowance(ctx context.Context, opts tracer.Options) (ledger.Summary, er
 		return ledger.Summary{}, err
 	}
 	allowance := settings.UserLockLimit()
+	if allowance < 0 {
+		return ledger.Summary{}, fmt.Errorf("perf_event_mlock_kb is %d, which is no limit: nothing is charged past it", settings.MlockKiB)
+	}
 	if allowance > maxPages {
 		return ledger.Summary{}, fmt.Errorf("a user's allowance is %d pages here: too much memory to map just for this", allowance)
 	}

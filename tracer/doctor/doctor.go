@@ -63,6 +63,9 @@ func checkSettings() Check {
 		return Check{"perf settings", StateMissing, err.Error(), "boot a kernel with CONFIG_PERF_EVENTS, and mount /proc and /sys"}
 	}
 	allowance := s.UserLockLimit()
+	if allowance < 0 {
+		return Check{"perf settings", StateOK, fmt.Sprintf("perf_event_mlock_kb %d is no limit: a user may have any number of pages; perf_event_paranoid %d", s.MlockKiB, s.Paranoid), ""}
+	}
 	return Check{"perf settings", StateOK, fmt.Sprintf("allowance of a user: perf_event_mlock_kb %d = %d pages × %d CPUs = %d pages of %d bytes; perf_event_paranoid %d",
 		s.MlockKiB, allowance/int64(s.OnlineCPUs), s.OnlineCPUs, allowance, s.PageSize, s.Paranoid), ""}
 }

@@ -344,6 +344,8 @@ func (l *Ledger) readProcess(e *Entry) *process {
 	return p
 }
 
+func (u *user) overIn(e *Entry) int64 { return min(u.over, max(0, e.User.Before)) } // the counter ends with the user's last process
+
 // settle takes the readings at a call's return, adds what every entry carries, and
 // counts it.
 func (l *Ledger) settle(e *Entry, u *user, p *process) {
@@ -352,7 +354,7 @@ func (l *Ledger) settle(e *Entry, u *user, p *process) {
 	if u != nil {
 		u.locked.After(&e.User, e.ChargedUser, waits && e.User.Shared)
 		u.locked.Unknown = u.locked.Unknown || account && e.User.Shared
-		e.UserOvercharge, e.UserOver = u.overcharge, u.over
+		e.UserOvercharge, e.UserOver = u.overcharge, u.overIn(e)
 		if e.Kind == Refusal {
 			e.Held = l.held(e, u)
 		}

@@ -409,6 +409,22 @@ func TestDoubleChargeStays(t *testing.T) {
 	}
 }
 
+// What stays charged twice ends with the user's last process: a counter that begins at nothing
+// has nothing wrong in it, and what is refused then is refused rightly.
+func TestDoubleChargeEndsWithTheUser(t *testing.T) {
+	k, l := newKernel(clamped, rest), New()
+	k.limit = 100
+	l.Apply(k.mmap(1000, 1, 1, 9))
+	l.Apply(k.mmapAgain(1000, 1, 1, 9))
+	l.Apply(k.munmapOne(1000, 1, 1, 0))
+	l.Apply(k.munmap(1000, 1, 1))
+	k.userLocked[1000], k.limit, k.lockLimit = 0, 0, 8
+	e := l.Apply(k.mmap(1000, 2, 2, 9))
+	if e.Kind != Refusal || e.Verdict != OK || e.UserOver != 0 {
+		t.Errorf("%v %v, %d too many in the counter; want refusal, ok, none", e.Kind, e.Verdict, e.UserOver)
+	}
+}
+
 // The tracer's own buffers are accounted like all others, and counted apart.
 func TestOwn(t *testing.T) {
 	k, l := newKernel(clamped, rest), New()

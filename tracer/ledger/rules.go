@@ -144,11 +144,11 @@ func (l *Ledger) refusal(e *Entry, p *process, u *user) {
 	if e.Verdict != OK || e.Errno != rule.EPERM {
 		return
 	}
-	_, right := rule.Split(e.Buffer.Pages, e.User.Before-u.over, e.Buffer.Limits.Allowance)
+	_, right := rule.Split(e.Buffer.Pages, e.User.Before-u.overIn(e), e.Buffer.Limits.Allowance)
 	if e.Buffer.Existing {
 		right = 0
 	}
-	if !l.scheme.Clamps() {
+	if !l.scheme.Clamps() && e.Buffer.Limits.Allowance >= 0 {
 		e.Buffer.Extra = max(0, e.Demand()-e.Buffer.Limits.Allowance)
 	}
 	e.Excess = max(0, e.Buffer.Extra-right)

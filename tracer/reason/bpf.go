@@ -87,15 +87,20 @@ func mapRows() []Reason {
 		row(unix.E2BIG, "percpu", "htab_map_alloc_check", "map-percpu", "a value for each CPU of more than 32 KiB", size(rule.MapPercpuTooLarge), "a value that each CPU has for itself may have 32 KiB at most", "it has {value}").between("6.1", ""),
 		row(unix.E2BIG, "entries", "htab_map_alloc", "map-entries", "more elements than can be counted", size(rule.MapTooMany), "the map would have more elements than can be counted", "{entries} were asked for"),
 		row(unix.E2BIG, "rlimit-size", "bpf_map_charge_init", "map-4g", "4 GiB and more, where maps are charged to users", func(f *Facts) Truth {
-			if f.Map == nil {
-				return Unseen
+			large := Unseen
+			if f.Map != nil {
+				if mem, ok := f.Map.Memory(f.mapMachine()); ok {
+					large = truth(mem.Charged >= 1<<32-1-int64(f.pageSize()))
+				}
 			}
-			mem, ok := f.Map.Memory(f.mapMachine())
-			if !ok {
-				return Unseen
-			}
-			return all(truth(mem.Charged >= 1<<32-1-int64(f.pageSize())), seen(f.ChargesRlimit))
+			return all(large, seen(f.ChargesRlimit))
 		}, "no map may have 4 GiB on this kernel").between("", "5.11"),
+		row(unix.E2BIG, "type-size", "map_alloc", "map-type-size", "more than maps of this type take: of a key, of a value, of elements, or of all together", func(f *Facts) Truth {
+			if f.Map != nil && f.Map.SizeKnown() {
+				return No // the rows before it have all that there is
+			}
+			return Unseen
+		}, "maps of this type do not take so large a key or value, or so many elements; no limit has a part in it"),
 		row(notSupported, "flags", "htab_map_alloc_check", "", "an LRU map without preallocation", unseen, "LRU maps are always allocated before").unprovoked("the errno is the kernel's own, and no memory has a part in it"),
 		row(unix.ENOMEM, "percpu", "pcpu_alloc", "map-percpu", "a value for each CPU of more than 32 KiB", size(rule.MapPercpuTooLarge), "a value that each CPU has for itself may have 32 KiB at most, and this kernel says ENOMEM to more; no limit has a part in it", "it has {value}").between("", "6.1"),
 		row(unix.ENOMEM, "machine", "__vmalloc_node_range", "map-machine", "a piece of the map is larger than the machine's memory", func(f *Facts) Truth {
@@ -205,8 +210,10 @@ func programRows() []Reason {
 		}), "a program has 1 to 1000000 instructions, and 4096 at most without CAP_BPF", "it has {instructions}"),
 		row(unix.E2BIG, "complexity", "bpf_check", "", "the verifier gave up: too complex", verifier, "the program is too complex for the verifier").unprovoked("it takes a program that keeps an emulated CPU busy for minutes"),
 		row(unix.EPERM, "verifier", "bpf_check", "", "the verifier does not let an ordinary user's program do this", verifier, "the verifier does not let the program of a user without CAP_PERFMON do this: its log says what; no limit has a part in it").unprovoked("it takes a kernel that lets ordinary users load programs"),
-		row(unix.EINVAL, "cgroup", "bpf_prog_alloc", "program-cgroup", "a memory cgroup refuses: since 6.9 the kernel makes EINVAL of ENOMEM here", unverified(cgroup), append([]string{"the program could not be allocated, to which this kernel says EINVAL"}, overCgroup...)...).limited("6.9", ""),
-		row(unix.EINVAL, "memory", "bpf_prog_alloc", "", "the machine has no memory left: since 6.9 the kernel makes EINVAL of ENOMEM here", unverified(unseen), "the kernel found no memory for the program, to which it says EINVAL since Linux 6.9").between("6.9", "").noMemory().unprovoked(needsExhausted),
+		row(unix.EINVAL, "cgroup", "bpf_prog_alloc", "program-cgroup", "a memory cgroup refuses: since 6.9 the kernel makes EINVAL of ENOMEM here", unverified(cgroup), append([]string{"the program could not be allocated, to which the kernel says EINVAL since Linux 6.9"}, overCgroup...)...).limited("6.9", ""),
+		row(unix.EINVAL, "memory", "bpf_prog_alloc", "", "the machine has no memory left: since 6.9 the kernel makes EINVAL of ENOMEM here", unverified(func(f *Facts) Truth {
+			return all(not(seen(f.ChargesRlimit)), Unseen) // who charges users is older
+		}), "on Linux 6.9 and newer, the kernel found no memory for the program, to which they say EINVAL").between("6.9", "").noMemory().unprovoked(needsExhausted),
 		row(unix.EINVAL, "attributes", "bpf_prog_load", "program-attributes", "attributes that this kernel does not take", unverified(unseen), "the program's attributes are none that this kernel takes; no limit has a part in it"),
 		row(unix.EINVAL, "verifier", "bpf_check", "program-invalid", "the verifier", verifier, "the verifier did not accept the program: its log says why; no limit has a part in it"),
 		row(unix.EACCES, "verifier", "bpf_check", "program-access", "the verifier", verifier, "the verifier did not accept an access of the program: its log says which; no limit has a part in it"),

@@ -216,6 +216,10 @@ func (f *Facts) values() map[string]string {
 			}
 		}
 	}
+	v["cgroup-is"] = "is at its limit"
+	if f.CgroupCurrent != nil && f.CgroupLimit != nil && f.CgroupWanted != nil && *f.CgroupWanted > int64(f.pageSize()) && *f.CgroupCurrent < *f.CgroupLimit {
+		v["cgroup-is"] = "had no room"
+	}
 	v["largest"] = count(rule.LargestData(f.pageSize()), "data page")
 	v["largest-aux"] = count(rule.LargestAUX(f.pageSize()), "page")
 	if f.Cgroup != "" {

@@ -69,6 +69,9 @@ type Call struct {
 	// Exempt reports whether the io_uring in question was made with CAP_IPC_LOCK: nobody
 	// is charged for it, whoever uses it.
 	Exempt bool
+	// Charged reports that it was made without, and its maker is charged, whoever uses it.
+	// Neither: that was not seen.
+	Charged bool
 	// Mapping is of calls on perf buffers.
 	Mapping Mapping
 	// Request is the opcode of io_uring_register(2), or the flags of a ring that was to be
@@ -86,7 +89,7 @@ type Call struct {
 	Limit  MemoryLimit
 
 	// MachineBytes is how much memory the machine has, and PossibleCPUs how many CPUs it
-	// can have: what the size of a BPF map is held against, and depends on. 0: not known.
+	// can have: what the size of a BPF map or of a buffer is held against, and depends on. 0: not known.
 	MachineBytes int64
 	PossibleCPUs uint32
 }

@@ -33,7 +33,9 @@ const (
 	Capable   = "CAP_IPC_LOCK"
 	Smaller   = "smaller buffer"
 	Apart     = "user of its own"
-	End       = "end a holder"
+
+	SmallerRequest = "smaller request"
+	End            = "end a holder"
 )
 
 // OwnUser has a counter of its own.

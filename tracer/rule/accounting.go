@@ -123,7 +123,7 @@ func SchemeOf(pages, before, allowance, toUser, toProcess int64) Scheme {
 	_, right := Split(pages, before, allowance)
 	history := before + pages - allowance
 	switch {
-	case history <= 0:
+	case history <= 0, allowance < 0:
 		return SchemeUnknown
 	case toUser == pages-toProcess && toProcess == right:
 		return SchemeSplit

@@ -150,6 +150,16 @@ const (
 	MapLargerThanMachine         // ENOMEM: one piece of it has more bytes than the machine has memory
 )
 
+// SizeKnown reports whether Size knows all that is too large of maps of the type.
+func (m Map) SizeKnown() bool {
+	switch m.Type {
+	case unix.BPF_MAP_TYPE_HASH, unix.BPF_MAP_TYPE_LRU_HASH, unix.BPF_MAP_TYPE_PERCPU_HASH, unix.BPF_MAP_TYPE_LRU_PERCPU_HASH,
+		unix.BPF_MAP_TYPE_ARRAY, unix.BPF_MAP_TYPE_PERCPU_ARRAY:
+		return true
+	}
+	return false
+}
+
 // Size holds a map's sizes against what the kernel takes at the most, whatever the limits.
 // machine is the machine's memory in bytes; 0: not known.
 func (m Map) Size(on MapMachine, machine int64) MapSize {

@@ -67,8 +67,12 @@ func MayExceed(capIPCLock bool, paranoid int) bool { return capIPCLock || parano
 
 // Split is the intent of the accounting: to the user what still fits its allowance, to
 // the process the rest. A negative counter leaves the whole allowance, and more: that
-// is the intent; what kernels make of one is in Limits.Map.
+// is the intent; what kernels make of one is in Limits.Map. A negative allowance is none
+// that ends.
 func Split(pages, before, allowance int64) (toUser, toProcess int64) {
+	if allowance < 0 {
+		return pages, 0
+	}
 	toUser = min(pages, max(0, allowance-before))
 	return toUser, pages - toUser
 }

@@ -163,7 +163,7 @@ func TestRoom(t *testing.T) {
 // The intent: exactly the pages are charged, to the user what fits and never more.
 func TestSplit(t *testing.T) {
 	for _, c := range []struct{ pages, before, allowance, user, process int64 }{
-		{65, 0, 516, 65, 0}, {65, 451, 516, 65, 0}, {65, 455, 516, 61, 4}, {65, 516, 516, 0, 65}, {65, 900, 516, 0, 65}, {65, -10, 0, 10, 55}, {65, 0, 0, 0, 65},
+		{65, 0, 516, 65, 0}, {65, 451, 516, 65, 0}, {65, 455, 516, 61, 4}, {65, 516, 516, 0, 65}, {65, 900, 516, 0, 65}, {65, -10, 0, 10, 55}, {65, 0, 0, 0, 65}, {65, 900, -4, 65, 0},
 	} {
 		if user, process := Split(c.pages, c.before, c.allowance); user != c.user || process != c.process {
 			t.Errorf("%+v: %d, %d", c, user, process)

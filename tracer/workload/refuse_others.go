@@ -490,6 +490,7 @@ func mapProvocations() []Provocation {
 	}
 	hash := mapCreateAttr{mapType: uint32(ebpf.Hash), keySize: 9, valueSize: 1, maxEntries: 500}
 	percpu := mapCreateAttr{mapType: uint32(ebpf.PerCPUArray), keySize: 4, valueSize: 40 << 10, maxEntries: 1}
+	cpus := mapCreateAttr{mapType: uint32(ebpf.CPUMap), keySize: 4, valueSize: 4, maxEntries: 1 << 20}
 	large := mapCreateAttr{mapType: uint32(ebpf.Hash), keySize: 4, valueSize: 4 << 20, maxEntries: 1}
 	many := mapCreateAttr{mapType: uint32(ebpf.Hash), keySize: 4, valueSize: 4, maxEntries: 1 << 30}
 	return []Provocation{
@@ -500,6 +501,7 @@ func mapProvocations() []Provocation {
 		{"map-percpu", "a map with values of 40 KiB for each CPU", func(r *Refuse) error { return oneMap(r, "values of 40 KiB for each CPU", &percpu, false) }},
 		{"map-value", "a hash map with values that no allocation takes", func(r *Refuse) error { return oneMap(r, "values of 4 MiB", &large, false) }},
 		{"map-entries", "a hash map with more buckets than can be counted", func(r *Refuse) error { return oneMap(r, "2^30 elements", &many, false) }},
+		{"map-type-size", "a CPU map for more CPUs than any machine has", func(r *Refuse) error { return oneMap(r, "2^20 CPUs", &cpus, false) }},
 		{"map-attributes", "a map without elements", func(r *Refuse) error { a := array(8, 0); return oneMap(r, "no elements", &a, false) }},
 		{"map-4g", "an array of 4 GiB: before 5.11 too large for the charge", func(r *Refuse) error { a := array(1<<20, 4096); return oneMap(r, "an array of 4 GiB", &a, false) }},
 		{"update-cgroup", "elements of a hash map without preallocation, in a cgroup that has 4 MiB left", updateCgroup},
