@@ -450,7 +450,7 @@ func auxExercises() []Exercise {
 	aux := func(name, about string, do func(*Scene, *Event)) Exercise {
 		return Exercise{Name: name, About: about, Needs: needAUX, Do: func(s *Scene) {
 			p := s.Process(Who{Name: "mapper", Limit: 4096, AUX: s.run.aux})
-			do(s, &Event{p: p, fd: p.aux, shared: &shared{}})
+			do(s, &Event{p: p, fd: p.aux, perfEvent: &perfEvent{}})
 		}}
 	}
 	return []Exercise{
