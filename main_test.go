@@ -27,6 +27,7 @@ var floors = [][]string{
 	{"tracer/charging"},
 	{"tracer/session", "tracer/workload"},
 	{"tracer/check", "tracer/doctor"},
+	{"tracer/explore"},
 	{"output/format"},
 	{"output/row", "output/report"},
 	{"output/recording"},

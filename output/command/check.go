@@ -33,6 +33,7 @@ type checkOptions struct {
 	list      bool
 	invasive  bool
 	inGuest   bool // for the check that runs this one
+	explore   exploreFlags
 }
 
 func newCheck(s *Streams) *cobra.Command {
@@ -55,6 +56,12 @@ Scenarios run as throwaway users in a cgroup of their own, with little memory.
 Those that change settings of the whole machine run only with --invasive, and
 always in a guest; a watchdog puts all settings back, whatever happens.
 
+With --explore it runs random programs of calls instead of scenarios, for the given
+time on each kernel, against the same model and witnesses. A program that breaks an
+invariant is shrunk to the shortest that still does, run again, and compared with what
+stock kernels are known for. The same --seed gives the same programs. In a guest a
+program that crashes the kernel or hangs it is found too. --program plays one again.
+
 Exit status, by --exit:
   default    0 all hold, 3 an invariant is broken, 1 could not run, 2 wrong usage
   bisect     0 good, 1 bad, 125 cannot be tested (panic, hang, missing feature),
@@ -64,6 +71,8 @@ Exit status, by --exit:
   pinwatch check --kernel bzImage --scenario map-twice,past-allowance
   pinwatch check --kernel old/bzImage --kernel new/bzImage --format junit
   pinwatch check --kernel bzImage-4.19 --kernel bzImage-5.3 --btf types/
+  pinwatch check --kernel bzImage --explore 10m --seed 7
+  pinwatch check --kernel bzImage --seed 7 --program-number 123
   git bisect run pinwatch check --exit bisect --kernel arch/x86/boot/bzImage --scenario map-twice`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -89,7 +98,9 @@ Exit status, by --exit:
 	f.IntVar(&o.guests.Parallel, "parallel", 0, "guests at a time (default: as many as the machine has cores)")
 	f.BoolVar(&o.inGuest, "in-guest", false, "say on stderr what runs, and on stdout the report, in one line of JSON")
 	f.MarkHidden("in-guest")
+	o.explore.add(f)
 	addMachine(f, &o.guests.Base)
+	cmd.MarkFlagsMutuallyExclusive("explore", "program", "program-number", "scenario", "list")
 	return cmd
 }
 
@@ -102,15 +113,31 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	if err != nil {
 		return usageError{err}
 	}
+	program, err := o.explore.chosen()
+	if err != nil {
+		return usageError{err}
+	}
+	if program != nil {
+		exercises = []check.Exercise{program.Exercise()}
+	}
 	if err := check.CheckTypes(o.btf, o.guests.Kernels); err != nil {
 		return usageError{err}
 	}
 	switch {
 	case o.list:
 		return report.List(o.Out, exercises)
+	case o.explore.duration > 0:
+		return runExplore(ctx, o)
 	case o.inGuest:
 		_, err := checkThis(ctx, o, exercises)
 		return err
+	}
+	if program != nil {
+		var done func()
+		if o.guests.Program, done, err = programFile(program); err != nil {
+			return err
+		}
+		defer done()
 	}
 	found, err := checkAll(ctx, o, exercises)
 	if err != nil {
@@ -129,7 +156,7 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 // again are the flags that were given and without which a scenario may not come to the
 // same: all but those that choose what runs, or how it is told.
 func again(f *pflag.FlagSet) (args []string) {
-	apart := []string{"kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest"}
+	apart := []string{"kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "explore", "programs", "from"}
 	f.Visit(func(flag *pflag.Flag) {
 		switch {
 		case slices.Contains(apart, flag.Name) || flag.Value.String() == "false":

@@ -216,11 +216,19 @@ func (sc *Scenario) again(args []string) {
 	if len(sc.Evidence.Reproduce) != 2 {
 		return
 	}
+	if sc.Name != programName { // which the arguments name
+		args = append(slices.Clone(args), "--scenario", sc.Name)
+	}
+	sc.Evidence.Reproduce[1] = CommandLine(args)
+}
+
+// CommandLine is a check with some arguments, for a shell.
+func CommandLine(args []string) string {
 	words := []string{"pinwatch check"}
-	for _, arg := range append(slices.Clone(args), "--scenario", sc.Name) {
+	for _, arg := range args {
 		words = append(words, quoted(arg))
 	}
-	sc.Evidence.Reproduce[1] = strings.Join(words, " ")
+	return strings.Join(words, " ")
 }
 
 // quoted is a word as a shell takes it.

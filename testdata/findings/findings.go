@@ -1,0 +1,29 @@
+// Package findings is what stock kernels are known to get wrong.
+package findings
+
+import (
+	_ "embed"
+	"encoding/json"
+)
+
+//go:embed findings.json
+var list string
+
+// Finding is one of them.
+type Finding struct {
+	Name      string   `json:"name"`
+	Verdict   string   `json:"verdict"`
+	Series    []string `json:"series"`    // that show it
+	Scenarios []string `json:"scenarios"` // that fail because of it, NAME@SERIES+SERIES on some series only
+	// Forms are what programs do with buffers that come to it, of those that pinwatch
+	// check --explore shrinks.
+	Forms []string `json:"forms"`
+}
+
+// Stock are all of them.
+func Stock() (all []Finding) {
+	if err := json.Unmarshal([]byte(list), &all); err != nil {
+		panic(err) // of this package alone
+	}
+	return all
+}

@@ -1,0 +1,284 @@
+package explore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pinwatch/pinwatch/testdata/findings"
+	"github.com/pinwatch/pinwatch/tracer/check"
+)
+
+// Finding is a program that breaks an invariant, as short as it could be made.
+type Finding struct {
+	Name    string `json:"name"`    // the verdict, and from the second form of it on a number
+	Verdict string `json:"verdict"` // as in a trace; CrashVerdict and its like for the kernel's own messages
+	// Known is what this kernel is known for, where it is that; "": it is new.
+	Known   string        `json:"known"`
+	Program check.Program `json:"program"`
+	Form    []string      `json:"form"` // what it does with buffers, apart from sizes
+	Number  uint64        `json:"number"`
+	Steps   int           `json:"steps"` // of the program with that number, before it was shrunk
+	// Runs is how often the short program was run again, and Failed how often it failed.
+	Runs   int `json:"runs"`
+	Failed int `json:"failed"`
+	// Met is in how many programs it was met.
+	Met           uint64 `json:"met"`
+	AfterPrograms uint64 `json:"after_programs"`
+	AfterMS       int64  `json:"after_ms"` // since exploring began, shrinking left out
+	Reason        string `json:"reason"`
+	Hurts         string `json:"hurts"`
+	Log           string `json:"log"` // the kernel's messages, of a crash
+	// Certain says that a witness saw it, and the tracer where one looked on.
+	Certain bool `json:"certain"`
+
+	forms []Form // of programs that came to it
+}
+
+// sure reports whether there is something to rely on: it was certain, and came again.
+func (f *Finding) sure() bool { return f.Certain && f.Failed > 0 }
+
+// Explored is what came of exploring one kernel.
+type Explored struct {
+	check.Kernel
+	Seed     uint64 `json:"seed"`
+	First    uint64 `json:"first"`    // number of the first program
+	Programs uint64 `json:"programs"` // that were run
+	PassedBy uint64 `json:"passed_by"`
+	Tries    uint64 `json:"tries"` // besides, to shrink programs and to see them again
+	// CouldNotRun counts the programs of which nothing is said, and Why says it of the first.
+	CouldNotRun uint64    `json:"could_not_run"`
+	Why         string    `json:"why"`
+	Findings    []Finding `json:"findings"`
+	// Doubts are those that only the tracer saw, or only a witness, or that did not come
+	// again: nothing to rely on.
+	Doubts []Finding `json:"doubts"`
+}
+
+// Explorer explores the running kernel.
+type Explorer struct {
+	Seed  uint64
+	First uint64 // number of the first program
+	Most  uint64 // programs; 0: as many as the time allows
+	Known []Known
+	// Try runs a program.
+	Try func(*check.Program) (check.Scenario, error)
+	// Announce is called before a program runs, Found when a finding is shrunk, and Ended
+	// when all is said, before the probes are taken off; any but Announce may be nil.
+	Announce func(number uint64, x *Explored)
+	Found    func(*Finding)
+	Ended    func(*Explored)
+
+	out       Explored
+	began     time.Time
+	shrinking time.Duration
+	repeats   map[string]int // shrunk to what was known already, by verdict
+}
+
+const (
+	triesToShrink = 150
+	runsAgain     = 3
+	// mostForms is of how many forms a verdict is reported, and mostRepeats how often a
+	// program is shrunk to one that is known already.
+	mostForms   = 8
+	mostRepeats = 8
+	// One program in so many is run although it does what was found already.
+	tiresome = 8
+)
+
+// Run runs programs until ctx ends. What was under way then is finished.
+func (e *Explorer) Run(ctx context.Context) (x Explored, err error) {
+	e.began, e.repeats = time.Now(), map[string]int{}
+	defer func() { x.DurationMS = time.Since(e.began).Milliseconds() }()
+	e.out.Seed, e.out.First, e.out.Findings, e.out.Doubts = e.Seed, e.First, []Finding{}, []Finding{}
+	for n := e.First; ctx.Err() == nil && (e.Most == 0 || n-e.First < e.Most); n++ {
+		p := Generate(e.Seed, n)
+		if n%tiresome != 0 && e.found(FormOf(p)) != nil {
+			e.out.PassedBy++
+			continue
+		}
+		e.Announce(n, &e.out)
+		if err := e.one(n, p); err != nil {
+			return e.out, fmt.Errorf("program %d: %w", n, err)
+		}
+	}
+	return e.out, nil
+}
+
+// one runs a program.
+func (e *Explorer) one(n uint64, p check.Program) error {
+	sc, err := e.Try(&p)
+	if err != nil {
+		return err
+	}
+	e.out.Programs++
+	if sc.CouldNotRun {
+		e.out.CouldNotRun++
+		if e.out.Why == "" {
+			e.out.Why = fmt.Sprintf("program %d: %s", n, sc.Reason)
+		}
+	}
+	for _, v := range sc.Verdicts {
+		if f := e.explained(FormOf(p), v, certain(&sc)); f != nil {
+			f.Met++
+			continue
+		}
+		if err := e.shrink(n, p, v, certain(&sc)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// certain reports whether a fail was seen by a witness, and by the tracer where one
+// looked on.
+func certain(sc *check.Scenario) bool {
+	e := &sc.Evidence
+	return len(e.Broken) > 0 && (!e.Tracer.Watched || len(e.Tracer.Broken) > 0)
+}
+
+// found is a finding that a program of some form comes to, for all that is known; nil: none.
+func (e *Explorer) found(form Form) *Finding {
+	for i := range e.out.Findings {
+		f := &e.out.Findings[i]
+		if slices.ContainsFunc(f.forms, func(part Form) bool { return part.within(form) }) {
+			return f
+		}
+	}
+	return nil
+}
+
+// explained is the finding by which a program breaks an invariant; nil: none that is known.
+func (e *Explorer) explained(form Form, verdict string, certain bool) *Finding {
+	list := *e.out.list(certain)
+	var last *Finding
+	forms := 0
+	for i := range list {
+		f := &list[i]
+		if f.Verdict != verdict {
+			continue
+		}
+		if slices.ContainsFunc(f.forms, func(part Form) bool { return part.within(form) }) {
+			return f
+		}
+		forms, last = forms+1, f
+	}
+	if forms >= mostForms || e.repeats[verdict] >= mostRepeats {
+		return last
+	}
+	return nil
+}
+
+// shrink makes a finding of a program that breaks an invariant.
+func (e *Explorer) shrink(n uint64, p check.Program, verdict string, sure bool) (err error) {
+	began := time.Now()
+	defer func() { e.shrinking += time.Since(began) }()
+	after := time.Since(e.began) - e.shrinking
+	var last check.Scenario
+	fails := func(q check.Program) bool {
+		if err != nil {
+			return false
+		}
+		e.out.Tries++
+		e.Announce(n, &e.out)
+		var sc check.Scenario
+		if sc, err = e.Try(&q); err != nil || !slices.Contains(sc.Verdicts, verdict) || certain(&sc) != sure {
+			return false
+		}
+		last = sc
+		return true
+	}
+	short, simple := Shrink(p, triesToShrink, fails)
+	f := Finding{Verdict: verdict, Program: simple, Number: n, Steps: len(p.Steps), Met: 1, AfterPrograms: e.out.Programs, AfterMS: after.Milliseconds(),
+		forms: []Form{FormOf(simple), FormOf(short)}, Certain: sure}
+	f.Form = f.forms[0].Strings()
+	for f.Runs < runsAgain && err == nil {
+		f.Runs++
+		if fails(simple) {
+			f.Failed++
+		}
+	}
+	if err != nil {
+		return err
+	}
+	f.Reason, f.Hurts = last.Reason, check.Impact(verdict)
+	e.add(f)
+	return nil
+}
+
+// add adds a finding, if it is none that is there already.
+func (e *Explorer) add(f Finding) {
+	list := e.out.list(f.sure())
+	same := 0
+	for i := range *list {
+		old := &(*list)[i]
+		if old.Verdict != f.Verdict {
+			continue
+		}
+		if same++; slices.Equal(old.Form, f.Form) {
+			old.Met++
+			old.forms = append(old.forms, f.forms...)
+			e.repeats[f.Verdict]++
+			return
+		}
+	}
+	f.Name = f.Verdict
+	if same > 0 {
+		f.Name = fmt.Sprintf("%s-%d", f.Verdict, same+1)
+	}
+	f.Known = knownAs(e.Known, &f)
+	*list = append(*list, f)
+	if e.Found != nil {
+		e.Found(&f)
+	}
+}
+
+// Progress says how far exploring is, with a program under way: Guests read it.
+func (x *Explored) Progress(number uint64) string {
+	return fmt.Sprintf("program %d: %d programs, %d passed by, %d tries to shrink, %d findings", number, x.Programs, x.PassedBy, x.Tries, len(x.Findings))
+}
+
+// Known is what a kernel is known to get wrong, of testdata/findings.
+type Known = findings.Finding
+
+// KnownOf is what the series of a release is known to get wrong.
+func KnownOf(release string) []Known {
+	part := strings.SplitN(release, ".", 3)
+	if len(part) < 3 {
+		return nil
+	}
+	series := part[0] + "." + part[1]
+	return slices.DeleteFunc(findings.Stock(), func(k Known) bool { return !slices.Contains(k.Series, series) })
+}
+
+// knownAs is the name of what a finding is known as; "": it is new.
+func knownAs(known []Known, f *Finding) string {
+	for _, k := range known {
+		if k.Verdict == f.Verdict && slices.Contains(k.Forms, strings.Join(f.Form, "; ")) {
+			return k.Name
+		}
+	}
+	return ""
+}
+
+// Strings are the steps of a form in words.
+func (f Form) Strings() (list []string) {
+	for _, o := range f {
+		words := []string{o.Call}
+		if !ofMachine(o.Call) {
+			words = append(words, fmt.Sprintf("p%d", o.Process))
+		}
+		switch {
+		case maps(o.Call):
+			words = append(words, fmt.Sprintf("e%d m%d", o.Event, o.Mapping))
+		case o.Call == check.CallRedirect:
+			words = append(words, fmt.Sprintf("e%d e%d", o.Event, o.To))
+		case usesMapping(o.Call):
+			words = append(words, fmt.Sprintf("m%d", o.Mapping))
+		}
+		list = append(list, strings.Join(words, " "))
+	}
+	return list
+}
