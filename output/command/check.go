@@ -100,7 +100,9 @@ Exit status, by --exit:
 	f.MarkHidden("in-guest")
 	o.explore.add(f)
 	addMachine(f, &o.guests.Base)
-	cmd.MarkFlagsMutuallyExclusive("explore", "program", "program-number", "scenario", "list")
+	for _, other := range []string{"scenario", "list"} {
+		cmd.MarkFlagsMutuallyExclusive("explore", "program", "program-number", other)
+	}
 	return cmd
 }
 

@@ -58,6 +58,9 @@ func writeExplored(w io.Writer, r *explore.Report, flags []string) error {
 		name, seconds := format.Printable(x.Release), float64(x.DurationMS)/1000
 		if x.Error != "" {
 			fmt.Fprintf(&b, "%s could not be explored: %s\n", name, format.Printable(x.Error))
+			if x.Programs == 0 {
+				continue
+			}
 		}
 		if x.TracerError != "" {
 			fmt.Fprintf(&b, "%s: without the tracer, the witnesses alone decide: %s\n", name, format.Printable(x.TracerError))

@@ -12,15 +12,21 @@ import (
 // MlockPages is perf_event_mlock_kb in pages where programs are explored and the machine's
 // settings may be changed: small, so that programs cross the end of the allowance without
 // mapping megabytes.
-const MlockPages = 4
+const MlockPages = 2
 
 // Generate makes a program: of the same seed and number always the same one, on any
 // machine.
 func Generate(seed, number uint64) check.Program {
 	g := generator{Rand: rand.New(rand.NewPCG(seed, number))}
 	g.start()
-	for range 3 + g.IntN(16) {
+	if g.IntN(3) == 0 {
+		g.fill(g.processes[0])
+	}
+	for range 3 + g.IntN(14) {
 		g.step()
+	}
+	if g.IntN(2) == 0 {
+		g.unmapAll()
 	}
 	return check.Program{MlockPages: MlockPages, Steps: g.steps}
 }
@@ -32,7 +38,6 @@ type generator struct {
 	processes []*process
 	events    int // numbers given so far
 	mappings  int
-	allowance int64 // pages of it per CPU, as set
 }
 
 // process is a process of the program.
@@ -76,7 +81,7 @@ func (g *generator) count(call string) (n int) {
 	return n
 }
 
-func (g *generator) limit() int64 { return oneOf[int64](g, 0, 9, 64, 64, 4096, -1) }
+func (g *generator) limit() int64 { return oneOf[int64](g, 0, 9, 64, 64, 64, 4096, -1) }
 
 // size is a buffer's number of pages: the control page and a power of two, mostly.
 func (g *generator) size() int64 { return oneOf[int64](g, 1, 2, 3, 3, 5, 5, 9, 9, 17, 4) }
@@ -221,10 +226,9 @@ func (g *generator) give(p *process) {
 	if len(g.processes) < 2 {
 		g.start()
 	}
-	to := oneOf(g, g.processes...)
-	e := oneOf(g, p.events...)
-	if to == p {
-		return
+	to, e := oneOf(g, g.processes...), oneOf(g, p.events...)
+	for to == p {
+		to = oneOf(g, g.processes...)
 	}
 	g.add(check.Op{Call: check.CallGive, Process: p.number, Event: e, To: to.number})
 	to.events = append(to.events, e)
@@ -247,6 +251,19 @@ func (g *generator) unmap(p *process) {
 		g.add(check.Op{Call: oneOf(g, check.CallUnmap, check.CallUnmap, check.CallUnmap, check.CallCover), Process: p.number, Mapping: p.mappings[at]})
 		p.mappings = append(p.mappings[:at:at], p.mappings[at+1:]...)
 	}
+}
+
+// unmapAll unmaps all, in any order.
+func (g *generator) unmapAll() {
+	var left []check.Op
+	for _, p := range g.processes {
+		for _, m := range p.mappings {
+			left = append(left, check.Op{Call: check.CallUnmap, Process: p.number, Mapping: m})
+		}
+		p.mappings = nil
+	}
+	g.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] })
+	g.steps = append(g.steps, left...)
 }
 
 func (g *generator) some(p *process, call string, at, pages int64) {
