@@ -4,14 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/testdata/findings"
 	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/guest"
 )
 
 // op makes a step of a word and numbers: of what a call needs, in the order of its words.
@@ -316,5 +321,92 @@ func TestExplorerEnds(t *testing.T) {
 	e := Explorer{Seed: 1, Try: func(*check.Program) (check.Scenario, error) { return check.Scenario{}, errors.New("gone") }, Announce: func(uint64, *Explored) {}}
 	if _, err := e.Run(context.Background()); err == nil || !strings.Contains(err.Error(), "program 0: gone") {
 		t.Errorf("%v", err)
+	}
+}
+
+// A program that crashes or hangs the kernel is found by what the guest said last, seen
+// again in a guest of its own, and exploring goes on behind it.
+func TestCrash(t *testing.T) {
+	image := filepath.Join(t.TempDir(), "bzImage")
+	head := make([]byte, 1024)
+	copy(head[514:], "HdrS")
+	if err := os.WriteFile(image, head, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		deadly  uint64
+		crashes int // how often; then never again
+		err     error
+		want    string
+		doubt   bool
+	}{
+		"panic":         {7, 9, &guest.Error{Kind: guest.ErrPanic, Detail: "Kernel panic - not syncing: Fatal exception"}, Crash, false},
+		"hang":          {7, 9, &guest.Error{Kind: guest.ErrTimeout}, Hang, false},
+		"just once":     {7, 1, &guest.Error{Kind: guest.ErrPanic}, Crash, true},
+		"none":          {99, 0, nil, "", false},
+		"while booting": {0, 0, &guest.Error{Kind: guest.ErrPanic, Booting: true}, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var began []string
+			nothing := func(string, string) {}
+			g := Guests{Guests: check.Guests{Kernels: []string{image}, Timeout: time.Minute, Progress: nothing, Done: nothing}, Seed: 5, Most: 20, Duration: time.Minute}
+			g.boot = func(_ context.Context, cfg guest.Config) (int, error) {
+				flag := func(name string) (n uint64) {
+					fmt.Sscan(cfg.Args[slices.Index(cfg.Args, name)+1], &n)
+					return n
+				}
+				first, most := flag("--from"), flag("--programs")
+				began = append(began, fmt.Sprint(first, "+", most))
+				var failure *guest.Error
+				if errors.As(c.err, &failure) && failure.Booting {
+					return 0, c.err
+				}
+				x := Explored{Kernel: check.Kernel{Release: "6.1.0"}, Seed: flag("--seed"), First: first}
+				for n := first; n < first+most && n < 20; n++ {
+					fmt.Fprintf(cfg.Stderr, "%s%s\n", Prefix, x.Progress(n))
+					if n == c.deadly && c.crashes > 0 {
+						c.crashes--
+						fmt.Fprintf(cfg.Console, "hello\r\nBUG: kernel NULL pointer dereference\r\nRIP: perf_mmap_close\r\n")
+						return 0, c.err
+					}
+					x.Programs++
+				}
+				return 0, json.NewEncoder(cfg.Stdout).Encode(Message{Explored: &x})
+			}
+			r, err := g.Run(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+			x := r.Kernels[0]
+			if name == "while booting" {
+				if x.Error == "" || len(x.Findings)+len(x.Doubts) > 0 {
+					t.Errorf("%+v", x)
+				}
+				return
+			}
+			list := x.Findings
+			if c.doubt {
+				list = x.Doubts
+			}
+			switch {
+			case len(x.Findings)+len(x.Doubts) != len(list) || len(list) > 1 || (c.want != "") != (len(list) == 1):
+				t.Fatalf("findings %+v, doubts %+v", x.Findings, x.Doubts)
+			case c.want == "":
+				if !slices.Equal(began, []string{"0+20"}) || x.Programs != 20 {
+					t.Errorf("guests %v, %d programs", began, x.Programs)
+				}
+				return
+			}
+			f := list[0]
+			if f.Verdict != c.want || f.Number != 7 || !strings.HasPrefix(f.Log, "BUG: ") || !cmp.Equal(f.Program, Generate(5, 7)) {
+				t.Errorf("%+v", f)
+			}
+			if !slices.Equal(began, []string{"0+20", "7+1", "8+12"}) {
+				t.Errorf("guests began with %v", began)
+			}
+			if x.Programs != 19 || x.Release != "6.1.0" || x.Error != "" {
+				t.Errorf("%d programs of %s: %s", x.Programs, x.Release, x.Error)
+			}
+		})
 	}
 }

@@ -37,6 +37,8 @@ type Guests struct {
 	Seed, First, Most uint64
 	Duration          time.Duration // of each kernel, starts left out
 	Found             func(release string, f *Finding)
+
+	boot func(context.Context, guest.Config) (int, error) // nil: guest.Run
 }
 
 // Run explores the kernels, several at a time.
@@ -82,7 +84,11 @@ func (g *Guests) one(ctx context.Context, image string) Explored {
 	all := Explored{Seed: g.Seed, First: g.First, Findings: []Finding{}, Doubts: []Finding{}}
 	all.Image, all.Release, all.Scenarios = image, check.ReleaseOf(image), []check.Scenario{}
 	for first, left := g.First, g.Duration; ; {
-		t := g.guest(ctx, image, first, g.Most, left)
+		most := g.Most
+		if most > 0 {
+			most -= first - g.First
+		}
+		t := g.guest(ctx, image, first, most, left)
 		all.merge(&t.out)
 		left -= t.explored
 		if t.died == nil {
@@ -197,7 +203,11 @@ func (g *Guests) guest(ctx context.Context, image string, first, most uint64, le
 		g.Progress(release, state)
 	})
 	c.Stdout, c.Stderr, c.Console = stdout, stderr, &t.console
-	_, err = guest.Run(ctx, c)
+	boot := g.boot
+	if boot == nil {
+		boot = guest.Run
+	}
+	_, err = boot(ctx, c)
 	if t.announced {
 		t.explored = time.Since(began)
 	}
