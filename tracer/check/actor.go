@@ -46,6 +46,7 @@ type request struct {
 	UID     int      `json:"uid"`
 	Caps    []string `json:"caps"`
 	Threads int      `json:"threads"`
+	Accept  []int    `json:"accept"` // errnos that a storm may meet
 }
 
 // reply is what came of it.
@@ -442,7 +443,7 @@ func (a *actor) storm(r *request) reply {
 			onThread(func() {
 				err := a.user.become()
 				if err == nil {
-					err = mapAndUnmap(fd, bytes, r.N, &made, &ready)
+					err = mapAndUnmap(fd, bytes, r, &made, &ready)
 				} else {
 					ready.Done()
 				}
@@ -461,8 +462,8 @@ func (a *actor) storm(r *request) reply {
 }
 
 // mapAndUnmap is what one thread of a storm does.
-func mapAndUnmap(fd int, bytes uintptr, rounds int, made *atomic.Int64, ready *sync.WaitGroup) error {
-	for round := range rounds {
+func mapAndUnmap(fd int, bytes uintptr, r *request, made *atomic.Int64, ready *sync.WaitGroup) error {
+	for round := range r.N {
 		addr, errno := mmap(fd, bytes, 0, readWrite, unix.MAP_SHARED)
 		if errno == 0 {
 			made.Add(1)
@@ -479,7 +480,9 @@ func mapAndUnmap(fd int, bytes uintptr, rounds int, made *atomic.Int64, ready *s
 			// A new mapping that meets the end of the old one may be told to try
 			// again, or that there is none.
 		default:
-			return errno
+			if !slices.Contains(r.Accept, int(errno)) {
+				return errno
+			}
 		}
 	}
 	return nil

@@ -25,7 +25,7 @@ type Op struct {
 	Call    string `json:"call"`
 	Process int    `json:"process,omitempty"`
 	Event   int    `json:"event,omitempty"`
-	To      int    `json:"to,omitempty"` // the process that gets the event, or the event into whose buffer it is redirected
+	To      int    `json:"to,omitempty"` // the other process, or the event into whose buffer it is redirected
 	Mapping int    `json:"mapping,omitempty"`
 	At      int64  `json:"at,omitempty"`    // the first page of a part
 	Pages   int64  `json:"pages,omitempty"` // control page included; of a part, 0: all that follows
@@ -49,6 +49,8 @@ const (
 	CallCover    = "cover"      // the same, by mmap with MAP_FIXED
 	CallMove     = "move"       // the same, by mremap to another address
 	CallProtect  = "protect"    // the same, by mprotect to read-only
+	CallStorm    = "storm"      // Value, Pages: so many threads map and unmap an event of their own
+	CallRace     = "race"       // Event, To, Pages: two processes map and unmap one event at once
 	CallFork     = "fork"       // a child that ends at once
 	CallExec     = "exec"       //
 	CallExit     = "exit"       //
@@ -110,6 +112,10 @@ func (o Op) String() string {
 		return p + " moves " + part + " by mremap"
 	case CallProtect:
 		return p + " makes read-only " + strings.TrimPrefix(part, "of ")
+	case CallStorm:
+		return fmt.Sprintf("%s maps and unmaps %d pages in %d threads at once, each of an event of its own", p, o.Pages, o.Value)
+	case CallRace:
+		return fmt.Sprintf("%s and p%d map and unmap %d pages of %s at once", p, o.To, o.Pages, e)
 	case CallFork:
 		return p + " forks a child that ends"
 	case CallExec:
@@ -212,7 +218,7 @@ func (pl *player) step(o Op) {
 		return
 	}
 	switch o.Call {
-	case CallOpen, CallMap, CallMapAUX, CallRedirect, CallGive, CallClose:
+	case CallOpen, CallMap, CallMapAUX, CallRedirect, CallGive, CallRace, CallClose:
 		pl.event(p, o)
 	case CallUnmap, CallCover, CallMove, CallProtect:
 		pl.part(o)
@@ -244,6 +250,8 @@ func (pl *player) start(o Op) {
 			w.Events++
 		case step.Call == CallFill:
 			w.Events += fillEvents
+		case step.Call == CallStorm:
+			w.Events += int(step.Value)
 		}
 	}
 	p := pl.s.Process(w)
@@ -282,6 +290,12 @@ func (pl *player) event(p *process, o Op) {
 		to := pl.processes[o.To]
 		if to != nil && to.alive && to != p && pl.handles[handle{o.To, o.Event}] == nil {
 			pl.handles[handle{o.To, o.Event}] = e.Give(to)
+		}
+	case CallRace:
+		other := pl.handles[handle{o.To, o.Event}]
+		if other != nil && other != e && e.buffer == nil {
+			pl.s.say("%s", o)
+			pl.s.race([]*Event{e, other}, []*process{p, other.p}, 1, raceRounds, o.Pages, raceErrors()...)
 		}
 	case CallClose:
 		_, err := p.ask(request{Op: "close", FD: e.fd}, -1)
@@ -334,6 +348,12 @@ func (pl *player) part(o Op) {
 // itself makes a step of a process that is about nothing else.
 func (pl *player) itself(p *process, o Op) {
 	switch o.Call {
+	case CallStorm:
+		if n := int(o.Value); pl.events[o.Process] >= n && n > 0 {
+			pl.events[o.Process] -= n
+			pl.s.say("%s", o)
+			pl.s.race(nil, []*process{p}, n, raceRounds, o.Pages, raceErrors()...)
+		}
 	case CallFork:
 		p.Fork()
 	case CallExec:
@@ -367,6 +387,13 @@ func (pl *player) itself(p *process, o Op) {
 		}
 	}
 }
+
+// raceRounds is how often each thread of a race maps.
+const raceRounds = 6
+
+// raceErrors are what mapping may come to while others map: how much is charged at the
+// moment, nobody can say.
+func raceErrors() []int { return []int{int(unix.EPERM), int(unix.ENODEV), int(unix.EACCES)} }
 
 // gone notes that a process has lost its descriptors, and what it could do.
 func (pl *player) gone(process int) {

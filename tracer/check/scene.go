@@ -693,6 +693,27 @@ func (p *process) Storm(e *Event, threads, rounds int, pages int64) {
 	p.s.look()
 }
 
+// race has several processes map and unmap an event of theirs, all of them at once, each in
+// some threads: an event that each has, or one of its own in each thread.
+func (s *Scene) race(events []*Event, processes []*process, threads, rounds int, pages int64, accept ...int) {
+	for i, p := range processes {
+		r := request{Op: "storm", FD: -1, Threads: threads, N: rounds, Pages: pages, Accept: accept}
+		if events != nil {
+			r.FD = events[i].fd
+		}
+		s.check(p.send(r, -1))
+	}
+	for _, p := range processes {
+		m, err := p.answer(stepTime)
+		s.check(err)
+		if m.Error != "" {
+			s.check(errors.New(m.Error))
+		}
+		s.mappings += m.Value
+	}
+	s.look()
+}
+
 // refresh takes the machine's settings into the model.
 func (s *Scene) refresh() {
 	m, err := readModel()

@@ -275,6 +275,8 @@ func (f Form) Strings() (list []string) {
 			words = append(words, fmt.Sprintf("e%d m%d", o.Event, o.Mapping))
 		case o.Call == check.CallRedirect:
 			words = append(words, fmt.Sprintf("e%d e%d", o.Event, o.To))
+		case o.Call == check.CallRace:
+			words = append(words, fmt.Sprintf("p%d e%d", o.To, o.Event))
 		case usesMapping(o.Call):
 			words = append(words, fmt.Sprintf("m%d", o.Mapping))
 		}

@@ -79,7 +79,7 @@ func TestGenerateMakesSense(t *testing.T) {
 		}
 	}
 	for _, call := range []string{check.CallStart, check.CallOpen, check.CallMap, check.CallMapAUX, check.CallRedirect, check.CallGive, check.CallClose, check.CallUnmap,
-		check.CallCover, check.CallMove, check.CallProtect, check.CallFork, check.CallExec, check.CallExit, check.CallKill, check.CallLimit, check.CallIPCLock,
+		check.CallCover, check.CallMove, check.CallProtect, check.CallFork, check.CallStorm, check.CallRace, check.CallExec, check.CallExit, check.CallKill, check.CallLimit, check.CallIPCLock,
 		check.CallFill, check.CallRelease, check.CallMeasure, check.CallMlock, check.CallParanoid, check.CallCPU} {
 		if calls[call] == 0 {
 			t.Errorf("%s: in none of 500 programs", call)

@@ -9,7 +9,7 @@ import (
 
 // What a step names. A call is of one of these kinds.
 func usesEvent(call string) bool {
-	return slices.Contains([]string{check.CallMap, check.CallMapAUX, check.CallRedirect, check.CallGive, check.CallClose}, call)
+	return slices.Contains([]string{check.CallMap, check.CallMapAUX, check.CallRedirect, check.CallGive, check.CallRace, check.CallClose}, call)
 }
 
 func usesMapping(call string) bool {
@@ -49,6 +49,7 @@ func clean(p check.Program) check.Program {
 			usesEvent(o.Call) && !events[has{at, o.Event}],
 			usesMapping(o.Call) && !mappings[has{at, o.Mapping}],
 			o.Call == check.CallRedirect && !events[has{at, o.To}],
+			o.Call == check.CallRace && !events[has{o.To, o.Event}],
 			o.Call == check.CallGive && (!alive[o.To] || events[has{o.To, o.Event}]),
 			o.Call == check.CallRelease && !filled[at]:
 			continue
@@ -105,7 +106,7 @@ func renumber(p check.Program) check.Program {
 		if o.Call == check.CallRedirect {
 			o.To = event(o.To)
 		}
-		if o.Call == check.CallGive {
+		if o.Call == check.CallGive || o.Call == check.CallRace {
 			o.To = process(o.To)
 		}
 		if maps(o.Call) || usesMapping(o.Call) {
@@ -152,7 +153,9 @@ func FormOf(p check.Program) (f Form) {
 			unmap(func(m check.Op) bool { return m.Process == o.Process })
 		case (o.Call == check.CallUnmap || o.Call == check.CallCover) && whole:
 			unmap(func(m check.Op) bool { return m.Process == o.Process && m.Mapping == o.Mapping })
-		case usesMapping(o.Call), o.Call == check.CallFork:
+		case o.Call == check.CallRace:
+			f = append(f, check.Op{Call: o.Call, Process: o.Process, Event: o.Event, To: o.To})
+		case usesMapping(o.Call), o.Call == check.CallFork, o.Call == check.CallStorm:
 			f = append(f, check.Op{Call: o.Call, Process: o.Process, Mapping: o.Mapping})
 		case o.Call == check.CallRedirect:
 			f = append(f, check.Op{Call: o.Call, Process: o.Process, Event: o.Event, To: o.To})
@@ -218,11 +221,14 @@ func bind(f, o check.Op, bound, taken map[has]int) bool {
 		return true
 	}
 	ok := one(aProcess, f.Process, o.Process)
-	if maps(f.Call) || f.Call == check.CallRedirect {
+	if maps(f.Call) || f.Call == check.CallRedirect || f.Call == check.CallRace {
 		ok = ok && one(anEvent, f.Event, o.Event)
 	}
 	if f.Call == check.CallRedirect {
 		ok = ok && one(anEvent, f.To, o.To)
+	}
+	if f.Call == check.CallRace {
+		ok = ok && one(aProcess, f.To, o.To)
 	}
 	if maps(f.Call) || usesMapping(f.Call) {
 		ok = ok && one(aMapping, f.Mapping, o.Mapping)

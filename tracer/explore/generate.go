@@ -124,6 +124,12 @@ func (g *generator) step() {
 		{3, g.setting},
 		{1, func(p *process) { g.add(check.Op{Call: check.CallFork, Process: p.number}) }},
 		{1, g.end},
+		{1, func(p *process) {
+			if !p.opened {
+				g.add(check.Op{Call: check.CallStorm, Process: p.number, Value: 2 + g.Int64N(2), Pages: g.size()})
+			}
+		}},
+		{1, g.race},
 	}
 	sum := 0
 	for _, c := range choices {
@@ -235,6 +241,24 @@ func (g *generator) give(p *process) {
 	if g.IntN(4) > 0 {
 		g.mapSome(to)
 	}
+}
+
+// race has two processes map an event at once that nobody has mapped.
+func (g *generator) race(p *process) {
+	e := g.open(p, false)
+	if e < 0 {
+		return
+	}
+	if len(g.processes) < 2 {
+		g.start()
+	}
+	to := p
+	for to == p {
+		to = oneOf(g, g.processes...)
+	}
+	g.add(check.Op{Call: check.CallGive, Process: p.number, Event: e, To: to.number})
+	to.events = append(to.events, e)
+	g.add(check.Op{Call: check.CallRace, Process: p.number, Event: e, To: to.number, Pages: g.size()})
 }
 
 func (g *generator) close(p *process) {

@@ -106,8 +106,12 @@ func oneProcess(p check.Program, i int) (list []check.Program) {
 		q := p
 		q.Steps = slices.Clone(p.Steps)
 		for j := range q.Steps {
-			if step := &q.Steps[j]; !ofMachine(step.Call) && step.Process == p.Steps[i].Process {
+			step := &q.Steps[j]
+			if !ofMachine(step.Call) && step.Process == p.Steps[i].Process {
 				step.Process = o.Process
+			}
+			if (step.Call == check.CallGive || step.Call == check.CallRace) && step.To == p.Steps[i].Process {
+				step.To = o.Process
 			}
 		}
 		list = append(list, q)
@@ -218,6 +222,8 @@ func numbers(p check.Program, i int) (list []check.Program) {
 				list = append(list, q)
 			}
 		}
+	case (o.Call == check.CallStorm || o.Call == check.CallRace) && o.Pages > 1:
+		to(func(o *check.Op) { o.Pages = 1 })
 	case o.Call == check.CallFill && o.Pages > 0:
 		to(func(o *check.Op) { o.Pages = 0 })
 	case o.Call == check.CallStart && o.Limit != 64:
