@@ -22,7 +22,8 @@ type exploreFlags struct {
 	duration time.Duration
 	seed     uint64
 	most     uint64 // programs; 0: as many as the time allows
-	from     uint64 // for the check that runs this one
+	from     uint64 // for the check that runs this one, like oneByOne
+	oneByOne bool
 	file     string
 	number   int64 // below 0: none
 }
@@ -34,7 +35,9 @@ func (x *exploreFlags) add(f *pflag.FlagSet) {
 	f.Int64Var(&x.number, "program-number", -1, "play the program of --seed that has this `number`, as it is")
 	f.StringVar(&x.file, "program", "", "play the program in this `file`: the JSON that --explore writes of a finding")
 	f.Uint64Var(&x.from, "from", 0, "begin with the program of this number")
+	f.BoolVar(&x.oneByOne, "one-by-one", false, "leave out the steps in which calls are made at the same time")
 	f.MarkHidden("from")
+	f.MarkHidden("one-by-one")
 }
 
 // chosen is the program that was asked for; nil: none was.
@@ -124,7 +127,7 @@ func exploreThis(ctx context.Context, o *checkOptions, e *explore.Explorer) (exp
 		return explore.Explored{}, err
 	}
 	o.tracing.btf = types
-	e.Seed, e.First, e.Most = o.explore.seed, o.explore.from, o.explore.most
+	e.Seed, e.First, e.Most, e.OneByOne = o.explore.seed, o.explore.from, o.explore.most, o.explore.oneByOne
 	return e.Here(ctx, check.Options{Tracer: o.tracing.options(), Invasive: o.invasive, Apart: o.inGuest}, o.explore.duration)
 }
 

@@ -18,6 +18,8 @@ type Finding struct {
 	// Forms are what programs do with buffers that come to it, of those that pinwatch
 	// check --explore shrinks.
 	Forms []string `json:"forms"`
+	// Log is in the kernel's messages where it crashes.
+	Log string `json:"log"`
 }
 
 // Stock are all of them.

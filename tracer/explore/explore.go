@@ -62,7 +62,9 @@ type Explorer struct {
 	Seed  uint64
 	First uint64 // number of the first program
 	Most  uint64 // programs; 0: as many as the time allows
-	Known []Known
+	// OneByOne leaves out the steps in which calls are made at the same time.
+	OneByOne bool
+	Known    []Known
 	// Try runs a program.
 	Try func(*check.Program) (check.Scenario, error)
 	// Announce is called before a program runs, Found when a finding is shrunk, and Ended
@@ -95,6 +97,9 @@ func (e *Explorer) Run(ctx context.Context) (x Explored, err error) {
 	e.out.Seed, e.out.First, e.out.Findings, e.out.Doubts = e.Seed, e.First, []Finding{}, []Finding{}
 	for n := e.First; ctx.Err() == nil && (e.Most == 0 || n-e.First < e.Most); n++ {
 		p := Generate(e.Seed, n)
+		if e.OneByOne {
+			p.Steps = slices.DeleteFunc(p.Steps, func(o check.Op) bool { return o.Call == check.CallRace || o.Call == check.CallStorm })
+		}
 		if n%tiresome != 0 && e.found(FormOf(p)) != nil {
 			e.out.PassedBy++
 			continue
@@ -210,28 +215,20 @@ func (e *Explorer) shrink(n uint64, p check.Program, verdict string, sure bool) 
 
 // add adds a finding, if it is none that is there already.
 func (e *Explorer) add(f Finding) {
-	list := e.out.list(f.sure())
-	same := 0
-	for i := range *list {
-		old := &(*list)[i]
-		if old.Verdict != f.Verdict {
-			continue
-		}
-		if same++; slices.Equal(old.Form, f.Form) {
+	list := *e.out.list(f.sure())
+	for i := range list {
+		if old := &list[i]; old.Verdict == f.Verdict && slices.Equal(old.Form, f.Form) {
 			old.Met++
 			old.forms = append(old.forms, f.forms...)
 			e.repeats[f.Verdict]++
 			return
 		}
 	}
-	f.Name = f.Verdict
-	if same > 0 {
-		f.Name = fmt.Sprintf("%s-%d", f.Verdict, same+1)
-	}
 	f.Known = knownAs(e.Known, &f)
-	*list = append(*list, f)
+	e.out.add(f)
 	if e.Found != nil {
-		e.Found(&f)
+		list = *e.out.list(f.sure())
+		e.Found(&list[len(list)-1])
 	}
 }
 
@@ -256,7 +253,7 @@ func KnownOf(release string) []Known {
 // knownAs is the name of what a finding is known as; "": it is new.
 func knownAs(known []Known, f *Finding) string {
 	for _, k := range known {
-		if k.Verdict == f.Verdict && slices.Contains(k.Forms, strings.Join(f.Form, "; ")) {
+		if k.Verdict == f.Verdict && (slices.Contains(k.Forms, strings.Join(f.Form, "; ")) || k.Log != "" && strings.Contains(f.Log, k.Log)) {
 			return k.Name
 		}
 	}

@@ -349,7 +349,7 @@ func TestCrash(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var began []string
 			nothing := func(string, string) {}
-			g := Guests{Guests: check.Guests{Kernels: []string{image}, Timeout: time.Minute, Progress: nothing, Done: nothing}, Seed: 5, Most: 20, Duration: time.Minute}
+			g := Guests{Guests: check.Guests{Kernels: []string{image}, Timeout: time.Minute, Progress: nothing, Done: nothing}, Found: func(string, *Finding) {}, Seed: 5, Most: 20, Duration: time.Minute}
 			g.boot = func(_ context.Context, cfg guest.Config) (int, error) {
 				flag := func(name string) (n uint64) {
 					fmt.Sscan(cfg.Args[slices.Index(cfg.Args, name)+1], &n)

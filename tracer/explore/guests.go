@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -79,16 +80,17 @@ func (r *Report) Check() check.Report {
 	return sum
 }
 
-// one explores one kernel: in one guest, and in one more after each crash.
+// one explores one kernel: in one guest, and in one more after each crash. What crashes it
+// twice in one way would do so again and again: after that, nothing is done at once.
 func (g *Guests) one(ctx context.Context, image string) Explored {
 	all := Explored{Seed: g.Seed, First: g.First, Findings: []Finding{}, Doubts: []Finding{}}
 	all.Image, all.Release, all.Scenarios = image, check.ReleaseOf(image), []check.Scenario{}
-	for first, left := g.First, g.Duration; ; {
-		most := g.Most
-		if most > 0 {
-			most -= first - g.First
+	for first, left, deaths := g.First, g.Duration, 0; ; deaths++ {
+		ask := asked{first: first, left: left, oneByOne: deaths >= 2}
+		if g.Most > 0 {
+			ask.most = g.Most - (first - g.First)
 		}
-		t := g.guest(ctx, image, first, most, left)
+		t := g.guest(ctx, image, ask)
 		all.merge(&t.out)
 		left -= t.explored
 		if t.died == nil {
@@ -98,23 +100,63 @@ func (g *Guests) one(ctx context.Context, image string) Explored {
 			all.Error = t.died.Error()
 			return all
 		}
-		f := Finding{Verdict: t.verdict(), Number: t.number, Program: Generate(g.Seed, t.number), Met: 1, AfterPrograms: all.Programs, AfterMS: (g.Duration - left).Milliseconds(), Log: t.log()}
-		f.Name, f.Reason, f.Steps = f.Verdict, t.died.Error(), len(f.Program.Steps)
-		again := g.guest(ctx, image, t.number, 1, g.Timeout)
-		f.Runs, f.Certain = 1, true
-		if again.died != nil && again.announced {
-			f.Failed = 1
-		}
-		list := all.list(f.sure())
-		*list = append(*list, f)
-		if g.Found != nil {
+		f := t.finding(g.Seed)
+		f.AfterPrograms, f.AfterMS, f.Runs = all.Programs, (g.Duration - left).Milliseconds(), 1
+		if !all.again(&f) {
+			t := g.guest(ctx, image, asked{first: t.number, most: 1, left: g.Timeout})
+			if t.died != nil && t.announced {
+				f.Failed = 1
+			}
+			f.Known = knownAs(KnownOf(all.Release), &f)
+			all.add(f)
 			g.Found(all.Release, &f)
 		}
 		first = t.number + 1
-		if left <= 0 || g.Most > 0 && first >= g.First+g.Most {
+		if left <= 0 || g.Most > 0 && first >= g.First+g.Most || deaths == mostDeaths {
 			return all
 		}
 	}
+}
+
+// mostDeaths is how often a kernel is booted again.
+const mostDeaths = 6
+
+// finding is a program that the guest died of.
+func (t *trial) finding(seed uint64) Finding {
+	f := Finding{Verdict: t.verdict(), Number: t.number, Program: Generate(seed, t.number), Form: []string{}, Met: 1, Certain: true, Log: t.log()}
+	f.Reason, _, _ = strings.Cut(t.died.Error(), "\n")
+	f.Steps = len(f.Program.Steps)
+	return f
+}
+
+// again counts a finding that is there already: of one form, or with the same first words
+// of the kernel.
+func (x *Explored) again(f *Finding) bool {
+	words := func(f *Finding) string { first, _, _ := strings.Cut(f.Log, "\n"); return first }
+	for _, list := range [][]Finding{x.Findings, x.Doubts} {
+		for i := range list {
+			if old := &list[i]; old.Verdict == f.Verdict && slices.Equal(old.Form, f.Form) && words(old) == words(f) {
+				old.Met += f.Met
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// add adds a finding, under a name of its own.
+func (x *Explored) add(f Finding) {
+	list := x.list(f.sure())
+	same := 1
+	for _, old := range *list {
+		if old.Verdict == f.Verdict {
+			same++
+		}
+	}
+	if f.Name = f.Verdict; same > 1 {
+		f.Name = fmt.Sprintf("%s-%d", f.Verdict, same)
+	}
+	*list = append(*list, f)
 }
 
 func (x *Explored) list(sure bool) *[]Finding {
@@ -127,14 +169,20 @@ func (x *Explored) list(sure bool) *[]Finding {
 // merge adds what came of one more guest.
 func (x *Explored) merge(o *Explored) {
 	if o.Release != "" {
-		o.Image = x.Image
+		o.Image, o.DurationMS = x.Image, o.DurationMS+x.DurationMS
 		x.Kernel = o.Kernel
 	}
 	x.Programs, x.PassedBy, x.Tries, x.CouldNotRun = x.Programs+o.Programs, x.PassedBy+o.PassedBy, x.Tries+o.Tries, x.CouldNotRun+o.CouldNotRun
 	if x.Why == "" {
 		x.Why = o.Why
 	}
-	x.Findings, x.Doubts = append(x.Findings, o.Findings...), append(x.Doubts, o.Doubts...)
+	for _, f := range slices.Concat(o.Findings, o.Doubts) {
+		if !x.again(&f) {
+			f.AfterPrograms += x.Programs - o.Programs
+			x.add(f)
+		}
+	}
+	x.DurationMS = max(x.DurationMS, o.DurationMS)
 }
 
 // quiet is how long a guest may say nothing while it explores: no program takes that long,
@@ -152,8 +200,15 @@ type trial struct {
 	console   bytes.Buffer
 }
 
+// asked is what a guest is to explore.
+type asked struct {
+	first, most uint64
+	left        time.Duration
+	oneByOne    bool
+}
+
 // guest explores in a guest.
-func (g *Guests) guest(ctx context.Context, image string, first, most uint64, left time.Duration) (t *trial) {
+func (g *Guests) guest(ctx context.Context, image string, ask asked) (t *trial) {
 	t = &trial{}
 	release := check.ReleaseOf(image)
 	c, _, err := g.Machine(image)
@@ -166,8 +221,11 @@ func (g *Guests) guest(ctx context.Context, image string, first, most uint64, le
 	defer end()
 	// An oops ends the guest: what runs after it says nothing of the kernel.
 	c.Append = strings.TrimSpace(c.Append + " oops=panic")
-	c.Args = append(c.Args, "--explore", left.String(), "--seed", fmt.Sprint(g.Seed), "--from", fmt.Sprint(first), "--programs", fmt.Sprint(most))
-	c.Timeout = left + g.Timeout + quiet
+	c.Args = append(c.Args, "--explore", ask.left.String(), "--seed", fmt.Sprint(g.Seed), "--from", fmt.Sprint(ask.first), "--programs", fmt.Sprint(ask.most))
+	if ask.oneByOne {
+		c.Args = append(c.Args, "--one-by-one")
+	}
+	c.Timeout = ask.left + g.Timeout + quiet
 	var began time.Time
 	silence := time.AfterFunc(time.Hour, func() { t.hangs = true; end() })
 	silence.Stop()
@@ -178,8 +236,7 @@ func (g *Guests) guest(ctx context.Context, image string, first, most uint64, le
 		var m Message
 		if json.Unmarshal(line, &m) == nil {
 			if m.Finding != nil {
-				list := t.out.list(m.Finding.sure())
-				*list = append(*list, *m.Finding)
+				t.out.add(*m.Finding)
 				g.Found(release, m.Finding)
 			}
 			if m.Explored != nil {
@@ -215,6 +272,7 @@ func (g *Guests) guest(ctx context.Context, image string, first, most uint64, le
 	case ended:
 	case err != nil:
 		t.died = err
+		t.out.DurationMS = t.explored.Milliseconds()
 	default:
 		t.died = fmt.Errorf("the explorer in the guest ended: %s", strings.Join(said, "; "))
 		t.announced = false // an error of ours, and not of the kernel
