@@ -225,10 +225,8 @@ func (e *Explorer) add(f Finding) {
 		}
 	}
 	f.Known = knownAs(e.Known, &f)
-	e.out.add(f)
-	if e.Found != nil {
-		list = *e.out.list(f.sure())
-		e.Found(&list[len(list)-1])
+	if added := e.out.add(f); e.Found != nil {
+		e.Found(added)
 	}
 }
 

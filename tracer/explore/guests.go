@@ -90,7 +90,7 @@ func (g *Guests) one(ctx context.Context, image string) Explored {
 		if g.Most > 0 {
 			ask.most = g.Most - (first - g.First)
 		}
-		t := g.guest(ctx, image, ask)
+		t := g.guest(ctx, image, ask, &all)
 		all.merge(&t.out)
 		left -= t.explored
 		if t.died == nil {
@@ -102,14 +102,15 @@ func (g *Guests) one(ctx context.Context, image string) Explored {
 		}
 		f := t.finding(g.Seed)
 		f.AfterPrograms, f.AfterMS, f.Runs = all.Programs, (g.Duration - left).Milliseconds(), 1
-		if !all.again(&f) {
-			t := g.guest(ctx, image, asked{first: t.number, most: 1, left: g.Timeout})
+		if old := all.same(&f); old != nil {
+			old.Met++
+		} else {
+			t := g.guest(ctx, image, asked{first: t.number, most: 1, left: g.Timeout}, &all)
 			if t.died != nil && t.announced {
 				f.Failed = 1
 			}
 			f.Known = knownAs(KnownOf(all.Release), &f)
-			all.add(f)
-			g.Found(all.Release, &f)
+			g.Found(all.Release, all.add(f))
 		}
 		first = t.number + 1
 		if left <= 0 || g.Most > 0 && first >= g.First+g.Most || deaths == mostDeaths {
@@ -129,23 +130,22 @@ func (t *trial) finding(seed uint64) Finding {
 	return f
 }
 
-// again counts a finding that is there already: of one form, or with the same first words
-// of the kernel.
-func (x *Explored) again(f *Finding) bool {
+// same is a finding that is there already: of one form, or with the same first words of the
+// kernel; nil: there is none.
+func (x *Explored) same(f *Finding) *Finding {
 	words := func(f *Finding) string { first, _, _ := strings.Cut(f.Log, "\n"); return first }
 	for _, list := range [][]Finding{x.Findings, x.Doubts} {
 		for i := range list {
 			if old := &list[i]; old.Verdict == f.Verdict && slices.Equal(old.Form, f.Form) && words(old) == words(f) {
-				old.Met += f.Met
-				return true
+				return old
 			}
 		}
 	}
-	return false
+	return nil
 }
 
 // add adds a finding, under a name of its own.
-func (x *Explored) add(f Finding) {
+func (x *Explored) add(f Finding) *Finding {
 	list := x.list(f.sure())
 	same := 1
 	for _, old := range *list {
@@ -157,6 +157,7 @@ func (x *Explored) add(f Finding) {
 		f.Name = fmt.Sprintf("%s-%d", f.Verdict, same)
 	}
 	*list = append(*list, f)
+	return &(*list)[len(*list)-1]
 }
 
 func (x *Explored) list(sure bool) *[]Finding {
@@ -177,7 +178,9 @@ func (x *Explored) merge(o *Explored) {
 		x.Why = o.Why
 	}
 	for _, f := range slices.Concat(o.Findings, o.Doubts) {
-		if !x.again(&f) {
+		if old := x.same(&f); old != nil {
+			old.Met += f.Met
+		} else {
 			f.AfterPrograms += x.Programs - o.Programs
 			x.add(f)
 		}
@@ -207,8 +210,8 @@ type asked struct {
 	oneByOne    bool
 }
 
-// guest explores in a guest.
-func (g *Guests) guest(ctx context.Context, image string, ask asked) (t *trial) {
+// guest explores in a guest. What is known is not told again.
+func (g *Guests) guest(ctx context.Context, image string, ask asked, known *Explored) (t *trial) {
 	t = &trial{}
 	release := check.ReleaseOf(image)
 	c, _, err := g.Machine(image)
@@ -237,7 +240,9 @@ func (g *Guests) guest(ctx context.Context, image string, ask asked) (t *trial) 
 		if json.Unmarshal(line, &m) == nil {
 			if m.Finding != nil {
 				t.out.add(*m.Finding)
-				g.Found(release, m.Finding)
+				if known.same(m.Finding) == nil {
+					g.Found(release, m.Finding)
+				}
 			}
 			if m.Explored != nil {
 				t.out, ended = *m.Explored, true
