@@ -6,8 +6,13 @@ import (
 	"encoding/json"
 )
 
-//go:embed findings.json
-var list string
+// What has a verdict, and what crashes.
+var (
+	//go:embed findings.json
+	broken string
+	//go:embed crashes.json
+	crashes string
+)
 
 // Finding is one of them.
 type Finding struct {
@@ -24,8 +29,12 @@ type Finding struct {
 
 // Stock are all of them.
 func Stock() (all []Finding) {
-	if err := json.Unmarshal([]byte(list), &all); err != nil {
-		panic(err) // of this package alone
+	for _, list := range []string{broken, crashes} {
+		var some []Finding
+		if err := json.Unmarshal([]byte(list), &some); err != nil {
+			panic(err) // of this package alone
+		}
+		all = append(all, some...)
 	}
 	return all
 }

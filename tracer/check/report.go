@@ -123,6 +123,9 @@ func (w *Watched) verdicts(certainty string) (names []string) {
 	return names
 }
 
+// Certain reports whether the tracer is certain that something is broken.
+func (w *Watched) Certain() bool { return len(w.verdicts(certain)) > 0 }
+
 // judge runs a scenario's events through a ledger of their own.
 func judge(events []ledger.Event, lost uint64) Watched {
 	w := Watched{Watched: true, Lost: lost, Broken: []Broken{}}

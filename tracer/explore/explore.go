@@ -37,8 +37,11 @@ type Finding struct {
 	forms []Form // of programs that came to it
 }
 
-// sure reports whether there is something to rely on: it was certain, and came again.
-func (f *Finding) sure() bool { return f.Certain && f.Failed > 0 }
+// sure reports whether there is something to rely on: it was certain, and came again every
+// time.
+func (f *Finding) sure() bool { return f.Certain && f.stable() }
+
+func (f *Finding) stable() bool { return f.Failed == f.Runs }
 
 // Explored is what came of exploring one kernel.
 type Explored struct {
@@ -125,16 +128,24 @@ func (e *Explorer) one(n uint64, p check.Program) error {
 			e.out.Why = fmt.Sprintf("program %d: %s", n, sc.Reason)
 		}
 	}
-	for _, v := range sc.Verdicts {
+	for _, v := range verdicts(&sc) {
 		if f := e.explained(FormOf(p), v, certain(&sc)); f != nil {
 			f.Met++
 			continue
 		}
-		if err := e.shrink(n, p, v, certain(&sc)); err != nil {
+		if err := e.shrink(n, p, v, &sc); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// verdicts are the names of what a program breaks: the tracer's, where it is certain.
+func verdicts(sc *check.Scenario) []string {
+	if len(sc.Evidence.Broken) > 0 && !sc.Evidence.Tracer.Certain() {
+		return sc.Evidence.WitnessVerdicts
+	}
+	return sc.Verdicts
 }
 
 // certain reports whether a fail was seen by a witness, and by the tracer where one
@@ -176,9 +187,9 @@ func (e *Explorer) explained(form Form, verdict string, certain bool) *Finding {
 	return nil
 }
 
-// shrink makes a finding of a program that breaks an invariant.
-func (e *Explorer) shrink(n uint64, p check.Program, verdict string, sure bool) (err error) {
-	began := time.Now()
+// shrink makes a finding of a program that broke an invariant the first time.
+func (e *Explorer) shrink(n uint64, p check.Program, verdict string, first *check.Scenario) (err error) {
+	began, sure := time.Now(), certain(first)
 	defer func() { e.shrinking += time.Since(began) }()
 	after := time.Since(e.began) - e.shrinking
 	var last check.Scenario
@@ -189,24 +200,35 @@ func (e *Explorer) shrink(n uint64, p check.Program, verdict string, sure bool) 
 		e.out.Tries++
 		e.Announce(n, &e.out)
 		var sc check.Scenario
-		if sc, err = e.Try(&q); err != nil || !slices.Contains(sc.Verdicts, verdict) || certain(&sc) != sure {
+		if sc, err = e.Try(&q); err != nil || !slices.Contains(verdicts(&sc), verdict) || certain(&sc) != sure {
 			return false
 		}
 		last = sc
 		return true
 	}
-	short, simple := Shrink(p, triesToShrink, fails)
-	f := Finding{Verdict: verdict, Program: simple, Number: n, Steps: len(p.Steps), Met: 1, AfterPrograms: e.out.Programs, AfterMS: after.Milliseconds(),
-		forms: []Form{FormOf(simple), FormOf(short)}, Certain: sure}
-	f.Form = f.forms[0].Strings()
-	for f.Runs < runsAgain && err == nil {
-		f.Runs++
-		if fails(simple) {
-			f.Failed++
+	f := Finding{Verdict: verdict, Number: n, Steps: len(p.Steps), Met: 1, AfterPrograms: e.out.Programs, AfterMS: after.Milliseconds(), Certain: sure}
+	again := func(p check.Program) {
+		f.Program, f.Runs, f.Failed = p, 0, 0
+		for f.Runs < runsAgain && err == nil {
+			f.Runs++
+			if fails(p) {
+				f.Failed++
+			}
 		}
 	}
+	// What does not come every time cannot be shrunk: a step would be dropped because it
+	// did not come that time.
+	if again(clean(p)); f.stable() && err == nil {
+		short, simple := Shrink(p, triesToShrink, fails)
+		f.forms = []Form{FormOf(simple), FormOf(short)}
+		again(simple)
+	}
+	f.Form = FormOf(f.Program).Strings()
 	if err != nil {
 		return err
+	}
+	if last.Reason == "" {
+		last = *first
 	}
 	f.Reason, f.Hurts = last.Reason, check.Impact(verdict)
 	e.add(f)
@@ -217,7 +239,7 @@ func (e *Explorer) shrink(n uint64, p check.Program, verdict string, sure bool) 
 func (e *Explorer) add(f Finding) {
 	list := *e.out.list(f.sure())
 	for i := range list {
-		if old := &list[i]; old.Verdict == f.Verdict && slices.Equal(old.Form, f.Form) {
+		if old := &list[i]; old.Verdict == f.Verdict && (slices.Equal(old.Form, f.Form) || !old.stable() && !f.stable()) {
 			old.Met++
 			old.forms = append(old.forms, f.forms...)
 			e.repeats[f.Verdict]++
@@ -251,12 +273,20 @@ func KnownOf(release string) []Known {
 // knownAs is the name of what a finding is known as; "": it is new.
 func knownAs(known []Known, f *Finding) string {
 	for _, k := range known {
-		if k.Verdict == f.Verdict && (slices.Contains(k.Forms, strings.Join(f.Form, "; ")) || k.Log != "" && strings.Contains(f.Log, k.Log)) {
+		switch {
+		case k.Verdict != f.Verdict:
+		case k.Log != "" && strings.Contains(f.Log, k.Log),
+			slices.Contains(k.Forms, strings.Join(f.Form, "; ")),
+			slices.Contains(k.Forms, aRace) && slices.ContainsFunc(f.Form, func(step string) bool { return strings.HasPrefix(step, check.CallRace) }):
 			return k.Name
 		}
 	}
 	return ""
 }
+
+// aRace is the form of two processes that map one event at once. What else is done in a
+// program that does so may be dropped at one time and not at another.
+const aRace = check.CallRace + " p0 p1 e0"
 
 // Strings are the steps of a form in words.
 func (f Form) Strings() (list []string) {

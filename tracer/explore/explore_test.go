@@ -241,6 +241,7 @@ func fake(kernels ...func(check.Program) []string) func(*check.Program) (check.S
 			if v := k(*p); v != nil {
 				sc.Result, sc.Verdicts = check.Fail, append(sc.Verdicts, v...)
 				sc.Evidence.Broken = []check.Witness{{Witness: "EPERM"}}
+				sc.Evidence.WitnessVerdicts = sc.Verdicts
 			}
 		}
 		return sc, nil
