@@ -31,6 +31,9 @@ func ExploredWriter(name string) (func(w io.Writer, r *explore.Report, flags []s
 func FindingLine(f *explore.Finding) string {
 	s := fmt.Sprintf("%s by program %d, after %d programs and %.1f s, %d steps of %d, again %d of %d times", f.Name, f.Number, f.AfterPrograms,
 		float64(f.AfterMS)/1000, len(f.Program.Steps), f.Steps, f.Failed, f.Runs)
+	if !f.Sure() {
+		s += ", not to be relied on"
+	}
 	if f.Known != "" {
 		s += ", known as " + f.Known
 	}
@@ -47,7 +50,7 @@ func writeExplored(w io.Writer, r *explore.Report, flags []string) error {
 			writeFinding(&b, name, &x.Findings[j], x, flags)
 		}
 		for j := range x.Doubts {
-			writeFinding(&b, name+", and not to be relied on", &x.Doubts[j], x, flags)
+			writeFinding(&b, name, &x.Doubts[j], x, flags)
 		}
 		if x.Why != "" {
 			fmt.Fprintf(&b, "%s: %d programs could not run, the first: %s\n", name, x.CouldNotRun, format.Printable(x.Why))
@@ -74,7 +77,7 @@ func writeExplored(w io.Writer, r *explore.Report, flags []string) error {
 }
 
 func writeFinding(b *strings.Builder, where string, f *explore.Finding, x *explore.Explored, flags []string) {
-	fmt.Fprintf(b, "%s on %s\n", FindingLine(f), where)
+	fmt.Fprintf(b, "%s: %s\n", where, FindingLine(f))
 	if f.Program.MlockPages > 0 {
 		fmt.Fprintf(b, "    perf_event_mlock_kb is %d pages\n", f.Program.MlockPages)
 	}

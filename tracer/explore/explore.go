@@ -37,9 +37,9 @@ type Finding struct {
 	forms []Form // of programs that came to it
 }
 
-// sure reports whether there is something to rely on: it was certain, and came again every
+// Sure reports whether there is something to rely on: it was certain, and came again every
 // time.
-func (f *Finding) sure() bool { return f.Certain && f.stable() }
+func (f *Finding) Sure() bool { return f.Certain && f.stable() }
 
 func (f *Finding) stable() bool { return f.Failed == f.Runs }
 
@@ -237,7 +237,7 @@ func (e *Explorer) shrink(n uint64, p check.Program, verdict string, first *chec
 
 // add adds a finding, if it is none that is there already.
 func (e *Explorer) add(f Finding) {
-	list := *e.out.list(f.sure())
+	list := *e.out.list(f.Sure())
 	for i := range list {
 		if old := &list[i]; old.Verdict == f.Verdict && (slices.Equal(old.Form, f.Form) || !old.stable() && !f.stable()) {
 			old.Met++

@@ -146,7 +146,7 @@ func (x *Explored) same(f *Finding) *Finding {
 
 // add adds a finding, under a name of its own.
 func (x *Explored) add(f Finding) *Finding {
-	list := x.list(f.sure())
+	list := x.list(f.Sure())
 	same := 1
 	for _, old := range *list {
 		if old.Verdict == f.Verdict {
