@@ -107,12 +107,18 @@ func (e *Explorer) Run(ctx context.Context) (x Explored, err error) {
 			e.out.PassedBy++
 			continue
 		}
-		e.Announce(n, &e.out)
+		e.announce(n)
 		if err := e.one(n, p); err != nil {
 			return e.out, fmt.Errorf("program %d: %w", n, err)
 		}
 	}
 	return e.out, nil
+}
+
+// announce says that a program is about to run.
+func (e *Explorer) announce(n uint64) {
+	e.out.DurationMS = time.Since(e.began).Milliseconds()
+	e.Announce(n, &e.out)
 }
 
 // one runs a program.
@@ -198,7 +204,7 @@ func (e *Explorer) shrink(n uint64, p check.Program, verdict string, first *chec
 			return false
 		}
 		e.out.Tries++
-		e.Announce(n, &e.out)
+		e.announce(n)
 		var sc check.Scenario
 		if sc, err = e.Try(&q); err != nil || !slices.Contains(verdicts(&sc), verdict) || certain(&sc) != sure {
 			return false
@@ -254,7 +260,8 @@ func (e *Explorer) add(f Finding) {
 
 // Progress says how far exploring is, with a program under way: Guests read it.
 func (x *Explored) Progress(number uint64) string {
-	return fmt.Sprintf("program %d: %d programs, %d passed by, %d tries to shrink, %d findings", number, x.Programs, x.PassedBy, x.Tries, len(x.Findings))
+	rate := float64(x.Programs+x.Tries) / max(1, float64(x.DurationMS)/1000)
+	return fmt.Sprintf("program %d: %d programs, %d runs to shrink, %.1f per second, %d findings", number, x.Programs, x.Tries, rate, len(x.Findings))
 }
 
 // Known is what a kernel is known to get wrong, of testdata/findings.

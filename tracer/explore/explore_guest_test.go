@@ -13,8 +13,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/pinwatch/pinwatch/tracer/explore"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 )
@@ -65,41 +63,38 @@ func exploring(t *testing.T, programs int, seed uint64, args ...string) (explore
 // nothing else.
 func TestExploreStockKernels(t *testing.T) {
 	t.Parallel()
-	kernels := append(guesttest.Fetch(t, "6.1"), guesttest.Newest(t)...)
+	// What comes within the first programs of the seed, which is one thing on each.
+	kernels, programs := append(guesttest.Fetch(t, "6.1"), guesttest.Newest(t)...), 30
 	if guesttest.All() {
-		kernels = guesttest.Kernels(t)
+		kernels, programs = guesttest.Kernels(t), 500
 	}
 	for _, k := range kernels {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			guesttest.BinaryFor(t, k.Arch)
-			x, code := exploring(t, stockPrograms, stockSeed, "--kernel", k.Image)
-			found, want := map[string]bool{}, map[string]bool{}
-			for _, known := range explore.KnownOf(k.Release) {
-				want[known.Name] = true
+			x, code := exploring(t, programs, stockSeed, "--kernel", k.Image)
+			if code != 3 || len(x.Findings) == 0 {
+				t.Fatalf("exit %d with %d findings", code, len(x.Findings))
 			}
+			found := map[string]bool{}
 			for _, f := range x.Findings {
 				found[f.Known] = true
 				if f.Known == "" {
 					t.Errorf("%s is new", f.Name)
 				}
 			}
-			if diff := cmp.Diff(want, found); diff != "" {
-				t.Error(diff)
-			}
-			if code != 3 {
-				t.Errorf("exit %d; want 3", code)
+			for _, known := range explore.KnownOf(k.Release) {
+				// What crashes takes two processes that meet.
+				if guesttest.All() && !found[known.Name] && known.Verdict != explore.Crash {
+					t.Errorf("%s: not found in %d programs", known.Name, programs)
+				}
 			}
 			play(t, k, x.Findings[0])
 		})
 	}
 }
 
-// The programs of a seed in which stock kernels show all that they are known for.
-const (
-	stockSeed     = 1
-	stockPrograms = 60
-)
+const stockSeed = 1
 
 // play plays the program of a finding from a file: it fails again, by the same verdict.
 func play(t *testing.T, k guesttest.Kernel, f explore.Finding) {
