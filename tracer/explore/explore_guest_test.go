@@ -77,8 +77,12 @@ func TestExploreStockKernels(t *testing.T) {
 				t.Fatalf("exit %d with %d findings", code, len(x.Findings))
 			}
 			found := map[string]bool{}
+			var survived []explore.Finding
 			for _, f := range x.Findings {
 				found[f.Known] = true
+				if f.Verdict != explore.Crash {
+					survived = append(survived, f)
+				}
 				if f.Known == "" {
 					t.Errorf("%s is new", f.Name)
 				}
@@ -89,7 +93,7 @@ func TestExploreStockKernels(t *testing.T) {
 					t.Errorf("%s: not found in %d programs", known.Name, programs)
 				}
 			}
-			play(t, k, x.Findings[0])
+			play(t, k, survived[0])
 		})
 	}
 }
