@@ -67,7 +67,9 @@ type Explorer struct {
 	Most  uint64 // programs; 0: as many as the time allows
 	// OneByOne leaves out the steps in which calls are made at the same time.
 	OneByOne bool
-	Known    []Known
+	// AsItIs leaves perf_event_mlock_kb as the machine has it.
+	AsItIs bool
+	Known  []Known
 	// Try runs a program.
 	Try func(*check.Program) (check.Scenario, error)
 	// Announce is called before a program runs, Found when a finding is shrunk, and Ended
@@ -100,6 +102,9 @@ func (e *Explorer) Run(ctx context.Context) (x Explored, err error) {
 	e.out.Seed, e.out.First, e.out.Findings, e.out.Doubts = e.Seed, e.First, []Finding{}, []Finding{}
 	for n := e.First; ctx.Err() == nil && (e.Most == 0 || n-e.First < e.Most); n++ {
 		p := Generate(e.Seed, n)
+		if e.AsItIs {
+			p.MlockPages = 0
+		}
 		if e.OneByOne {
 			p.Steps = slices.DeleteFunc(p.Steps, func(o check.Op) bool { return o.Call == check.CallRace || o.Call == check.CallStorm })
 		}

@@ -11,9 +11,9 @@ import (
 // Here explores the running kernel for some time. The options' exercises do not matter.
 func (e *Explorer) Here(ctx context.Context, opts check.Options, duration time.Duration) (out Explored, err error) {
 	opts.Exercises = nil
-	pages := int64(0)
-	if opts.Invasive {
-		pages = MlockPages
+	pages := int64(MlockPages)
+	if e.AsItIs = !opts.Invasive; e.AsItIs {
+		pages = 0
 	}
 	// What is under way when the time is over is finished.
 	lab, err := check.OpenLab(context.WithoutCancel(ctx), opts, pages)
