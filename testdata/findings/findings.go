@@ -6,12 +6,13 @@ import (
 	"encoding/json"
 )
 
-// What has a verdict, and what crashes.
+// What a scenario shows, and what takes calls at the same time, which pinwatch check
+// --explore came to.
 var (
 	//go:embed findings.json
-	broken string
-	//go:embed crashes.json
-	crashes string
+	shown string
+	//go:embed explored.json
+	explored string
 )
 
 // Finding is one of them.
@@ -29,7 +30,7 @@ type Finding struct {
 
 // Stock are all of them.
 func Stock() (all []Finding) {
-	for _, list := range []string{broken, crashes} {
+	for _, list := range []string{shown, explored} {
 		var some []Finding
 		if err := json.Unmarshal([]byte(list), &some); err != nil {
 			panic(err) // of this package alone

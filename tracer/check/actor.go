@@ -475,7 +475,9 @@ func mapAndUnmap(fd int, bytes uintptr, r *request, made *atomic.Int64, ready *s
 		switch errno {
 		case 0:
 			runtime.Gosched()
-			unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0)
+			if _, _, errno := unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0); errno != 0 {
+				return fmt.Errorf("munmap: %w", errno)
+			}
 		case unix.EAGAIN, unix.EINVAL, unix.EBUSY:
 			// A new mapping that meets the end of the old one may be told to try
 			// again, or that there is none.
