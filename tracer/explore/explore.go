@@ -38,8 +38,10 @@ type Finding struct {
 }
 
 // Sure reports whether there is something to rely on: it was certain, and came again every
-// time.
-func (f *Finding) Sure() bool { return f.Certain && f.stable() }
+// time; a crash, once.
+func (f *Finding) Sure() bool {
+	return f.Certain && (f.stable() || f.Verdict == Crash && f.Failed > 0)
+}
 
 func (f *Finding) stable() bool { return f.Failed == f.Runs }
 
@@ -92,7 +94,7 @@ const (
 	mostForms   = 8
 	mostRepeats = 8
 	// One program in so many is run although it does what was found already.
-	tiresome = 8
+	tiresome = 3
 )
 
 // Run runs programs until ctx ends. What was under way then is finished.

@@ -411,3 +411,20 @@ func TestCrash(t *testing.T) {
 		})
 	}
 }
+
+// A crash that did not come again by the same program, but by another one, is one.
+func TestCrashAgain(t *testing.T) {
+	x := Explored{}
+	f := Finding{Verdict: Crash, Number: 4, Runs: 1, Certain: true, Met: 1, Log: "BUG: x\nRIP"}
+	x.add(f)
+	other := Finding{Verdict: Crash, Number: 9, Certain: true, Log: "BUG: x\nother"}
+	old := x.take(&other)
+	if old == nil || len(x.Doubts) != 0 {
+		t.Fatalf("%+v of %+v", old, x)
+	}
+	old.Runs, old.Failed = old.Runs+1, old.Failed+1
+	x.add(*old)
+	if len(x.Findings) != 1 || x.take(&Finding{Verdict: Crash, Log: "BUG: y"}) != nil {
+		t.Errorf("%+v", x)
+	}
+}

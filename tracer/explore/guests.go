@@ -102,8 +102,10 @@ func (g *Guests) one(ctx context.Context, image string) Explored {
 		}
 		f := t.finding(g.Seed)
 		f.AfterPrograms, f.AfterMS, f.Runs = all.Programs, (g.Duration - left).Milliseconds(), 1
-		if old := all.same(&f); old != nil {
-			old.Met++
+		if old := all.take(&f); old != nil {
+			// That it came by another program is as good as that it came again.
+			old.Met, old.Runs, old.Failed = old.Met+1, old.Runs+1, old.Failed+1
+			all.add(*old)
 		} else {
 			t := g.guest(ctx, image, asked{first: t.number, most: 1, left: g.Timeout}, &all)
 			if t.died != nil && t.announced {
@@ -144,6 +146,19 @@ func (x *Explored) same(f *Finding) *Finding {
 	return nil
 }
 
+// take takes a finding that is the same out of the list; nil: there is none.
+func (x *Explored) take(f *Finding) *Finding {
+	old := x.same(f)
+	if old == nil {
+		return nil
+	}
+	taken := *old
+	gone := func(f Finding) bool { return f.Name == taken.Name && f.Number == taken.Number }
+	list := x.list(taken.Sure())
+	*list = slices.DeleteFunc(*list, gone)
+	return &taken
+}
+
 // add adds a finding, under a name of its own.
 func (x *Explored) add(f Finding) *Finding {
 	list := x.list(f.Sure())
@@ -169,6 +184,7 @@ func (x *Explored) list(sure bool) *[]Finding {
 
 // merge adds what came of one more guest.
 func (x *Explored) merge(o *Explored) {
+	before := x.DurationMS
 	if o.Release != "" {
 		o.Image, o.DurationMS = x.Image, o.DurationMS+x.DurationMS
 		x.Kernel = o.Kernel
@@ -181,7 +197,7 @@ func (x *Explored) merge(o *Explored) {
 		if old := x.same(&f); old != nil {
 			old.Met += f.Met
 		} else {
-			f.AfterPrograms += x.Programs - o.Programs
+			f.AfterPrograms, f.AfterMS = f.AfterPrograms+x.Programs-o.Programs, f.AfterMS+before
 			x.add(f)
 		}
 	}
