@@ -13,6 +13,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/explore"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 )
@@ -83,7 +84,7 @@ func TestExploreStockKernels(t *testing.T) {
 				if f.Verdict != explore.Crash {
 					survived = append(survived, f)
 				}
-				if f.Known == "" {
+				if f.Known == "" && !atOnce(f.Program) {
 					t.Errorf("%s is new", f.Name)
 				}
 			}
@@ -96,6 +97,12 @@ func TestExploreStockKernels(t *testing.T) {
 			play(t, k, survived[0])
 		})
 	}
+}
+
+// atOnce reports whether processes map at the same time in a program: what comes of that
+// has another name each time.
+func atOnce(p check.Program) bool {
+	return slices.ContainsFunc(p.Steps, func(o check.Op) bool { return o.Call == check.CallRace })
 }
 
 const stockSeed = 1
