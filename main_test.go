@@ -31,7 +31,7 @@ var floors = [][]string{
 	{"output/format"},
 	{"output/row", "output/report"},
 	{"output/recording"},
-	{"output"},
+	{"output", "output/explored"},
 	{"output/top"},
 	{"output/top/terminal"},
 	{"output/command"},

@@ -108,7 +108,7 @@ func (e *Explorer) Run(ctx context.Context) (x Explored, err error) {
 			p.MlockPages = 0
 		}
 		if e.OneByOne {
-			p.Steps = slices.DeleteFunc(p.Steps, func(o check.Op) bool { return o.Call == check.CallRace || o.Call == check.CallStorm })
+			p = oneByOne(p)
 		}
 		if n%tiresome != 0 && e.found(FormOf(p)) != nil {
 			e.out.PassedBy++
@@ -220,23 +220,30 @@ func (e *Explorer) shrink(n uint64, p check.Program, verdict string, first *chec
 		return true
 	}
 	f := Finding{Verdict: verdict, Number: n, Steps: len(p.Steps), Met: 1, AfterPrograms: e.out.Programs, AfterMS: after.Milliseconds(), Certain: sure}
-	again := func(p check.Program) {
+	again := func(p check.Program) bool {
 		f.Program, f.Runs, f.Failed = p, 0, 0
-		for f.Runs < runsAgain && err == nil {
+		for f.Runs < runsAgain && f.stable() && err == nil {
 			f.Runs++
 			if fails(p) {
 				f.Failed++
 			}
 		}
+		return f.stable() && err == nil
 	}
-	// What does not come every time cannot be shrunk: a step would be dropped because it
-	// did not come that time.
-	if again(clean(p)); f.stable() && err == nil {
-		short, simple := Shrink(p, triesToShrink, fails)
+	// What does not come every time cannot be shrunk: a step would be dropped because it did
+	// not come that time. So is what needs calls at the same time, sooner or later.
+	if quiet := oneByOne(p); again(clean(quiet)) {
+		short, simple := Shrink(quiet, triesToShrink, fails)
 		f.forms = []Form{FormOf(simple), FormOf(short)}
+		f.Form = f.forms[0].Strings()
 		again(simple)
+	} else {
+		if len(quiet.Steps) < len(p.Steps) {
+			again(clean(p))
+		}
+		f.Form = atOnce(p).Strings()
+		f.forms = []Form{atOnce(p)}
 	}
-	f.Form = FormOf(f.Program).Strings()
 	if err != nil {
 		return err
 	}
@@ -246,6 +253,27 @@ func (e *Explorer) shrink(n uint64, p check.Program, verdict string, first *chec
 	f.Reason, f.Hurts = last.Reason, check.Impact(verdict)
 	e.add(f)
 	return nil
+}
+
+// oneByOne is a program without the steps in which calls are made at the same time.
+func oneByOne(p check.Program) check.Program {
+	p.Steps = slices.DeleteFunc(slices.Clone(p.Steps), func(o check.Op) bool { return o.Call == check.CallRace || o.Call == check.CallStorm })
+	return p
+}
+
+// atOnce is the form of a program in which calls at the same time matter: the first of
+// those, or all where there is none.
+func atOnce(p check.Program) Form {
+	form := FormOf(p)
+	for _, call := range []string{check.CallRace, check.CallStorm} {
+		for _, o := range form {
+			if o.Call == call {
+				o.Process, o.Event, o.To = 0, 0, 1
+				return Form{o}
+			}
+		}
+	}
+	return form
 }
 
 // add adds a finding, if it is none that is there already.
@@ -290,17 +318,12 @@ func knownAs(known []Known, f *Finding) string {
 		switch {
 		case k.Verdict != f.Verdict:
 		case k.Log != "" && strings.Contains(f.Log, k.Log),
-			slices.Contains(k.Forms, strings.Join(f.Form, "; ")),
-			slices.Contains(k.Forms, aRace) && slices.ContainsFunc(f.Form, func(step string) bool { return strings.HasPrefix(step, check.CallRace) }):
+			slices.Contains(k.Forms, strings.Join(f.Form, "; ")):
 			return k.Name
 		}
 	}
 	return ""
 }
-
-// aRace is the form of two processes that map one event at once. What else is done in a
-// program that does so may be dropped at one time and not at another.
-const aRace = check.CallRace + " p0 p1 e0"
 
 // Strings are the steps of a form in words.
 func (f Form) Strings() (list []string) {
