@@ -314,11 +314,12 @@ func KnownOf(release string) []Known {
 
 // knownAs is the name of what a finding is known as; "": it is new.
 func knownAs(known []Known, f *Finding) string {
+	form := ParseForm(f.Form)
 	for _, k := range known {
 		switch {
 		case k.Verdict != f.Verdict:
 		case k.Log != "" && strings.Contains(f.Log, k.Log),
-			slices.Contains(k.Forms, strings.Join(f.Form, "; ")):
+			slices.ContainsFunc(k.Forms, func(part string) bool { return ParseForm(strings.Split(part, "; ")).within(form) }):
 			return k.Name
 		}
 	}
@@ -345,4 +346,27 @@ func (f Form) Strings() (list []string) {
 		list = append(list, strings.Join(words, " "))
 	}
 	return list
+}
+
+// ParseForm is what Strings put into words.
+func ParseForm(list []string) (f Form) {
+	for _, step := range list {
+		call, names, _ := strings.Cut(step, " ")
+		o := check.Op{Call: call}
+		switch {
+		case ofMachine(call):
+		case maps(call):
+			fmt.Sscanf(names, "p%d e%d m%d", &o.Process, &o.Event, &o.Mapping)
+		case call == check.CallRedirect:
+			fmt.Sscanf(names, "p%d e%d e%d", &o.Process, &o.Event, &o.To)
+		case call == check.CallRace:
+			fmt.Sscanf(names, "p%d p%d e%d", &o.Process, &o.To, &o.Event)
+		case usesMapping(call):
+			fmt.Sscanf(names, "p%d m%d", &o.Process, &o.Mapping)
+		default:
+			fmt.Sscanf(names, "p%d", &o.Process)
+		}
+		f = append(f, o)
+	}
+	return f
 }

@@ -218,10 +218,21 @@ func TestForm(t *testing.T) {
 	}
 }
 
+// A form in words is that form.
+func TestParseForm(t *testing.T) {
+	for number := range uint64(100) {
+		form := FormOf(Generate(2, number))
+		if diff := cmp.Diff(form, ParseForm(form.Strings())); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+}
+
 // The forms of the known findings are such as programs have.
 func TestKnownForms(t *testing.T) {
 	double := FormOf(program(start(0), open(0, 0), mapping(0, 0, 0, 1), mapping(0, 0, 1, 1)))
-	refund := FormOf(program(start(0), start(1), open(0, 0), mapping(0, 0, 0, 1), give(0, 0, 1), mapping(1, 0, 1, 1), unmap(0, 0)))
+	// The allowance is full of another buffer: that is the same one.
+	refund := FormOf(program(start(0), start(1), open(0, 5), mapping(0, 5, 5, 9), open(0, 0), mapping(0, 0, 0, 1), give(0, 0, 1), mapping(1, 0, 1, 1), unmap(0, 0)))
 	for verdict, form := range map[string]Form{"double-charge": double, "misdirected-refund": refund} {
 		known := knownAs(findings.Stock(), &Finding{Verdict: verdict, Form: form.Strings()})
 		if known == "" {
