@@ -184,11 +184,20 @@ func (pl *player) play() {
 		pl.step(o)
 	}
 	// What came last goes first: another order is a step's affair.
-	for _, p := range slices.Backward(pl.s.actors) {
-		for len(p.maps) > 0 {
-			p.maps[len(p.maps)-1].Unmap()
+	for {
+		var last *Mapping
+		for _, p := range pl.s.actors {
+			p.filled = nil
+			for _, m := range p.maps {
+				if last == nil || m.turn >= last.turn {
+					last = m
+				}
+			}
 		}
-		p.filled = nil
+		if last == nil {
+			return
+		}
+		last.Unmap()
 	}
 }
 

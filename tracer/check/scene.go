@@ -273,7 +273,8 @@ type Mapping struct {
 	pages  int64
 	event  *perfEvent
 	buffer *buffer
-	which  int // of the buffer's areas
+	which  int   // of the buffer's areas
+	turn   int64 // among all mappings of the scene
 }
 
 // Open takes an event.
@@ -379,7 +380,7 @@ func (e *Event) mapArea(which int, pages int64, offset uintptr, accept []unix.Er
 	default:
 		s.Evidence.WitnessesRead++
 	}
-	m := &Mapping{p: p, addr: uintptr(got.Value), pages: pages, event: e.perfEvent, buffer: e.buffer, which: which}
+	m := &Mapping{p: p, addr: uintptr(got.Value), pages: pages, event: e.perfEvent, buffer: e.buffer, which: which, turn: s.mappings}
 	if again {
 		m.kept()
 	} else {
