@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/command/value"
+	"github.com/pinwatch/pinwatch/output/explored"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
 )
@@ -33,6 +32,7 @@ type checkOptions struct {
 	list      bool
 	invasive  bool
 	inGuest   bool // for the check that runs this one
+	explore   explored.Flags
 }
 
 func newCheck(s *Streams) *cobra.Command {
@@ -55,6 +55,12 @@ Scenarios run as throwaway users in a cgroup of their own, with little memory.
 Those that change settings of the whole machine run only with --invasive, and
 always in a guest; a watchdog puts all settings back, whatever happens.
 
+With --explore it runs random programs of calls instead of scenarios, for the given
+time on each kernel, against the same model and witnesses. A program that breaks an
+invariant is shrunk to the shortest that still does, run again, and compared with what
+stock kernels are known for. The same --seed gives the same programs. In a guest a
+program that crashes the kernel or hangs it is found too. --program plays one again.
+
 Exit status, by --exit:
   default    0 all hold, 3 an invariant is broken, 1 could not run, 2 wrong usage
   bisect     0 good, 1 bad, 125 cannot be tested (panic, hang, missing feature),
@@ -64,10 +70,13 @@ Exit status, by --exit:
   pinwatch check --kernel bzImage --scenario map-twice,past-allowance
   pinwatch check --kernel old/bzImage --kernel new/bzImage --format junit
   pinwatch check --kernel bzImage-4.19 --kernel bzImage-5.3 --btf types/
+  pinwatch check --kernel bzImage --explore 10m --seed 7
+  pinwatch check --kernel bzImage --seed 7 --program-number 123
   git bisect run pinwatch check --exit bisect --kernel arch/x86/boot/bzImage --scenario map-twice`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.flags = again(cmd.Flags())
+			// What chooses what runs, or how it is told, does not matter to see it again.
+			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "explore", "programs", "from")
 			return runCheck(cmd.Context(), &o)
 		},
 	}
@@ -89,6 +98,7 @@ Exit status, by --exit:
 	f.IntVar(&o.guests.Parallel, "parallel", 0, "guests at a time (default: as many as the machine has cores)")
 	f.BoolVar(&o.inGuest, "in-guest", false, "say on stderr what runs, and on stdout the report, in one line of JSON")
 	f.MarkHidden("in-guest")
+	o.explore.Add(cmd)
 	addMachine(f, &o.guests.Base)
 	return cmd
 }
@@ -102,12 +112,22 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	if err != nil {
 		return usageError{err}
 	}
+	played, done, err := o.explore.Played(&o.guests)
+	if err != nil {
+		return usageError{err}
+	}
+	defer done()
+	if played != nil {
+		exercises = played
+	}
 	if err := check.CheckTypes(o.btf, o.guests.Kernels); err != nil {
 		return usageError{err}
 	}
 	switch {
 	case o.list:
 		return report.List(o.Out, exercises)
+	case o.explore.Duration > 0:
+		return runExplore(ctx, o)
 	case o.inGuest:
 		_, err := checkThis(ctx, o, exercises)
 		return err
@@ -119,27 +139,31 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	} else if err := write(o.Out, &found); err != nil && !errors.Is(err, unix.EPIPE) { // a reader that has seen enough changes no verdict
 		return err
 	}
-	code, err := found.ExitCode(o.exit, len(o.scenarios) > 0)
+	return o.exitStatus(&found)
+}
+
+// exitStatus is that of a report.
+func (o *checkOptions) exitStatus(r *check.Report) error {
+	code, err := r.ExitCode(o.exit, len(o.scenarios) > 0)
 	if err == nil && code != 0 {
 		return exitStatus(code)
 	}
 	return err
 }
 
-// again are the flags that were given and without which a scenario may not come to the
-// same: all but those that choose what runs, or how it is told.
-func again(f *pflag.FlagSet) (args []string) {
-	apart := []string{"kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest"}
-	f.Visit(func(flag *pflag.Flag) {
-		switch {
-		case slices.Contains(apart, flag.Name) || flag.Value.String() == "false":
-		case flag.Value.Type() == "bool":
-			args = append(args, "--"+flag.Name)
-		default:
-			args = append(args, "--"+flag.Name, flag.Value.String())
-		}
-	})
-	return args
+// runExplore explores the given kernels, or the running one.
+func runExplore(ctx context.Context, o *checkOptions) error {
+	write, err := report.ExploredWriter(o.format)
+	if err != nil {
+		return usageError{err}
+	}
+	o.boot()
+	c := explored.Command{Flags: o.explore, Out: o.Out, Err: o.Err, Write: write, Guests: o.guests, InGuest: o.inGuest, Invasive: o.invasive}
+	sum, err := c.Run(ctx)
+	if err != nil || o.inGuest {
+		return err
+	}
+	return o.exitStatus(&sum)
 }
 
 // checkAll checks the given kernels, or the running one.
@@ -150,10 +174,15 @@ func checkAll(ctx context.Context, o *checkOptions, exercises []check.Exercise) 
 	progress := report.NewProgress(o.Err, len(o.guests.Kernels))
 	defer progress.Clear()
 	o.guests.Progress, o.guests.Done = progress.Say, progress.Done
+	o.boot()
+	return o.guests.Run(ctx)
+}
+
+// boot has guests take what was asked for.
+func (o *checkOptions) boot() {
 	o.guests.Scenarios, o.guests.BTF, o.guests.Flags = o.scenarios, o.btf, o.flags
 	o.guests.Tracer = o.tracing.options()
 	o.guests.Binaries = map[string]string{"arm64": o.arm64}
-	return o.guests.Run(ctx)
 }
 
 // checkThis checks the running kernel.

@@ -57,6 +57,18 @@ func (p *Progress) Done(name, state string) {
 	defer p.mu.Unlock()
 	p.finished++
 	delete(p.states, name)
+	p.line(name, state)
+}
+
+// Note says something of one thing that goes on.
+func (p *Progress) Note(name, what string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.line(name, what)
+}
+
+// line writes a line that stays.
+func (p *Progress) line(name, state string) {
 	if p.width > 0 {
 		fmt.Fprint(p.w, "\r\x1b[K")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -45,6 +46,7 @@ type request struct {
 	UID     int      `json:"uid"`
 	Caps    []string `json:"caps"`
 	Threads int      `json:"threads"`
+	Accept  []int    `json:"accept"` // errnos that a storm may meet
 }
 
 // reply is what came of it.
@@ -183,6 +185,8 @@ func (a *actor) do(r *request) reply {
 	case "become":
 		a.user = &user{r.UID, r.Caps}
 		return failed(a.user.become())
+	case "capability":
+		return failed(raise(r.Caps[0], r.N != 0))
 	case "reserve":
 		return a.reserve(r.N)
 	case "open":
@@ -196,15 +200,15 @@ func (a *actor) do(r *request) reply {
 	case "munmap":
 		_, _, errno := unix.Syscall(unix.SYS_MUNMAP, r.Addr, r.Bytes, 0)
 		return result(0, errno)
+	case "cover":
+		return cover(r.Addr, r.Bytes)
 	case "move":
 		return move(r.Addr, r.Bytes)
 	case "mprotect":
 		_, _, errno := unix.Syscall(unix.SYS_MPROTECT, r.Addr, r.Bytes, r.Prot)
 		return result(0, errno)
 	case "announce-aux":
-		page := (*unix.PerfEventMmapPage)(pointer(r.Addr))
-		page.Aux_offset, page.Aux_size = uint64(r.Offset), uint64(r.Bytes)
-		return reply{}
+		return announce(r)
 	case "close":
 		a.opened = slices.DeleteFunc(a.opened, func(fd int) bool { return fd == r.FD })
 		return failed(unix.Close(r.FD))
@@ -267,6 +271,24 @@ func (u *user) become() error {
 	return nil
 }
 
+// raise makes a capability that this thread has effective, or not.
+func raise(name string, effective bool) error {
+	value, err := cap.FromName(name)
+	if err != nil {
+		return fmt.Errorf("capability %q: %w", name, err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var caps [2]unix.CapUserData
+	if err := unix.Capget(&header, &caps[0]); err != nil {
+		return err
+	}
+	caps[value/32].Effective &^= 1 << (value % 32)
+	if effective {
+		caps[value/32].Effective |= 1 << (value % 32)
+	}
+	return unix.Capset(&header, &caps[0])
+}
+
 func (a *actor) openEvent(kind uint32) reply {
 	attr := kernel.DummyEvent()
 	if kind != attr.Type {
@@ -325,6 +347,30 @@ func move(addr, bytes uintptr) reply {
 		unix.Syscall(unix.SYS_MUNMAP, there, bytes, 0)
 	}
 	return result(got, errno)
+}
+
+// cover maps something else over a mapping, and unmaps that.
+func cover(addr, bytes uintptr) reply {
+	const flags = unix.MAP_PRIVATE | unix.MAP_ANONYMOUS | unix.MAP_FIXED
+	_, _, errno := unix.Syscall6(unix.SYS_MMAP, addr, bytes, unix.PROT_NONE, flags, ^uintptr(0), 0)
+	if errno == 0 {
+		_, _, errno = unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0)
+	}
+	return result(0, errno)
+}
+
+// announce writes the place of an AUX area into the control page, if that is still there to
+// be written to.
+func announce(r *request) (came reply) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if recover() != nil {
+			came = reply{Errno: int(unix.EFAULT)}
+		}
+	}()
+	page := (*unix.PerfEventMmapPage)(pointer(r.Addr))
+	page.Aux_offset, page.Aux_size = uint64(r.Offset), uint64(r.Bytes)
+	return reply{}
 }
 
 // measureRoom maps the largest buffers that are not refused, down to single
@@ -397,7 +443,7 @@ func (a *actor) storm(r *request) reply {
 			onThread(func() {
 				err := a.user.become()
 				if err == nil {
-					err = mapAndUnmap(fd, bytes, r.N, &made, &ready)
+					err = mapAndUnmap(fd, bytes, r, &made, &ready)
 				} else {
 					ready.Done()
 				}
@@ -416,8 +462,8 @@ func (a *actor) storm(r *request) reply {
 }
 
 // mapAndUnmap is what one thread of a storm does.
-func mapAndUnmap(fd int, bytes uintptr, rounds int, made *atomic.Int64, ready *sync.WaitGroup) error {
-	for round := range rounds {
+func mapAndUnmap(fd int, bytes uintptr, r *request, made *atomic.Int64, ready *sync.WaitGroup) error {
+	for round := range r.N {
 		addr, errno := mmap(fd, bytes, 0, readWrite, unix.MAP_SHARED)
 		if errno == 0 {
 			made.Add(1)
@@ -429,12 +475,16 @@ func mapAndUnmap(fd int, bytes uintptr, rounds int, made *atomic.Int64, ready *s
 		switch errno {
 		case 0:
 			runtime.Gosched()
-			unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0)
+			if _, _, errno := unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0); errno != 0 {
+				return fmt.Errorf("munmap: %w", errno)
+			}
 		case unix.EAGAIN, unix.EINVAL, unix.EBUSY:
 			// A new mapping that meets the end of the old one may be told to try
 			// again, or that there is none.
 		default:
-			return errno
+			if !slices.Contains(r.Accept, int(errno)) {
+				return errno
+			}
 		}
 	}
 	return nil

@@ -80,6 +80,70 @@ func TestModel(t *testing.T) {
 	}
 }
 
+// A buffer is charged until the last mapping of either of its areas is gone, also of a part;
+// an event leaves it with its own last mapping, and then makes a new one.
+func TestBuffers(t *testing.T) {
+	m := model{allowance: 10, paranoid: 2}
+	p := &process{by: caller{user: &payer{}, mm: &payer{}, limit: unlimited}}
+	mapped := func(e *perfEvent, which int, pages int64) *Mapping {
+		got := &Mapping{p: p, pages: pages, event: e, buffer: e.buffer, which: which}
+		if e.buffer != nil && e.buffer.areas[which].live() {
+			got.kept()
+			return got
+		}
+		a, errno := m.charge(p.by, pages)
+		if errno != 0 {
+			t.Fatal(errno)
+		}
+		if err := got.made(a); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	want := func(step string, user, mm int64) {
+		t.Helper()
+		if p.by.user.pages != user || p.by.mm.pages != mm {
+			t.Errorf("%s: user %d, process %d; want %d and %d", step, p.by.user.pages, p.by.mm.pages, user, mm)
+		}
+	}
+	e, other := &perfEvent{}, &perfEvent{}
+	data := mapped(e, 0, 9)
+	aux := mapped(e, 1, 4)
+	want("data and AUX", 10, 3)
+	data.gone()
+	want("the AUX area keeps the data", 10, 3)
+	again := mapped(e, 0, 9)
+	aux.gone()
+	want("AUX gone", 9, 0)
+	other.join(e.buffer)
+	third := mapped(other, 0, 9)
+	want("a redirected event maps it", 9, 0)
+	again.gone()
+	if e.buffer != nil || other.buffer == nil {
+		t.Error("the event that maps it no more leaves it, and the other one keeps it")
+	}
+	fresh := mapped(e, 0, 3)
+	want("a buffer of its own", 10, 2)
+	third.without(3, 3)
+	if len(p.maps) != 3 || third.pages != 3 {
+		t.Fatalf("out of the middle: %d mappings, the first of %d pages", len(p.maps), third.pages)
+	}
+	third.gone()
+	want("one of two parts gone", 10, 2)
+	p.maps[len(p.maps)-1].without(0, 1)
+	want("a page of the other one gone", 10, 2)
+	p.maps[len(p.maps)-1].gone()
+	want("both gone", 1, 2)
+	if other.buffer != nil || other.mappings != 0 {
+		t.Error("the buffer is gone, and an event still has it")
+	}
+	fresh.gone()
+	want("at rest", 0, 0)
+	if len(p.maps) != 0 || p.by.user.areas != 0 {
+		t.Errorf("%d mappings, %d areas at rest", len(p.maps), p.by.user.areas)
+	}
+}
+
 // Sizes are ones that perf accepts, and add up.
 func TestSizes(t *testing.T) {
 	for pages := int64(0); pages < 1500; pages++ {

@@ -29,6 +29,7 @@ type Guests struct {
 	Tracer    tracer.Options    // how to attach, and the transport
 	Flags     []string          // what else was asked for, so that a scenario can be seen again
 	Scenarios []string          // names; none: all
+	Program   string            // the file of a program, to be played instead; "": none
 	Base      guest.Config      // CPUs, memory, parameters, accelerator
 	Timeout   time.Duration     // per kernel
 	KeepLog   bool
@@ -42,6 +43,12 @@ type Guests struct {
 // goes wrong with one is in its report.
 func (g *Guests) Run(ctx context.Context) (Report, error) {
 	r := Report{Version: Version, Kernels: make([]Kernel, len(g.Kernels))}
+	err := g.Each(ctx, func(i int) { r.Kernels[i] = g.one(ctx, g.Kernels[i]) })
+	return r, err
+}
+
+// Each does something with each kernel, by its number, with several at a time.
+func (g *Guests) Each(ctx context.Context, do func(i int)) error {
 	slots := make(chan struct{}, g.parallel())
 	var wait sync.WaitGroup
 	for _, i := range g.order() {
@@ -49,15 +56,15 @@ func (g *Guests) Run(ctx context.Context) (Report, error) {
 		wait.Go(func() {
 			defer func() { <-slots }()
 			if ctx.Err() == nil {
-				r.Kernels[i] = g.one(ctx, g.Kernels[i])
+				do(i)
 			}
 		})
 	}
 	wait.Wait()
 	if ctx.Err() != nil {
-		return r, errors.New("interrupted")
+		return errors.New("interrupted")
 	}
-	return r, nil
+	return nil
 }
 
 // order is the order in which the kernels are booted: those of another architecture
@@ -84,7 +91,7 @@ func (g *Guests) parallel() int {
 
 // one checks one kernel. An emulated guest that dies is tried once more.
 func (g *Guests) one(ctx context.Context, image string) Kernel {
-	k := Kernel{Image: image, Scenarios: []Scenario{}, Release: releaseOf(image)}
+	k := Kernel{Image: image, Scenarios: []Scenario{}, Release: ReleaseOf(image)}
 	var log bytes.Buffer
 	var err error
 	if k.Arch, err = guest.ImageArch(image); err != nil {
@@ -94,11 +101,11 @@ func (g *Guests) one(ctx context.Context, image string) Kernel {
 	types, note, err := g.types(image)
 	if err != nil {
 		k.Error = err.Error()
-		g.Done(releaseOf(image), k.state())
+		g.Done(ReleaseOf(image), k.state())
 		return k
 	}
 	for attempt := 1; attempt <= 2; attempt++ {
-		g.Progress(releaseOf(image), "booting")
+		g.Progress(ReleaseOf(image), "booting")
 		log.Reset()
 		err = g.boot(ctx, &k, types, &log)
 		if err == nil {
@@ -121,7 +128,7 @@ func (g *Guests) one(ctx context.Context, image string) Kernel {
 	if g.KeepLog && (k.Error != "" || k.Failed()) {
 		k.Log = g.keep(k.Release, log.Bytes())
 	}
-	g.Done(releaseOf(image), k.state())
+	g.Done(ReleaseOf(image), k.state())
 	return k
 }
 
@@ -143,16 +150,10 @@ func (g *Guests) boot(ctx context.Context, k *Kernel, types string, log *bytes.B
 	defer end()
 	stdout := reportLine{whole: end}
 	var stderr bytes.Buffer
-	c := g.Base
-	c.Kernel, c.Arch, c.Binary, c.Timeout = k.Image, k.Arch, g.Binaries[k.Arch], g.Timeout
-	c.Stdout, c.Console = &stdout, log
-	c.Args = []string{"check", "--invasive", "--in-guest", "--attach", cmp.Or(g.Tracer.Attach, probe.AttachAuto), "--transport", cmp.Or(g.Tracer.Transport, transport.Auto)}
+	c := g.machine(k.Image, k.Arch, types)
+	c.Timeout, c.Stdout, c.Console = g.Timeout, &stdout, log
 	if len(g.Scenarios) > 0 {
 		c.Args = append(c.Args, "--scenario", strings.Join(g.Scenarios, ","))
-	}
-	if types != "" {
-		c.Files = append(c.Files, types+":btf")
-		c.Args = append(c.Args, "--btf", "/btf")
 	}
 	said := &progress{g: g, image: k.Image, rest: &stderr}
 	c.Stderr = said
@@ -170,6 +171,35 @@ func (g *Guests) boot(ctx context.Context, k *Kernel, types string, log *bytes.B
 	*k = report.Kernels[0]
 	k.Image = image
 	return nil
+}
+
+// machine is a guest that checks its kernel. More arguments may follow.
+func (g *Guests) machine(image, arch, types string) guest.Config {
+	c := g.Base
+	c.Kernel, c.Arch, c.Binary = image, arch, g.Binaries[arch]
+	c.Args = []string{"check", "--invasive", "--in-guest", "--attach", cmp.Or(g.Tracer.Attach, probe.AttachAuto), "--transport", cmp.Or(g.Tracer.Transport, transport.Auto)}
+	if types != "" {
+		c.Files = append(c.Files, types+":btf")
+		c.Args = append(c.Args, "--btf", "/btf")
+	}
+	if g.Program != "" {
+		c.Files = append(c.Files, g.Program+":program")
+		c.Args = append(c.Args, "--program", "/program")
+	}
+	return c
+}
+
+// Machine is the guest for an image, and the file with its types; "": it has its own. More
+// arguments may follow those of the guest.
+func (g *Guests) Machine(image string) (c guest.Config, types string, err error) {
+	arch, err := guest.ImageArch(image)
+	if err != nil {
+		return c, "", err
+	}
+	if types, _, err = g.types(image); err != nil {
+		return c, "", err
+	}
+	return g.machine(image, arch, types), types, nil
 }
 
 // again has the reproductions boot the kernel as it was booted.
@@ -221,7 +251,7 @@ func (p *progress) Write(b []byte) (int, error) {
 		}
 		if state, ok := strings.CutPrefix(string(line), progressPrefix); ok {
 			p.last = state
-			p.g.Progress(releaseOf(p.image), state)
+			p.g.Progress(ReleaseOf(p.image), state)
 		} else {
 			p.rest.Write(append(line, '\n'))
 		}
@@ -254,9 +284,9 @@ func (g *Guests) keep(release string, log []byte) string {
 	return f.Name()
 }
 
-// releaseOf is what a kernel image's name says of its release: it stands in until
+// ReleaseOf is what a kernel image's name says of its release: it stands in until
 // the kernel itself has said.
-func releaseOf(image string) string {
+func ReleaseOf(image string) string {
 	name := filepath.Base(image)
 	for _, prefix := range []string{"vmlinuz-", "vmlinux-", "bzImage-"} {
 		name = strings.TrimPrefix(name, prefix)

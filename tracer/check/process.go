@@ -49,6 +49,7 @@ type Who struct {
 	Cgroup string   // "": the scenario's
 	UserNS bool     // runs as root of a user namespace of its own
 	AUX    uint32   // PMU type to open an event of, besides; 0: none
+	Events int      // that it can open; 0: as many as any scenario needs
 }
 
 // unlimited is more pages than anything here maps.

@@ -123,6 +123,9 @@ func (w *Watched) verdicts(certainty string) (names []string) {
 	return names
 }
 
+// Certain reports whether the tracer is certain that something is broken.
+func (w *Watched) Certain() bool { return len(w.verdicts(certain)) > 0 }
+
 // judge runs a scenario's events through a ledger of their own.
 func judge(events []ledger.Event, lost uint64) Watched {
 	w := Watched{Watched: true, Lost: lost, Broken: []Broken{}}
@@ -216,11 +219,19 @@ func (sc *Scenario) again(args []string) {
 	if len(sc.Evidence.Reproduce) != 2 {
 		return
 	}
+	if sc.Name != programName { // which the arguments name
+		args = append(slices.Clone(args), "--scenario", sc.Name)
+	}
+	sc.Evidence.Reproduce[1] = CommandLine(args)
+}
+
+// CommandLine is a check with some arguments, for a shell.
+func CommandLine(args []string) string {
 	words := []string{"pinwatch check"}
-	for _, arg := range append(slices.Clone(args), "--scenario", sc.Name) {
+	for _, arg := range args {
 		words = append(words, quoted(arg))
 	}
-	sc.Evidence.Reproduce[1] = strings.Join(words, " ")
+	return strings.Join(words, " ")
 }
 
 // quoted is a word as a shell takes it.

@@ -56,44 +56,61 @@ type run struct {
 // Run exercises the running kernel. An error says why that could not be done at
 // all.
 func Run(ctx context.Context, opts Options) (k Kernel, err error) {
-	k = Kernel{Release: kernel.Release(), Arch: runtime.GOARCH, PageBytes: page(), Scenarios: []Scenario{}}
-	if err := able(); err != nil {
-		return k, err
-	}
+	k = thisKernel()
 	began := time.Now()
-	r := &run{ctx: ctx, opts: opts, uid: 0x7fc00000 + os.Getpid()%0x1000*0x200, aux: auxPMU()}
-	if err := r.keepApart(); err != nil {
+	r, err := newRun(ctx, opts)
+	if err != nil {
 		return k, err
 	}
-	if r.model, err = readModel(); err != nil {
-		return k, fmt.Errorf("%w: requires a kernel with CONFIG_PERF_EVENTS", err)
-	}
-	if r.host, err = newHost(opts.Invasive); err != nil {
-		return k, err
-	}
-	defer func() { err = errors.Join(err, r.host.close()) }()
-	if r.cgroup, r.memory, err = r.host.newCgroup(); err != nil {
-		r.noCG = err.Error()
-	} else {
-		// A cgroup whose children have controllers can hold no processes itself.
-		r.actors = filepath.Join(r.cgroup, "actors")
-		if err := os.Mkdir(r.actors, 0o755); err != nil {
-			return k, err
-		}
-	}
-	defer func() {
-		for _, p := range r.idle {
-			p.end()
-		}
-	}()
-	defer r.unwatch()
-	r.regime = sync.OnceValue(r.findRegime)
+	defer func() { err = errors.Join(err, r.end()) }()
 	k.Scenarios, err = r.all(ctx, &k)
 	k.DurationMS = time.Since(began).Milliseconds()
 	if err == nil && opts.Judged != nil {
 		opts.Judged(k)
 	}
 	return k, err
+}
+
+// thisKernel is the running kernel, of which nothing is known yet.
+func thisKernel() Kernel {
+	return Kernel{Release: kernel.Release(), Arch: runtime.GOARCH, PageBytes: page(), Scenarios: []Scenario{}}
+}
+
+// newRun makes what scenarios need on this machine. End it.
+func newRun(ctx context.Context, opts Options) (r *run, err error) {
+	if err := able(); err != nil {
+		return nil, err
+	}
+	r = &run{ctx: ctx, opts: opts, uid: 0x7fc00000 + os.Getpid()%0x1000*0x200, aux: auxPMU()}
+	if err := r.keepApart(); err != nil {
+		return nil, err
+	}
+	if r.model, err = readModel(); err != nil {
+		return nil, fmt.Errorf("%w: requires a kernel with CONFIG_PERF_EVENTS", err)
+	}
+	if r.host, err = newHost(opts.Invasive); err != nil {
+		return nil, err
+	}
+	if r.cgroup, r.memory, err = r.host.newCgroup(); err != nil {
+		r.noCG = err.Error()
+	} else {
+		// A cgroup whose children have controllers can hold no processes itself.
+		r.actors = filepath.Join(r.cgroup, "actors")
+		if err := os.Mkdir(r.actors, 0o755); err != nil {
+			return nil, errors.Join(err, r.host.close())
+		}
+	}
+	r.regime = sync.OnceValue(r.findRegime)
+	return r, nil
+}
+
+// end takes the probes off and puts the machine back.
+func (r *run) end() error {
+	r.unwatch()
+	for _, p := range r.idle {
+		p.end()
+	}
+	return r.host.close()
 }
 
 // able says what is missing to run scenarios at all.

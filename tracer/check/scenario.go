@@ -424,18 +424,24 @@ func settingExercises() []Exercise {
 
 // during changes a setting for some steps, and puts it back.
 func (s *Scene) during(path, value string, do func()) {
-	raw, err := os.ReadFile(path)
-	s.check(err)
+	old := s.setting(path)
 	defer func() {
 		// Also when a step ended the scenario: the next one wants it as it was.
-		s.check(s.host.set(path, strings.TrimSpace(string(raw))))
+		s.check(s.host.set(path, old))
 		s.refresh()
-		s.say("%s is %s again", filepath.Base(path), strings.TrimSpace(string(raw)))
+		s.say("%s is %s again", filepath.Base(path), old)
 	}()
 	s.check(s.host.set(path, value))
 	s.refresh()
 	s.say("%s becomes %s", filepath.Base(path), value)
 	do()
+}
+
+// setting is what a setting of the machine is.
+func (s *Scene) setting(path string) string {
+	raw, err := os.ReadFile(path)
+	s.check(err)
+	return strings.TrimSpace(string(raw))
 }
 
 func readKiB() int64 {
@@ -450,7 +456,7 @@ func auxExercises() []Exercise {
 	aux := func(name, about string, do func(*Scene, *Event)) Exercise {
 		return Exercise{Name: name, About: about, Needs: needAUX, Do: func(s *Scene) {
 			p := s.Process(Who{Name: "mapper", Limit: 4096, AUX: s.run.aux})
-			do(s, &Event{p: p, fd: p.aux, shared: &shared{}})
+			do(s, &Event{p: p, fd: p.aux, perfEvent: &perfEvent{}})
 		}}
 	}
 	return []Exercise{

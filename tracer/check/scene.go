@@ -1,7 +1,9 @@
 package check
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -73,7 +75,7 @@ func (s *Scene) actor(w Who) *process {
 	if w.UserNS {
 		return p
 	}
-	_, err = p.ask(request{Op: "reserve", N: reserved}, -1)
+	_, err = p.ask(request{Op: "reserve", N: cmp.Or(w.Events, reserved)}, -1)
 	s.check(err)
 	if w.AUX != 0 {
 		m, err := p.ask(request{Op: "open", Type: w.AUX}, -1)
@@ -89,7 +91,7 @@ func (s *Scene) actor(w Who) *process {
 // user's counter goes with its last process.
 func (s *Scene) newUser() {
 	s.users = append(s.users, &payer{})
-	keeper := s.actor(Who{Name: "keeper", User: len(s.users) - 1})
+	keeper := s.actor(Who{Name: "keeper", User: len(s.users) - 1, Events: sizesOfRoom})
 	s.actors = slices.DeleteFunc(s.actors, func(p *process) bool { return p == keeper })
 	s.keepers = append(s.keepers, keeper)
 	s.measure(len(s.users) - 1)
@@ -160,6 +162,9 @@ func (s *Scene) look() {
 // maxRoom bounds the memory that a measurement maps: 128 MiB of 4 KiB pages.
 const maxRoom = 32768
 
+// sizesOfRoom is how many buffers it takes to map so much, or any less: of each size one.
+const sizesOfRoom = 20
+
 // beyond is how many pages past the allowance are measured: more room than it is
 // an underflow.
 const beyond = 512
@@ -167,6 +172,9 @@ const beyond = 512
 // measure lets the kernel refuse: how many pages a user can still map at no
 // process's expense is what its counter leaves of the allowance.
 func (s *Scene) measure(user int) {
+	if s.model.paranoid < 0 {
+		return // nothing is refused
+	}
 	most := s.model.allowance + beyond
 	if most > maxRoom {
 		s.Skip("a user's allowance is %d pages here: too much memory to map for this; lower perf_event_mlock_kb", s.model.allowance)
@@ -227,29 +235,53 @@ func (s *Scene) end() {
 type Event struct {
 	p  *process
 	fd int
-	*shared
+	*perfEvent
 }
 
-// shared is what all descriptors of an event, and the events that are
-// redirected into its buffer, have in common.
-type shared struct {
-	areas [2]*area // data and AUX
-	data  int64    // pages of the data area
+// perfEvent is an event, whichever processes have it.
+type perfEvent struct {
+	buffer   *buffer // where its records go; nil: there is none
+	mappings int     // of the buffer, through this event
 }
 
-// Mapping is one mapping of an area. A nil one is of a call that failed.
+// buffer is a perf buffer while it lives: as long as anything maps one of its areas.
+type buffer struct {
+	areas  [2]*area // data, which every mapping keeps, and AUX
+	events []*perfEvent
+}
+
+// join gives an event the buffer.
+func (e *perfEvent) join(b *buffer) {
+	e.leave()
+	e.buffer = b
+	b.events = append(b.events, e)
+}
+
+// leave takes the event's buffer from it: its next mapping makes a new one.
+func (e *perfEvent) leave() {
+	if e.buffer != nil {
+		e.buffer.events = slices.DeleteFunc(e.buffer.events, func(o *perfEvent) bool { return o == e })
+		e.buffer = nil
+	}
+}
+
+// Mapping is one mapping of an area, or what is left of it. A nil one is of a call that
+// failed.
 type Mapping struct {
-	p     *process
-	addr  uintptr
-	pages int64
-	area  *area // nil where the kernel mapped what it should have refused
+	p      *process
+	addr   uintptr
+	pages  int64
+	event  *perfEvent
+	buffer *buffer
+	which  int   // of the buffer's areas
+	turn   int64 // among all mappings of the scene
 }
 
 // Open takes an event.
 func (p *process) Open() *Event {
 	m, err := p.ask(request{Op: "take"}, -1)
 	p.s.check(err)
-	return &Event{p: p, fd: int(m.Value), shared: &shared{}}
+	return &Event{p: p, fd: int(m.Value), perfEvent: &perfEvent{}}
 }
 
 // Give passes an event to another process over a socket.
@@ -260,21 +292,28 @@ func (e *Event) Give(to *process) *Event {
 	got, err := to.ask(request{Op: "receive"}, m.fd)
 	e.p.s.check(err)
 	e.p.s.say("%s passes the event to the %s", e.p.name, to.name)
-	return &Event{p: to, fd: int(got.Value), shared: e.shared}
+	return &Event{p: to, fd: int(got.Value), perfEvent: e.perfEvent}
 }
 
 // Redirect sends e's records to other's buffer.
-func (e *Event) Redirect(other *Event) {
-	_, err := e.p.ask(request{Op: "redirect", FD: e.fd, Other: other.fd}, -1)
-	e.p.s.check(err)
+func (e *Event) Redirect(other *Event) { e.p.s.check(e.redirect(other)) }
+
+// redirect does so if the kernel does.
+func (e *Event) redirect(other *Event) error {
 	e.p.s.say("an event is redirected into the buffer")
-	e.shared = other.shared
+	if _, err := e.p.ask(request{Op: "redirect", FD: e.fd, Other: other.fd}, -1); err != nil {
+		return err
+	}
+	if other.buffer == nil {
+		return errors.New("the kernel redirected an event into a buffer that is not there")
+	}
+	e.join(other.buffer)
+	return nil
 }
 
 // Map maps a buffer, or its existing one once more: pages count the control
 // page. accept names errors that are as good as what the model expects.
 func (e *Event) Map(pages int64, accept ...unix.Errno) *Mapping {
-	e.data = pages
 	return e.mapArea(0, pages, 0, accept)
 }
 
@@ -283,13 +322,14 @@ func (e *Event) MapAUX(data *Mapping, pages int64, accept ...unix.Errno) *Mappin
 	if data == nil {
 		return nil
 	}
+	offset := uintptr(data.buffer.areas[0].pages * page())
 	e.announce(data, pages)
-	return e.mapArea(1, pages, uintptr(e.data*page()), accept)
+	return e.mapArea(1, pages, offset, accept)
 }
 
 // announce writes the AUX area's place into the control page.
 func (e *Event) announce(data *Mapping, pages int64) {
-	_, err := e.p.ask(request{Op: "announce-aux", Addr: data.addr, Offset: uintptr(e.data * page()), Bytes: uintptr(pages * page())}, -1)
+	_, err := e.p.ask(request{Op: "announce-aux", Addr: data.addr, Offset: uintptr(data.buffer.areas[0].pages * page()), Bytes: uintptr(pages * page())}, -1)
 	e.p.s.check(err)
 }
 
@@ -297,7 +337,11 @@ func (e *Event) mapArea(which int, pages int64, offset uintptr, accept []unix.Er
 	p, s := e.p, e.p.s
 	what := [2]string{"maps", "maps an AUX area of"}[which]
 	s.say("%s %s %d pages", p.name, what, pages)
-	again := e.areas[which].live()
+	var a *area
+	if e.buffer != nil {
+		a = e.buffer.areas[which]
+	}
+	again := a.live()
 	got, err := p.ask(request{Op: "mmap", FD: e.fd, Bytes: uintptr(pages * page()), Offset: offset, Prot: readWrite, Flags: unix.MAP_SHARED}, -1)
 	s.check(err)
 	errno := unix.Errno(got.Errno)
@@ -305,7 +349,6 @@ func (e *Event) mapArea(which int, pages int64, offset uintptr, accept []unix.Er
 		s.mappings++
 	}
 	var want unix.Errno
-	a := e.areas[which]
 	if !again {
 		if errno != 0 && errno != unix.EPERM {
 			a, want = nil, 0 // the kernel came as far as any other error: nothing may be charged
@@ -337,14 +380,44 @@ func (e *Event) mapArea(which int, pages int64, offset uintptr, accept []unix.Er
 	default:
 		s.Evidence.WitnessesRead++
 	}
+	m := &Mapping{p: p, addr: uintptr(got.Value), pages: pages, event: e.perfEvent, buffer: e.buffer, which: which, turn: s.mappings}
 	if again {
-		a.again()
+		m.kept()
 	} else {
-		e.areas[which] = a
+		s.check(m.made(a))
 	}
-	m := &Mapping{p: p, addr: uintptr(got.Value), pages: pages, area: a}
-	p.maps = append(p.maps, m)
 	return m
+}
+
+// made takes the first mapping of an area into the model. No area: the kernel mapped what
+// it should have refused.
+func (m *Mapping) made(a *area) error {
+	if a == nil {
+		a = &area{by: m.p.by, mappings: 1}
+		a.by.user.areas++
+	}
+	switch {
+	case m.which == 0:
+		m.buffer = &buffer{}
+		m.event.join(m.buffer)
+	case m.buffer == nil:
+		return errors.New("the kernel mapped the AUX area of a buffer that is not there")
+	default:
+		m.buffer.areas[0].again()
+	}
+	m.buffer.areas[m.which] = a
+	m.event.mappings++
+	m.p.maps = append(m.p.maps, m)
+	return nil
+}
+
+// kept takes a further mapping of an area into the model.
+func (m *Mapping) kept() {
+	for _, a := range m.buffer.areas[:m.which+1] {
+		a.again()
+	}
+	m.event.mappings++
+	m.p.maps = append(m.p.maps, m)
 }
 
 // refusal notes an EPERM that should not be, or one that is missing.
@@ -417,28 +490,55 @@ func errnoError(what string, m message) error {
 // gone takes a mapping out of the model.
 func (m *Mapping) gone() {
 	m.p.maps = slices.DeleteFunc(m.p.maps, func(other *Mapping) bool { return other == m })
-	if m.area != nil {
-		m.area.unmap()
+	for _, a := range m.buffer.areas[:m.which+1] {
+		a.unmap()
+	}
+	if m.event.mappings--; m.event.mappings == 0 {
+		m.event.leave()
+	}
+	for !m.buffer.areas[0].live() && len(m.buffer.events) > 0 {
+		m.buffer.events[0].leave()
+	}
+}
+
+// without takes some pages, from at on, out of a mapping: what is left may be two.
+func (m *Mapping) without(at, pages int64) {
+	rest := m.pages - at - pages
+	switch {
+	case at == 0 && rest == 0:
+		m.gone()
+	case at == 0:
+		m.addr, m.pages = m.addr+uintptr(pages*page()), rest
+	default:
+		m.pages = at
+		if rest > 0 {
+			behind := *m
+			behind.addr, behind.pages = m.addr+uintptr((at+pages)*page()), rest
+			behind.kept()
+		}
 	}
 }
 
 // UnmapPart unmaps the last pages. Kernels refuse it since CVE-2025-38563, or
 // keep the charge until the rest is gone.
 func (m *Mapping) UnmapPart(pages int64) {
-	if m == nil {
-		return
+	if m != nil {
+		m.unmapFrom("munmap", m.pages-pages, pages)
 	}
+}
+
+// unmapFrom unmaps some pages, from at on: by munmap, or by a mapping that covers them.
+func (m *Mapping) unmapFrom(how string, at, pages int64) {
 	p, s := m.p, m.p.s
-	s.say("%s unmaps %d of %d pages", p.name, pages, m.pages)
-	rest := m.pages - pages
-	got, err := p.ask(request{Op: "munmap", Addr: m.addr + uintptr(rest*page()), Bytes: uintptr(pages * page())}, -1)
+	s.say("%s %s %d of %d pages", p.name, map[string]string{"munmap": "unmaps", "cover": "maps over"}[how], pages, m.pages)
+	got, err := p.ask(request{Op: how, Addr: m.addr + uintptr(at*page()), Bytes: uintptr(pages * page())}, -1)
 	s.check(err)
 	switch unix.Errno(got.Errno) {
 	case 0:
-		m.pages = rest
-	case unix.EINVAL:
+		m.without(at, pages)
+	case unix.EINVAL, unix.ENOMEM: // what mmap says up to 6.11 where it may not unmap
 	default:
-		s.check(errnoError("munmap of a part", got))
+		s.check(errnoError(how+" of a part", got))
 	}
 	s.look()
 }
@@ -449,28 +549,47 @@ func (m *Mapping) Protect(pages int64) {
 	if m == nil {
 		return
 	}
+	if errno := m.protect(0, pages); errno != unix.EINVAL || pages == m.pages {
+		m.p.s.check(errnoError("mprotect", message{reply: reply{Errno: int(errno)}}))
+	}
+}
+
+// protect makes some pages, from at on, read-only.
+func (m *Mapping) protect(at, pages int64) unix.Errno {
 	s := m.p.s
 	s.say("%s mprotects %d of %d pages", m.p.name, pages, m.pages)
-	got, err := m.p.ask(request{Op: "mprotect", Addr: m.addr, Bytes: uintptr(pages * page()), Prot: unix.PROT_READ}, -1)
+	got, err := m.p.ask(request{Op: "mprotect", Addr: m.addr + uintptr(at*page()), Bytes: uintptr(pages * page()), Prot: unix.PROT_READ}, -1)
 	s.check(err)
-	if unix.Errno(got.Errno) != unix.EINVAL || pages == m.pages {
-		s.check(errnoError("mprotect", got))
-	}
 	s.look()
+	return unix.Errno(got.Errno)
 }
 
 // Move moves the mapping by mremap.
 func (m *Mapping) Move() {
-	if m == nil {
-		return
+	if m != nil {
+		m.p.s.check(m.move(0, m.pages))
 	}
+}
+
+// move moves some pages, from at on, by mremap.
+func (m *Mapping) move(at, pages int64) error {
 	s := m.p.s
-	s.say("%s moves the mapping", m.p.name)
-	got, err := m.p.ask(request{Op: "move", Addr: m.addr, Bytes: uintptr(m.pages * page())}, -1)
+	s.say("%s moves %d of %d pages", m.p.name, pages, m.pages)
+	got, err := m.p.ask(request{Op: "move", Addr: m.addr + uintptr(at*page()), Bytes: uintptr(pages * page())}, -1)
 	s.check(err)
-	s.check(errnoError("mremap", got))
-	m.addr = uintptr(got.Value)
+	if err := errnoError("mremap", got); err != nil {
+		return err
+	}
+	if pages == m.pages {
+		m.addr = uintptr(got.Value)
+	} else {
+		moved := *m
+		moved.addr, moved.pages = uintptr(got.Value), pages
+		moved.kept()
+		m.without(at, pages)
+	}
 	s.look()
+	return nil
 }
 
 // Fill uses the user's allowance up, but for some pages.
@@ -540,7 +659,7 @@ func (p *process) Exec() {
 	p.s.check(err)
 	p.single = true
 	p.unmapped()
-	p.by.mm = &payer{}
+	p.by.mm, p.by.ipcLock = &payer{}, false
 	delete(p.s.off, p)
 	p.s.look()
 }
@@ -573,6 +692,27 @@ func (p *process) Storm(e *Event, threads, rounds int, pages int64) {
 	p.s.check(err)
 	p.s.mappings += m.Value
 	p.s.look()
+}
+
+// race has several processes map and unmap an event of theirs, all of them at once, each in
+// some threads: an event that each has, or one of its own in each thread.
+func (s *Scene) race(events []*Event, processes []*process, threads, rounds int, pages int64, accept ...int) {
+	for i, p := range processes {
+		r := request{Op: "storm", FD: -1, Threads: threads, N: rounds, Pages: pages, Accept: accept}
+		if events != nil {
+			r.FD = events[i].fd
+		}
+		s.check(p.send(r, -1))
+	}
+	for _, p := range processes {
+		m, err := p.answer(stepTime)
+		s.check(err)
+		if m.Error != "" {
+			s.check(errors.New(m.Error))
+		}
+		s.mappings += m.Value
+	}
+	s.look()
 }
 
 // refresh takes the machine's settings into the model.

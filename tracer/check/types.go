@@ -124,7 +124,7 @@ func (g *Guests) types(image string) (file, note string, err error) {
 // namesOf are the names of a kernel: its image as it was given, the file's name, that
 // without what it begins with, and the release that the image says.
 func namesOf(image string) []string {
-	names := []string{image, filepath.Base(image), releaseOf(image)}
+	names := []string{image, filepath.Base(image), ReleaseOf(image)}
 	if release := imageRelease(image); release != "" {
 		names = append(names, release)
 	}

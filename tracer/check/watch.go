@@ -126,6 +126,7 @@ type watch struct {
 	mu     sync.Mutex
 	events []ledger.Event
 	rest   *ledger.Ledger // what is still charged
+	marks  int            // that the marker was seen to make
 }
 
 // marker is a process that maps and unmaps a page between scenarios, as a user that nobody
@@ -260,6 +261,9 @@ func (w *watch) watches(c Charges) bool {
 func (w *watch) Enter(e *ledger.Entry) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if e.Op == ledger.Unmap && e.Caller.UID == w.marker.uid {
+		w.marks++
+	}
 	if w.mine.of(&e.Event) {
 		w.events = append(w.events, e.Event)
 		w.rest.Apply(e.Event)
