@@ -369,7 +369,7 @@ func machines() []machine {
 	return []machine{{
 		arch:    "amd64",
 		qemu:    "qemu-system-x86_64",
-		iommu:   []string{"-M", "q35,kernel-irqchip=split", "-device", "intel-iommu", "-device", "edu"},
+		iommu:   []string{"-M", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on", "-device", "edu"},
 		console: "ttyS0",
 		ports:   []string{"-serial", "chardev:port0", "-serial", "chardev:port1", "-serial", "chardev:port2", "-serial", "chardev:port3"},
 		devices: [3]string{"ttyS1", "ttyS2", "ttyS3"},
