@@ -129,10 +129,25 @@ func explainAccount(r *row.Row) string {
 	if r.Kind == ledger.Refund {
 		verb, sign = "given back to", -1
 	}
-	s := fmt.Sprintf("%s: %s %s uid %d", r.Charger, format.Count(sign*r.ChargedUser, "page"), verb, r.Payer())
-	if r.ChargedPinned != 0 {
-		s += fmt.Sprintf(", %d to the process", sign*r.ChargedPinned)
+	var to []string
+	for _, c := range []struct {
+		pages   int64
+		counter string
+	}{
+		{r.ChargedUser, fmt.Sprintf("uid %d", r.Payer())},
+		{r.ChargedPinned, "the process"},
+		{r.ChargedLocked, "locked_vm of the process (VmLck)"},
+	} {
+		if c.pages != 0 && len(to) == 0 {
+			to = append(to, fmt.Sprintf("%s %s %s", format.Count(sign*c.pages, "page"), verb, c.counter))
+		} else if c.pages != 0 {
+			to = append(to, fmt.Sprintf("%d to %s", sign*c.pages, c.counter))
+		}
 	}
+	if len(to) == 0 {
+		to = []string{fmt.Sprintf("0 pages %s uid %d", verb, r.Payer())}
+	}
+	s := fmt.Sprintf("%s: %s", r.Charger, strings.Join(to, ", "))
 	if r.Uncertain {
 		s += "; another call moved the user's counter meanwhile"
 	}

@@ -153,7 +153,7 @@ func (x *Explainer) note(e *ledger.Entry, refused *charging.Refused) error {
 		call := refusedCall{Version: 1, Subject: advice.Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID, OutsideUID: -1},
 			Errno: format.Errno(e.Errno), Outcome: refused.Outcome.String(), Reasons: refused.Names(), Note: note,
 			Over: refused.Over(), Holders: []charging.UserHolder{}, Remedies: append([]remedy.Remedy{}, refused.Remedies...)}
-		if refused.ByUser() {
+		if refused.ByMemlock() {
 			call.Asked, call.Held, call.Limit = refused.Facts.Asked, refused.Facts.Held, refused.Facts.Limit
 		}
 		if now != nil {

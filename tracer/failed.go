@@ -31,6 +31,10 @@ var functions = [...]string{
 	bpf.ChargersFunctionFUNCTION_RING_SEND:     ringComparison,
 	bpf.ChargersFunctionFUNCTION_UMEM:          "xdp_umem_create",
 	bpf.ChargersFunctionFUNCTION_SEND:          "mm_account_pinned_pages",
+	bpf.ChargersFunctionFUNCTION_VFIO_MAP:      refusal.VFIOMap,
+	bpf.ChargersFunctionFUNCTION_RDMA_GET:      refusal.RDMAGet,
+	bpf.ChargersFunctionFUNCTION_IOMMUFD_PIN:   refusal.IOMMUFDPin,
+	bpf.ChargersFunctionFUNCTION_VDPA_MAP:      refusal.VDPAMap,
 }
 
 // comparing is a kind of call, as far as the kernel may compare in another place.

@@ -1,5 +1,7 @@
 package ledger
 
+import "cmp"
+
 // judgeAccount enters what another charger did to the counters. There is no rule to
 // check: the entry exists so that every page of a user's counter is explained. How
 // much was charged is known from the counter alone: if another call moved it at the
@@ -21,10 +23,13 @@ func (l *Ledger) judgeAccount(e *Entry, u *user, p *process) {
 	if p != nil && !e.Process.Shared {
 		e.ChargedPinned = e.Process.Delta()
 	}
-	switch {
-	case e.ChargedUser < 0 || e.ChargedUser == 0 && e.ChargedPinned < 0:
+	if !e.Process.Shared {
+		e.ChargedLocked = e.LockedAfter - e.LockedBefore
+	}
+	switch charged := cmp.Or(e.ChargedUser, e.ChargedLocked, e.ChargedPinned); {
+	case charged < 0:
 		e.Kind = Refund
-	case e.ChargedUser == 0 && e.ChargedPinned == 0 && e.Errno != 0:
+	case charged == 0 && e.Errno != 0:
 		e.Kind = Refusal
 	}
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
