@@ -136,7 +136,7 @@ func explainAccount(r *row.Row) string {
 	}{
 		{r.ChargedUser, fmt.Sprintf("uid %d", r.Payer())},
 		{r.ChargedPinned, "the process"},
-		{r.ChargedLocked, "locked_vm of the process (VmLck)"},
+		{r.LockedVM.Delta(), "locked_vm of the process (VmLck)"},
 	} {
 		if c.pages != 0 && len(to) == 0 {
 			to = append(to, fmt.Sprintf("%s %s %s", format.Count(sign*c.pages, "page"), verb, c.counter))

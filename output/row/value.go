@@ -23,7 +23,7 @@ func pages(r *Row) int64 {
 		return objectPages(r)
 	}
 	if r.Charger != ledger.NoCharger {
-		return cmp.Or(r.ChargedUser, r.ChargedLocked, r.ChargedPinned)
+		return cmp.Or(r.ChargedUser, r.LockedVM.Delta(), r.ChargedPinned)
 	}
 	if r.Op == ledger.Map || r.Op == ledger.Split {
 		return r.Buffer.Pages

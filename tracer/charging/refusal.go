@@ -203,7 +203,7 @@ func heldIn(e *ledger.Entry, c rule.Counter) *int64 {
 	case rule.ProcessPinnedVM:
 		return &e.Process.Before
 	case rule.ProcessLockedVM:
-		return &e.LockedBefore
+		return &e.LockedVM.Before
 	}
 	return nil
 }

@@ -1,7 +1,5 @@
 package ledger
 
-import "cmp"
-
 // judgeAccount enters what another charger did to the counters. There is no rule to
 // check: the entry exists so that every page of a user's counter is explained. How
 // much was charged is known from the counter alone: if another call moved it at the
@@ -23,13 +21,10 @@ func (l *Ledger) judgeAccount(e *Entry, u *user, p *process) {
 	if p != nil && !e.Process.Shared {
 		e.ChargedPinned = e.Process.Delta()
 	}
-	if !e.Process.Shared {
-		e.ChargedLocked = e.LockedAfter - e.LockedBefore
-	}
-	switch charged := cmp.Or(e.ChargedUser, e.ChargedLocked, e.ChargedPinned); {
-	case charged < 0:
+	switch process := e.ChargedPinned + e.LockedVM.Delta(); {
+	case e.ChargedUser < 0 || e.ChargedUser == 0 && process < 0:
 		e.Kind = Refund
-	case charged == 0 && e.Errno != 0:
+	case e.ChargedUser == 0 && process == 0 && e.Errno != 0:
 		e.Kind = Refusal
 	}
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned

@@ -72,8 +72,6 @@ type Entry struct {
 	// ChargedUser and ChargedPinned are what was really charged to the user and
 	// to the process, negative for a refund.
 	ChargedUser, ChargedPinned int64
-	// ChargedLocked is what was charged to locked_vm of the process.
-	ChargedLocked int64
 	// ExpectedUser and ExpectedPinned are what should have been charged.
 	ExpectedUser, ExpectedPinned int64
 	// Excess is by how much the verdict is off: pages charged beyond the right

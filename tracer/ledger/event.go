@@ -54,9 +54,8 @@ type Event struct {
 	// Process is mm_struct.pinned_vm of the process that pays. Its owner identifies
 	// the mm within one trace, and may be used again once that is gone; 0: unknown.
 	Process Reading
-	// LockedBefore and LockedAfter are mm_struct.locked_vm of the same process, in pages:
-	// the counter of vfio, and of iommufd where it was told so. 0 of all others.
-	LockedBefore, LockedAfter int64
+	// LockedVM is its mm_struct.locked_vm, of vfio and iommufd alone.
+	LockedVM Reading
 
 	Buffer Buffer        // of Map, Unmap and AlreadyMapped
 	Object *Object       // of Create, Grow and Free; else nil
