@@ -129,13 +129,17 @@ func explainAccount(r *row.Row) string {
 	if r.Kind == ledger.Refund {
 		verb, sign = "given back to", -1
 	}
+	pinned := "the process"
+	if r.ChargedUser == 0 {
+		pinned = "pinned_vm of the process (VmPin)"
+	}
 	var to []string
 	for _, c := range []struct {
 		pages   int64
 		counter string
 	}{
 		{r.ChargedUser, fmt.Sprintf("uid %d", r.Payer())},
-		{r.ChargedPinned, "the process"},
+		{r.ChargedPinned, pinned},
 		{r.LockedVM.Delta(), "locked_vm of the process (VmLck)"},
 	} {
 		if c.pages != 0 && len(to) == 0 {
