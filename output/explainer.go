@@ -185,14 +185,14 @@ func (x *Explainer) Close(_ pipeline.View, lost uint64) error {
 	if x.Refused == 1 {
 		were = "was"
 	}
-	text := fmt.Sprintf("%s of perf buffers, %s on BPF objects and %s by others (io_uring, AF_XDP, MSG_ZEROCOPY) succeeded; %s %s refused.",
+	text := fmt.Sprintf("%s of perf buffers, %s on BPF objects and %s by others (io_uring, AF_XDP, MSG_ZEROCOPY, VFIO, RDMA) succeeded; %s %s refused.",
 		format.Count(x.succeeded[ofPerf], "mapping"), format.Count(x.succeeded[ofBPF], "call"), format.Count(x.succeeded[ofOthers], "charge"), format.Count(x.Refused, "call"), were)
 	_, err := fmt.Fprintf(x.Out, "\n%s\n%s", text, x.elsewhere(lost))
 	return err
 }
 
 // neverWatched is what charges or holds locked memory, and no trace watches.
-var neverWatched = []string{"mlock() and shared memory", "VFIO", "RDMA", "vDPA", "iommufd"}
+var neverWatched = []string{"mlock() and shared memory", "VFIO, RDMA, vDPA and iommufd where their modules were not loaded before"}
 
 // elsewhere says what it means that nothing was refused. It claims nothing of what was not
 // watched.
