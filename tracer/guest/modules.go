@@ -101,10 +101,14 @@ func (m *modules) find(name string) (string, error) {
 	return file, nil
 }
 
+func (m *modules) has(name string) bool {
+	return slices.ContainsFunc(m.list, func(have module) bool { return have.name == name })
+}
+
 // add adds a module, after what it depends on.
 func (m *modules) add(file string) error {
 	name, unpacker, _ := moduleOf(file)
-	if slices.ContainsFunc(m.list, func(have module) bool { return have.name == name }) {
+	if m.has(name) {
 		return nil
 	}
 	image, err := readModule(file, unpacker)
@@ -116,8 +120,8 @@ func (m *modules) add(file string) error {
 		return fmt.Errorf("module %s: %w", file, err)
 	}
 	for _, other := range depends {
-		if m.dir == "" {
-			break // whoever names files names these too, or the kernel will say what is missing
+		if m.dir == "" || m.has(moduleName(other)) {
+			continue // whoever names files names these too, or the kernel will say what is missing
 		}
 		needed, err := m.find(other)
 		if err == nil {

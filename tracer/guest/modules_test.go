@@ -38,6 +38,8 @@ func TestModules(t *testing.T) {
 	middle := put("6.1/kernel/b/mid_dle.ko.zst", packed(ModuleImage("depends=core"), "zstd"))
 	put("6.1/kernel/lost.ko", ModuleImage("depends=nowhere"))
 	put("6.1/kernel/none.ko", []byte("not a module"))
+	own := put("own.ko", ModuleImage("depends="))
+	wants := put("wants.ko", ModuleImage("depends=own,core"))
 	broken := put("6.1/kernel/broken.ko.xz", []byte("not xz"))
 	for name, c := range map[string]struct {
 		dir   string
@@ -51,6 +53,7 @@ func TestModules(t *testing.T) {
 		"a file in a directory": {tree, []string{middle}, []string{"core", "mid_dle"}, ""},
 		"files":                 {"", []string{core, middle}, []string{"core", "mid_dle"}, ""},
 		"files, in this order":  {"", []string{middle, core}, []string{"mid_dle", "core"}, ""},
+		"files from elsewhere":  {tree, []string{own, wants}, []string{"own", "core", "wants"}, ""},
 		"a name without one":    {"", []string{"core"}, nil, "module core: a name wants a directory of modules"},
 		"an unknown name":       {tree, []string{"floppy"}, nil, "module floppy: none of that name below " + tree},
 		"no such file":          {tree, []string{"/nowhere/a.ko"}, nil, "module: open /nowhere/a.ko: no such file"},
