@@ -52,8 +52,8 @@ more fit; who holds the user's counter; and which smallest change would help.
 
 With a command, traces it and explains each of its refusals, whoever refused: perf
 buffers, BPF maps, programs and updates, io_uring, AF_XDP, MSG_ZEROCOPY, secret memory,
-and where their modules are loaded VFIO, RDMA, vDPA and iommufd (the last two are by the
-kernel's source: no guest had them). What mlock() or shared memory is refused is not seen.
+and where their modules are loaded VFIO, RDMA, vDPA and iommufd. What is refused by
+mlock() or shared memory is not seen.
 
 Without a process or a user, the question is about whoever asks. The size of a perf
 buffer is that of its data; the control page is added.

@@ -459,7 +459,7 @@ func (r *Refused) holders() string {
 		parts = append(parts, fmt.Sprintf("%d are further perf buffers or BPF objects", more))
 	}
 	if h.Others > 0 {
-		parts = append(parts, fmt.Sprintf("%d are io_uring's, AF_XDP's or sends under way", h.Others))
+		parts = append(parts, fmt.Sprintf("%d are of io_uring, AF_XDP, iommufd, secret memory, or sends under way", h.Others))
 	}
 	if r.own > 0 {
 		parts = append(parts, fmt.Sprintf("%d are this call's own, of its earlier parts", r.own))

@@ -175,7 +175,7 @@ func TestOfRefusal(t *testing.T) {
 		"vDPA, which no capability lets exceed": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			pinned("vdpa", refusal.VDPAMap, refusal.Unseen, 10, 0, 7, 0)(e)
 			e.Caller.CapIPCLock = true
-		}), reason.Limit, []string{"pinned_vm of the process: 7 pages + 10 pages", "no capability lifts this limit", "ulimit -l 68"}, []string{"or CAP_IPC_LOCK"}},
+		}), reason.Limit, []string{"pinned_vm of the process: 7 pages + 10 pages", "no capability lifts this limit", "write(2) makes EFAULT of it", "ulimit -l 68"}, []string{"or CAP_IPC_LOCK"}},
 		"iommufd, the user's counter": {refused(unix.ENOMEM, pinned("iommufd", refusal.IOMMUFDPin, refusal.Refused, 10, 7, 200, 0)), reason.Limit,
 			[]string{"locked_vm of the user: 7 pages + 10 pages = 17 pages", "Of the 7 held"}, []string{"VmLck"}},
 		"iommufd, the process's counter": {refused(unix.ENOMEM, pinned("iommufd", refusal.IOMMUFDPin, refusal.Refused, 10, 0, 0, 7)), reason.Limit,

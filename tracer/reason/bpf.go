@@ -245,5 +245,5 @@ func otherRows() []Reason {
 	list = append(list, pins(MapVFIO, "vfio_pin_pages_remote", "", "vfio-limit", limit, "it is VmLck, in which mlock() counts, too")...)
 	list = append(list, pins(MapIOMMUFD, "iopt_pages_update_pinned", "6.2", "", limit)...)
 	list = append(list, pins(RegisterRDMA, "ib_umem_get", "", "rdma-limit", limit)...)
-	return append(list, pins(MapVDPA, "vhost_vdpa_pa_map", "5.7", "", hardLimit, "no capability lifts this limit")...)
+	return append(list, pins(MapVDPA, "vhost_vdpa_pa_map", "5.7", "", hardLimit, "no capability lifts this limit", "write(2) makes EFAULT of it")...)
 }
