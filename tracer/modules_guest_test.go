@@ -17,7 +17,8 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
-// modular are Debian's generic kernels with the modules that charge locked memory.
+// modular are Debian's generic kernels with the modules that charge locked memory, and one
+// with those that Debian does not build.
 func modular(t *testing.T) (list []guesttest.Kernel) {
 	for _, k := range guesttest.Fetch(t, "6.1-generic 6.12-generic 7.3-generic") {
 		k.Modules = "ib_uverbs rdma_rxe vfio_iommu_type1 vfio-pci"
@@ -26,11 +27,45 @@ func modular(t *testing.T) (list []guesttest.Kernel) {
 		}
 		list = append(list, k)
 	}
-	return list
+	k := guesttest.Pinners(t)
+	k.Modules = "vhost_vdpa vdpa_sim_net pinner"
+	return append(list, k)
 }
 
-// Memory that is pinned for devices is charged to a counter of the process's: by vfio to
-// locked_vm, by RDMA to pinned_vm. The witnesses are VmLck and VmPin, which the workload
+// counters are what a charge of some pages moves.
+type counters struct{ user, pinned, locked int64 }
+
+// pinning is a provocation of ModuleProvocations, and what is to come of it.
+type pinning struct {
+	charger, how string
+	errno        unix.Errno // of a page beyond the limit, as the program sees it
+	moves        counters   // by each page
+	held         string     // the counter that is held against the limit
+	remedies     []string
+}
+
+func pinnings(k guesttest.Kernel) []pinning {
+	limit, capability := "ulimit -l 68 (KiB)", "CAP_IPC_LOCK (effective, initial user namespace)"
+	if k.Series == "pinners" {
+		return []pinning{
+			// The kernel's own ENOMEM becomes EFAULT in write(2).
+			{"vdpa", "limit", unix.EFAULT, counters{pinned: 1}, "pinned_vm of the process", []string{limit}},
+			{"vdpa", "privileged", unix.EFAULT, counters{pinned: 1}, "pinned_vm of the process", []string{limit}},
+			{"iommufd", "limit", unix.ENOMEM, counters{user: 1, pinned: 1}, "locked_vm of the user", []string{limit, capability}},
+			{"iommufd", "process", unix.ENOMEM, counters{pinned: 1, locked: 1}, "locked_vm of the process", []string{limit, capability}},
+			{"iommufd", "privileged", 0, counters{pinned: 1}, "", nil},
+		}
+	}
+	return []pinning{
+		{"vfio", "limit", unix.ENOMEM, counters{locked: 1}, "locked_vm of the process", []string{limit, capability}},
+		{"vfio", "privileged", 0, counters{locked: 1}, "", nil},
+		{"rdma", "limit", unix.ENOMEM, counters{pinned: 1}, "pinned_vm of the process", []string{limit, capability}},
+		{"rdma", "privileged", 0, counters{pinned: 1}, "", nil},
+	}
+}
+
+// Memory that is pinned for devices is charged to the counter that its charger takes, and
+// a refusal is explained by that one. The witnesses are VmLck and VmPin, which the workload
 // compares, its errno a page beyond the limit, and that the remedy helps.
 func TestModules(t *testing.T) {
 	if !guesttest.All() {
@@ -38,63 +73,56 @@ func TestModules(t *testing.T) {
 	}
 	guests.Test(t, modular, func(t *testing.T, k guesttest.Kernel) {
 		unlimitMemlock(t)
-		for _, c := range []struct {
-			name, counter string
-			charged       func(*ledger.Entry) int64
-		}{
-			{"vfio", "locked_vm of the process", func(e *ledger.Entry) int64 { return e.LockedVM.Delta() }},
-			{"rdma", "pinned_vm of the process", func(e *ledger.Entry) int64 { return e.ChargedPinned }},
-		} {
-			for who, want := range map[string]struct {
-				errno          unix.Errno
-				charges, pages int64 // and as many are given back
-			}{"limit": {unix.ENOMEM, 1, 16}, "privileged": {0, 2, 17}} {
-				t.Run(c.name+" "+who, func(t *testing.T) {
-					var attempt workload.Attempt
-					tr := traceObjects(t, tracer.Options{Others: true}, func(objectTrace) {
-						attempt = last(t, guesttest.Command(t, "pinwatch", "workload", "refuse", "--json", c.name+"-"+who).Run())
-					})
-					if got := unix.Errno(attempt.Errno); got != want.errno {
-						t.Errorf("%v; want %v", got, want.errno)
-					}
-					var charges, charged, refunded int64
-					for _, e := range tr.entries {
-						if e.Charger != ledger.Charger(c.name) {
-							continue
-						}
-						if n := c.charged(&e); n > 0 {
-							charges, charged = charges+1, charged+n
-						} else {
-							refunded -= n
-						}
-						if e.ChargedUser != 0 || e.ChargedPinned+e.LockedVM.Delta() != c.charged(&e) {
-							t.Errorf("another counter is charged: %+v", e)
-						}
-					}
-					if charges != want.charges || charged != want.pages || refunded != want.pages {
-						t.Errorf("%d charges of %d pages, and %d were given back; want %d and %d", charges, charged, refunded, want.charges, want.pages)
-					}
-					refusals := refusalsOf(tr.entries, 65534)
-					if want.errno == 0 && len(refusals) == 0 {
-						return
-					}
-					if len(refusals) != 1 {
-						t.Fatalf("%d refusals", len(refusals))
-					}
-					said := charging.OfRefusal(&refusals[0])
-					text := said.Text()
-					t.Log(text)
-					if said.Outcome != reason.Limit || len(said.Reasons) != 1 || said.Over() != 1 || !strings.Contains(text, c.counter+": 16 pages + 1 page = 17 pages > 16 pages, over by 1 page") {
-						t.Error("the sum is not said")
-					}
-					if brief := said.Brief(); !slices.Equal(brief, []string{"ulimit -l 68 (KiB)", "CAP_IPC_LOCK (effective, initial user namespace)"}) {
-						t.Errorf("remedies: %q", brief)
-					}
-					if cured := last(t, guesttest.Command(t, "pinwatch", "workload", "refuse", "--json", "--memlock-kib", "68", c.name+"-"+who).Run()); cured.Errno != 0 {
-						t.Errorf("%s with the remedy: %v", cured.What, unix.Errno(cured.Errno))
-					}
-				})
-			}
+		for _, p := range pinnings(k) {
+			t.Run(p.charger+"-"+p.how, func(t *testing.T) { p.check(t) })
 		}
 	})
+}
+
+func (p pinning) check(t *testing.T) {
+	attempt := func(flags ...string) workload.Attempt {
+		args := slices.Concat([]string{"workload", "refuse", "--json"}, flags, []string{p.charger + "-" + p.how})
+		return last(t, guesttest.Command(t, "pinwatch", args...).Run())
+	}
+	var seen workload.Attempt
+	tr := traceObjects(t, tracer.Options{Others: true}, func(objectTrace) { seen = attempt() })
+	if got := unix.Errno(seen.Errno); got != p.errno {
+		t.Errorf("%v; want %v", got, p.errno)
+	}
+	var charged, refunded int64
+	for _, e := range tr.entries {
+		if e.Charger != ledger.Charger(p.charger) {
+			continue
+		}
+		moved := counters{e.ChargedUser, e.ChargedPinned, e.LockedVM.Delta()}
+		n := max(moved.user, moved.pinned, moved.locked) + min(moved.user, moved.pinned, moved.locked)
+		if want := (counters{n * p.moves.user, n * p.moves.pinned, n * p.moves.locked}); moved != want {
+			t.Errorf("charged are %+v; want %+v", moved, want)
+		}
+		charged += max(0, n)
+		refunded -= min(0, n)
+	}
+	if want := map[bool]int64{false: 16, true: 17}[p.errno == 0]; charged != want || refunded != want {
+		t.Errorf("%d pages charged and %d given back; want %d", charged, refunded, want)
+	}
+	refusals := refusalsOf(tr.entries, 65534)
+	if want := map[bool]int{false: 1, true: 0}[p.errno == 0]; len(refusals) != want {
+		t.Fatalf("%d refusals; want %d", len(refusals), want)
+	}
+	if p.errno == 0 {
+		return
+	}
+	said := charging.OfRefusal(&refusals[0])
+	text := said.Text()
+	t.Log(text)
+	sum := p.held + ": 16 pages + 1 page = 17 pages > 16 pages, over by 1 page"
+	if said.Errno != "ENOMEM" || said.Outcome != reason.Limit || len(said.Reasons) != 1 || said.Over() != 1 || !strings.Contains(text, sum) {
+		t.Errorf("%v, over by %d; want %s", said.Outcome, said.Over(), sum)
+	}
+	if brief := said.Brief(); !slices.Equal(brief, p.remedies) {
+		t.Errorf("remedies: %q; want %q", brief, p.remedies)
+	}
+	if cured := attempt("--memlock-kib", "68"); cured.Errno != 0 {
+		t.Errorf("%s with the remedy: %v", cured.What, unix.Errno(cured.Errno))
+	}
 }

@@ -228,9 +228,6 @@ func otherRows() []Reason {
 		limited := Reason{Call: call, Errno: unix.ENOMEM, Name: "limit", Function: function, Since: since, Outcome: Limit, Accounting: true, Provocation: provocation,
 			When: "the pages and the counter are more than RLIMIT_MEMLOCK", holds: holds,
 			Say: append([]string{"RLIMIT_MEMLOCK refused", "{counter}: {held} + {asked} = {sum} > {limit}, over by {over}"}, say...)}
-		if provocation == "" {
-			limited.Unprovoked = needsModule
-		}
 		return []Reason{limited,
 			{Call: call, Errno: unix.ENOMEM, Name: "memory", Function: function, Since: since, Outcome: NoMemory, Unprovoked: needsExhausted,
 				When: "the machine or a memory cgroup has no memory left for the bookkeeping", holds: unseen, Say: []string{"the kernel found no memory for its bookkeeping"}},
@@ -243,7 +240,7 @@ func otherRows() []Reason {
 			When: "beyond the end of the file", holds: unseen, Say: []string{"the page is beyond the end of the secret memory"}},
 	}
 	list = append(list, pins(MapVFIO, "vfio_pin_pages_remote", "", "vfio-limit", limit, "it is VmLck, in which mlock() counts, too")...)
-	list = append(list, pins(MapIOMMUFD, "iopt_pages_update_pinned", "6.2", "", limit)...)
+	list = append(list, pins(MapIOMMUFD, "iopt_pages_update_pinned", "6.2", "iommufd-limit", limit)...)
 	list = append(list, pins(RegisterRDMA, "ib_umem_get", "", "rdma-limit", limit)...)
-	return append(list, pins(MapVDPA, "vhost_vdpa_pa_map", "5.7", "", hardLimit, "no capability lifts this limit", "write(2) makes EFAULT of it")...)
+	return append(list, pins(MapVDPA, "vhost_vdpa_pa_map", "5.7", "vdpa-limit", hardLimit, "no capability lifts this limit", "write(2) makes EFAULT of it")...)
 }

@@ -118,6 +118,9 @@ var again = map[string]string{
 	"send-outstanding":    "send-limit",
 	"vfio-privileged":     "vfio-limit",
 	"rdma-privileged":     "rdma-limit",
+	"vdpa-privileged":     "vdpa-limit",
+	"iommufd-privileged":  "iommufd-limit",
+	"iommufd-process":     "iommufd-limit",
 }
 
 // What can be provoked is, and what is provoked has a reason.

@@ -63,9 +63,11 @@ func (k Kernel) Upstream() string {
 // moduleDir is where the modules of a generic kernel were unpacked.
 func (k Kernel) moduleDir() (string, error) {
 	for _, below := range []string{"lib", "usr/lib"} {
-		dir := filepath.Join(filepath.Dir(k.Image), below, "modules", k.Release)
-		if _, err := os.Stat(filepath.Join(dir, "kernel")); err == nil {
-			return dir, nil
+		for _, top := range []string{".", ".."} {
+			dir := filepath.Join(filepath.Dir(k.Image), top, below, "modules", k.Release)
+			if _, err := os.Stat(filepath.Join(dir, "kernel")); err == nil {
+				return dir, nil
+			}
 		}
 	}
 	return "", fmt.Errorf("kernel %s has no modules beside %s", k.Release, k.Image)
@@ -150,6 +152,15 @@ func Fetch(t *testing.T, series string) []Kernel {
 func KnownBad(t *testing.T) Kernel {
 	t.Helper()
 	k := kernels(t, "known-bad/build.sh")[0]
+	k.Arch = "amd64"
+	return k
+}
+
+// Pinners builds the modules that pin memory and that no fetched kernel has, for one of
+// Debian's.
+func Pinners(t *testing.T) Kernel {
+	t.Helper()
+	k := kernels(t, "pinners/build.sh")[0]
 	k.Arch = "amd64"
 	return k
 }
