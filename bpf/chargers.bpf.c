@@ -37,6 +37,7 @@ enum function {
 	FUNCTION_RING_SEND,	/* a zero-copy send of io_uring's */
 	FUNCTION_UMEM,		/* xdp_umem_create() */
 	FUNCTION_SEND,		/* mm_account_pinned_pages() */
+	FUNCTION_RELEASE,	/* one that gives back, if anything */
 	FUNCTION_VFIO_MAP,	/* ioctl(VFIO_IOMMU_MAP_DMA) */
 	FUNCTION_RDMA_GET,	/* ib_umem_get() */
 	FUNCTION_IOMMUFD_PIN,	/* iopt_pages_update_pinned() */
@@ -58,7 +59,7 @@ struct record {
 	__s64 locked_before, locked_after;
 
 	/* Of functions that have a comparison, in pages: */
-	__s64 asked;	 /* in all by this call, up to what was refused; derived from its arguments if that is unseen; 0: not known */
+	__s64 asked;	 /* in all by this call, up to what was refused; derived from its arguments if that is unseen; negative: given back; 0: not known */
 	__s64 last_asked; /* the last part of it, that the kernel compared at once; 0: unseen */
 	__s64 last_held; /* what the counter was then: with the parts of this call before it */
 
@@ -82,7 +83,7 @@ struct call {
 	struct record record;
 	struct stay stays[INFLIGHT_MM + 1];
 	__u64 user; /* struct user_struct *; 0: nobody is charged */
-	__u64 argument; /* of io_uring_register(2), in user space */
+	__u64 argument; /* of io_uring_register(2), in user space; the struct mmpin of a send */
 	__u64 memcg;	/* in which memory is being freed for the call */
 	__u64 memcg_pages; /* that the call wants it to have room for */
 };
@@ -140,18 +141,30 @@ static __always_inline struct call *charge_begin(__u32 level, struct user_struct
 	return call;
 }
 
-/* What an outer call has, it has with all that it calls. */
-static __always_inline void charge_begin_inner(enum charger charger, struct user_struct *user, struct mm_struct *mm)
+static __always_inline struct call *call_is(struct call *call, enum function function)
 {
-	if (!charge_find(OUTER(charger)))
-		charge_begin(INNER(charger), user, mm);
+	if (call)
+		call->record.function = function;
+	return call;
 }
 
-static __always_inline void charge_begin_current(enum charger charger)
+static __always_inline struct call *release_begin(__u32 level, struct user_struct *user, struct mm_struct *mm)
+{
+	return call_is(charge_begin(level, user, mm), FUNCTION_RELEASE);
+}
+
+/* What an outer call has, it has with all that it calls. */
+static __always_inline void release_begin_inner(enum charger charger, struct user_struct *user, struct mm_struct *mm)
+{
+	if (!charge_find(OUTER(charger)))
+		release_begin(INNER(charger), user, mm);
+}
+
+static __always_inline struct call *charge_begin_current(enum charger charger)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 
-	charge_begin(OUTER(charger), kernel_read(task, cred, user), kernel_read(task, mm));
+	return charge_begin(OUTER(charger), kernel_read(task, cred, user), kernel_read(task, mm));
 }
 
 static __always_inline void read_after(struct call *call)
@@ -290,7 +303,8 @@ static __always_inline void charge_end(void *ctx, __u32 level, int ret)
 		return;
 	if (call.user) {
 		read_after(&call);
-		if (has_moved(&call.record) || is_refusal(ret))
+		/* Another call may have moved the counter as far back. */
+		if (has_moved(&call.record) || is_refusal(ret) || (ret >= 0 && call.record.asked))
 			charge_report(ctx, &call, ret);
 	}
 	call_exit(&call);
@@ -299,11 +313,14 @@ static __always_inline void charge_end(void *ctx, __u32 level, int ret)
 /* ---- probes ---- */
 
 /* What a function does to the caller's own user and mm. */
-#define PROBE_PAIR(function, charger)                                          \
+#define PROBE_PAIR(function, charger) CURRENT_PAIR(function, charger, FUNCTION_OTHER)
+/* The same of one that gives back alone. */
+#define RELEASE_PAIR(function, charger) CURRENT_PAIR(function, charger, FUNCTION_RELEASE)
+#define CURRENT_PAIR(function, charger, what)                                  \
 	SEC("kprobe/" #function)                                               \
 	int BPF_KPROBE(kprobe_##function)                                      \
 	{                                                                      \
-		charge_begin_current(charger);                                 \
+		call_is(charge_begin_current(charger), what);                  \
 		return 0;                                                      \
 	}                                                                      \
 	PROBE_RETURN(function, OUTER(charger))
@@ -318,10 +335,8 @@ static __always_inline void charge_end(void *ctx, __u32 level, int ret)
 
 static __always_inline void ring_call_begin(enum function function, __u32 request, __u32 count, __u64 argument)
 {
-	struct call *call;
+	struct call *call = charge_begin_current(CHARGER_IO_URING);
 
-	charge_begin_current(CHARGER_IO_URING);
-	call = charge_find(OUTER(CHARGER_IO_URING));
 	if (!call)
 		return;
 	call->argument = argument;
@@ -482,7 +497,7 @@ int BPF_KPROBE(kprobe_io_account_mem_user, struct user_struct *user, void *mm, _
 SEC("kprobe/io_sqe_buffers_unregister")
 int BPF_KPROBE(kprobe_io_sqe_buffers_unregister, struct io_ring_ctx *ring)
 {
-	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
+	release_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
 	return 0;
 }
 PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
@@ -490,7 +505,7 @@ PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
 SEC("kprobe/io_free_region")
 int BPF_KPROBE(kprobe_io_free_region, struct io_ring_ctx *ring)
 {
-	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
+	release_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
 	return 0;
 }
 PROBE_RETURN(io_free_region, INNER(CHARGER_IO_URING))
@@ -499,13 +514,13 @@ PROBE_RETURN(io_free_region, INNER(CHARGER_IO_URING))
 SEC("kprobe/io_free_region")
 int BPF_KPROBE(kprobe_io_free_region_user, struct user_struct *user)
 {
-	charge_begin_inner(CHARGER_IO_URING, user, 0);
+	release_begin_inner(CHARGER_IO_URING, user, 0);
 	return 0;
 }
 
 static __always_inline struct call *ring_begin(struct io_ring_ctx *ring)
 {
-	return charge_begin(OUTER(CHARGER_IO_URING), ring_user(ring), ring_mm(ring));
+	return release_begin(OUTER(CHARGER_IO_URING), ring_user(ring), ring_mm(ring));
 }
 
 /* A ring's end, and the late end of its buffers, in workers of the kernel's. */
@@ -546,7 +561,6 @@ int BPF_KPROBE(kprobe_io_rsrc_put_work, void *work)
 }
 PROBE_RETURN(io_rsrc_put_work, OUTER(CHARGER_IO_URING))
 
-/* Returns a pointer or an ERR_PTR(), of which the lower half is the errno. */
 /* The beginning of struct xdp_umem_reg, which is the same for user space. */
 struct umem_asked {
 	__u64 address;
@@ -558,10 +572,8 @@ int BPF_KPROBE(kprobe_xdp_umem_create, const void *argument)
 {
 	struct umem_asked umem = {};
 	const struct config *config = config_get();
-	struct call *call;
+	struct call *call = charge_begin_current(CHARGER_XDP);
 
-	charge_begin_current(CHARGER_XDP);
-	call = charge_find(OUTER(CHARGER_XDP));
 	if (!call || !config)
 		return 0;
 	/* The comparison is a part of this function. */
@@ -570,12 +582,28 @@ int BPF_KPROBE(kprobe_xdp_umem_create, const void *argument)
 	call->record.asked = (umem.bytes + ((__u64)1 << config->page_shift) - 1) >> config->page_shift;
 	return 0;
 }
-PROBE_RETURN(xdp_umem_create, OUTER(CHARGER_XDP))
+
+/* Whoever may exceed the limit is not charged. */
+SEC("kretprobe/xdp_umem_create")
+int BPF_KRETPROBE(kretprobe_xdp_umem_create, struct xdp_umem *umem)
+{
+	int ret = (__u64)umem >> 32 == ~0U ? (__s32)(__u64)umem : 0;
+	struct call *call = charge_find(OUTER(CHARGER_XDP));
+
+	if (call && !ret)
+		call->record.asked = kernel_read(umem, user) ? umem_pages(umem) : 0;
+	charge_end(ctx, OUTER(CHARGER_XDP), ret);
+	return 0;
+}
 
 SEC("kprobe/xdp_umem_release_deferred")
 int BPF_KPROBE(kprobe_xdp_umem_release_deferred, void *work)
 {
-	charge_begin(OUTER(CHARGER_XDP), kernel_read(umem_of_work(work), user), 0);
+	struct xdp_umem *umem = umem_of_work(work);
+	struct call *call = release_begin(OUTER(CHARGER_XDP), kernel_read(umem, user), 0);
+
+	if (call)
+		call->record.asked = -umem_pages(umem);
 	return 0;
 }
 PROBE_RETURN(xdp_umem_release_deferred, OUTER(CHARGER_XDP))
@@ -585,7 +613,7 @@ SEC("kprobe/xdp_put_umem")
 int BPF_KPROBE(kprobe_xdp_put_umem, struct xdp_umem *umem)
 {
 	if (umem)
-		charge_begin(INNER(CHARGER_XDP), kernel_read(umem, user), 0);
+		release_begin(INNER(CHARGER_XDP), kernel_read(umem, user), 0);
 	return 0;
 }
 PROBE_RETURN(xdp_put_umem, INNER(CHARGER_XDP))
@@ -595,13 +623,12 @@ SEC("kprobe/mm_account_pinned_pages")
 int BPF_KPROBE(kprobe_mm_account_pinned_pages, void *pin, __u64 bytes)
 {
 	const struct config *config = config_get();
-	struct call *call;
+	struct call *call = charge_begin_current(CHARGER_ZEROCOPY);
 
-	charge_begin_current(CHARGER_ZEROCOPY);
-	call = charge_find(OUTER(CHARGER_ZEROCOPY));
 	if (!call || !config)
 		return 0;
 	call->record.function = FUNCTION_SEND;
+	call->argument = (__u64)pin;
 	if (call->user)
 		asked_begin(call, (void *)call->user, (bytes >> config->page_shift) + 2);
 	return 0;
@@ -611,9 +638,14 @@ SEC("kretprobe/mm_account_pinned_pages")
 int BPF_KRETPROBE(kretprobe_mm_account_pinned_pages, int ret)
 {
 	struct call *call = charge_find(OUTER(CHARGER_ZEROCOPY));
+	struct mmpin *pin;
 
-	if (call)
+	if (call) {
 		asked_end(call, ret);
+		pin = (void *)call->argument;
+		if (!ret && !kernel_read(pin, user))
+			call->record.asked = 0; /* it may exceed the limit, and is not charged */
+	}
 	charge_end(ctx, OUTER(CHARGER_ZEROCOPY), ret);
 	return 0;
 }
@@ -623,7 +655,7 @@ int BPF_KRETPROBE(kretprobe_mm_account_pinned_pages, int ret)
 	SEC("kprobe/" #function)                                               \
 	int BPF_KPROBE(kprobe_##function, __VA_ARGS__)                         \
 	{                                                                      \
-		charge_begin(INNER(CHARGER_ZEROCOPY), zerocopy_user(buffer), 0); \
+		release_begin(INNER(CHARGER_ZEROCOPY), zerocopy_user(buffer), 0); \
 		return 0;                                                      \
 	}                                                                      \
 	SEC("kretprobe/" #function)                                            \
@@ -643,14 +675,27 @@ ZEROCOPY_PAIR(msg_zerocopy_complete, void *skb, void *buffer)
 /* A call that is to pin so many pages. */
 static __always_inline void pin_begin(enum charger charger, enum function function, __u64 pages)
 {
-	struct call *call;
+	struct call *call = call_is(charge_begin_current(charger), function);
 
-	charge_begin_current(charger);
-	call = charge_find(OUTER(charger));
+	if (call)
+		call->record.asked = pages;
+}
+
+/* What it came to, the counters tell. */
+static __always_inline void pin_end(void *ctx, enum charger charger, int ret)
+{
+	struct call *call = charge_find(OUTER(charger));
+
 	if (!call)
 		return;
-	call->record.function = function;
-	call->record.asked = pages;
+	if (ret >= 0)
+		call->record.asked = 0;
+	charge_end(ctx, OUTER(charger), ret);
+}
+
+static __always_inline void unpin_begin(enum charger charger)
+{
+	call_is(charge_begin_current(charger), FUNCTION_RELEASE);
 }
 
 /* How many pages some bytes lie on. */
@@ -683,7 +728,7 @@ int BPF_KPROBE(kprobe_vfio_iommu_type1_ioctl, void *iommu, unsigned int request,
 		bpf_probe_read_user(&asked, sizeof(asked), argument);
 		pin_begin(CHARGER_VFIO, FUNCTION_VFIO_MAP, pages_spanned(asked.address, asked.bytes));
 	} else if (request == VFIO_IOMMU_UNMAP_DMA) {
-		charge_begin_current(CHARGER_VFIO);
+		unpin_begin(CHARGER_VFIO);
 	}
 	return 0;
 }
@@ -691,14 +736,13 @@ int BPF_KPROBE(kprobe_vfio_iommu_type1_ioctl, void *iommu, unsigned int request,
 SEC("kretprobe/vfio_iommu_type1_ioctl")
 int BPF_KRETPROBE(kretprobe_vfio_iommu_type1_ioctl, int ret)
 {
-	if (charge_find(OUTER(CHARGER_VFIO))) /* else another request */
-		charge_end(ctx, OUTER(CHARGER_VFIO), ret);
+	pin_end(ctx, CHARGER_VFIO, ret);
 	return 0;
 }
 
 /* What was mapped is given back when the last group leaves, or the container is closed. */
-PROBE_PAIR(vfio_iommu_type1_detach_group, CHARGER_VFIO)
-PROBE_PAIR(vfio_iommu_type1_release, CHARGER_VFIO)
+RELEASE_PAIR(vfio_iommu_type1_detach_group, CHARGER_VFIO)
+RELEASE_PAIR(vfio_iommu_type1_release, CHARGER_VFIO)
 
 /* It holds the pages against the limit itself. */
 SEC("kprobe/ib_umem_get")
@@ -707,15 +751,25 @@ int BPF_KPROBE(kprobe_ib_umem_get, void *device, __u64 address, __u64 bytes)
 	pin_begin(CHARGER_RDMA, FUNCTION_RDMA_GET, pages_spanned(address, bytes));
 	return 0;
 }
-PROBE_RETURN(ib_umem_get, OUTER(CHARGER_RDMA))
-PROBE_PAIR(ib_umem_release, CHARGER_RDMA)
+
+/* Returns a pointer or an ERR_PTR(). */
+SEC("kretprobe/ib_umem_get")
+int BPF_KRETPROBE(kretprobe_ib_umem_get, __u64 umem)
+{
+	pin_end(ctx, CHARGER_RDMA, umem >> 32 == ~0U ? (__s32)umem : 0);
+	return 0;
+}
+RELEASE_PAIR(ib_umem_release, CHARGER_RDMA)
 
 /* It fails only where the limit refuses. */
 #define IOMMUFD_PAIR(function)                                                 \
 	SEC("kprobe/" #function)                                               \
 	int BPF_KPROBE(kprobe_##function, void *pages, __u64 count, bool more) \
 	{                                                                      \
-		pin_begin(CHARGER_IOMMUFD, FUNCTION_IOMMUFD_PIN, more ? count : 0); \
+		if (more)                                                      \
+			pin_begin(CHARGER_IOMMUFD, FUNCTION_IOMMUFD_PIN, count); \
+		else                                                           \
+			unpin_begin(CHARGER_IOMMUFD);                          \
 		return 0;                                                      \
 	}                                                                      \
 	SEC("kretprobe/" #function)                                            \
@@ -725,7 +779,7 @@ PROBE_PAIR(ib_umem_release, CHARGER_RDMA)
                                                                                \
 		if (call)                                                      \
 			asked_end(call, ret);                                  \
-		charge_end(ctx, OUTER(CHARGER_IOMMUFD), ret);                  \
+		pin_end(ctx, CHARGER_IOMMUFD, ret);                            \
 		return 0;                                                      \
 	}
 IOMMUFD_PAIR(iopt_pages_update_pinned)
@@ -752,11 +806,17 @@ int BPF_KPROBE(kprobe_vhost_vdpa_process_iotlb_msg, void *vhost, __u64 second, _
 	if (message.type == VHOST_IOTLB_UPDATE)
 		pin_begin(CHARGER_VDPA, FUNCTION_VDPA_MAP, pages_spanned(message.iova, message.bytes));
 	else
-		charge_begin_current(CHARGER_VDPA);
+		unpin_begin(CHARGER_VDPA);
 	return 0;
 }
-PROBE_RETURN(vhost_vdpa_process_iotlb_msg, OUTER(CHARGER_VDPA))
-PROBE_PAIR(vhost_vdpa_release, CHARGER_VDPA)
+
+SEC("kretprobe/vhost_vdpa_process_iotlb_msg")
+int BPF_KRETPROBE(kretprobe_vhost_vdpa_process_iotlb_msg, int ret)
+{
+	pin_end(ctx, CHARGER_VDPA, ret);
+	return 0;
+}
+RELEASE_PAIR(vhost_vdpa_release, CHARGER_VDPA)
 
 PROBE_PAIR(secretmem_fault, CHARGER_SECRETMEM)
-PROBE_PAIR(secretmem_release, CHARGER_SECRETMEM)
+RELEASE_PAIR(secretmem_release, CHARGER_SECRETMEM)

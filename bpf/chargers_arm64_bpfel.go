@@ -44,10 +44,11 @@ const (
 	ChargersFunctionFUNCTION_RING_SEND     ChargersFunction = 3
 	ChargersFunctionFUNCTION_UMEM          ChargersFunction = 4
 	ChargersFunctionFUNCTION_SEND          ChargersFunction = 5
-	ChargersFunctionFUNCTION_VFIO_MAP      ChargersFunction = 6
-	ChargersFunctionFUNCTION_RDMA_GET      ChargersFunction = 7
-	ChargersFunctionFUNCTION_IOMMUFD_PIN   ChargersFunction = 8
-	ChargersFunctionFUNCTION_VDPA_MAP      ChargersFunction = 9
+	ChargersFunctionFUNCTION_RELEASE       ChargersFunction = 6
+	ChargersFunctionFUNCTION_VFIO_MAP      ChargersFunction = 7
+	ChargersFunctionFUNCTION_RDMA_GET      ChargersFunction = 8
+	ChargersFunctionFUNCTION_IOMMUFD_PIN   ChargersFunction = 9
+	ChargersFunctionFUNCTION_VDPA_MAP      ChargersFunction = 10
 )
 
 type ChargersReading struct {

@@ -822,6 +822,7 @@ struct io_ring_ctx___rsrc {
 struct xdp_umem {
 	struct user_struct *user;
 	struct work_struct work;
+	__u32 npgs;
 };
 struct mmpin {
 	struct user_struct *user;
@@ -881,6 +882,12 @@ static __always_inline struct io_ring_ctx *ring_of_rsrc_work(void *work)
 static __always_inline struct xdp_umem *umem_of_work(void *work)
 {
 	return work - bpf_core_field_offset(struct xdp_umem, work);
+}
+
+/* The pages of a umem, which are what its user is charged for. */
+static __always_inline __s64 umem_pages(struct xdp_umem *umem)
+{
+	return kernel_read(umem, npgs);
 }
 
 /* Who is charged for a MSG_ZEROCOPY buffer; 0 where that is not known. */

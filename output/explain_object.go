@@ -125,35 +125,57 @@ func explainAccount(r *row.Row) string {
 	if r.Kind == ledger.Refusal {
 		return fmt.Sprintf("%s, uid %d: %s", r.Charger, r.Payer(), charging.OfRefusal(&r.Entry).Text())
 	}
-	verb, sign := "charged to", int64(1)
+	did := "did to"
 	if r.Kind == ledger.Refund {
-		verb, sign = "given back to", -1
+		did = "gave back to"
 	}
-	pinned := "the process"
-	if r.ChargedUser == 0 {
-		pinned = "pinned_vm of the process (VmPin)"
-	}
-	var to []string
-	for _, c := range []struct {
-		pages   int64
-		counter string
-	}{
-		{r.ChargedUser, fmt.Sprintf("uid %d", r.Payer())},
-		{r.ChargedPinned, pinned},
-		{r.LockedVM.Delta(), "locked_vm of the process (VmLck)"},
-	} {
-		if c.pages != 0 && len(to) == 0 {
-			to = append(to, fmt.Sprintf("%s %s %s", format.Count(sign*c.pages, "page"), verb, c.counter))
-		} else if c.pages != 0 {
-			to = append(to, fmt.Sprintf("%d to %s", sign*c.pages, c.counter))
+	user := movement{r.ChargedUser, fmt.Sprintf("uid %d", r.Payer())}
+	process := []movement{{r.ChargedPinned, "the process"}, {r.LockedVM.Delta(), "locked_vm of the process (VmLck)"}}
+	if r.Unknown() {
+		known := movements(process)
+		if known != "" {
+			known += "; "
 		}
+		return fmt.Sprintf("%s: %swhat this call %s uid %d, if anything, is not known: another call moved the user's counter meanwhile.", r.Charger, known, did, r.Payer())
 	}
-	if len(to) == 0 {
-		to = []string{fmt.Sprintf("0 pages %s uid %d", verb, r.Payer())}
+	if r.ChargedUser == 0 {
+		process[0].counter = "pinned_vm of the process (VmPin)"
 	}
-	s := fmt.Sprintf("%s: %s", r.Charger, strings.Join(to, ", "))
+	all := movements(append([]movement{user}, process...))
+	if all == "" {
+		all = "0 pages charged to " + user.counter
+	}
+	s := string(r.Charger) + ": " + all
 	if r.Uncertain {
 		s += "; another call moved the user's counter meanwhile"
 	}
 	return s + "."
+}
+
+// movement is what was charged to a counter; negative: given back.
+type movement struct {
+	pages   int64
+	counter string
+}
+
+// movements says all that is not zero.
+func movements(list []movement) (text string) {
+	for _, m := range list {
+		switch n := max(m.pages, -m.pages); {
+		case n == 0:
+		case text == "":
+			text = fmt.Sprintf("%s %s %s", format.Count(n, "page"), byDirection(m.pages), m.counter)
+		default:
+			text += fmt.Sprintf(", %d to %s", n, m.counter)
+		}
+	}
+	return text
+}
+
+// byDirection says what was done with pages.
+func byDirection(pages int64) string {
+	if pages < 0 {
+		return "given back to"
+	}
+	return "charged to"
 }

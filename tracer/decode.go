@@ -279,6 +279,7 @@ func (d decoder) charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 		return err
 	}
 	event.Op, event.Errno, event.Charger = ledger.Account, errnoOf(r.Ret), charger
+	event.Moves, event.GivesBack = moves(&r)
 	event.SplitCounter = has(flags, bpf.PerfRecordFlagFLAG_SPLIT_COUNTER)
 	readCounter(&event.User, bpf.PerfReading(r.User))
 	readCounter(&event.Process, bpf.PerfReading(r.Process))

@@ -419,6 +419,7 @@ struct xdp_umem {
 	u64 size;
 	struct work_struct work;
 	void **pgs;
+	u32 npgs;
 	struct user_struct *user;
 	refcount_t users;
 };

@@ -444,6 +444,10 @@ func (r *Refused) holders() string {
 		return ""
 	}
 	h, held := r.Held, *r.Facts.Held
+	older := held - h.Buffers - h.Others - r.own
+	if older < 0 { // calls are under way that have moved the counter, or what is not traced did
+		return fmt.Sprintf(". Who holds the %d is not known to the page", held)
+	}
 	var parts []string
 	if h.PIDPages > 0 {
 		part := fmt.Sprintf("%d are perf buffers of process %d", h.PIDPages, h.PID)
@@ -464,7 +468,7 @@ func (r *Refused) holders() string {
 	if r.own > 0 {
 		parts = append(parts, fmt.Sprintf("%d are this call's own, of its earlier parts", r.own))
 	}
-	if older := held - h.Buffers - h.Others - r.own; older > 0 {
+	if older > 0 {
 		parts = append(parts, fmt.Sprintf("%d were held before the trace began, or by what it does not watch", older))
 	}
 	late := ""
