@@ -8,6 +8,7 @@ GO ?= go
 QEMU := qemu-system-x86_64:qemu-system-x86
 GUEST_TESTS := $(QEMU) zstd:zstd busybox:busybox-static bpftool:bpftool perf:linux-perf
 CLIENTS := bpftrace:bpftrace
+PACKERS := xz:xz-utils zstd:zstd
 ARM64_TESTS := qemu-system-aarch64:qemu-system-arm
 CLANG := clang-19:clang-19 llvm-strip-19:llvm-19 /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev
 RACE := gcc:gcc /usr/include/stdlib.h:libc6-dev
@@ -90,7 +91,7 @@ check-generated:
 
 .PHONY: test-unit
 test-unit: ## what needs no kernel
-	testdata/install.sh $(RACE) $(TERMINAL)
+	testdata/install.sh $(RACE) $(TERMINAL) $(PACKERS)
 	$(GO) test -json -race $(PACKAGES) | $(SHOW)
 
 .PHONY: test-guest
@@ -104,7 +105,7 @@ test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64
-	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS)
+	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS) $(PACKERS)
 	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; code=0; \
 	PINWATCH_TABLE=$$table PINWATCH_SERIES="$(ALL_SERIES)" \
 		CGO_ENABLED=0 $(GO) test -tags guest -count=1 -p 1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \

@@ -38,6 +38,10 @@ enum function {
 	FUNCTION_UMEM,		/* xdp_umem_create() */
 	FUNCTION_SEND,		/* mm_account_pinned_pages() */
 	FUNCTION_RELEASE,	/* one that gives back, if anything */
+	FUNCTION_VFIO_MAP,	/* ioctl(VFIO_IOMMU_MAP_DMA) */
+	FUNCTION_RDMA_GET,	/* ib_umem_get() */
+	FUNCTION_IOMMUFD_PIN,	/* iopt_pages_update_pinned() */
+	FUNCTION_VDPA_MAP,	/* an IOTLB message */
 };
 
 /* What became of the comparison with the limit. */
@@ -51,6 +55,8 @@ struct record {
 	struct header header;
 	struct reading user;	/* user_struct.locked_vm */
 	struct reading process; /* pinned_vm; its owner is 0 where it is none's */
+	/* locked_vm of the same mm, which vfio charges, and iommufd if it was told to; else 0. */
+	__s64 locked_before, locked_after;
 
 	/* Of functions that have a comparison, in pages: */
 	__s64 asked;	 /* in all by this call, up to what was refused; derived from its arguments if that is unseen; negative: given back; 0: not known */
@@ -97,6 +103,12 @@ static __always_inline struct call *charge_find(__u32 level)
 	return call_find(call_key(level, call_by_thread()));
 }
 
+/* mm_struct.locked_vm, which mlock() counts in. */
+static __always_inline bool charges_locked(enum charger charger)
+{
+	return charger == CHARGER_VFIO || charger == CHARGER_IOMMUFD;
+}
+
 static __always_inline struct call *charge_begin(__u32 level, struct user_struct *user, struct mm_struct *mm)
 {
 	const struct config *config = config_get();
@@ -124,6 +136,8 @@ static __always_inline struct call *charge_begin(__u32 level, struct user_struct
 	r->process.owner = (__u64)mm;
 	if (mm)
 		r->process.before = mm_pinned(mm);
+	if (mm && charges_locked(r->charger))
+		r->locked_before = mm_locked(mm);
 	return call;
 }
 
@@ -160,6 +174,8 @@ static __always_inline void read_after(struct call *call)
 	r->user.after = user_locked_vm((void *)call->user);
 	if (r->process.owner)
 		r->process.after = mm_pinned((void *)r->process.owner);
+	if (r->process.owner && charges_locked(r->charger))
+		r->locked_after = mm_locked((void *)r->process.owner);
 }
 
 /* Errors that a limit on locked memory can cause. */
@@ -185,7 +201,8 @@ static __always_inline void charge_report(void *ctx, struct call *call, int ret)
 
 static __always_inline bool has_moved(const struct record *r)
 {
-	return r->user.after != r->user.before || r->process.after != r->process.before;
+	return r->user.after != r->user.before || r->process.after != r->process.before ||
+	       r->locked_after != r->locked_before;
 }
 
 /* ---- what was asked for ---- */
@@ -680,12 +697,153 @@ ZEROCOPY_PAIR(sock_zerocopy_callback, void *buffer)
 ZEROCOPY_PAIR(msg_zerocopy_callback, void *skb, void *buffer)
 ZEROCOPY_PAIR(msg_zerocopy_complete, void *skb, void *buffer)
 
-PROBE_PAIR(ib_umem_get, CHARGER_RDMA)
+/* ---- memory that devices reach ---- */
+
+/* A call that is to pin so many pages. */
+static __always_inline void pin_begin(enum charger charger, enum function function, __u64 pages)
+{
+	struct call *call = call_is(charge_begin_current(charger), function);
+
+	if (call)
+		call->record.asked = pages;
+}
+
+/* What it came to, the counters tell. */
+static __always_inline void pin_end(void *ctx, enum charger charger, int ret)
+{
+	struct call *call = charge_find(OUTER(charger));
+
+	if (!call)
+		return;
+	if (ret >= 0)
+		call->record.asked = 0;
+	charge_end(ctx, OUTER(charger), ret);
+}
+
+static __always_inline void unpin_begin(enum charger charger)
+{
+	call_is(charge_begin_current(charger), FUNCTION_RELEASE);
+}
+
+/* How many pages some bytes lie on. */
+static __always_inline __u64 pages_spanned(__u64 address, __u64 bytes)
+{
+	const struct config *config = config_get();
+	struct vector v = { .base = address, .bytes = bytes };
+
+	return config ? vector_pages(&v, config->page_shift) : 0;
+}
+
+/* The comparison is a part of what compilers inline, and so is all between it and this. */
+#define VFIO_IOMMU_MAP_DMA 0x3b71
+#define VFIO_IOMMU_UNMAP_DMA 0x3b72
+/* The beginning of struct vfio_iommu_type1_dma_map. */
+struct vfio_asked {
+	__u32 size;
+	__u32 flags;
+	__u64 address;
+	__u64 iova;
+	__u64 bytes;
+};
+
+SEC("kprobe/vfio_iommu_type1_ioctl")
+int BPF_KPROBE(kprobe_vfio_iommu_type1_ioctl, void *iommu, unsigned int request, const void *argument)
+{
+	struct vfio_asked asked = {};
+
+	if (request == VFIO_IOMMU_MAP_DMA) {
+		bpf_probe_read_user(&asked, sizeof(asked), argument);
+		pin_begin(CHARGER_VFIO, FUNCTION_VFIO_MAP, pages_spanned(asked.address, asked.bytes));
+	} else if (request == VFIO_IOMMU_UNMAP_DMA) {
+		unpin_begin(CHARGER_VFIO);
+	}
+	return 0;
+}
+
+SEC("kretprobe/vfio_iommu_type1_ioctl")
+int BPF_KRETPROBE(kretprobe_vfio_iommu_type1_ioctl, int ret)
+{
+	pin_end(ctx, CHARGER_VFIO, ret);
+	return 0;
+}
+
+/* What was mapped is given back when the last group leaves, or the container is closed. */
+RELEASE_PAIR(vfio_iommu_type1_detach_group, CHARGER_VFIO)
+RELEASE_PAIR(vfio_iommu_type1_release, CHARGER_VFIO)
+
+/* It holds the pages against the limit itself. */
+SEC("kprobe/ib_umem_get")
+int BPF_KPROBE(kprobe_ib_umem_get, void *device, __u64 address, __u64 bytes)
+{
+	pin_begin(CHARGER_RDMA, FUNCTION_RDMA_GET, pages_spanned(address, bytes));
+	return 0;
+}
+
+/* Returns a pointer or an ERR_PTR(). */
+SEC("kretprobe/ib_umem_get")
+int BPF_KRETPROBE(kretprobe_ib_umem_get, __u64 umem)
+{
+	pin_end(ctx, CHARGER_RDMA, umem >> 32 == ~0U ? (__s32)umem : 0);
+	return 0;
+}
 RELEASE_PAIR(ib_umem_release, CHARGER_RDMA)
-PROBE_PAIR(iopt_pages_update_pinned, CHARGER_IOMMUFD)
-PROBE_PAIR(do_update_pinned, CHARGER_IOMMUFD)
-PROBE_PAIR(vfio_lock_acct, CHARGER_VFIO)
-PROBE_PAIR(vhost_vdpa_map, CHARGER_VDPA)
-RELEASE_PAIR(vhost_vdpa_pa_unmap, CHARGER_VDPA)
+
+/* It fails only where the limit refuses. */
+#define IOMMUFD_PAIR(function)                                                 \
+	SEC("kprobe/" #function)                                               \
+	int BPF_KPROBE(kprobe_##function, void *pages, __u64 count, bool more) \
+	{                                                                      \
+		if (more)                                                      \
+			pin_begin(CHARGER_IOMMUFD, FUNCTION_IOMMUFD_PIN, count); \
+		else                                                           \
+			unpin_begin(CHARGER_IOMMUFD);                          \
+		return 0;                                                      \
+	}                                                                      \
+	SEC("kretprobe/" #function)                                            \
+	int BPF_KRETPROBE(kretprobe_##function, int ret)                       \
+	{                                                                      \
+		struct call *call = charge_find(OUTER(CHARGER_IOMMUFD));       \
+                                                                               \
+		if (call)                                                      \
+			asked_end(call, ret);                                  \
+		pin_end(ctx, CHARGER_IOMMUFD, ret);                            \
+		return 0;                                                      \
+	}
+IOMMUFD_PAIR(iopt_pages_update_pinned)
+IOMMUFD_PAIR(do_update_pinned)
+
+#define VHOST_IOTLB_UPDATE 2
+/* struct vhost_iotlb_msg. */
+struct iotlb_message {
+	__u64 iova;
+	__u64 bytes;
+	__u64 address;
+	__u8 permissions;
+	__u8 type;
+};
+
+/* Since 5.19 (91233ad711f1) there is the number of an address space before the message. */
+SEC("kprobe/vhost_vdpa_process_iotlb_msg")
+int BPF_KPROBE(kprobe_vhost_vdpa_process_iotlb_msg, void *vhost, __u64 second, __u64 third)
+{
+	struct iotlb_message message = {};
+
+	bpf_probe_read_kernel(&message, sizeof(message), (void *)((__s64)second < 0 ? second : third));
+	/* It asks for the bytes, with those before them on the first page of the device's. */
+	if (message.type == VHOST_IOTLB_UPDATE)
+		pin_begin(CHARGER_VDPA, FUNCTION_VDPA_MAP, pages_spanned(message.iova, message.bytes));
+	else
+		unpin_begin(CHARGER_VDPA);
+	return 0;
+}
+
+SEC("kretprobe/vhost_vdpa_process_iotlb_msg")
+int BPF_KRETPROBE(kretprobe_vhost_vdpa_process_iotlb_msg, int ret)
+{
+	pin_end(ctx, CHARGER_VDPA, ret);
+	return 0;
+}
+RELEASE_PAIR(vhost_vdpa_release, CHARGER_VDPA)
+
 PROBE_PAIR(secretmem_fault, CHARGER_SECRETMEM)
 RELEASE_PAIR(secretmem_release, CHARGER_SECRETMEM)

@@ -45,6 +45,10 @@ const (
 	ChargersFunctionFUNCTION_UMEM          ChargersFunction = 4
 	ChargersFunctionFUNCTION_SEND          ChargersFunction = 5
 	ChargersFunctionFUNCTION_RELEASE       ChargersFunction = 6
+	ChargersFunctionFUNCTION_VFIO_MAP      ChargersFunction = 7
+	ChargersFunctionFUNCTION_RDMA_GET      ChargersFunction = 8
+	ChargersFunctionFUNCTION_IOMMUFD_PIN   ChargersFunction = 9
+	ChargersFunctionFUNCTION_VDPA_MAP      ChargersFunction = 10
 )
 
 type ChargersReading struct {
@@ -78,6 +82,8 @@ type ChargersRecord struct {
 	}
 	User          ChargersReading
 	Process       ChargersReading
+	LockedBefore  int64
+	LockedAfter   int64
 	Asked         int64
 	LastAsked     int64
 	LastHeld      int64
@@ -97,67 +103,71 @@ type ChargersRecord struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ChargersMapCalls                            = "calls"
-	ChargersMapCallsOverflow                    = "calls_overflow"
-	ChargersMapConfigMap                        = "config_map"
-	ChargersMapEvents                           = "events"
-	ChargersMapInflightMap                      = "inflight_map"
-	ChargersMapLossesMap                        = "losses_map"
-	ChargersProgKprobeDoUpdatePinned            = "kprobe_do_update_pinned"
-	ChargersProgKprobeFreeCgroupPages           = "kprobe_free_cgroup_pages"
-	ChargersProgKprobeIbUmemGet                 = "kprobe_ib_umem_get"
-	ChargersProgKprobeIbUmemRelease             = "kprobe_ib_umem_release"
-	ChargersProgKprobeIoAccountMem              = "kprobe_io_account_mem"
-	ChargersProgKprobeIoAccountMemRing          = "kprobe_io_account_mem_ring"
-	ChargersProgKprobeIoAccountMemUser          = "kprobe_io_account_mem_user"
-	ChargersProgKprobeIoFreeRegion              = "kprobe_io_free_region"
-	ChargersProgKprobeIoFreeRegionUser          = "kprobe_io_free_region_user"
-	ChargersProgKprobeIoRingExitWork            = "kprobe_io_ring_exit_work"
-	ChargersProgKprobeIoRsrcPutWork             = "kprobe_io_rsrc_put_work"
-	ChargersProgKprobeIoSqeBuffersRegister      = "kprobe_io_sqe_buffers_register"
-	ChargersProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
-	ChargersProgKprobeIoUringRelease            = "kprobe_io_uring_release"
-	ChargersProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
-	ChargersProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
-	ChargersProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
-	ChargersProgKprobeMsgZerocopyComplete       = "kprobe_msg_zerocopy_complete"
-	ChargersProgKprobeSecretmemFault            = "kprobe_secretmem_fault"
-	ChargersProgKprobeSecretmemRelease          = "kprobe_secretmem_release"
-	ChargersProgKprobeSockZerocopyCallback      = "kprobe_sock_zerocopy_callback"
-	ChargersProgKprobeSysIoUringRegister        = "kprobe_sys_io_uring_register"
-	ChargersProgKprobeSysIoUringSetup           = "kprobe_sys_io_uring_setup"
-	ChargersProgKprobeVfioLockAcct              = "kprobe_vfio_lock_acct"
-	ChargersProgKprobeVhostVdpaMap              = "kprobe_vhost_vdpa_map"
-	ChargersProgKprobeVhostVdpaPaUnmap          = "kprobe_vhost_vdpa_pa_unmap"
-	ChargersProgKprobeXdpPutUmem                = "kprobe_xdp_put_umem"
-	ChargersProgKprobeXdpUmemCreate             = "kprobe_xdp_umem_create"
-	ChargersProgKprobeXdpUmemReleaseDeferred    = "kprobe_xdp_umem_release_deferred"
-	ChargersProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
-	ChargersProgKretprobeFreeCgroupPages        = "kretprobe_free_cgroup_pages"
-	ChargersProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
-	ChargersProgKretprobeIbUmemRelease          = "kretprobe_ib_umem_release"
-	ChargersProgKretprobeIoAccountMem           = "kretprobe_io_account_mem"
-	ChargersProgKretprobeIoAccountMemRing       = "kretprobe_io_account_mem_ring"
-	ChargersProgKretprobeIoFreeRegion           = "kretprobe_io_free_region"
-	ChargersProgKretprobeIoRingExitWork         = "kretprobe_io_ring_exit_work"
-	ChargersProgKretprobeIoRsrcPutWork          = "kretprobe_io_rsrc_put_work"
-	ChargersProgKretprobeIoSqeBuffersUnregister = "kretprobe_io_sqe_buffers_unregister"
-	ChargersProgKretprobeIoUringRelease         = "kretprobe_io_uring_release"
-	ChargersProgKretprobeIoptPagesUpdatePinned  = "kretprobe_iopt_pages_update_pinned"
-	ChargersProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
-	ChargersProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
-	ChargersProgKretprobeMsgZerocopyComplete    = "kretprobe_msg_zerocopy_complete"
-	ChargersProgKretprobeSecretmemFault         = "kretprobe_secretmem_fault"
-	ChargersProgKretprobeSecretmemRelease       = "kretprobe_secretmem_release"
-	ChargersProgKretprobeSockZerocopyCallback   = "kretprobe_sock_zerocopy_callback"
-	ChargersProgKretprobeSysIoUringRegister     = "kretprobe_sys_io_uring_register"
-	ChargersProgKretprobeSysIoUringSetup        = "kretprobe_sys_io_uring_setup"
-	ChargersProgKretprobeVfioLockAcct           = "kretprobe_vfio_lock_acct"
-	ChargersProgKretprobeVhostVdpaMap           = "kretprobe_vhost_vdpa_map"
-	ChargersProgKretprobeVhostVdpaPaUnmap       = "kretprobe_vhost_vdpa_pa_unmap"
-	ChargersProgKretprobeXdpPutUmem             = "kretprobe_xdp_put_umem"
-	ChargersProgKretprobeXdpUmemCreate          = "kretprobe_xdp_umem_create"
-	ChargersProgKretprobeXdpUmemReleaseDeferred = "kretprobe_xdp_umem_release_deferred"
+	ChargersMapCalls                               = "calls"
+	ChargersMapCallsOverflow                       = "calls_overflow"
+	ChargersMapConfigMap                           = "config_map"
+	ChargersMapEvents                              = "events"
+	ChargersMapInflightMap                         = "inflight_map"
+	ChargersMapLossesMap                           = "losses_map"
+	ChargersProgKprobeDoUpdatePinned               = "kprobe_do_update_pinned"
+	ChargersProgKprobeFreeCgroupPages              = "kprobe_free_cgroup_pages"
+	ChargersProgKprobeIbUmemGet                    = "kprobe_ib_umem_get"
+	ChargersProgKprobeIbUmemRelease                = "kprobe_ib_umem_release"
+	ChargersProgKprobeIoAccountMem                 = "kprobe_io_account_mem"
+	ChargersProgKprobeIoAccountMemRing             = "kprobe_io_account_mem_ring"
+	ChargersProgKprobeIoAccountMemUser             = "kprobe_io_account_mem_user"
+	ChargersProgKprobeIoFreeRegion                 = "kprobe_io_free_region"
+	ChargersProgKprobeIoFreeRegionUser             = "kprobe_io_free_region_user"
+	ChargersProgKprobeIoRingExitWork               = "kprobe_io_ring_exit_work"
+	ChargersProgKprobeIoRsrcPutWork                = "kprobe_io_rsrc_put_work"
+	ChargersProgKprobeIoSqeBuffersRegister         = "kprobe_io_sqe_buffers_register"
+	ChargersProgKprobeIoSqeBuffersUnregister       = "kprobe_io_sqe_buffers_unregister"
+	ChargersProgKprobeIoUringRelease               = "kprobe_io_uring_release"
+	ChargersProgKprobeIoptPagesUpdatePinned        = "kprobe_iopt_pages_update_pinned"
+	ChargersProgKprobeMmAccountPinnedPages         = "kprobe_mm_account_pinned_pages"
+	ChargersProgKprobeMsgZerocopyCallback          = "kprobe_msg_zerocopy_callback"
+	ChargersProgKprobeMsgZerocopyComplete          = "kprobe_msg_zerocopy_complete"
+	ChargersProgKprobeSecretmemFault               = "kprobe_secretmem_fault"
+	ChargersProgKprobeSecretmemRelease             = "kprobe_secretmem_release"
+	ChargersProgKprobeSockZerocopyCallback         = "kprobe_sock_zerocopy_callback"
+	ChargersProgKprobeSysIoUringRegister           = "kprobe_sys_io_uring_register"
+	ChargersProgKprobeSysIoUringSetup              = "kprobe_sys_io_uring_setup"
+	ChargersProgKprobeVfioIommuType1DetachGroup    = "kprobe_vfio_iommu_type1_detach_group"
+	ChargersProgKprobeVfioIommuType1Ioctl          = "kprobe_vfio_iommu_type1_ioctl"
+	ChargersProgKprobeVfioIommuType1Release        = "kprobe_vfio_iommu_type1_release"
+	ChargersProgKprobeVhostVdpaProcessIotlbMsg     = "kprobe_vhost_vdpa_process_iotlb_msg"
+	ChargersProgKprobeVhostVdpaRelease             = "kprobe_vhost_vdpa_release"
+	ChargersProgKprobeXdpPutUmem                   = "kprobe_xdp_put_umem"
+	ChargersProgKprobeXdpUmemCreate                = "kprobe_xdp_umem_create"
+	ChargersProgKprobeXdpUmemReleaseDeferred       = "kprobe_xdp_umem_release_deferred"
+	ChargersProgKretprobeDoUpdatePinned            = "kretprobe_do_update_pinned"
+	ChargersProgKretprobeFreeCgroupPages           = "kretprobe_free_cgroup_pages"
+	ChargersProgKretprobeIbUmemGet                 = "kretprobe_ib_umem_get"
+	ChargersProgKretprobeIbUmemRelease             = "kretprobe_ib_umem_release"
+	ChargersProgKretprobeIoAccountMem              = "kretprobe_io_account_mem"
+	ChargersProgKretprobeIoAccountMemRing          = "kretprobe_io_account_mem_ring"
+	ChargersProgKretprobeIoFreeRegion              = "kretprobe_io_free_region"
+	ChargersProgKretprobeIoRingExitWork            = "kretprobe_io_ring_exit_work"
+	ChargersProgKretprobeIoRsrcPutWork             = "kretprobe_io_rsrc_put_work"
+	ChargersProgKretprobeIoSqeBuffersUnregister    = "kretprobe_io_sqe_buffers_unregister"
+	ChargersProgKretprobeIoUringRelease            = "kretprobe_io_uring_release"
+	ChargersProgKretprobeIoptPagesUpdatePinned     = "kretprobe_iopt_pages_update_pinned"
+	ChargersProgKretprobeMmAccountPinnedPages      = "kretprobe_mm_account_pinned_pages"
+	ChargersProgKretprobeMsgZerocopyCallback       = "kretprobe_msg_zerocopy_callback"
+	ChargersProgKretprobeMsgZerocopyComplete       = "kretprobe_msg_zerocopy_complete"
+	ChargersProgKretprobeSecretmemFault            = "kretprobe_secretmem_fault"
+	ChargersProgKretprobeSecretmemRelease          = "kretprobe_secretmem_release"
+	ChargersProgKretprobeSockZerocopyCallback      = "kretprobe_sock_zerocopy_callback"
+	ChargersProgKretprobeSysIoUringRegister        = "kretprobe_sys_io_uring_register"
+	ChargersProgKretprobeSysIoUringSetup           = "kretprobe_sys_io_uring_setup"
+	ChargersProgKretprobeVfioIommuType1DetachGroup = "kretprobe_vfio_iommu_type1_detach_group"
+	ChargersProgKretprobeVfioIommuType1Ioctl       = "kretprobe_vfio_iommu_type1_ioctl"
+	ChargersProgKretprobeVfioIommuType1Release     = "kretprobe_vfio_iommu_type1_release"
+	ChargersProgKretprobeVhostVdpaProcessIotlbMsg  = "kretprobe_vhost_vdpa_process_iotlb_msg"
+	ChargersProgKretprobeVhostVdpaRelease          = "kretprobe_vhost_vdpa_release"
+	ChargersProgKretprobeXdpPutUmem                = "kretprobe_xdp_put_umem"
+	ChargersProgKretprobeXdpUmemCreate             = "kretprobe_xdp_umem_create"
+	ChargersProgKretprobeXdpUmemReleaseDeferred    = "kretprobe_xdp_umem_release_deferred"
 )
 
 // LoadChargers returns the embedded CollectionSpec for Chargers.
@@ -202,61 +212,65 @@ type ChargersSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ChargersProgramSpecs struct {
-	KprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kprobe_do_update_pinned"`
-	KprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kprobe_free_cgroup_pages"`
-	KprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_get"`
-	KprobeIbUmemRelease             *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_release"`
-	KprobeIoAccountMem              *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem"`
-	KprobeIoAccountMemRing          *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_ring"`
-	KprobeIoAccountMemUser          *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_user"`
-	KprobeIoFreeRegion              *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region"`
-	KprobeIoFreeRegionUser          *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region_user"`
-	KprobeIoRingExitWork            *ebpf.ProgramSpec `ebpf:"kprobe_io_ring_exit_work"`
-	KprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
-	KprobeIoSqeBuffersRegister      *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
-	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
-	KprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
-	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
-	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
-	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
-	KprobeMsgZerocopyComplete       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_complete"`
-	KprobeSecretmemFault            *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_fault"`
-	KprobeSecretmemRelease          *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_release"`
-	KprobeSockZerocopyCallback      *ebpf.ProgramSpec `ebpf:"kprobe_sock_zerocopy_callback"`
-	KprobeSysIoUringRegister        *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_register"`
-	KprobeSysIoUringSetup           *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_setup"`
-	KprobeVfioLockAcct              *ebpf.ProgramSpec `ebpf:"kprobe_vfio_lock_acct"`
-	KprobeVhostVdpaMap              *ebpf.ProgramSpec `ebpf:"kprobe_vhost_vdpa_map"`
-	KprobeVhostVdpaPaUnmap          *ebpf.ProgramSpec `ebpf:"kprobe_vhost_vdpa_pa_unmap"`
-	KprobeXdpPutUmem                *ebpf.ProgramSpec `ebpf:"kprobe_xdp_put_umem"`
-	KprobeXdpUmemCreate             *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
-	KprobeXdpUmemReleaseDeferred    *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
-	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
-	KretprobeFreeCgroupPages        *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
-	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
-	KretprobeIbUmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
-	KretprobeIoAccountMem           *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem"`
-	KretprobeIoAccountMemRing       *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem_ring"`
-	KretprobeIoFreeRegion           *ebpf.ProgramSpec `ebpf:"kretprobe_io_free_region"`
-	KretprobeIoRingExitWork         *ebpf.ProgramSpec `ebpf:"kretprobe_io_ring_exit_work"`
-	KretprobeIoRsrcPutWork          *ebpf.ProgramSpec `ebpf:"kretprobe_io_rsrc_put_work"`
-	KretprobeIoSqeBuffersUnregister *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
-	KretprobeIoUringRelease         *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_release"`
-	KretprobeIoptPagesUpdatePinned  *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
-	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
-	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
-	KretprobeMsgZerocopyComplete    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_complete"`
-	KretprobeSecretmemFault         *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_fault"`
-	KretprobeSecretmemRelease       *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_release"`
-	KretprobeSockZerocopyCallback   *ebpf.ProgramSpec `ebpf:"kretprobe_sock_zerocopy_callback"`
-	KretprobeSysIoUringRegister     *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_register"`
-	KretprobeSysIoUringSetup        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_setup"`
-	KretprobeVfioLockAcct           *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_lock_acct"`
-	KretprobeVhostVdpaMap           *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_map"`
-	KretprobeVhostVdpaPaUnmap       *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_pa_unmap"`
-	KretprobeXdpPutUmem             *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_put_umem"`
-	KretprobeXdpUmemCreate          *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_create"`
-	KretprobeXdpUmemReleaseDeferred *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_release_deferred"`
+	KprobeDoUpdatePinned               *ebpf.ProgramSpec `ebpf:"kprobe_do_update_pinned"`
+	KprobeFreeCgroupPages              *ebpf.ProgramSpec `ebpf:"kprobe_free_cgroup_pages"`
+	KprobeIbUmemGet                    *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_get"`
+	KprobeIbUmemRelease                *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_release"`
+	KprobeIoAccountMem                 *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem"`
+	KprobeIoAccountMemRing             *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_ring"`
+	KprobeIoAccountMemUser             *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_user"`
+	KprobeIoFreeRegion                 *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region"`
+	KprobeIoFreeRegionUser             *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region_user"`
+	KprobeIoRingExitWork               *ebpf.ProgramSpec `ebpf:"kprobe_io_ring_exit_work"`
+	KprobeIoRsrcPutWork                *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
+	KprobeIoSqeBuffersRegister         *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
+	KprobeIoSqeBuffersUnregister       *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease               *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
+	KprobeIoptPagesUpdatePinned        *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
+	KprobeMmAccountPinnedPages         *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
+	KprobeMsgZerocopyCallback          *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
+	KprobeMsgZerocopyComplete          *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSecretmemFault               *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_fault"`
+	KprobeSecretmemRelease             *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_release"`
+	KprobeSockZerocopyCallback         *ebpf.ProgramSpec `ebpf:"kprobe_sock_zerocopy_callback"`
+	KprobeSysIoUringRegister           *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_register"`
+	KprobeSysIoUringSetup              *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_setup"`
+	KprobeVfioIommuType1DetachGroup    *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_detach_group"`
+	KprobeVfioIommuType1Ioctl          *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_ioctl"`
+	KprobeVfioIommuType1Release        *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_release"`
+	KprobeVhostVdpaProcessIotlbMsg     *ebpf.ProgramSpec `ebpf:"kprobe_vhost_vdpa_process_iotlb_msg"`
+	KprobeVhostVdpaRelease             *ebpf.ProgramSpec `ebpf:"kprobe_vhost_vdpa_release"`
+	KprobeXdpPutUmem                   *ebpf.ProgramSpec `ebpf:"kprobe_xdp_put_umem"`
+	KprobeXdpUmemCreate                *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
+	KprobeXdpUmemReleaseDeferred       *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KretprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
+	KretprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
+	KretprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
+	KretprobeIbUmemRelease             *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
+	KretprobeIoAccountMem              *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem"`
+	KretprobeIoAccountMemRing          *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem_ring"`
+	KretprobeIoFreeRegion              *ebpf.ProgramSpec `ebpf:"kretprobe_io_free_region"`
+	KretprobeIoRingExitWork            *ebpf.ProgramSpec `ebpf:"kretprobe_io_ring_exit_work"`
+	KretprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kretprobe_io_rsrc_put_work"`
+	KretprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_release"`
+	KretprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
+	KretprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
+	KretprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
+	KretprobeMsgZerocopyComplete       *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSecretmemFault            *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_fault"`
+	KretprobeSecretmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_release"`
+	KretprobeSockZerocopyCallback      *ebpf.ProgramSpec `ebpf:"kretprobe_sock_zerocopy_callback"`
+	KretprobeSysIoUringRegister        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_register"`
+	KretprobeSysIoUringSetup           *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_setup"`
+	KretprobeVfioIommuType1DetachGroup *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_detach_group"`
+	KretprobeVfioIommuType1Ioctl       *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_ioctl"`
+	KretprobeVfioIommuType1Release     *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_release"`
+	KretprobeVhostVdpaProcessIotlbMsg  *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_process_iotlb_msg"`
+	KretprobeVhostVdpaRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_release"`
+	KretprobeXdpPutUmem                *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_put_umem"`
+	KretprobeXdpUmemCreate             *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_create"`
+	KretprobeXdpUmemReleaseDeferred    *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_release_deferred"`
 }
 
 // ChargersMapSpecs contains maps before they are loaded into the kernel.
@@ -326,61 +340,65 @@ type ChargersVariables struct {
 //
 // It can be passed to LoadChargersObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ChargersPrograms struct {
-	KprobeDoUpdatePinned            *ebpf.Program `ebpf:"kprobe_do_update_pinned"`
-	KprobeFreeCgroupPages           *ebpf.Program `ebpf:"kprobe_free_cgroup_pages"`
-	KprobeIbUmemGet                 *ebpf.Program `ebpf:"kprobe_ib_umem_get"`
-	KprobeIbUmemRelease             *ebpf.Program `ebpf:"kprobe_ib_umem_release"`
-	KprobeIoAccountMem              *ebpf.Program `ebpf:"kprobe_io_account_mem"`
-	KprobeIoAccountMemRing          *ebpf.Program `ebpf:"kprobe_io_account_mem_ring"`
-	KprobeIoAccountMemUser          *ebpf.Program `ebpf:"kprobe_io_account_mem_user"`
-	KprobeIoFreeRegion              *ebpf.Program `ebpf:"kprobe_io_free_region"`
-	KprobeIoFreeRegionUser          *ebpf.Program `ebpf:"kprobe_io_free_region_user"`
-	KprobeIoRingExitWork            *ebpf.Program `ebpf:"kprobe_io_ring_exit_work"`
-	KprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
-	KprobeIoSqeBuffersRegister      *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
-	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
-	KprobeIoUringRelease            *ebpf.Program `ebpf:"kprobe_io_uring_release"`
-	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
-	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
-	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
-	KprobeMsgZerocopyComplete       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_complete"`
-	KprobeSecretmemFault            *ebpf.Program `ebpf:"kprobe_secretmem_fault"`
-	KprobeSecretmemRelease          *ebpf.Program `ebpf:"kprobe_secretmem_release"`
-	KprobeSockZerocopyCallback      *ebpf.Program `ebpf:"kprobe_sock_zerocopy_callback"`
-	KprobeSysIoUringRegister        *ebpf.Program `ebpf:"kprobe_sys_io_uring_register"`
-	KprobeSysIoUringSetup           *ebpf.Program `ebpf:"kprobe_sys_io_uring_setup"`
-	KprobeVfioLockAcct              *ebpf.Program `ebpf:"kprobe_vfio_lock_acct"`
-	KprobeVhostVdpaMap              *ebpf.Program `ebpf:"kprobe_vhost_vdpa_map"`
-	KprobeVhostVdpaPaUnmap          *ebpf.Program `ebpf:"kprobe_vhost_vdpa_pa_unmap"`
-	KprobeXdpPutUmem                *ebpf.Program `ebpf:"kprobe_xdp_put_umem"`
-	KprobeXdpUmemCreate             *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
-	KprobeXdpUmemReleaseDeferred    *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
-	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
-	KretprobeFreeCgroupPages        *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
-	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
-	KretprobeIbUmemRelease          *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
-	KretprobeIoAccountMem           *ebpf.Program `ebpf:"kretprobe_io_account_mem"`
-	KretprobeIoAccountMemRing       *ebpf.Program `ebpf:"kretprobe_io_account_mem_ring"`
-	KretprobeIoFreeRegion           *ebpf.Program `ebpf:"kretprobe_io_free_region"`
-	KretprobeIoRingExitWork         *ebpf.Program `ebpf:"kretprobe_io_ring_exit_work"`
-	KretprobeIoRsrcPutWork          *ebpf.Program `ebpf:"kretprobe_io_rsrc_put_work"`
-	KretprobeIoSqeBuffersUnregister *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
-	KretprobeIoUringRelease         *ebpf.Program `ebpf:"kretprobe_io_uring_release"`
-	KretprobeIoptPagesUpdatePinned  *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
-	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
-	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
-	KretprobeMsgZerocopyComplete    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_complete"`
-	KretprobeSecretmemFault         *ebpf.Program `ebpf:"kretprobe_secretmem_fault"`
-	KretprobeSecretmemRelease       *ebpf.Program `ebpf:"kretprobe_secretmem_release"`
-	KretprobeSockZerocopyCallback   *ebpf.Program `ebpf:"kretprobe_sock_zerocopy_callback"`
-	KretprobeSysIoUringRegister     *ebpf.Program `ebpf:"kretprobe_sys_io_uring_register"`
-	KretprobeSysIoUringSetup        *ebpf.Program `ebpf:"kretprobe_sys_io_uring_setup"`
-	KretprobeVfioLockAcct           *ebpf.Program `ebpf:"kretprobe_vfio_lock_acct"`
-	KretprobeVhostVdpaMap           *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_map"`
-	KretprobeVhostVdpaPaUnmap       *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_pa_unmap"`
-	KretprobeXdpPutUmem             *ebpf.Program `ebpf:"kretprobe_xdp_put_umem"`
-	KretprobeXdpUmemCreate          *ebpf.Program `ebpf:"kretprobe_xdp_umem_create"`
-	KretprobeXdpUmemReleaseDeferred *ebpf.Program `ebpf:"kretprobe_xdp_umem_release_deferred"`
+	KprobeDoUpdatePinned               *ebpf.Program `ebpf:"kprobe_do_update_pinned"`
+	KprobeFreeCgroupPages              *ebpf.Program `ebpf:"kprobe_free_cgroup_pages"`
+	KprobeIbUmemGet                    *ebpf.Program `ebpf:"kprobe_ib_umem_get"`
+	KprobeIbUmemRelease                *ebpf.Program `ebpf:"kprobe_ib_umem_release"`
+	KprobeIoAccountMem                 *ebpf.Program `ebpf:"kprobe_io_account_mem"`
+	KprobeIoAccountMemRing             *ebpf.Program `ebpf:"kprobe_io_account_mem_ring"`
+	KprobeIoAccountMemUser             *ebpf.Program `ebpf:"kprobe_io_account_mem_user"`
+	KprobeIoFreeRegion                 *ebpf.Program `ebpf:"kprobe_io_free_region"`
+	KprobeIoFreeRegionUser             *ebpf.Program `ebpf:"kprobe_io_free_region_user"`
+	KprobeIoRingExitWork               *ebpf.Program `ebpf:"kprobe_io_ring_exit_work"`
+	KprobeIoRsrcPutWork                *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
+	KprobeIoSqeBuffersRegister         *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
+	KprobeIoSqeBuffersUnregister       *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease               *ebpf.Program `ebpf:"kprobe_io_uring_release"`
+	KprobeIoptPagesUpdatePinned        *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
+	KprobeMmAccountPinnedPages         *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
+	KprobeMsgZerocopyCallback          *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
+	KprobeMsgZerocopyComplete          *ebpf.Program `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSecretmemFault               *ebpf.Program `ebpf:"kprobe_secretmem_fault"`
+	KprobeSecretmemRelease             *ebpf.Program `ebpf:"kprobe_secretmem_release"`
+	KprobeSockZerocopyCallback         *ebpf.Program `ebpf:"kprobe_sock_zerocopy_callback"`
+	KprobeSysIoUringRegister           *ebpf.Program `ebpf:"kprobe_sys_io_uring_register"`
+	KprobeSysIoUringSetup              *ebpf.Program `ebpf:"kprobe_sys_io_uring_setup"`
+	KprobeVfioIommuType1DetachGroup    *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_detach_group"`
+	KprobeVfioIommuType1Ioctl          *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_ioctl"`
+	KprobeVfioIommuType1Release        *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_release"`
+	KprobeVhostVdpaProcessIotlbMsg     *ebpf.Program `ebpf:"kprobe_vhost_vdpa_process_iotlb_msg"`
+	KprobeVhostVdpaRelease             *ebpf.Program `ebpf:"kprobe_vhost_vdpa_release"`
+	KprobeXdpPutUmem                   *ebpf.Program `ebpf:"kprobe_xdp_put_umem"`
+	KprobeXdpUmemCreate                *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
+	KprobeXdpUmemReleaseDeferred       *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KretprobeDoUpdatePinned            *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
+	KretprobeFreeCgroupPages           *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
+	KretprobeIbUmemGet                 *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
+	KretprobeIbUmemRelease             *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
+	KretprobeIoAccountMem              *ebpf.Program `ebpf:"kretprobe_io_account_mem"`
+	KretprobeIoAccountMemRing          *ebpf.Program `ebpf:"kretprobe_io_account_mem_ring"`
+	KretprobeIoFreeRegion              *ebpf.Program `ebpf:"kretprobe_io_free_region"`
+	KretprobeIoRingExitWork            *ebpf.Program `ebpf:"kretprobe_io_ring_exit_work"`
+	KretprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kretprobe_io_rsrc_put_work"`
+	KretprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease            *ebpf.Program `ebpf:"kretprobe_io_uring_release"`
+	KretprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
+	KretprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
+	KretprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
+	KretprobeMsgZerocopyComplete       *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSecretmemFault            *ebpf.Program `ebpf:"kretprobe_secretmem_fault"`
+	KretprobeSecretmemRelease          *ebpf.Program `ebpf:"kretprobe_secretmem_release"`
+	KretprobeSockZerocopyCallback      *ebpf.Program `ebpf:"kretprobe_sock_zerocopy_callback"`
+	KretprobeSysIoUringRegister        *ebpf.Program `ebpf:"kretprobe_sys_io_uring_register"`
+	KretprobeSysIoUringSetup           *ebpf.Program `ebpf:"kretprobe_sys_io_uring_setup"`
+	KretprobeVfioIommuType1DetachGroup *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_detach_group"`
+	KretprobeVfioIommuType1Ioctl       *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_ioctl"`
+	KretprobeVfioIommuType1Release     *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_release"`
+	KretprobeVhostVdpaProcessIotlbMsg  *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_process_iotlb_msg"`
+	KretprobeVhostVdpaRelease          *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_release"`
+	KretprobeXdpPutUmem                *ebpf.Program `ebpf:"kretprobe_xdp_put_umem"`
+	KretprobeXdpUmemCreate             *ebpf.Program `ebpf:"kretprobe_xdp_umem_create"`
+	KretprobeXdpUmemReleaseDeferred    *ebpf.Program `ebpf:"kretprobe_xdp_umem_release_deferred"`
 }
 
 func (p *ChargersPrograms) Close() error {
@@ -408,9 +426,11 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeSockZerocopyCallback,
 		p.KprobeSysIoUringRegister,
 		p.KprobeSysIoUringSetup,
-		p.KprobeVfioLockAcct,
-		p.KprobeVhostVdpaMap,
-		p.KprobeVhostVdpaPaUnmap,
+		p.KprobeVfioIommuType1DetachGroup,
+		p.KprobeVfioIommuType1Ioctl,
+		p.KprobeVfioIommuType1Release,
+		p.KprobeVhostVdpaProcessIotlbMsg,
+		p.KprobeVhostVdpaRelease,
 		p.KprobeXdpPutUmem,
 		p.KprobeXdpUmemCreate,
 		p.KprobeXdpUmemReleaseDeferred,
@@ -434,9 +454,11 @@ func (p *ChargersPrograms) Close() error {
 		p.KretprobeSockZerocopyCallback,
 		p.KretprobeSysIoUringRegister,
 		p.KretprobeSysIoUringSetup,
-		p.KretprobeVfioLockAcct,
-		p.KretprobeVhostVdpaMap,
-		p.KretprobeVhostVdpaPaUnmap,
+		p.KretprobeVfioIommuType1DetachGroup,
+		p.KretprobeVfioIommuType1Ioctl,
+		p.KretprobeVfioIommuType1Release,
+		p.KretprobeVhostVdpaProcessIotlbMsg,
+		p.KretprobeVhostVdpaRelease,
 		p.KretprobeXdpPutUmem,
 		p.KretprobeXdpUmemCreate,
 		p.KretprobeXdpUmemReleaseDeferred,

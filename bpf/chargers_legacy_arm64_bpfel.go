@@ -16,69 +16,73 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ChargersLegacyMapCalls                            = "calls"
-	ChargersLegacyMapCallsOverflow                    = "calls_overflow"
-	ChargersLegacyMapConfigMap                        = "config_map"
-	ChargersLegacyMapEvents                           = "events"
-	ChargersLegacyMapInflightMap                      = "inflight_map"
-	ChargersLegacyMapLossesMap                        = "losses_map"
-	ChargersLegacyMapSeqMap                           = "seq_map"
-	ChargersLegacyMapSpillMap                         = "spill_map"
-	ChargersLegacyProgKprobeDoUpdatePinned            = "kprobe_do_update_pinned"
-	ChargersLegacyProgKprobeFreeCgroupPages           = "kprobe_free_cgroup_pages"
-	ChargersLegacyProgKprobeIbUmemGet                 = "kprobe_ib_umem_get"
-	ChargersLegacyProgKprobeIbUmemRelease             = "kprobe_ib_umem_release"
-	ChargersLegacyProgKprobeIoAccountMem              = "kprobe_io_account_mem"
-	ChargersLegacyProgKprobeIoAccountMemRing          = "kprobe_io_account_mem_ring"
-	ChargersLegacyProgKprobeIoAccountMemUser          = "kprobe_io_account_mem_user"
-	ChargersLegacyProgKprobeIoFreeRegion              = "kprobe_io_free_region"
-	ChargersLegacyProgKprobeIoFreeRegionUser          = "kprobe_io_free_region_user"
-	ChargersLegacyProgKprobeIoRingExitWork            = "kprobe_io_ring_exit_work"
-	ChargersLegacyProgKprobeIoRsrcPutWork             = "kprobe_io_rsrc_put_work"
-	ChargersLegacyProgKprobeIoSqeBuffersRegister      = "kprobe_io_sqe_buffers_register"
-	ChargersLegacyProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
-	ChargersLegacyProgKprobeIoUringRelease            = "kprobe_io_uring_release"
-	ChargersLegacyProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
-	ChargersLegacyProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
-	ChargersLegacyProgKprobeMsgZerocopyCallback       = "kprobe_msg_zerocopy_callback"
-	ChargersLegacyProgKprobeMsgZerocopyComplete       = "kprobe_msg_zerocopy_complete"
-	ChargersLegacyProgKprobeSecretmemFault            = "kprobe_secretmem_fault"
-	ChargersLegacyProgKprobeSecretmemRelease          = "kprobe_secretmem_release"
-	ChargersLegacyProgKprobeSockZerocopyCallback      = "kprobe_sock_zerocopy_callback"
-	ChargersLegacyProgKprobeSysIoUringRegister        = "kprobe_sys_io_uring_register"
-	ChargersLegacyProgKprobeSysIoUringSetup           = "kprobe_sys_io_uring_setup"
-	ChargersLegacyProgKprobeVfioLockAcct              = "kprobe_vfio_lock_acct"
-	ChargersLegacyProgKprobeVhostVdpaMap              = "kprobe_vhost_vdpa_map"
-	ChargersLegacyProgKprobeVhostVdpaPaUnmap          = "kprobe_vhost_vdpa_pa_unmap"
-	ChargersLegacyProgKprobeXdpPutUmem                = "kprobe_xdp_put_umem"
-	ChargersLegacyProgKprobeXdpUmemCreate             = "kprobe_xdp_umem_create"
-	ChargersLegacyProgKprobeXdpUmemReleaseDeferred    = "kprobe_xdp_umem_release_deferred"
-	ChargersLegacyProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
-	ChargersLegacyProgKretprobeFreeCgroupPages        = "kretprobe_free_cgroup_pages"
-	ChargersLegacyProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
-	ChargersLegacyProgKretprobeIbUmemRelease          = "kretprobe_ib_umem_release"
-	ChargersLegacyProgKretprobeIoAccountMem           = "kretprobe_io_account_mem"
-	ChargersLegacyProgKretprobeIoAccountMemRing       = "kretprobe_io_account_mem_ring"
-	ChargersLegacyProgKretprobeIoFreeRegion           = "kretprobe_io_free_region"
-	ChargersLegacyProgKretprobeIoRingExitWork         = "kretprobe_io_ring_exit_work"
-	ChargersLegacyProgKretprobeIoRsrcPutWork          = "kretprobe_io_rsrc_put_work"
-	ChargersLegacyProgKretprobeIoSqeBuffersUnregister = "kretprobe_io_sqe_buffers_unregister"
-	ChargersLegacyProgKretprobeIoUringRelease         = "kretprobe_io_uring_release"
-	ChargersLegacyProgKretprobeIoptPagesUpdatePinned  = "kretprobe_iopt_pages_update_pinned"
-	ChargersLegacyProgKretprobeMmAccountPinnedPages   = "kretprobe_mm_account_pinned_pages"
-	ChargersLegacyProgKretprobeMsgZerocopyCallback    = "kretprobe_msg_zerocopy_callback"
-	ChargersLegacyProgKretprobeMsgZerocopyComplete    = "kretprobe_msg_zerocopy_complete"
-	ChargersLegacyProgKretprobeSecretmemFault         = "kretprobe_secretmem_fault"
-	ChargersLegacyProgKretprobeSecretmemRelease       = "kretprobe_secretmem_release"
-	ChargersLegacyProgKretprobeSockZerocopyCallback   = "kretprobe_sock_zerocopy_callback"
-	ChargersLegacyProgKretprobeSysIoUringRegister     = "kretprobe_sys_io_uring_register"
-	ChargersLegacyProgKretprobeSysIoUringSetup        = "kretprobe_sys_io_uring_setup"
-	ChargersLegacyProgKretprobeVfioLockAcct           = "kretprobe_vfio_lock_acct"
-	ChargersLegacyProgKretprobeVhostVdpaMap           = "kretprobe_vhost_vdpa_map"
-	ChargersLegacyProgKretprobeVhostVdpaPaUnmap       = "kretprobe_vhost_vdpa_pa_unmap"
-	ChargersLegacyProgKretprobeXdpPutUmem             = "kretprobe_xdp_put_umem"
-	ChargersLegacyProgKretprobeXdpUmemCreate          = "kretprobe_xdp_umem_create"
-	ChargersLegacyProgKretprobeXdpUmemReleaseDeferred = "kretprobe_xdp_umem_release_deferred"
+	ChargersLegacyMapCalls                               = "calls"
+	ChargersLegacyMapCallsOverflow                       = "calls_overflow"
+	ChargersLegacyMapConfigMap                           = "config_map"
+	ChargersLegacyMapEvents                              = "events"
+	ChargersLegacyMapInflightMap                         = "inflight_map"
+	ChargersLegacyMapLossesMap                           = "losses_map"
+	ChargersLegacyMapSeqMap                              = "seq_map"
+	ChargersLegacyMapSpillMap                            = "spill_map"
+	ChargersLegacyProgKprobeDoUpdatePinned               = "kprobe_do_update_pinned"
+	ChargersLegacyProgKprobeFreeCgroupPages              = "kprobe_free_cgroup_pages"
+	ChargersLegacyProgKprobeIbUmemGet                    = "kprobe_ib_umem_get"
+	ChargersLegacyProgKprobeIbUmemRelease                = "kprobe_ib_umem_release"
+	ChargersLegacyProgKprobeIoAccountMem                 = "kprobe_io_account_mem"
+	ChargersLegacyProgKprobeIoAccountMemRing             = "kprobe_io_account_mem_ring"
+	ChargersLegacyProgKprobeIoAccountMemUser             = "kprobe_io_account_mem_user"
+	ChargersLegacyProgKprobeIoFreeRegion                 = "kprobe_io_free_region"
+	ChargersLegacyProgKprobeIoFreeRegionUser             = "kprobe_io_free_region_user"
+	ChargersLegacyProgKprobeIoRingExitWork               = "kprobe_io_ring_exit_work"
+	ChargersLegacyProgKprobeIoRsrcPutWork                = "kprobe_io_rsrc_put_work"
+	ChargersLegacyProgKprobeIoSqeBuffersRegister         = "kprobe_io_sqe_buffers_register"
+	ChargersLegacyProgKprobeIoSqeBuffersUnregister       = "kprobe_io_sqe_buffers_unregister"
+	ChargersLegacyProgKprobeIoUringRelease               = "kprobe_io_uring_release"
+	ChargersLegacyProgKprobeIoptPagesUpdatePinned        = "kprobe_iopt_pages_update_pinned"
+	ChargersLegacyProgKprobeMmAccountPinnedPages         = "kprobe_mm_account_pinned_pages"
+	ChargersLegacyProgKprobeMsgZerocopyCallback          = "kprobe_msg_zerocopy_callback"
+	ChargersLegacyProgKprobeMsgZerocopyComplete          = "kprobe_msg_zerocopy_complete"
+	ChargersLegacyProgKprobeSecretmemFault               = "kprobe_secretmem_fault"
+	ChargersLegacyProgKprobeSecretmemRelease             = "kprobe_secretmem_release"
+	ChargersLegacyProgKprobeSockZerocopyCallback         = "kprobe_sock_zerocopy_callback"
+	ChargersLegacyProgKprobeSysIoUringRegister           = "kprobe_sys_io_uring_register"
+	ChargersLegacyProgKprobeSysIoUringSetup              = "kprobe_sys_io_uring_setup"
+	ChargersLegacyProgKprobeVfioIommuType1DetachGroup    = "kprobe_vfio_iommu_type1_detach_group"
+	ChargersLegacyProgKprobeVfioIommuType1Ioctl          = "kprobe_vfio_iommu_type1_ioctl"
+	ChargersLegacyProgKprobeVfioIommuType1Release        = "kprobe_vfio_iommu_type1_release"
+	ChargersLegacyProgKprobeVhostVdpaProcessIotlbMsg     = "kprobe_vhost_vdpa_process_iotlb_msg"
+	ChargersLegacyProgKprobeVhostVdpaRelease             = "kprobe_vhost_vdpa_release"
+	ChargersLegacyProgKprobeXdpPutUmem                   = "kprobe_xdp_put_umem"
+	ChargersLegacyProgKprobeXdpUmemCreate                = "kprobe_xdp_umem_create"
+	ChargersLegacyProgKprobeXdpUmemReleaseDeferred       = "kprobe_xdp_umem_release_deferred"
+	ChargersLegacyProgKretprobeDoUpdatePinned            = "kretprobe_do_update_pinned"
+	ChargersLegacyProgKretprobeFreeCgroupPages           = "kretprobe_free_cgroup_pages"
+	ChargersLegacyProgKretprobeIbUmemGet                 = "kretprobe_ib_umem_get"
+	ChargersLegacyProgKretprobeIbUmemRelease             = "kretprobe_ib_umem_release"
+	ChargersLegacyProgKretprobeIoAccountMem              = "kretprobe_io_account_mem"
+	ChargersLegacyProgKretprobeIoAccountMemRing          = "kretprobe_io_account_mem_ring"
+	ChargersLegacyProgKretprobeIoFreeRegion              = "kretprobe_io_free_region"
+	ChargersLegacyProgKretprobeIoRingExitWork            = "kretprobe_io_ring_exit_work"
+	ChargersLegacyProgKretprobeIoRsrcPutWork             = "kretprobe_io_rsrc_put_work"
+	ChargersLegacyProgKretprobeIoSqeBuffersUnregister    = "kretprobe_io_sqe_buffers_unregister"
+	ChargersLegacyProgKretprobeIoUringRelease            = "kretprobe_io_uring_release"
+	ChargersLegacyProgKretprobeIoptPagesUpdatePinned     = "kretprobe_iopt_pages_update_pinned"
+	ChargersLegacyProgKretprobeMmAccountPinnedPages      = "kretprobe_mm_account_pinned_pages"
+	ChargersLegacyProgKretprobeMsgZerocopyCallback       = "kretprobe_msg_zerocopy_callback"
+	ChargersLegacyProgKretprobeMsgZerocopyComplete       = "kretprobe_msg_zerocopy_complete"
+	ChargersLegacyProgKretprobeSecretmemFault            = "kretprobe_secretmem_fault"
+	ChargersLegacyProgKretprobeSecretmemRelease          = "kretprobe_secretmem_release"
+	ChargersLegacyProgKretprobeSockZerocopyCallback      = "kretprobe_sock_zerocopy_callback"
+	ChargersLegacyProgKretprobeSysIoUringRegister        = "kretprobe_sys_io_uring_register"
+	ChargersLegacyProgKretprobeSysIoUringSetup           = "kretprobe_sys_io_uring_setup"
+	ChargersLegacyProgKretprobeVfioIommuType1DetachGroup = "kretprobe_vfio_iommu_type1_detach_group"
+	ChargersLegacyProgKretprobeVfioIommuType1Ioctl       = "kretprobe_vfio_iommu_type1_ioctl"
+	ChargersLegacyProgKretprobeVfioIommuType1Release     = "kretprobe_vfio_iommu_type1_release"
+	ChargersLegacyProgKretprobeVhostVdpaProcessIotlbMsg  = "kretprobe_vhost_vdpa_process_iotlb_msg"
+	ChargersLegacyProgKretprobeVhostVdpaRelease          = "kretprobe_vhost_vdpa_release"
+	ChargersLegacyProgKretprobeXdpPutUmem                = "kretprobe_xdp_put_umem"
+	ChargersLegacyProgKretprobeXdpUmemCreate             = "kretprobe_xdp_umem_create"
+	ChargersLegacyProgKretprobeXdpUmemReleaseDeferred    = "kretprobe_xdp_umem_release_deferred"
 )
 
 // LoadChargersLegacy returns the embedded CollectionSpec for ChargersLegacy.
@@ -123,61 +127,65 @@ type ChargersLegacySpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ChargersLegacyProgramSpecs struct {
-	KprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kprobe_do_update_pinned"`
-	KprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kprobe_free_cgroup_pages"`
-	KprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_get"`
-	KprobeIbUmemRelease             *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_release"`
-	KprobeIoAccountMem              *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem"`
-	KprobeIoAccountMemRing          *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_ring"`
-	KprobeIoAccountMemUser          *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_user"`
-	KprobeIoFreeRegion              *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region"`
-	KprobeIoFreeRegionUser          *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region_user"`
-	KprobeIoRingExitWork            *ebpf.ProgramSpec `ebpf:"kprobe_io_ring_exit_work"`
-	KprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
-	KprobeIoSqeBuffersRegister      *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
-	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
-	KprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
-	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
-	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
-	KprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
-	KprobeMsgZerocopyComplete       *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_complete"`
-	KprobeSecretmemFault            *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_fault"`
-	KprobeSecretmemRelease          *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_release"`
-	KprobeSockZerocopyCallback      *ebpf.ProgramSpec `ebpf:"kprobe_sock_zerocopy_callback"`
-	KprobeSysIoUringRegister        *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_register"`
-	KprobeSysIoUringSetup           *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_setup"`
-	KprobeVfioLockAcct              *ebpf.ProgramSpec `ebpf:"kprobe_vfio_lock_acct"`
-	KprobeVhostVdpaMap              *ebpf.ProgramSpec `ebpf:"kprobe_vhost_vdpa_map"`
-	KprobeVhostVdpaPaUnmap          *ebpf.ProgramSpec `ebpf:"kprobe_vhost_vdpa_pa_unmap"`
-	KprobeXdpPutUmem                *ebpf.ProgramSpec `ebpf:"kprobe_xdp_put_umem"`
-	KprobeXdpUmemCreate             *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
-	KprobeXdpUmemReleaseDeferred    *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
-	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
-	KretprobeFreeCgroupPages        *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
-	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
-	KretprobeIbUmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
-	KretprobeIoAccountMem           *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem"`
-	KretprobeIoAccountMemRing       *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem_ring"`
-	KretprobeIoFreeRegion           *ebpf.ProgramSpec `ebpf:"kretprobe_io_free_region"`
-	KretprobeIoRingExitWork         *ebpf.ProgramSpec `ebpf:"kretprobe_io_ring_exit_work"`
-	KretprobeIoRsrcPutWork          *ebpf.ProgramSpec `ebpf:"kretprobe_io_rsrc_put_work"`
-	KretprobeIoSqeBuffersUnregister *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
-	KretprobeIoUringRelease         *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_release"`
-	KretprobeIoptPagesUpdatePinned  *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
-	KretprobeMmAccountPinnedPages   *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
-	KretprobeMsgZerocopyCallback    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
-	KretprobeMsgZerocopyComplete    *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_complete"`
-	KretprobeSecretmemFault         *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_fault"`
-	KretprobeSecretmemRelease       *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_release"`
-	KretprobeSockZerocopyCallback   *ebpf.ProgramSpec `ebpf:"kretprobe_sock_zerocopy_callback"`
-	KretprobeSysIoUringRegister     *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_register"`
-	KretprobeSysIoUringSetup        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_setup"`
-	KretprobeVfioLockAcct           *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_lock_acct"`
-	KretprobeVhostVdpaMap           *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_map"`
-	KretprobeVhostVdpaPaUnmap       *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_pa_unmap"`
-	KretprobeXdpPutUmem             *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_put_umem"`
-	KretprobeXdpUmemCreate          *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_create"`
-	KretprobeXdpUmemReleaseDeferred *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_release_deferred"`
+	KprobeDoUpdatePinned               *ebpf.ProgramSpec `ebpf:"kprobe_do_update_pinned"`
+	KprobeFreeCgroupPages              *ebpf.ProgramSpec `ebpf:"kprobe_free_cgroup_pages"`
+	KprobeIbUmemGet                    *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_get"`
+	KprobeIbUmemRelease                *ebpf.ProgramSpec `ebpf:"kprobe_ib_umem_release"`
+	KprobeIoAccountMem                 *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem"`
+	KprobeIoAccountMemRing             *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_ring"`
+	KprobeIoAccountMemUser             *ebpf.ProgramSpec `ebpf:"kprobe_io_account_mem_user"`
+	KprobeIoFreeRegion                 *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region"`
+	KprobeIoFreeRegionUser             *ebpf.ProgramSpec `ebpf:"kprobe_io_free_region_user"`
+	KprobeIoRingExitWork               *ebpf.ProgramSpec `ebpf:"kprobe_io_ring_exit_work"`
+	KprobeIoRsrcPutWork                *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
+	KprobeIoSqeBuffersRegister         *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
+	KprobeIoSqeBuffersUnregister       *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease               *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
+	KprobeIoptPagesUpdatePinned        *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
+	KprobeMmAccountPinnedPages         *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
+	KprobeMsgZerocopyCallback          *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_callback"`
+	KprobeMsgZerocopyComplete          *ebpf.ProgramSpec `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSecretmemFault               *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_fault"`
+	KprobeSecretmemRelease             *ebpf.ProgramSpec `ebpf:"kprobe_secretmem_release"`
+	KprobeSockZerocopyCallback         *ebpf.ProgramSpec `ebpf:"kprobe_sock_zerocopy_callback"`
+	KprobeSysIoUringRegister           *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_register"`
+	KprobeSysIoUringSetup              *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_setup"`
+	KprobeVfioIommuType1DetachGroup    *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_detach_group"`
+	KprobeVfioIommuType1Ioctl          *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_ioctl"`
+	KprobeVfioIommuType1Release        *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_release"`
+	KprobeVhostVdpaProcessIotlbMsg     *ebpf.ProgramSpec `ebpf:"kprobe_vhost_vdpa_process_iotlb_msg"`
+	KprobeVhostVdpaRelease             *ebpf.ProgramSpec `ebpf:"kprobe_vhost_vdpa_release"`
+	KprobeXdpPutUmem                   *ebpf.ProgramSpec `ebpf:"kprobe_xdp_put_umem"`
+	KprobeXdpUmemCreate                *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
+	KprobeXdpUmemReleaseDeferred       *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KretprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
+	KretprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
+	KretprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
+	KretprobeIbUmemRelease             *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_release"`
+	KretprobeIoAccountMem              *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem"`
+	KretprobeIoAccountMemRing          *ebpf.ProgramSpec `ebpf:"kretprobe_io_account_mem_ring"`
+	KretprobeIoFreeRegion              *ebpf.ProgramSpec `ebpf:"kretprobe_io_free_region"`
+	KretprobeIoRingExitWork            *ebpf.ProgramSpec `ebpf:"kretprobe_io_ring_exit_work"`
+	KretprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kretprobe_io_rsrc_put_work"`
+	KretprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kretprobe_io_uring_release"`
+	KretprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kretprobe_iopt_pages_update_pinned"`
+	KretprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kretprobe_mm_account_pinned_pages"`
+	KretprobeMsgZerocopyCallback       *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_callback"`
+	KretprobeMsgZerocopyComplete       *ebpf.ProgramSpec `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSecretmemFault            *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_fault"`
+	KretprobeSecretmemRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_secretmem_release"`
+	KretprobeSockZerocopyCallback      *ebpf.ProgramSpec `ebpf:"kretprobe_sock_zerocopy_callback"`
+	KretprobeSysIoUringRegister        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_register"`
+	KretprobeSysIoUringSetup           *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_setup"`
+	KretprobeVfioIommuType1DetachGroup *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_detach_group"`
+	KretprobeVfioIommuType1Ioctl       *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_ioctl"`
+	KretprobeVfioIommuType1Release     *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_release"`
+	KretprobeVhostVdpaProcessIotlbMsg  *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_process_iotlb_msg"`
+	KretprobeVhostVdpaRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_release"`
+	KretprobeXdpPutUmem                *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_put_umem"`
+	KretprobeXdpUmemCreate             *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_create"`
+	KretprobeXdpUmemReleaseDeferred    *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_umem_release_deferred"`
 }
 
 // ChargersLegacyMapSpecs contains maps before they are loaded into the kernel.
@@ -253,61 +261,65 @@ type ChargersLegacyVariables struct {
 //
 // It can be passed to LoadChargersLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ChargersLegacyPrograms struct {
-	KprobeDoUpdatePinned            *ebpf.Program `ebpf:"kprobe_do_update_pinned"`
-	KprobeFreeCgroupPages           *ebpf.Program `ebpf:"kprobe_free_cgroup_pages"`
-	KprobeIbUmemGet                 *ebpf.Program `ebpf:"kprobe_ib_umem_get"`
-	KprobeIbUmemRelease             *ebpf.Program `ebpf:"kprobe_ib_umem_release"`
-	KprobeIoAccountMem              *ebpf.Program `ebpf:"kprobe_io_account_mem"`
-	KprobeIoAccountMemRing          *ebpf.Program `ebpf:"kprobe_io_account_mem_ring"`
-	KprobeIoAccountMemUser          *ebpf.Program `ebpf:"kprobe_io_account_mem_user"`
-	KprobeIoFreeRegion              *ebpf.Program `ebpf:"kprobe_io_free_region"`
-	KprobeIoFreeRegionUser          *ebpf.Program `ebpf:"kprobe_io_free_region_user"`
-	KprobeIoRingExitWork            *ebpf.Program `ebpf:"kprobe_io_ring_exit_work"`
-	KprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
-	KprobeIoSqeBuffersRegister      *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
-	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
-	KprobeIoUringRelease            *ebpf.Program `ebpf:"kprobe_io_uring_release"`
-	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
-	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
-	KprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
-	KprobeMsgZerocopyComplete       *ebpf.Program `ebpf:"kprobe_msg_zerocopy_complete"`
-	KprobeSecretmemFault            *ebpf.Program `ebpf:"kprobe_secretmem_fault"`
-	KprobeSecretmemRelease          *ebpf.Program `ebpf:"kprobe_secretmem_release"`
-	KprobeSockZerocopyCallback      *ebpf.Program `ebpf:"kprobe_sock_zerocopy_callback"`
-	KprobeSysIoUringRegister        *ebpf.Program `ebpf:"kprobe_sys_io_uring_register"`
-	KprobeSysIoUringSetup           *ebpf.Program `ebpf:"kprobe_sys_io_uring_setup"`
-	KprobeVfioLockAcct              *ebpf.Program `ebpf:"kprobe_vfio_lock_acct"`
-	KprobeVhostVdpaMap              *ebpf.Program `ebpf:"kprobe_vhost_vdpa_map"`
-	KprobeVhostVdpaPaUnmap          *ebpf.Program `ebpf:"kprobe_vhost_vdpa_pa_unmap"`
-	KprobeXdpPutUmem                *ebpf.Program `ebpf:"kprobe_xdp_put_umem"`
-	KprobeXdpUmemCreate             *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
-	KprobeXdpUmemReleaseDeferred    *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
-	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
-	KretprobeFreeCgroupPages        *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
-	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
-	KretprobeIbUmemRelease          *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
-	KretprobeIoAccountMem           *ebpf.Program `ebpf:"kretprobe_io_account_mem"`
-	KretprobeIoAccountMemRing       *ebpf.Program `ebpf:"kretprobe_io_account_mem_ring"`
-	KretprobeIoFreeRegion           *ebpf.Program `ebpf:"kretprobe_io_free_region"`
-	KretprobeIoRingExitWork         *ebpf.Program `ebpf:"kretprobe_io_ring_exit_work"`
-	KretprobeIoRsrcPutWork          *ebpf.Program `ebpf:"kretprobe_io_rsrc_put_work"`
-	KretprobeIoSqeBuffersUnregister *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
-	KretprobeIoUringRelease         *ebpf.Program `ebpf:"kretprobe_io_uring_release"`
-	KretprobeIoptPagesUpdatePinned  *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
-	KretprobeMmAccountPinnedPages   *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
-	KretprobeMsgZerocopyCallback    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
-	KretprobeMsgZerocopyComplete    *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_complete"`
-	KretprobeSecretmemFault         *ebpf.Program `ebpf:"kretprobe_secretmem_fault"`
-	KretprobeSecretmemRelease       *ebpf.Program `ebpf:"kretprobe_secretmem_release"`
-	KretprobeSockZerocopyCallback   *ebpf.Program `ebpf:"kretprobe_sock_zerocopy_callback"`
-	KretprobeSysIoUringRegister     *ebpf.Program `ebpf:"kretprobe_sys_io_uring_register"`
-	KretprobeSysIoUringSetup        *ebpf.Program `ebpf:"kretprobe_sys_io_uring_setup"`
-	KretprobeVfioLockAcct           *ebpf.Program `ebpf:"kretprobe_vfio_lock_acct"`
-	KretprobeVhostVdpaMap           *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_map"`
-	KretprobeVhostVdpaPaUnmap       *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_pa_unmap"`
-	KretprobeXdpPutUmem             *ebpf.Program `ebpf:"kretprobe_xdp_put_umem"`
-	KretprobeXdpUmemCreate          *ebpf.Program `ebpf:"kretprobe_xdp_umem_create"`
-	KretprobeXdpUmemReleaseDeferred *ebpf.Program `ebpf:"kretprobe_xdp_umem_release_deferred"`
+	KprobeDoUpdatePinned               *ebpf.Program `ebpf:"kprobe_do_update_pinned"`
+	KprobeFreeCgroupPages              *ebpf.Program `ebpf:"kprobe_free_cgroup_pages"`
+	KprobeIbUmemGet                    *ebpf.Program `ebpf:"kprobe_ib_umem_get"`
+	KprobeIbUmemRelease                *ebpf.Program `ebpf:"kprobe_ib_umem_release"`
+	KprobeIoAccountMem                 *ebpf.Program `ebpf:"kprobe_io_account_mem"`
+	KprobeIoAccountMemRing             *ebpf.Program `ebpf:"kprobe_io_account_mem_ring"`
+	KprobeIoAccountMemUser             *ebpf.Program `ebpf:"kprobe_io_account_mem_user"`
+	KprobeIoFreeRegion                 *ebpf.Program `ebpf:"kprobe_io_free_region"`
+	KprobeIoFreeRegionUser             *ebpf.Program `ebpf:"kprobe_io_free_region_user"`
+	KprobeIoRingExitWork               *ebpf.Program `ebpf:"kprobe_io_ring_exit_work"`
+	KprobeIoRsrcPutWork                *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
+	KprobeIoSqeBuffersRegister         *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
+	KprobeIoSqeBuffersUnregister       *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringRelease               *ebpf.Program `ebpf:"kprobe_io_uring_release"`
+	KprobeIoptPagesUpdatePinned        *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
+	KprobeMmAccountPinnedPages         *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
+	KprobeMsgZerocopyCallback          *ebpf.Program `ebpf:"kprobe_msg_zerocopy_callback"`
+	KprobeMsgZerocopyComplete          *ebpf.Program `ebpf:"kprobe_msg_zerocopy_complete"`
+	KprobeSecretmemFault               *ebpf.Program `ebpf:"kprobe_secretmem_fault"`
+	KprobeSecretmemRelease             *ebpf.Program `ebpf:"kprobe_secretmem_release"`
+	KprobeSockZerocopyCallback         *ebpf.Program `ebpf:"kprobe_sock_zerocopy_callback"`
+	KprobeSysIoUringRegister           *ebpf.Program `ebpf:"kprobe_sys_io_uring_register"`
+	KprobeSysIoUringSetup              *ebpf.Program `ebpf:"kprobe_sys_io_uring_setup"`
+	KprobeVfioIommuType1DetachGroup    *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_detach_group"`
+	KprobeVfioIommuType1Ioctl          *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_ioctl"`
+	KprobeVfioIommuType1Release        *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_release"`
+	KprobeVhostVdpaProcessIotlbMsg     *ebpf.Program `ebpf:"kprobe_vhost_vdpa_process_iotlb_msg"`
+	KprobeVhostVdpaRelease             *ebpf.Program `ebpf:"kprobe_vhost_vdpa_release"`
+	KprobeXdpPutUmem                   *ebpf.Program `ebpf:"kprobe_xdp_put_umem"`
+	KprobeXdpUmemCreate                *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
+	KprobeXdpUmemReleaseDeferred       *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KretprobeDoUpdatePinned            *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
+	KretprobeFreeCgroupPages           *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
+	KretprobeIbUmemGet                 *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
+	KretprobeIbUmemRelease             *ebpf.Program `ebpf:"kretprobe_ib_umem_release"`
+	KretprobeIoAccountMem              *ebpf.Program `ebpf:"kretprobe_io_account_mem"`
+	KretprobeIoAccountMemRing          *ebpf.Program `ebpf:"kretprobe_io_account_mem_ring"`
+	KretprobeIoFreeRegion              *ebpf.Program `ebpf:"kretprobe_io_free_region"`
+	KretprobeIoRingExitWork            *ebpf.Program `ebpf:"kretprobe_io_ring_exit_work"`
+	KretprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kretprobe_io_rsrc_put_work"`
+	KretprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kretprobe_io_sqe_buffers_unregister"`
+	KretprobeIoUringRelease            *ebpf.Program `ebpf:"kretprobe_io_uring_release"`
+	KretprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kretprobe_iopt_pages_update_pinned"`
+	KretprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kretprobe_mm_account_pinned_pages"`
+	KretprobeMsgZerocopyCallback       *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_callback"`
+	KretprobeMsgZerocopyComplete       *ebpf.Program `ebpf:"kretprobe_msg_zerocopy_complete"`
+	KretprobeSecretmemFault            *ebpf.Program `ebpf:"kretprobe_secretmem_fault"`
+	KretprobeSecretmemRelease          *ebpf.Program `ebpf:"kretprobe_secretmem_release"`
+	KretprobeSockZerocopyCallback      *ebpf.Program `ebpf:"kretprobe_sock_zerocopy_callback"`
+	KretprobeSysIoUringRegister        *ebpf.Program `ebpf:"kretprobe_sys_io_uring_register"`
+	KretprobeSysIoUringSetup           *ebpf.Program `ebpf:"kretprobe_sys_io_uring_setup"`
+	KretprobeVfioIommuType1DetachGroup *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_detach_group"`
+	KretprobeVfioIommuType1Ioctl       *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_ioctl"`
+	KretprobeVfioIommuType1Release     *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_release"`
+	KretprobeVhostVdpaProcessIotlbMsg  *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_process_iotlb_msg"`
+	KretprobeVhostVdpaRelease          *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_release"`
+	KretprobeXdpPutUmem                *ebpf.Program `ebpf:"kretprobe_xdp_put_umem"`
+	KretprobeXdpUmemCreate             *ebpf.Program `ebpf:"kretprobe_xdp_umem_create"`
+	KretprobeXdpUmemReleaseDeferred    *ebpf.Program `ebpf:"kretprobe_xdp_umem_release_deferred"`
 }
 
 func (p *ChargersLegacyPrograms) Close() error {
@@ -335,9 +347,11 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeSockZerocopyCallback,
 		p.KprobeSysIoUringRegister,
 		p.KprobeSysIoUringSetup,
-		p.KprobeVfioLockAcct,
-		p.KprobeVhostVdpaMap,
-		p.KprobeVhostVdpaPaUnmap,
+		p.KprobeVfioIommuType1DetachGroup,
+		p.KprobeVfioIommuType1Ioctl,
+		p.KprobeVfioIommuType1Release,
+		p.KprobeVhostVdpaProcessIotlbMsg,
+		p.KprobeVhostVdpaRelease,
 		p.KprobeXdpPutUmem,
 		p.KprobeXdpUmemCreate,
 		p.KprobeXdpUmemReleaseDeferred,
@@ -361,9 +375,11 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KretprobeSockZerocopyCallback,
 		p.KretprobeSysIoUringRegister,
 		p.KretprobeSysIoUringSetup,
-		p.KretprobeVfioLockAcct,
-		p.KretprobeVhostVdpaMap,
-		p.KretprobeVhostVdpaPaUnmap,
+		p.KretprobeVfioIommuType1DetachGroup,
+		p.KretprobeVfioIommuType1Ioctl,
+		p.KretprobeVfioIommuType1Release,
+		p.KretprobeVhostVdpaProcessIotlbMsg,
+		p.KretprobeVhostVdpaRelease,
 		p.KretprobeXdpPutUmem,
 		p.KretprobeXdpUmemCreate,
 		p.KretprobeXdpUmemReleaseDeferred,

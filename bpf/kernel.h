@@ -134,6 +134,7 @@ struct task_struct {
 
 struct mm_struct {
 	atomic64_t pinned_vm;
+	unsigned long locked_vm;
 };
 /* Before 5.1 (70f8a3ca68d3): a plain integer. */
 struct mm_struct___plain {
@@ -345,6 +346,12 @@ static __always_inline __s64 mm_pinned(struct mm_struct *mm)
 	if (bpf_core_field_exists(mm->pinned_vm.counter))
 		return kernel_read(mm, pinned_vm.counter);
 	return (__s64)kernel_read(plain, pinned_vm);
+}
+
+/* Pages of a process that are locked in memory. */
+static __always_inline __s64 mm_locked(struct mm_struct *mm)
+{
+	return (__s64)kernel_read(mm, locked_vm);
 }
 
 /* capable(CAP_IPC_LOCK): effective, and in the initial user namespace. A

@@ -120,7 +120,7 @@ func requestHolders(b *strings.Builder, x *charging.Answer, when string) {
 		b.WriteString("  Perf buffers within perf's own allowance (perf_event_mlock_kb) are charged to this counter, and not held against RLIMIT_MEMLOCK: they may exceed it.\n")
 	}
 	if x.Unowned > 0 {
-		fmt.Fprintf(b, "  %s: no holder was found: AF_XDP, sends under way, BPF objects before Linux 5.11, a process that is not visible from here, or a leak.\n", format.Pages(x.Unowned, x.Page))
+		fmt.Fprintf(b, "  %s: no holder was found: AF_XDP, iommufd, sends under way, BPF objects before Linux 5.11, a process that is not visible from here, or a leak.\n", format.Pages(x.Unowned, x.Page))
 	}
 }
 

@@ -125,25 +125,51 @@ func explainAccount(r *row.Row) string {
 	if r.Kind == ledger.Refusal {
 		return fmt.Sprintf("%s, uid %d: %s", r.Charger, r.Payer(), charging.OfRefusal(&r.Entry).Text())
 	}
-	sign, did := int64(1), "did to"
+	did := "did to"
 	if r.Kind == ledger.Refund {
-		sign, did = -1, "gave back to"
+		did = "gave back to"
 	}
+	user := movement{r.ChargedUser, fmt.Sprintf("uid %d", r.Payer())}
+	process := []movement{{r.ChargedPinned, "the process"}, {r.LockedVM.Delta(), "locked_vm of the process (VmLck)"}}
 	if r.Unknown() {
-		process := ""
-		if r.ChargedPinned != 0 {
-			process = fmt.Sprintf("%s %s the process; ", format.Count(max(r.ChargedPinned, -r.ChargedPinned), "page"), byDirection(r.ChargedPinned))
+		known := movements(process)
+		if known != "" {
+			known += "; "
 		}
-		return fmt.Sprintf("%s: %swhat this call %s uid %d, if anything, is not known: another call moved the user's counter meanwhile.", r.Charger, process, did, r.Payer())
+		return fmt.Sprintf("%s: %swhat this call %s uid %d, if anything, is not known: another call moved the user's counter meanwhile.", r.Charger, known, did, r.Payer())
 	}
-	s := fmt.Sprintf("%s: %s %s uid %d", r.Charger, format.Count(sign*r.ChargedUser, "page"), byDirection(sign), r.Payer())
-	if r.ChargedPinned != 0 {
-		s += fmt.Sprintf(", %d to the process", sign*r.ChargedPinned)
+	if r.ChargedUser == 0 {
+		process[0].counter = "pinned_vm of the process (VmPin)"
 	}
+	all := movements(append([]movement{user}, process...))
+	if all == "" {
+		all = "0 pages charged to " + user.counter
+	}
+	s := string(r.Charger) + ": " + all
 	if r.Uncertain {
 		s += "; another call moved the user's counter meanwhile"
 	}
 	return s + "."
+}
+
+// movement is what was charged to a counter; negative: given back.
+type movement struct {
+	pages   int64
+	counter string
+}
+
+// movements says all that is not zero.
+func movements(list []movement) (text string) {
+	for _, m := range list {
+		switch n := max(m.pages, -m.pages); {
+		case n == 0:
+		case text == "":
+			text = fmt.Sprintf("%s %s %s", format.Count(n, "page"), byDirection(m.pages), m.counter)
+		default:
+			text += fmt.Sprintf(", %d to %s", n, m.counter)
+		}
+	}
+	return text
 }
 
 // byDirection says what was done with pages.

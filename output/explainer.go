@@ -153,7 +153,7 @@ func (x *Explainer) note(e *ledger.Entry, refused *charging.Refused) error {
 		call := refusedCall{Version: 1, Subject: advice.Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID, OutsideUID: -1},
 			Errno: format.Errno(e.Errno), Outcome: refused.Outcome.String(), Reasons: refused.Names(), Note: note,
 			Over: refused.Over(), Holders: []charging.UserHolder{}, Remedies: append([]remedy.Remedy{}, refused.Remedies...)}
-		if refused.ByUser() {
+		if refused.ByMemlock() {
 			call.Asked, call.Held, call.Limit = refused.Facts.Asked, refused.Facts.Held, refused.Facts.Limit
 		}
 		if now != nil {
@@ -188,14 +188,14 @@ func (x *Explainer) Close(_ pipeline.View, lost uint64) error {
 	case x.Refused > 1:
 		seen = fmt.Sprintf("%d refusals were seen", x.Refused)
 	}
-	text := fmt.Sprintf("%s of perf buffers, %s on BPF objects and %s by others (io_uring, AF_XDP, MSG_ZEROCOPY) succeeded; %s.",
+	text := fmt.Sprintf("%s of perf buffers, %s on BPF objects and %s by others (io_uring, AF_XDP, MSG_ZEROCOPY, VFIO, RDMA) succeeded; %s.",
 		format.Count(x.succeeded[ofPerf], "mapping"), format.Count(x.succeeded[ofBPF], "call"), format.Count(x.succeeded[ofOthers], "charge"), seen)
 	_, err := fmt.Fprintf(x.Out, "\n%s\n%s", text, x.elsewhere(lost))
 	return err
 }
 
 // neverWatched is what charges or holds locked memory, and no trace watches.
-var neverWatched = []string{"mlock(), MAP_LOCKED and shared memory", "what io_uring_register(BUFFERS_UPDATE) leaves out when it does a part", "VFIO", "RDMA", "vDPA", "iommufd", "what still runs when the command has ended"}
+var neverWatched = []string{"mlock(), MAP_LOCKED and shared memory", "what io_uring_register(BUFFERS_UPDATE) leaves out when it does a part", "VFIO, RDMA, vDPA and iommufd where their modules were not loaded before", "what still runs when the command has ended"}
 
 // notListed are the errors of the calls that are watched that no limit on memory can cause, and
 // that are no refusals here.

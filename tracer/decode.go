@@ -285,6 +285,7 @@ func (d decoder) charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 	event.SplitCounter = has(flags, bpf.PerfRecordFlagFLAG_SPLIT_COUNTER)
 	readCounter(&event.User, bpf.PerfReading(r.User))
 	readCounter(&event.Process, bpf.PerfReading(r.Process))
+	event.LockedVM.Before, event.LockedVM.After = r.LockedBefore, r.LockedAfter
 	event.Failed, err = d.compared.failed(&r, flags)
 	if event.Failed != nil && r.Function == bpf.ChargersFunctionFUNCTION_RING_SETUP && event.Errno == int32(unix.EPERM) {
 		event.Failed.RingsFor = ringsFor()

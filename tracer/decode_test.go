@@ -65,6 +65,7 @@ func objectRecord(flags bpf.PerfRecordFlag) []byte {
 func chargerRecord(charger bpf.ChargersCharger, flags bpf.PerfRecordFlag) []byte {
 	return withHeader(header(bpf.PerfRecordKindRECORD_CHARGER, flags), bpf.ChargersRecord{
 		User: bpf.ChargersReading{Owner: 23, Before: 18, After: 27}, Process: bpf.ChargersReading{Owner: 12, Before: 5, After: 14},
+		LockedBefore: 3, LockedAfter: 4, Function: bpf.ChargersFunctionFUNCTION_VFIO_MAP, Asked: 1,
 		Charger: charger, Ret: -12,
 	})
 }
@@ -129,6 +130,8 @@ func TestDecodeCharge(t *testing.T) {
 	want.Op, want.Charger, want.Errno, want.SplitCounter = ledger.Account, "vfio", 12, true
 	want.User = ledger.Reading{Owner: 23, Before: 18, After: 27, Gone: true}
 	want.Process = ledger.Reading{Owner: 12, Before: 5, After: 14}
+	want.LockedVM = ledger.Reading{Before: 3, After: 4}
+	want.Failed = &refusal.Call{Function: refusal.VFIOMap, Asked: 1}
 	flags := bpf.PerfRecordFlagFLAG_SPLIT_COUNTER | bpf.PerfRecordFlagFLAG_USER_GONE
 	if diff := cmp.Diff(want, decodeOf(t, chargerRecord(bpf.ChargersChargerCHARGER_VFIO, flags))); diff != "" {
 		t.Error(diff)

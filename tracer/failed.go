@@ -32,6 +32,10 @@ var functions = [...]string{
 	bpf.ChargersFunctionFUNCTION_UMEM:          "xdp_umem_create",
 	bpf.ChargersFunctionFUNCTION_SEND:          "mm_account_pinned_pages",
 	bpf.ChargersFunctionFUNCTION_RELEASE:       "", // of no call that fails
+	bpf.ChargersFunctionFUNCTION_VFIO_MAP:      refusal.VFIOMap,
+	bpf.ChargersFunctionFUNCTION_RDMA_GET:      refusal.RDMAGet,
+	bpf.ChargersFunctionFUNCTION_IOMMUFD_PIN:   refusal.IOMMUFDPin,
+	bpf.ChargersFunctionFUNCTION_VDPA_MAP:      refusal.VDPAMap,
 }
 
 // comparing is a kind of call, as far as the kernel may compare in another place.
@@ -104,6 +108,10 @@ func (c compared) failed(r *bpf.ChargersRecord, flags bpf.PerfRecordFlag) (*refu
 // and not by the counter; 0: not known. gives reports whether it gives back alone.
 func moves(r *bpf.ChargersRecord) (pages int64, gives bool) {
 	gives = r.Function == bpf.ChargersFunctionFUNCTION_RELEASE
+	switch r.Function {
+	case bpf.ChargersFunctionFUNCTION_VFIO_MAP, bpf.ChargersFunctionFUNCTION_RDMA_GET, bpf.ChargersFunctionFUNCTION_IOMMUFD_PIN, bpf.ChargersFunctionFUNCTION_VDPA_MAP:
+		return 0, false // the counter of the process, or, by iommufd, perhaps of neither
+	}
 	registers := r.Function == bpf.ChargersFunctionFUNCTION_RING_REGISTER
 	if registers && r.Request == refusal.UnregisterBuffers {
 		return 0, true

@@ -51,9 +51,10 @@ more fit; who holds the user's counter; and which smallest change would help.
                       hash+no_prealloc:4:4000:4096 or array:4:8:1M
 
 With a command, traces it and explains each of its refusals, whoever refused: perf
-buffers, BPF maps, programs and updates, io_uring, AF_XDP, MSG_ZEROCOPY, secret memory.
-What is refused by mlock(), MAP_LOCKED, shared memory, VFIO, RDMA, vDPA or iommufd is
-not seen, nor are errors that no memory causes, but of perf buffers and BPF objects.
+buffers, BPF maps, programs and updates, io_uring, AF_XDP, MSG_ZEROCOPY, secret memory,
+and where their modules are loaded VFIO, RDMA, vDPA and iommufd. What is refused by
+mlock(), MAP_LOCKED or shared memory is not seen, nor are errors that no memory causes,
+but of perf buffers and BPF objects.
 
 Without a process or a user, the question is about whoever asks. The size of a perf
 buffer is that of its data; the control page is added.

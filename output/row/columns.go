@@ -77,6 +77,8 @@ func amountColumns() []Column {
 		integer("expected_pinned_pages", Perf|Others, "what the process should have been charged", func(r *Row) *int64 { return &r.ExpectedPinned }).computed(),
 		integer("user_locked_after_pages", Perf|BPF|Others, "the user's counter after the call", func(r *Row) *int64 { return &r.User.After }),
 		integer("pinned_vm_after_pages", Perf|Others, "pages charged to the process after the call", func(r *Row) *int64 { return &r.Process.After }),
+		integer("process_locked_vm_pages", Others, "of vfio and iommufd, locked_vm of the process before the call (VmLck, which mlock() counts in too); else 0", func(r *Row) *int64 { return &r.LockedVM.Before }),
+		integer("process_locked_vm_after_pages", Others, "the same after the call", func(r *Row) *int64 { return &r.LockedVM.After }),
 		boolean("cap_ipc_lock", Perf|BPF|Others, "the process has CAP_IPC_LOCK and may exceed its limit", func(r *Row) *bool { return &r.Caller.CapIPCLock }),
 		integer("paranoid", Perf, "perf_event_paranoid; -1 lifts the limit", func(r *Row) *int32 { return &r.Buffer.Limits.Paranoid }),
 		integer("moves_pages", Others, "by how many pages the call moved the user's counter, as the kernel's own arguments say; negative: given back; 0: the counter alone tells, which is uncertain where another call moved it meanwhile", func(r *Row) *int64 { return &r.Moves }),

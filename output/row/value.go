@@ -1,6 +1,7 @@
 package row
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 
@@ -22,7 +23,7 @@ func pages(r *Row) int64 {
 		return objectPages(r)
 	}
 	if r.Charger != ledger.NoCharger {
-		return r.ChargedUser
+		return cmp.Or(r.ChargedUser, r.LockedVM.Delta(), r.ChargedPinned)
 	}
 	if r.Op == ledger.Map || r.Op == ledger.Split {
 		return r.Buffer.Pages

@@ -6,7 +6,8 @@
 #   fetch.sh [--arch amd64|arm64] --busybox     prints the path of a static busybox
 #
 # SERIES is a kernel series ("6.1", "7.3"), a 16K-page arm64 flavour
-# ("6.12-16k"), or "newest". Without one: the series of $all below.
+# ("6.12-16k"), the generic kernel with its modules, which lie in lib/modules/RELEASE
+# ("6.12-generic"), or "newest". Without one: the series of $all below.
 # Prints one line per kernel: SERIES TAB RELEASE TAB IMAGE.
 #
 # apt works in a directory of its own, so neither the machine's package lists
@@ -28,7 +29,7 @@ while [ $# -gt 0 ]; do
 	--arch) arch=${2:?--arch needs amd64 or arm64}; shift 2 ;;
 	--list) list_only=1; shift ;;
 	--busybox) busybox=1; shift ;;
-	-h|--help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
+	-h|--help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
 	-*) die "unknown option $1" ;;
 	*) break ;;
 	esac
@@ -138,32 +139,34 @@ configure_apt() {
 # both exist they hold the same kernel.
 releases() { # flavour
 	apt-cache $keep_cache pkgnames linux- |
-		sed -nE "s/^linux-(image|binary)(-unsigned)?-(([0-9]+\.[0-9]+)(\.[0-9]+)?[-+~].*$1)(-unsigned)?$/\4 \3/p" | sort -Vu
+		sed -nE "s/^linux-(image|binary)(-unsigned)?-(([0-9]+\.[0-9]+)(\.[0-9]+)?[-+~][^-]*-$1)(-unsigned)?$/\4 \3/p" | sort -Vu
 }
 flavour_of() { # series
 	case $arch:$1 in
 	arm64:*-16k) echo arm64-16k ;;
+	*-generic) echo $arch ;;
 	*) echo cloud-$arch ;;
 	esac
 }
 find_release() { # series; prints nothing where there is none
-	releases "$(flavour_of "$1")" | awk -v series="${1%-16k}" '$1 == series { release = $2 } END { print release }'
+	releases "$(flavour_of "$1")" | awk -v series="${1%%-*}" '$1 == series { release = $2 } END { print release }'
 }
 newest_series() { releases cloud-$arch | tail -n 1 | cut -d' ' -f1; }
 every_series() { releases cloud-$arch | cut -d' ' -f1 | uniq | tr '\n' ' '; }
 
 # Which of the package names of a release holds the image.
-unpack() { # release
-	local release=$1 at=$work/$1 p
+unpack() { # series, release
+	local release=$2 at=$work/$2 leave='*.ko*' p # modules are most of the size, and only asked for
+	case $1 in *-generic) leave= ;; esac
 	mkdir "$at"
 	for p in linux-binary-unsigned-$release linux-binary-$release linux-image-$release-unsigned linux-image-unsigned-$release linux-image-$release; do
 		rm -rf "${at:?}"/*
 		[ -n "$(apt-cache $keep_cache policy "$p" | sed -n '/^  Candidate: [^(]/p')" ] || continue
 		(cd "$at" && "$busy" "fetch.sh: downloading $p" apt-get $keep_cache download -qq "$p" >&2) || continue
 		mkdir "$at/tree"
-		# Modules are never loaded in a guest, and are most of the size.
-		dpkg --fsys-tarfile "$at"/*.deb | tar -x -C "$at/tree" --exclude='*.ko*' || continue
+		dpkg --fsys-tarfile "$at"/*.deb | tar -x -C "$at/tree" ${leave:+--exclude="$leave"} || continue
 		if image_of "$at/tree" >/dev/null; then
+			[ -n "$leave" ] || unpack_modules "$release" "$at" || return
 			rm -rf "${root:?}/$release"
 			mv "$at/tree" "$root/$release"
 			return
@@ -172,9 +175,17 @@ unpack() { # release
 	return 1
 }
 
+# Since 6.19 the modules are a package of their own.
+unpack_modules() { # release, directory with tree
+	[ -z "$(find "$2/tree" -name '*.ko*' -print -quit)" ] || return 0
+	rm "$2"/*.deb
+	(cd "$2" && "$busy" "fetch.sh: downloading linux-modules-$1" apt-get $keep_cache download -qq "linux-modules-$1" >&2) || return
+	dpkg --fsys-tarfile "$2"/*.deb | tar -x -C "$2/tree"
+}
+
 fetch() { # series, release
 	say "$1 is $2: downloading"
-	[ -d "$root/$2" ] || unpack "$2" || { say "$2: no package with an image could be had"; return 1; }
+	[ -d "$root/$2" ] || unpack "$1" "$2" || { say "$2: no package with an image could be had"; return 1; }
 	ln -sfn "$2" "$root/$1"
 	report "$1" >/dev/null # which unpacks it
 	say "$1 is here"

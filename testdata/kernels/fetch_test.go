@@ -23,6 +23,15 @@ case "$*" in
 	[ -e "$FAKE/begun" ] || { echo "7.3 was never begun" >&2; exit 1; }
 	mkdir -p deb/boot deb/lib/modules && echo 6.1 >deb/boot/vmlinuz-6.1 && echo >deb/lib/modules/a.ko
 	tar -cf "$last.deb" -C deb . ;;
+*download*linux-binary-7.3.4+deb13-amd64)
+	mkdir -p deb/usr/lib/modules/7.3.4 && echo 7.3 generic >deb/usr/lib/modules/7.3.4/vmlinuz
+	tar -cf "$last.deb" -C deb . ;;
+*download*linux-modules-7.3.4+deb13-amd64)
+	mkdir -p mod/usr/lib/modules/7.3.4/kernel && echo >mod/usr/lib/modules/7.3.4/kernel/b.ko.xz
+	tar -cf "$last.deb" -C mod . ;;
+*download*linux-image-6.1.0-55-amd64)
+	mkdir -p deb/boot deb/lib/modules && echo 6.1 generic >deb/boot/vmlinuz-6.1 && echo >deb/lib/modules/a.ko
+	tar -cf "$last.deb" -C deb . ;;
 *download*linux-binary-7.3.4*)
 	touch "$FAKE/begun"
 	mkdir -p deb/usr/lib/modules/7.3.4 && echo 7.3 >deb/usr/lib/modules/7.3.4/vmlinuz
@@ -33,7 +42,7 @@ esac`,
 for last; do :; done
 case "$*" in
 *pkgnames*) printf '%s\n' linux-image-6.1.0-9-cloud-amd64-unsigned linux-image-6.1.0-50-cloud-amd64{,-unsigned,-dbg} \
-	linux-image-6.1.0-60-rt-amd64 linux-binary-7.3.4+deb13-cloud-amd64 linux-headers-7.9-cloud-amd64 ;;
+	linux-image-6.1.0-60-rt-amd64 linux-image-6.1.0-55-amd64 linux-binary-7.3.4+deb13-amd64 linux-binary-7.3.4+deb13-cloud-amd64 linux-headers-7.9-cloud-amd64 ;;
 *policy*-6.1.0-50-cloud-amd64) echo "  Candidate: (none)" ;;
 *policy*) printf '%s:\n  Candidate: 1.0\n' "$last" ;;
 esac`,
@@ -71,6 +80,26 @@ func TestUnknownSeries(t *testing.T) {
 		if !strings.Contains(stderr, "no amd64 kernel of series 9.9 on this mirror, which has: 6.1 7.3") {
 			t.Errorf("%v: %s", args, stderr)
 		}
+	}
+}
+
+// A generic kernel is fetched with its modules, from whichever package has them.
+func TestGeneric(t *testing.T) {
+	t.Parallel()
+	stdout, stderr, code := fetch(t, "6.1-generic", "7.3-generic")
+	var got []string
+	for line := range strings.Lines(stdout) {
+		fields := strings.Split(strings.TrimSpace(line), "\t")
+		release := filepath.Join(fields[2][:strings.Index(fields[2], fields[1])], fields[1])
+		modules, _ := filepath.Glob(filepath.Join(release, "lib/modules/*.ko"))
+		more, _ := filepath.Glob(filepath.Join(release, "usr/lib/modules/*/kernel/*.ko.xz"))
+		for _, file := range append(modules, more...) {
+			got = append(got, fields[0]+" "+fields[1]+" "+filepath.Base(file))
+		}
+	}
+	want := "6.1-generic 6.1.0-55-amd64 a.ko, 7.3-generic 7.3.4+deb13-amd64 b.ko.xz"
+	if strings.Join(got, ", ") != want || code != 0 {
+		t.Errorf("exit %d, %q; want %q\n%s", code, got, want, stderr)
 	}
 }
 

@@ -282,7 +282,7 @@ func chargeRemedies(c rule.Charge, r Request, holders []UserHolder, pageSize uin
 			add(0, remedy.Remedy{Name: remedy.SmallerRequest, Change: what, Price: "less at a time", Pages: room, Brief: what})
 		}
 	}
-	if c.Held != 0 && with(func(c *rule.Charge) { c.Held = 0 }) {
+	if r.Charger.Counter == rule.UserLockedVM && c.Held != 0 && with(func(c *rule.Charge) { c.Held = 0 }) {
 		add(1, remedy.OwnUser("run it as a user who holds nothing else"))
 	}
 	need := c.Suffices(1)

@@ -39,7 +39,10 @@ func OfRefusal(e *ledger.Entry) *Refused {
 	if !known {
 		return r
 	}
-	r.Facts, r.Held = factsOf(e, call), e.Held
+	r.Facts = factsOf(e, call)
+	if r.Facts.Counter == rule.UserLockedVM {
+		r.Held = e.Held
+	}
 	r.Reasons = reason.Match(r.Facts)
 	for i, one := range r.Reasons {
 		if i == 0 {
@@ -96,6 +99,14 @@ func callOf(e *ledger.Entry) (call reason.Call, known bool) {
 		return reason.SendZeroCopy, true
 	case "__io_account_mem":
 		return reason.SendRing, true
+	case refusal.VFIOMap:
+		return reason.MapVFIO, true
+	case refusal.RDMAGet:
+		return reason.RegisterRDMA, true
+	case refusal.IOMMUFDPin:
+		return reason.MapIOMMUFD, true
+	case refusal.VDPAMap:
+		return reason.MapVDPA, true
 	}
 	return 0, false
 }
@@ -147,11 +158,18 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 	if c == nil {
 		return
 	}
+	f.Counter = chargerOf(e).Counter
+	if f.Call == reason.MapIOMMUFD {
+		f.Counter = counterOfIOMMUFD(e)
+	}
 	switch {
 	case c.LastAsked > 0:
 		f.Asked, f.Held = &c.LastAsked, &c.LastHeld
 	case c.Asked > 0:
-		f.Asked, f.Held = &c.Asked, &e.User.Before
+		f.Asked, f.Held = &c.Asked, heldIn(e, f.Counter)
+	}
+	if f.Counter != rule.UserLockedVM {
+		f.Disturbed = e.Process.Shared
 	}
 	if f.Call == reason.RegisterBuffers && c.Accounting == refusal.Unseen && !f.Exceeds() {
 		f.Asked = nil // the arguments do not tell of huge pages: it may have been more
@@ -191,6 +209,36 @@ func ringMaker(f *reason.Facts, e *ledger.Entry) {
 	case e.Caller.CapIPCLock:
 		f.CapIPCLock = nil // not seen
 	}
+}
+
+// heldIn is what a counter held before a call; nil: it has none such.
+func heldIn(e *ledger.Entry, c rule.Counter) *int64 {
+	switch c {
+	case rule.UserLockedVM:
+		return &e.User.Before
+	case rule.ProcessPinnedVM:
+		return &e.Process.Before
+	case rule.ProcessLockedVM:
+		return &e.LockedVM.Before
+	}
+	return nil
+}
+
+// counterOfIOMMUFD is the counter that iommufd held against the limit, which is the user's
+// unless it was told to take the process's (IOMMU_OPTION_RLIMIT_MODE, or as vfio's
+// container). Which of them is not seen, but that it refused is: a sum within the limit is
+// not the one. CgroupMemory: it is not known.
+func counterOfIOMMUFD(e *ledger.Entry) rule.Counter {
+	exceeds := func(c rule.Counter) bool {
+		return rule.Charge{Asked: e.Failed.Asked, Held: *heldIn(e, c), Limit: e.Caller.LockLimit}.Refused()
+	}
+	switch user, process := exceeds(rule.UserLockedVM), exceeds(rule.ProcessLockedVM); {
+	case user && !process:
+		return rule.UserLockedVM
+	case process && !user:
+		return rule.ProcessLockedVM
+	}
+	return rule.CgroupMemory
 }
 
 // accepted tells what the comparison with the limit came to.
@@ -264,6 +312,9 @@ func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 		return nil
 	}
 	r := Request{Charger: chargerOf(e), PID: 0}
+	if e.Charger != ledger.NoCharger {
+		r.Charger.Counter = f.Counter
+	}
 	page := uint64(max(1024, e.PageSize))
 	switch f.Call {
 	case reason.SendZeroCopy, reason.SendRing:
@@ -272,6 +323,8 @@ func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 		r.Smaller = UmemRequest(1, uint32(page)).Smaller
 	case reason.RegisterBuffers:
 		r.Smaller = BuffersRequest(1, uint32(page)).Smaller
+	case reason.MapVFIO, reason.RegisterRDMA, reason.MapVDPA:
+		r.Smaller = func(pages int64) string { return fmt.Sprintf("at most %s at once", remedy.Count(pages, "page")) }
 	}
 	c, given := wholeCharge(e, f)
 	holders, apart := othersOf(e, c)
@@ -338,8 +391,12 @@ func cgroupRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 	return []remedy.Remedy{{Name: "memory.max", Change: change, Brief: change, Price: "the cgroup may take so much of the machine's memory"}}
 }
 
-// ByUser reports whether it was the user's counter that was held against a limit.
-func (r *Refused) ByUser() bool {
+// ByUser reports whether it was the user's counter that was held against the limit.
+func (r *Refused) ByUser() bool { return r.ByMemlock() && r.Facts.Counter == rule.UserLockedVM }
+
+// ByMemlock reports whether RLIMIT_MEMLOCK refused, and it is known what was held against
+// it.
+func (r *Refused) ByMemlock() bool {
 	return r.Outcome == reason.Limit && (r.Facts.CgroupRefused == nil || !*r.Facts.CgroupRefused) && r.Facts.Held != nil
 }
 
@@ -442,7 +499,7 @@ func (r *Refused) holders() string {
 		parts = append(parts, fmt.Sprintf("%d are further perf buffers or BPF objects", more))
 	}
 	if h.Others > 0 {
-		parts = append(parts, fmt.Sprintf("%d are io_uring's, AF_XDP's or sends under way", h.Others))
+		parts = append(parts, fmt.Sprintf("%d are of io_uring, AF_XDP, iommufd, secret memory, or sends under way", h.Others))
 	}
 	if r.own > 0 {
 		parts = append(parts, fmt.Sprintf("%d are this call's own, of its earlier parts", r.own))
@@ -460,7 +517,7 @@ func (r *Refused) holders() string {
 // limitOf says of whom the limit is that refused, as far as was seen: a process that has
 // another one than its parent has it by itself, or by what started it.
 func (r *Refused) limitOf() string {
-	if !r.ByUser() {
+	if !r.ByMemlock() {
 		return ""
 	}
 	pages := func(n int64) string {
@@ -483,7 +540,7 @@ func (r *Refused) limitOf() string {
 // where nothing else is said of limits.
 func (r *Refused) ruledOut() string {
 	f := r.Facts
-	if f == nil || r.ByUser() || r.Outcome == reason.OtherRule && len(r.Reasons) == 1 {
+	if f == nil || r.ByMemlock() || r.Outcome == reason.OtherRule && len(r.Reasons) == 1 {
 		return ""
 	}
 	var out []string

@@ -27,6 +27,17 @@ func charged(charger ledger.Charger, function string, accounting refusal.Account
 	}
 }
 
+// pinned is of memory for a device, where the user's counter, pinned_vm and locked_vm of the
+// process held so much.
+func pinned(charger ledger.Charger, function string, accounting refusal.Accounting, asked int64, user, pinnedVM, lockedVM int64) func(*ledger.Entry) {
+	return func(e *ledger.Entry) {
+		charged(charger, function, accounting, asked, user)(e)
+		e.Failed.LastAsked, e.Failed.LastHeld = 0, 0
+		e.Process, e.LockedVM = ledger.Reading{Owner: 1, Before: pinnedVM, After: pinnedVM}, ledger.Reading{Before: lockedVM, After: lockedVM}
+		e.Held = &ledger.Held{Others: user}
+	}
+}
+
 func mapped(pages int64, m refusal.Mapping) func(*ledger.Entry) {
 	return func(e *ledger.Entry) {
 		e.Op, e.Buffer.Pages, e.Buffer.Limits = ledger.Map, pages, ledger.Limits{Allowance: 516, Paranoid: 2, OnlineCPUs: 4}
@@ -174,6 +185,30 @@ func TestOfRefusal(t *testing.T) {
 		}), reason.Limit, []string{"11 pages + 11 pages = 22 pages > 16 pages", "Of the 11 held, 11 are BPF objects that process 42 made; what was closed a moment ago still counts", "ulimit -l 88", "no capability lifts this limit"}, []string{"or CAP_IPC_LOCK"}},
 		"map without the capability": {refused(unix.EPERM, created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1, Watched: true}, refusal.Unseen)), reason.OtherRule,
 			[]string{"it takes CAP_BPF", "no limit has a part in it"}, []string{"MEMLOCK may be"}},
+		"vfio, locked_vm of the process": {refused(unix.ENOMEM, pinned("vfio", refusal.VFIOMap, refusal.Unseen, 10, 100, 200, 7)), reason.Limit,
+			[]string{"locked_vm of the process: 7 pages + 10 pages = 17 pages > 16 pages, over by 1 page", "in which mlock() counts", "at most 9 pages at once", "ulimit -l 68", "CAP_IPC_LOCK"}, []string{"Of the 100", "who holds nothing else"}},
+		"vfio, with the capability": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			pinned("vfio", refusal.VFIOMap, refusal.Unseen, 10, 0, 0, 7)(e)
+			e.Caller.CapIPCLock = true
+		}), reason.NoMemory, []string{"RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK"}, []string{"ulimit"}},
+		"vfio, another call moved the counter": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			pinned("vfio", refusal.VFIOMap, refusal.Unseen, 10, 0, 0, 7)(e)
+			e.Process.Shared = true
+		}), reason.Unknown, []string{"one of these"}, []string{"ulimit"}},
+		"RDMA, pinned_vm of the process": {refused(unix.ENOMEM, pinned("rdma", refusal.RDMAGet, refusal.Unseen, 10, 100, 7, 0)), reason.Limit,
+			[]string{"pinned_vm of the process: 7 pages + 10 pages = 17 pages > 16 pages", "ulimit -l 68", "CAP_IPC_LOCK"}, []string{"Of the 100", "mlock"}},
+		"RDMA, within the limit": {refused(unix.ENOMEM, pinned("rdma", refusal.RDMAGet, refusal.Unseen, 9, 100, 7, 0)), reason.NoMemory,
+			[]string{"no memory for its bookkeeping", "RLIMIT_MEMLOCK did not refuse: 7 + 9 = 16 pages of 16"}, []string{"ulimit"}},
+		"vDPA, which no capability lets exceed": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			pinned("vdpa", refusal.VDPAMap, refusal.Unseen, 10, 0, 7, 0)(e)
+			e.Caller.CapIPCLock = true
+		}), reason.Limit, []string{"pinned_vm of the process: 7 pages + 10 pages", "no capability lifts this limit", "write(2) makes EFAULT of it", "ulimit -l 68"}, []string{"or CAP_IPC_LOCK"}},
+		"iommufd, the user's counter": {refused(unix.ENOMEM, pinned("iommufd", refusal.IOMMUFDPin, refusal.Refused, 10, 7, 200, 0)), reason.Limit,
+			[]string{"locked_vm of the user: 7 pages + 10 pages = 17 pages", "Of the 7 held"}, []string{"VmLck"}},
+		"iommufd, the process's counter": {refused(unix.ENOMEM, pinned("iommufd", refusal.IOMMUFDPin, refusal.Refused, 10, 0, 0, 7)), reason.Limit,
+			[]string{"locked_vm of the process: 7 pages + 10 pages = 17 pages"}, []string{"of the user", "held,"}},
+		"iommufd, either counter": {refused(unix.ENOMEM, pinned("iommufd", refusal.IOMMUFDPin, refusal.Refused, 10, 8, 0, 7)), reason.Limit,
+			[]string{"RLIMIT_MEMLOCK refused"}, []string{"= 1", "ulimit"}},
 		"a charger of which no table knows": {refused(unix.ENOMEM, func(e *ledger.Entry) { e.Charger = "new" }), reason.Unknown, []string{"ENOMEM: why is not known"}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

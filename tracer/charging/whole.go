@@ -44,7 +44,7 @@ func wholeCharge(e *ledger.Entry, f *reason.Facts) (c rule.Charge, given string)
 // the call fits without what that has.
 func othersOf(e *ledger.Entry, c rule.Charge) (holders []UserHolder, apart bool) {
 	h := e.Held
-	if h == nil || h.PIDPages <= 0 || h.PID == e.Caller.PID {
+	if chargerOf(e).Counter != rule.UserLockedVM || h == nil || h.PIDPages <= 0 || h.PID == e.Caller.PID {
 		return nil, false
 	}
 	c.Held -= h.PIDPages

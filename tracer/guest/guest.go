@@ -1,8 +1,8 @@
 // Package guest boots a kernel image in QEMU with pinwatch itself as init, and
 // runs a command in it: pinwatch, or any other static program.
 //
-// The guest has no root file system, no network and no modules: its initramfs
-// is that binary and what else is asked for. Serial ports, which every kernel has
+// The guest has no root file system, no network, and no modules that were not asked for:
+// its initramfs is that binary and what else is asked for. Serial ports, which every kernel has
 // built in, carry the kernel's console, the command's stdout and stderr, and its
 // exit code, each on a port of its own.
 package guest
@@ -33,14 +33,22 @@ type Config struct {
 	Binary string // static pinwatch for the guest; "": BinaryFor its architecture
 	// Exec is a static program that runs instead of pinwatch, such as a package's test
 	// binary. It lies in /exec, and finds pinwatch in its PATH. "": pinwatch itself.
-	Exec   string
-	Args   []string // of the command
-	Env    []string // more of its environment, as NAME=VALUE
-	Files  []string // more files, as HOSTPATH:GUESTPATH
-	CPUs   int      // 0: 4
-	Memory string   // "": 1G
-	Append string   // more kernel parameters
-	Accel  string   // "": KVM after a trial, else TCG; or what QEMU's -accel takes
+	Exec  string
+	Args  []string // of the command
+	Env   []string // more of its environment, as NAME=VALUE
+	Files []string // more files, as HOSTPATH:GUESTPATH
+	// Modules are loaded before the command starts, in this order: files (.ko, .ko.xz or
+	// .ko.zst), or names of those in ModuleDir.
+	Modules []string
+	// ModuleDir is where modules are that go by name, and those that others depend on: such
+	// as /lib/modules/RELEASE. "": none.
+	ModuleDir string
+	// IOMMU gives the machine one, and a PCI device for vfio; amd64 only.
+	IOMMU  bool
+	CPUs   int    // 0: 4
+	Memory string // "": 1G
+	Append string // more kernel parameters
+	Accel  string // "": KVM after a trial, else TCG; or what QEMU's -accel takes
 	// ICount is what QEMU's -icount takes, such as shift=0,sleep=off: the guest's
 	// time then counts its instructions. Only emulated, with one CPU. "": real time.
 	ICount  string
@@ -216,10 +224,13 @@ func (c Config) boot(ctx context.Context, m machine, accel, dir, initramfs strin
 	sinks := []io.Writer{kernel, stdout, stderr, init}
 
 	args := append([]string{}, m.args...)
+	if c.IOMMU {
+		args = append(args, m.iommu...)
+	}
 	args = append(args, "-accel", accel, "-cpu", m.cpu(accel), "-smp", strconv.Itoa(c.cpus()), "-m", c.memory(),
 		"-display", "none", "-no-reboot", "-net", "none", "-nodefaults",
 		"-kernel", c.Kernel, "-initrd", initramfs,
-		"-append", strings.TrimSpace("console="+m.console+" panic=-1 loglevel=4"+hurry(accel)+" "+c.Append))
+		"-append", strings.TrimSpace("console="+m.console+" panic=-1 loglevel=4"+hurry(accel)+c.wantsIOMMU()+" "+c.Append))
 	if c.ICount != "" {
 		args = append(args, "-icount", c.ICount)
 	}
@@ -313,6 +324,14 @@ func outcome(ctx context.Context, qemuErr error, said, kernel, complaints string
 	return 0, failure
 }
 
+// wantsIOMMU is for kernels that leave one alone unless they are told to use it.
+func (c Config) wantsIOMMU() string {
+	if c.IOMMU {
+		return " intel_iommu=on"
+	}
+	return ""
+}
+
 func (c Config) cpus() int {
 	if c.CPUs == 0 {
 		return 4
@@ -332,6 +351,7 @@ type machine struct {
 	arch    string
 	qemu    string
 	args    []string
+	iommu   []string // more of them, for a machine that has one
 	console string   // of the kernel
 	ports   []string // arguments that make the four chardevs serial ports
 	devices [3]string
@@ -349,6 +369,7 @@ func machines() []machine {
 	return []machine{{
 		arch:    "amd64",
 		qemu:    "qemu-system-x86_64",
+		iommu:   []string{"-M", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on", "-device", "edu"},
 		console: "ttyS0",
 		ports:   []string{"-serial", "chardev:port0", "-serial", "chardev:port1", "-serial", "chardev:port2", "-serial", "chardev:port3"},
 		devices: [3]string{"ttyS1", "ttyS2", "ttyS3"},
@@ -383,6 +404,9 @@ func (c Config) machine() (machine, error) {
 	for _, m := range machines() {
 		if m.arch != arch {
 			continue
+		}
+		if c.IOMMU && m.iommu == nil {
+			return machine{}, fmt.Errorf("a guest of %s with an IOMMU: requires amd64", arch)
 		}
 		if _, err := exec.LookPath(m.qemu); err != nil {
 			return machine{}, fmt.Errorf("boot an %s kernel: requires %s, which is not installed: on Debian, apt-get install qemu-system-x86 (amd64) or qemu-system-arm (arm64)", arch, m.qemu)
@@ -449,7 +473,7 @@ func chooseAccel(ctx context.Context, m machine, c Config) string {
 		return accelOf(works)
 	}
 	trial := c
-	trial.Accel, trial.Exec, trial.Args, trial.Files = "kvm", "", []string{"version"}, nil
+	trial.Accel, trial.Exec, trial.Args, trial.Files, trial.Modules = "kvm", "", []string{"version"}, nil, nil
 	trial.Stdout, trial.Stderr, trial.Console = io.Discard, io.Discard, nil
 	trial.Timeout = 10 * time.Second
 	code, err := Run(ctx, trial)

@@ -130,6 +130,24 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// A module that the kernel refuses ends the guest before the command starts, with the errno
+// and what the kernel said.
+func TestModuleRefused(t *testing.T) {
+	t.Parallel()
+	k := guesttest.First(t)[0]
+	file := filepath.Join(t.TempDir(), "empty.ko")
+	if err := os.WriteFile(file, guest.ModuleImage("name=empty"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	defer guesttest.TakeSlot()()
+	cmd := exec.Command(guesttest.Binary(t), "guest", "--kernel", k.Image, "--module", file, "--", "version")
+	said, _ := cmd.CombinedOutput()
+	first, _, _ := strings.Cut(string(said), "\n")
+	if want := "pinwatch: guest never ran its command: module empty.ko: the kernel refuses it: ENOEXEC (exec format error); its last message: "; cmd.ProcessState.ExitCode() != 125 || !strings.HasPrefix(first, want) || first == want {
+		t.Errorf("exit %d, %q; want %q", cmd.ProcessState.ExitCode(), said, want)
+	}
+}
+
 // Each way to have no exit code is told from the others.
 func TestOutcomes(t *testing.T) {
 	t.Parallel()

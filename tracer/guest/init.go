@@ -78,6 +78,11 @@ func initialize(control *io.Writer) (int, error) {
 	if _, err := io.WriteString(port, readyLine); err != nil {
 		return 0, err
 	}
+	for _, file := range j.Modules {
+		if err := load(file); err != nil {
+			return 0, err
+		}
+	}
 	return j.run()
 }
 

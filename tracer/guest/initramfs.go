@@ -22,6 +22,7 @@ type job struct {
 	Program string   `json:"program"` // a path
 	Args    []string `json:"args"`    // from the program's own name on
 	Env     []string `json:"env"`
+	Modules []string `json:"modules"` // paths, in the order of their loading
 	// The serial ports of the command, as names below /dev.
 	Stdout  string `json:"stdout"`
 	Stderr  string `json:"stderr"`
@@ -49,6 +50,13 @@ func (c Config) writeInitramfs(name string, m machine) (err error) {
 		j.Program = "/" + execDir + "/" + filepath.Base(c.Exec)
 		j.Args[0] = j.Program
 	}
+	load, err := c.modules()
+	if err != nil {
+		return err
+	}
+	for _, module := range load {
+		j.Modules = append(j.Modules, "/modules/"+module.name+".ko")
+	}
 	text, err := json.Marshal(j)
 	if err != nil {
 		return err
@@ -58,6 +66,9 @@ func (c Config) writeInitramfs(name string, m machine) (err error) {
 		cpio.Directory(".", 0o755),
 		cpio.StaticFile(jobPath, string(text), 0o444),
 		cpio.Symlink("bin/pinwatch", "/init"),
+	}
+	for i, module := range load {
+		records = append(records, cpio.StaticFile(j.Modules[i][1:], string(module.image), 0o444))
 	}
 	for _, pair := range append([]string{binary + ":init"}, c.Files...) {
 		r, err := fileRecord(pair)

@@ -22,10 +22,10 @@ func (l *Ledger) judgeAccount(e *Entry, u *user, p *process) {
 	if p != nil && !e.Process.Shared {
 		e.ChargedPinned = e.Process.Delta()
 	}
-	switch {
-	case e.ChargedUser < 0 || e.ChargedUser == 0 && e.ChargedPinned < 0, e.Unknown() && e.GivesBack:
+	switch process := e.ChargedPinned + e.LockedVM.Delta(); {
+	case e.ChargedUser < 0 || e.ChargedUser == 0 && process < 0, e.Unknown() && e.GivesBack:
 		e.Kind = Refund
-	case e.ChargedUser == 0 && e.ChargedPinned == 0 && e.Errno != 0:
+	case e.ChargedUser == 0 && process == 0 && e.Errno != 0:
 		e.Kind = Refusal
 	}
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned

@@ -58,6 +58,8 @@ type Event struct {
 	// Process is mm_struct.pinned_vm of the process that pays. Its owner identifies
 	// the mm within one trace, and may be used again once that is gone; 0: unknown.
 	Process Reading
+	// LockedVM is its mm_struct.locked_vm, of vfio and iommufd alone.
+	LockedVM Reading
 
 	Buffer Buffer        // of Map, Unmap and AlreadyMapped
 	Object *Object       // of Create, Grow and Free; else nil

@@ -57,6 +57,9 @@ func Chargers(source *ebpf.CollectionSpec, k Kernel) (list []Probe) {
 // section says; none: the program is for other kernels.
 func exceptions(k Kernel) map[string][]string {
 	rules := map[string][]string{}
+	// It has another name since 7.3, and the same arguments.
+	rules[bpf.ChargersProgKprobeIbUmemGet] = []string{"ib_umem_get", "__ib_umem_get_va"}
+	rules[bpf.ChargersProgKretprobeIbUmemGet] = []string{"ib_umem_get", "__ib_umem_get_va"}
 	// The end of a ring calls the first of these that there is.
 	var unregister, exit []string
 	switch {

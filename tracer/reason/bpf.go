@@ -231,11 +231,12 @@ func programRows() []Reason {
 
 // otherRows are those of the chargers of which one errno is a limit's.
 func otherRows() []Reason {
-	pins := func(call Call, function, since string, holds func(*Facts) Truth) []Reason {
-		return []Reason{
-			{Call: call, Errno: unix.ENOMEM, Name: "limit", Function: function, Since: since, Outcome: Limit, Accounting: true, Unprovoked: needsModule,
-				When: "the pages and the counter are more than RLIMIT_MEMLOCK", holds: holds, Say: overLimit},
-			{Call: call, Errno: unix.ENOMEM, Name: "memory", Function: function, Since: since, Outcome: NoMemory, Unprovoked: needsModule,
+	pins := func(call Call, function, since, provocation string, holds func(*Facts) Truth, say ...string) []Reason {
+		limited := Reason{Call: call, Errno: unix.ENOMEM, Name: "limit", Function: function, Since: since, Outcome: Limit, Accounting: true, Provocation: provocation,
+			When: "the pages and the counter are more than RLIMIT_MEMLOCK", holds: holds,
+			Say: append([]string{"RLIMIT_MEMLOCK refused", "{counter}: {held} + {asked} = {sum} > {limit}, over by {over}"}, say...)}
+		return []Reason{limited,
+			{Call: call, Errno: unix.ENOMEM, Name: "memory", Function: function, Since: since, Outcome: NoMemory, Unprovoked: needsExhausted,
 				When: "the machine or a memory cgroup has no memory left for the bookkeeping", holds: unseen, Say: []string{"the kernel found no memory for its bookkeeping"}},
 		}
 	}
@@ -245,8 +246,8 @@ func otherRows() []Reason {
 		{Call: TouchSecret, Errno: unix.EFAULT, Name: "end", Function: "secretmem_fault", Since: "5.14", Outcome: OtherRule, Provocation: "secret-end",
 			When: "beyond the end of the file", holds: unseen, Say: []string{"the page is beyond the end of the secret memory"}},
 	}
-	list = append(list, pins(MapVFIO, "__account_locked_vm", "", limit)...)
-	list = append(list, pins(MapIOMMUFD, "incr_user_locked_vm", "6.2", limit)...)
-	list = append(list, pins(RegisterRDMA, "ib_umem_get", "", limit)...)
-	return append(list, pins(MapVDPA, "vhost_vdpa_pa_map", "5.7", hardLimit)...)
+	list = append(list, pins(MapVFIO, "vfio_pin_pages_remote", "", "vfio-limit", limit, "it is VmLck, in which mlock() counts, too")...)
+	list = append(list, pins(MapIOMMUFD, "iopt_pages_update_pinned", "6.2", "iommufd-limit", limit)...)
+	list = append(list, pins(RegisterRDMA, "ib_umem_get", "", "rdma-limit", limit)...)
+	return append(list, pins(MapVDPA, "vhost_vdpa_pa_map", "5.7", "vdpa-limit", hardLimit, "no capability lifts this limit", "write(2) makes EFAULT of it")...)
 }

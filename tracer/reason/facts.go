@@ -21,6 +21,7 @@ type Facts struct {
 	// The charge that was tried: Asked and Held are what is held against Limit, in pages.
 	// For a perf buffer Asked is the part beyond the allowance, and Held is pinned_vm.
 	Asked, Held, Limit *int64
+	Counter            rule.Counter // that Held is of
 	CapIPCLock         *bool
 	Paranoid           *int64 // perf_event_paranoid
 	// Disturbed reports that another call moved the counter meanwhile: then the sum proves
@@ -194,6 +195,9 @@ func (f *Facts) values() map[string]string {
 	number("pages", f.Pages, "page")
 	number("asked", f.Asked, "page")
 	number("held", f.Held, "page")
+	if f.Held != nil {
+		v["counter"] = f.Counter.String()
+	}
 	number("existing", f.Existing, "page")
 	number("existing-aux", f.ExistingAUX, "page")
 	number("current", f.CgroupCurrent, "byte")

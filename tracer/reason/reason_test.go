@@ -116,6 +116,11 @@ var again = map[string]string{
 	"buffers-huge":        "buffers-limit",
 	"buffers-perf":        "buffers-limit",
 	"send-outstanding":    "send-limit",
+	"vfio-privileged":     "vfio-limit",
+	"rdma-privileged":     "rdma-limit",
+	"vdpa-privileged":     "vdpa-limit",
+	"iommufd-privileged":  "iommufd-limit",
+	"iommufd-process":     "iommufd-limit",
 }
 
 // What can be provoked is, and what is provoked has a reason.
@@ -124,7 +129,7 @@ func TestProvocations(t *testing.T) {
 	for _, r := range Table() {
 		provoked[r.Provocation] = true
 	}
-	for _, p := range workload.Provocations() {
+	for _, p := range slices.Concat(workload.Provocations(), workload.ModuleProvocations()) {
 		provocations[p.Name] = true
 		name, other := again[p.Name]
 		if !other {

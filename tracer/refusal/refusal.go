@@ -131,6 +131,14 @@ const (
 	MapUpdateBatch = "BPF_MAP_UPDATE_BATCH"
 )
 
+// Where memory for devices is seen not to be pinned.
+const (
+	VFIOMap    = "VFIO_IOMMU_MAP_DMA"
+	RDMAGet    = "ib_umem_get"
+	IOMMUFDPin = "iopt_pages_update_pinned" // do_update_pinned before 6.19
+	VDPAMap    = "VHOST_IOTLB_UPDATE"
+)
+
 // What io_uring_register(2) does about buffers (include/uapi/linux/io_uring.h).
 const (
 	RegisterBuffers       = 0

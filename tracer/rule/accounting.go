@@ -89,7 +89,9 @@ func (s *Scheme) UnmarshalText(name []byte) (err error) {
 }
 
 // UserPaysAll reports whether the user is charged a buffer's extra pages, too.
-func (s Scheme) UserPaysAll() bool { return s == SchemeCumulative || s == SchemeTwice || s == SchemeEither }
+func (s Scheme) UserPaysAll() bool {
+	return s == SchemeCumulative || s == SchemeTwice || s == SchemeEither
+}
 
 // Clamps reports whether what a user has beyond its allowance is no history.
 func (s Scheme) Clamps() bool { return s != SchemeCumulative && s != SchemeUnclamped }

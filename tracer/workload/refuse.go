@@ -103,7 +103,7 @@ func Provocations() []Provocation {
 
 // Run provokes.
 func (r *Refuse) Run(ctx context.Context, out io.Writer) (err error) {
-	list := Provocations()
+	list := slices.Concat(Provocations(), ModuleProvocations())
 	i := slices.IndexFunc(list, func(p Provocation) bool { return p.Name == r.Name })
 	if i < 0 {
 		return fmt.Errorf("no provocation is called %q: --list has them", r.Name)
@@ -500,7 +500,7 @@ func readNumber(file string) (n int64, err error) {
 
 // listProvocations writes all of them.
 func listProvocations(out io.Writer, asJSON bool) error {
-	for _, p := range Provocations() {
+	for _, p := range slices.Concat(Provocations(), ModuleProvocations()) {
 		var err error
 		if asJSON {
 			err = json.NewEncoder(out).Encode(map[string]string{"name": p.Name, "about": p.About})

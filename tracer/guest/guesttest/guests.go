@@ -234,6 +234,12 @@ func (r *run) config(dir string, tests []string) (guest.Config, error) {
 		Env:     []string{placeVariable + "=" + string(where), seriesVariable + "=" + os.Getenv(seriesVariable)},
 		Timeout: timeout + 2*time.Minute, // after the test binary, which says where it hangs
 	}
+	if r.kernel.Modules != "" {
+		c.Modules, c.IOMMU = strings.Fields(r.kernel.Modules), true
+		if c.ModuleDir, err = r.kernel.moduleDir(); err != nil {
+			return c, err
+		}
+	}
 	for _, name := range g.Env {
 		c.Env = append(c.Env, name+"="+os.Getenv(name))
 	}

@@ -30,6 +30,9 @@ type Kernel struct {
 	Arch    string // "amd64" or "arm64"
 	// Variant names Parameters, which it is booted with besides the usual ones.
 	Variant, Parameters string
+	// Modules are loaded, names with spaces between; it is of a series such as
+	// "6.12-generic" then, and the machine has an IOMMU.
+	Modules string
 }
 
 // String is the series, with the architecture where that is not the usual one, and the
@@ -55,6 +58,19 @@ func (k Kernel) With(variant, parameters string) Kernel {
 func (k Kernel) Upstream() string {
 	series, _, _ := strings.Cut(k.Series, "-")
 	return series
+}
+
+// moduleDir is where the modules of a generic kernel were unpacked.
+func (k Kernel) moduleDir() (string, error) {
+	for _, below := range []string{"lib", "usr/lib"} {
+		for _, top := range []string{".", ".."} {
+			dir := filepath.Join(filepath.Dir(k.Image), top, below, "modules", k.Release)
+			if _, err := os.Stat(filepath.Join(dir, "kernel")); err == nil {
+				return dir, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("kernel %s has no modules beside %s", k.Release, k.Image)
 }
 
 // Before reports whether the kernel is from before a version, such as "5.11".
@@ -136,6 +152,15 @@ func Fetch(t *testing.T, series string) []Kernel {
 func KnownBad(t *testing.T) Kernel {
 	t.Helper()
 	k := kernels(t, "known-bad/build.sh")[0]
+	k.Arch = "amd64"
+	return k
+}
+
+// Pinners builds the modules that pin memory and that no fetched kernel has, for one of
+// Debian's.
+func Pinners(t *testing.T) Kernel {
+	t.Helper()
+	k := kernels(t, "pinners/build.sh")[0]
 	k.Arch = "amd64"
 	return k
 }
