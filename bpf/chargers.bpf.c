@@ -86,6 +86,7 @@ struct call {
 	__u64 argument; /* of io_uring_register(2), in user space; the struct mmpin of a send */
 	__u64 memcg;	/* in which memory is being freed for the call */
 	__u64 memcg_pages; /* that the call wants it to have room for */
+	__u32 comparing; /* functions that compare, one of which may call the other */
 };
 #define CALL_SLOTS 256
 #define CALL_OVERFLOW 2048
@@ -450,6 +451,13 @@ int BPF_KPROBE(kprobe_io_sqe_buffers_register, struct io_ring_ctx *ring)
 	return 0;
 }
 
+static __always_inline struct call *send_find(void)
+{
+	struct call *call = charge_find(INNER(CHARGER_IO_URING));
+
+	return call && call->record.function == FUNCTION_RING_SEND ? call : 0;
+}
+
 /* The comparison itself. Outside of the system calls above it is a zero-copy send, which
  * is of interest when it is refused: its end cannot be seen. */
 static __always_inline void ring_asks(struct user_struct *user, __u64 pages)
@@ -458,22 +466,25 @@ static __always_inline void ring_asks(struct user_struct *user, __u64 pages)
 
 	if (!user)
 		return;
-	if (!call) {
-		charge_begin(INNER(CHARGER_IO_URING), user, 0);
-		call = charge_find(INNER(CHARGER_IO_URING));
-		if (call)
-			call->record.function = FUNCTION_RING_SEND;
-	}
-	if (call)
+	if (!call)
+		call = send_find();
+	if (!call)
+		call = call_is(charge_begin(INNER(CHARGER_IO_URING), user, 0), FUNCTION_RING_SEND);
+	if (call && !call->comparing++)
 		asked_begin(call, user, pages);
 }
 
 static __always_inline void ring_answer(void *ctx, int ret)
 {
 	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
+	bool sends = !call;
 	struct call send;
 
-	if (call) {
+	if (sends)
+		call = send_find();
+	if (!call || !call->comparing || --call->comparing)
+		return;
+	if (!sends) {
 		if (call->record.last_asked)
 			asked_end(call, ret);
 		return;

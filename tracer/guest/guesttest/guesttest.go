@@ -73,6 +73,12 @@ func (k Kernel) moduleDir() (string, error) {
 	return "", fmt.Errorf("kernel %s has no modules beside %s", k.Release, k.Image)
 }
 
+// ComparesInline reports whether the kernel compares io_uring's registered buffers with the
+// limit in the middle of a larger function, where no probe sees it (seen on Debian's kernels).
+func (k Kernel) ComparesInline() bool {
+	return k.Before("5.11") || !k.Before("6.19") && k.Before("7.2")
+}
+
 // Before reports whether the kernel is from before a version, such as "5.11".
 func (k Kernel) Before(version string) bool { return older(k.Release, version) }
 
