@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/objects"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
@@ -228,7 +229,7 @@ func TestOneNameForBPFObjects(t *testing.T) {
 		r := &row.Row{Entry: ledger.Entry{Event: ledger.Event{Op: ledger.Create, Object: &ledger.Object{ID: 7, Program: program, Type: map[bool]uint32{false: 6, true: 1}[program]}}}}
 		var traced, listed strings.Builder
 		w := recording.NewWriter(&traced)
-		if err := errors.Join(w.Write(r), w.Flush(), Maps(&listed, &bpfobj.Listing{Objects: []bpfobj.Object{o}}, MapsOptions{JSON: true})); err != nil {
+		if err := errors.Join(w.Write(r), w.Flush(), objects.Write(&listed, &bpfobj.Listing{Objects: []bpfobj.Object{o}}, objects.Options{JSON: true})); err != nil {
 			t.Fatal(err)
 		}
 		var trace struct {

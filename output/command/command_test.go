@@ -11,8 +11,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/command"
+	"github.com/pinwatch/pinwatch/output/objects"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/output/top"
@@ -83,7 +83,7 @@ func TestEnumeratedFlags(t *testing.T) {
 		{"doctor", "transport", transport.Names()},
 		{"doctor", "attach", probe.AttachNames()},
 		{"explain", "source", []string{"auto", "proc"}},
-		{"maps", "sort", output.MapsSorts()},
+		{"maps", "sort", objects.Sorts()},
 		{"maps", "type", types},
 		{"check", "format", report.Formats()},
 		{"check", "exit", check.ExitConventions()},

@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/command/value"
+	"github.com/pinwatch/pinwatch/output/objects"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/session"
@@ -21,7 +21,7 @@ import (
 type mapsOptions struct {
 	*Streams
 	tracingFlags
-	show  output.MapsOptions
+	show  objects.Options
 	watch time.Duration // 0: no trace
 }
 
@@ -56,7 +56,7 @@ is open in the processes that it may read.`,
 	f := cmd.Flags()
 	o.addBTF(f)
 	f.DurationVar(&o.watch, "watch", 0, "trace for this time first, to know what is charged for the objects made meanwhile")
-	value.Enum(f, &o.show.Sort, "sort", "id", output.MapsSorts(), "order")
+	value.Enum(f, &o.show.Sort, "sort", "id", objects.Sorts(), "order")
 	types := slices.Compact(slices.Sorted(slices.Values(slices.Concat(bpfobj.MapTypes(), bpfobj.ProgramTypes()))))
 	value.EnumsFunc(f, &o.show.Types, "type", nil, types, "show only these types, by the kernel's names, such as percpu_array", func(name string) error { return checkType(name, types) })
 	f.StringSliceVar(&o.show.Names, "name", nil, "show only objects with these names")
@@ -97,8 +97,8 @@ func runMaps(ctx context.Context, o *mapsOptions) (err error) {
 		return err
 	}
 	listing.SetCharged(charged)
-	for _, note := range output.MapsNotes(listing) {
+	for _, note := range objects.Notes(listing) {
 		fmt.Fprintf(o.Err, "pinwatch: %s\n", note)
 	}
-	return output.Maps(o.Out, listing, o.show)
+	return objects.Write(o.Out, listing, o.show)
 }

@@ -1,4 +1,5 @@
-package output
+// Package objects writes a listing of BPF objects, as a table or as JSON lines.
+package objects
 
 import (
 	"cmp"
@@ -18,12 +19,12 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
-// mapsVersion is the version of the JSON lines: since 2 a program is called prog.
-const mapsVersion = 2
+// version is the version of the JSON lines: since 2 a program is called prog.
+const version = 2
 
-// MapsOptions say which BPF objects to show, and how.
-type MapsOptions struct {
-	Sort         string // one of MapsSorts
+// Options say which BPF objects to show, and how.
+type Options struct {
+	Sort         string // one of Sorts
 	Types        []string
 	Names        []string
 	PIDs         []int
@@ -34,13 +35,13 @@ type MapsOptions struct {
 	Bytes        bool // plain bytes in the table
 }
 
-// MapsSorts are the orders that objects can be shown in.
-func MapsSorts() []string { return []string{"id", "memlock", "charged", "type", "name"} }
+// Sorts are the orders that objects can be shown in.
+func Sorts() []string { return []string{"id", "memlock", "charged", "type", "name"} }
 
 // Check says what cannot be meant.
-func (o *MapsOptions) Check() error {
-	if !slices.Contains(MapsSorts(), o.Sort) {
-		return fmt.Errorf("--sort %q: want one of %s", o.Sort, strings.Join(MapsSorts(), ", "))
+func (o *Options) Check() error {
+	if !slices.Contains(Sorts(), o.Sort) {
+		return fmt.Errorf("--sort %q: want one of %s", o.Sort, strings.Join(Sorts(), ", "))
 	}
 	if o.MapsOnly && o.ProgramsOnly {
 		return errors.New("--maps-only and --progs-only leave nothing")
@@ -48,9 +49,9 @@ func (o *MapsOptions) Check() error {
 	return nil
 }
 
-// mapsColumn is one value of an object: in JSON and, with a header, in the
+// column is one value of an object: in JSON and, with a header, in the
 // table.
-type mapsColumn struct {
+type column struct {
 	name   string
 	value  func(o *bpfobj.Object) any
 	header string
@@ -58,8 +59,8 @@ type mapsColumn struct {
 	cell   func(o *bpfobj.Object) string // nil: as in JSON
 }
 
-// mapsColumns is the one list of an object's columns.
-func mapsColumns(size func(int64) string) []mapsColumn {
+// columnsOf is the one list of an object's columns.
+func columnsOf(size func(int64) string) []column {
 	ofMap := func(value func(o *bpfobj.Object) uint32, format string) func(o *bpfobj.Object) string {
 		return func(o *bpfobj.Object) string {
 			if o.Kind != bpfobj.KindMap {
@@ -72,7 +73,7 @@ func mapsColumns(size func(int64) string) []mapsColumn {
 	valueSize := func(o *bpfobj.Object) uint32 { return o.ValueSize }
 	entries := func(o *bpfobj.Object) uint32 { return o.MaxEntries }
 	flags := func(o *bpfobj.Object) uint32 { return o.Flags }
-	return []mapsColumn{
+	return []column{
 		{name: "kind", value: func(o *bpfobj.Object) any { return o.Kind }, header: "KIND", left: true},
 		{name: "id", value: func(o *bpfobj.Object) any { return o.ID }, header: "ID"},
 		{name: "type", value: func(o *bpfobj.Object) any { return o.Type }, header: "TYPE", left: true},
@@ -174,22 +175,22 @@ func short[T any](l []T, separator string, text func(T) string) string {
 }
 
 // Maps writes the objects that are asked for.
-func Maps(w io.Writer, l *bpfobj.Listing, opts MapsOptions) error {
+func Write(w io.Writer, l *bpfobj.Listing, opts Options) error {
 	shown := opts.choose(l.Objects)
 	size := format.Bytes
 	if opts.Bytes {
 		size = func(n int64) string { return strconv.FormatInt(n, 10) }
 	}
-	columns := mapsColumns(size)
+	columns := columnsOf(size)
 	if opts.JSON {
-		return mapsJSON(w, shown, columns)
+		return asJSON(w, shown, columns)
 	}
-	return mapsTable(w, shown, columns)
+	return asTable(w, shown, columns)
 }
 
-func mapsJSON(w io.Writer, shown []bpfobj.Object, columns []mapsColumn) error {
+func asJSON(w io.Writer, shown []bpfobj.Object, columns []column) error {
 	for i := range shown {
-		line := fmt.Appendf(nil, `{"v":%d`, mapsVersion)
+		line := fmt.Appendf(nil, `{"v":%d`, version)
 		for _, c := range columns {
 			value, err := json.Marshal(c.value(&shown[i]))
 			if err != nil {
@@ -204,8 +205,8 @@ func mapsJSON(w io.Writer, shown []bpfobj.Object, columns []mapsColumn) error {
 	return nil
 }
 
-func mapsTable(w io.Writer, shown []bpfobj.Object, columns []mapsColumn) error {
-	columns = slices.DeleteFunc(slices.Clone(columns), func(c mapsColumn) bool { return c.header == "" })
+func asTable(w io.Writer, shown []bpfobj.Object, columns []column) error {
+	columns = slices.DeleteFunc(slices.Clone(columns), func(c column) bool { return c.header == "" })
 	var headers []string
 	var align []tw.Align
 	for _, c := range columns {
@@ -233,7 +234,7 @@ func mapsTable(w io.Writer, shown []bpfobj.Object, columns []mapsColumn) error {
 }
 
 // choose filters and sorts.
-func (o *MapsOptions) choose(all []bpfobj.Object) []bpfobj.Object {
+func (o *Options) choose(all []bpfobj.Object) []bpfobj.Object {
 	var shown []bpfobj.Object
 	for i := range all {
 		if o.wants(&all[i]) {
@@ -257,7 +258,7 @@ func (o *MapsOptions) choose(all []bpfobj.Object) []bpfobj.Object {
 	return shown
 }
 
-func (o *MapsOptions) wants(object *bpfobj.Object) bool {
+func (o *Options) wants(object *bpfobj.Object) bool {
 	switch {
 	case o.MapsOnly && object.Kind != bpfobj.KindMap,
 		o.ProgramsOnly && object.Kind != bpfobj.KindProgram,
@@ -273,8 +274,8 @@ func (o *MapsOptions) wants(object *bpfobj.Object) bool {
 		slices.ContainsFunc(object.Holders, func(h bpfobj.Holder) bool { return cgroup.Matches(h.Cgroup, o.Cgroup) })
 }
 
-// MapsNotes say what the regime is, and why columns are empty, one line each.
-func MapsNotes(l *bpfobj.Listing) []string {
+// Notes say what the regime is, and why columns are empty, one line each.
+func Notes(l *bpfobj.Listing) []string {
 	words := map[kernel.BPFAccounting]string{
 		kernel.BPFRlimit:  "BPF memory is charged to users here, and held against RLIMIT_MEMLOCK (rlimit: a map was refused for the limit, and created without); MEMLOCK is what is charged",
 		kernel.BPFMemcg:   "BPF memory is charged to memory cgroups here, and RLIMIT_MEMLOCK does not matter (memcg: a map was created with a limit of 0); MEMLOCK is the kernel's own estimate",

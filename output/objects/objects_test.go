@@ -1,4 +1,4 @@
-package output
+package objects
 
 import (
 	"encoding/json"
@@ -26,7 +26,7 @@ func listing() *bpfobj.Listing {
 	}
 }
 
-func maps(t *testing.T, opts MapsOptions) string {
+func maps(t *testing.T, opts Options) string {
 	t.Helper()
 	var out strings.Builder
 	if opts.Sort == "" {
@@ -35,7 +35,7 @@ func maps(t *testing.T, opts MapsOptions) string {
 	if err := opts.Check(); err != nil {
 		t.Fatal(err)
 	}
-	if err := Maps(&out, listing(), opts); err != nil {
+	if err := Write(&out, listing(), opts); err != nil {
 		t.Fatal(err)
 	}
 	return out.String()
@@ -48,13 +48,13 @@ map   9 array  gone    4     4       1   0x0   4 KiB              gone (id 77)
 prog  1 kprobe entry                           8 KiB  12 KiB 1000              map 7                                          link 3
 `
 	var got strings.Builder
-	for line := range strings.Lines(maps(t, MapsOptions{})) {
+	for line := range strings.Lines(maps(t, Options{})) {
 		got.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
 	if diff := cmp.Diff(want, got.String()); diff != "" {
 		t.Errorf("want - got +\n%s", diff)
 	}
-	if !strings.Contains(maps(t, MapsOptions{Bytes: true}), " 393216 ") {
+	if !strings.Contains(maps(t, Options{Bytes: true}), " 393216 ") {
 		t.Error("no plain bytes")
 	}
 }
@@ -71,7 +71,7 @@ func TestMapsJSON(t *testing.T) {
 			map[string]any{"pid": 11.0, "comm": "\x1b[31mred", "fds": 1.0, "cgroup": "/c"},
 		},
 	}
-	lines := strings.Split(strings.TrimSpace(maps(t, MapsOptions{JSON: true})), "\n")
+	lines := strings.Split(strings.TrimSpace(maps(t, Options{JSON: true})), "\n")
 	for i, line := range lines {
 		var got map[string]any
 		if err := json.Unmarshal([]byte(line), &got); err != nil {
@@ -98,23 +98,23 @@ func TestMapsJSON(t *testing.T) {
 
 func TestMapsChoose(t *testing.T) {
 	for name, c := range map[string]struct {
-		opts MapsOptions
+		opts Options
 		want []uint32
 	}{
-		"all":             {MapsOptions{Sort: "id"}, []uint32{7, 9, 1}},
-		"by memlock":      {MapsOptions{Sort: "memlock"}, []uint32{7, 1, 9}},
-		"by charged":      {MapsOptions{Sort: "charged"}, []uint32{1, 7, 9}},
-		"by type":         {MapsOptions{Sort: "type"}, []uint32{9, 7, 1}},
-		"by name":         {MapsOptions{Sort: "name"}, []uint32{1, 7, 9}},
-		"type":            {MapsOptions{Types: []string{"kprobe", "array"}}, []uint32{9, 1}},
-		"name":            {MapsOptions{Names: []string{"flows"}}, []uint32{7}},
-		"pid":             {MapsOptions{PIDs: []int{11}}, []uint32{7}},
-		"maps":            {MapsOptions{MapsOnly: true}, []uint32{7, 9}},
-		"programs":        {MapsOptions{ProgramsOnly: true}, []uint32{1}},
-		"payer's cgroup":  {MapsOptions{Cgroup: "/sys/fs/cgroup/a/b"}, []uint32{7}},
-		"holder's cgroup": {MapsOptions{Cgroup: "/c"}, []uint32{7}},
-		"no cgroup":       {MapsOptions{Cgroup: "/d"}, nil},
-		"gone cgroup":     {MapsOptions{Cgroup: "/", Names: []string{"gone"}}, nil},
+		"all":             {Options{Sort: "id"}, []uint32{7, 9, 1}},
+		"by memlock":      {Options{Sort: "memlock"}, []uint32{7, 1, 9}},
+		"by charged":      {Options{Sort: "charged"}, []uint32{1, 7, 9}},
+		"by type":         {Options{Sort: "type"}, []uint32{9, 7, 1}},
+		"by name":         {Options{Sort: "name"}, []uint32{1, 7, 9}},
+		"type":            {Options{Types: []string{"kprobe", "array"}}, []uint32{9, 1}},
+		"name":            {Options{Names: []string{"flows"}}, []uint32{7}},
+		"pid":             {Options{PIDs: []int{11}}, []uint32{7}},
+		"maps":            {Options{MapsOnly: true}, []uint32{7, 9}},
+		"programs":        {Options{ProgramsOnly: true}, []uint32{1}},
+		"payer's cgroup":  {Options{Cgroup: "/sys/fs/cgroup/a/b"}, []uint32{7}},
+		"holder's cgroup": {Options{Cgroup: "/c"}, []uint32{7}},
+		"no cgroup":       {Options{Cgroup: "/d"}, nil},
+		"gone cgroup":     {Options{Cgroup: "/", Names: []string{"gone"}}, nil},
 	} {
 		var got []uint32
 		for _, o := range c.opts.choose(listing().Objects) {
@@ -129,7 +129,7 @@ func TestMapsChoose(t *testing.T) {
 func TestMapsNotes(t *testing.T) {
 	l := listing()
 	l.Notes = []string{"something else"}
-	notes := strings.Join(MapsNotes(l), "\n")
+	notes := strings.Join(Notes(l), "\n")
 	for _, want := range []string{"memory cgroups", "CHARGED is empty", "something else"} {
 		if strings.Count(notes, want) != 1 {
 			t.Errorf("%q is not said once:\n%s", want, notes)
@@ -138,7 +138,7 @@ func TestMapsNotes(t *testing.T) {
 	for i := range l.Objects {
 		l.Objects[i].ChargedKnown = true
 	}
-	if strings.Contains(strings.Join(MapsNotes(l), "\n"), "CHARGED") {
+	if strings.Contains(strings.Join(Notes(l), "\n"), "CHARGED") {
 		t.Error("a column that is full is explained")
 	}
 }
