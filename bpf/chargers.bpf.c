@@ -9,6 +9,9 @@
  * entry and return, and the counters before and after tell. A call that moved nothing
  * is not reported, unless it was refused.
  *
+ * A ring or a umem that is closed keeps what it was charged until a worker of the kernel's
+ * gives that back: its closing is a record of its own.
+ *
  * A new charger is a name in enum charger and a PROBE_PAIR() at the end of this file.
  */
 #include "kernel.h"
@@ -50,6 +53,8 @@ struct record {
 	struct header header;
 	struct reading user;	/* user_struct.locked_vm */
 	struct reading process; /* pinned_vm; its owner is 0 where it is none's */
+	__u64 holder; /* the io_uring or umem in question: an identity, never shown; 0: not known */
+	__s64 holder_pages; /* of a umem that is closed, by its own record */
 
 	/* Of functions that have a comparison, in pages: */
 	__s64 asked;	 /* in all by this call, up to what was refused; derived from its arguments if that is unseen; 0: not known */
@@ -126,11 +131,20 @@ static __always_inline struct call *charge_begin(__u32 level, struct user_struct
 	return call;
 }
 
-/* What an outer call has, it has with all that it calls. */
-static __always_inline void charge_begin_inner(enum charger charger, struct user_struct *user, struct mm_struct *mm)
+/* What a call is about, unless that is known. */
+static __always_inline void call_holder(struct call *call, const void *holder)
 {
-	if (!charge_find(OUTER(charger)))
-		charge_begin(INNER(charger), user, mm);
+	if (call && !call->record.holder)
+		call->record.holder = (__u64)holder;
+}
+
+/* What an outer call has, it has with all that it calls. */
+static __always_inline void charge_begin_inner(enum charger charger, struct user_struct *user, struct mm_struct *mm,
+					       const void *holder)
+{
+	struct call *call = charge_find(OUTER(charger));
+
+	call_holder(call ?: charge_begin(INNER(charger), user, mm), holder);
 }
 
 static __always_inline void charge_begin_current(enum charger charger)
@@ -173,6 +187,29 @@ static __always_inline void charge_report(void *ctx, struct call *call, int ret)
 static __always_inline bool has_moved(const struct record *r)
 {
 	return r->user.after != r->user.before || r->process.after != r->process.before;
+}
+
+/* The last reference to what a user was charged for has gone, and nothing has come back yet. */
+static __always_inline void report_closed(void *ctx, enum charger charger, struct user_struct *user,
+					  const void *holder, __s64 pages)
+{
+	struct record r = { .header.kind = RECORD_CHARGER, .charger = charger, .holder = (__u64)holder,
+			    .holder_pages = pages };
+	const struct config *config = config_get();
+	reserved_t reserved;
+
+	if (!config || !user)
+		return;
+	caller_read(config, &r.header);
+	if (task_is_kernel((void *)bpf_get_current_task()))
+		caller_blank(&r.header);
+	r.header.flags |= FLAG_CLOSED;
+	if (user_has_perf_mlock())
+		r.header.flags |= FLAG_SPLIT_COUNTER;
+	r.user.owner = user_uid(user);
+	reserved = record_reserve();
+	r.user.before = r.user.after = user_locked_vm(user);
+	record_submit(ctx, reserved, &r);
 }
 
 /* ---- what was asked for ---- */
@@ -323,12 +360,30 @@ int BPF_KPROBE(kprobe_sys_io_uring_setup, struct pt_regs *regs)
 	ring_call_begin(FUNCTION_RING_SETUP, flags, syscall_arg(regs, 0), 0);
 	return 0;
 }
-PROBE_RETURN(sys_io_uring_setup, OUTER(CHARGER_IO_URING))
+
+/* 6.5: the ring gets a place in a table of the thread's, and no file descriptor. */
+#define RING_WITHOUT_FD (1U << 15) /* IORING_SETUP_REGISTERED_FD_ONLY */
+#define RING_BY_INDEX (1U << 31)   /* IORING_REGISTER_USE_REGISTERED_RING */
+
+SEC("kretprobe/sys_io_uring_setup")
+int BPF_KRETPROBE(kretprobe_sys_io_uring_setup, int ret)
+{
+	struct call *call = ret >= 0 ? charge_find(OUTER(CHARGER_IO_URING)) : 0;
+
+	if (call && !(call->record.request & RING_WITHOUT_FD))
+		call_holder(call, ring_of_fd(ret));
+	charge_end(ctx, OUTER(CHARGER_IO_URING), ret);
+	return 0;
+}
 
 SEC("kprobe/sys_io_uring_register")
 int BPF_KPROBE(kprobe_sys_io_uring_register, struct pt_regs *regs)
 {
-	ring_call_begin(FUNCTION_RING_REGISTER, syscall_arg(regs, 1), syscall_arg(regs, 3), syscall_arg(regs, 2));
+	__u32 request = syscall_arg(regs, 1);
+
+	ring_call_begin(FUNCTION_RING_REGISTER, request, syscall_arg(regs, 3), syscall_arg(regs, 2));
+	if (!(request & RING_BY_INDEX))
+		call_holder(charge_find(OUTER(CHARGER_IO_URING)), ring_of_fd(syscall_arg(regs, 0)));
 	return 0;
 }
 
@@ -386,6 +441,7 @@ int BPF_KPROBE(kprobe_io_sqe_buffers_register, struct io_ring_ctx *ring)
 {
 	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
 
+	call_holder(call, ring);
 	if (call && ring_is_exempt(ring))
 		call->record.header.flags |= FLAG_EXEMPT;
 	return 0;
@@ -465,7 +521,7 @@ int BPF_KPROBE(kprobe_io_account_mem_user, struct user_struct *user, void *mm, _
 SEC("kprobe/io_sqe_buffers_unregister")
 int BPF_KPROBE(kprobe_io_sqe_buffers_unregister, struct io_ring_ctx *ring)
 {
-	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
+	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring), ring);
 	return 0;
 }
 PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
@@ -473,7 +529,7 @@ PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
 SEC("kprobe/io_free_region")
 int BPF_KPROBE(kprobe_io_free_region, struct io_ring_ctx *ring)
 {
-	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
+	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring), ring);
 	return 0;
 }
 PROBE_RETURN(io_free_region, INNER(CHARGER_IO_URING))
@@ -482,13 +538,16 @@ PROBE_RETURN(io_free_region, INNER(CHARGER_IO_URING))
 SEC("kprobe/io_free_region")
 int BPF_KPROBE(kprobe_io_free_region_user, struct user_struct *user)
 {
-	charge_begin_inner(CHARGER_IO_URING, user, 0);
+	charge_begin_inner(CHARGER_IO_URING, user, 0, 0);
 	return 0;
 }
 
 static __always_inline struct call *ring_begin(struct io_ring_ctx *ring)
 {
-	return charge_begin(OUTER(CHARGER_IO_URING), ring_user(ring), ring_mm(ring));
+	struct call *call = charge_begin(OUTER(CHARGER_IO_URING), ring_user(ring), ring_mm(ring));
+
+	call_holder(call, ring);
+	return call;
 }
 
 /* A ring's end, and the late end of its buffers, in workers of the kernel's. */
@@ -517,6 +576,17 @@ int BPF_KPROBE(kprobe_io_uring_release, void *inode, struct file *file)
 	return 0;
 }
 PROBE_RETURN(io_uring_release, OUTER(CHARGER_IO_URING))
+
+/* The last reference to a ring's file goes: from now on it is no use to anybody. Its pages are
+ * given back by the work above. */
+SEC("kprobe/io_uring_release")
+int BPF_KPROBE(kprobe_io_uring_closed, void *inode, struct file *file)
+{
+	struct io_ring_ctx *ring = ring_of_file(file);
+
+	report_closed(ctx, CHARGER_IO_URING, ring_user(ring), ring, 0);
+	return 0;
+}
 
 SEC("kprobe/io_rsrc_put_work")
 int BPF_KPROBE(kprobe_io_rsrc_put_work, void *work)
@@ -553,12 +623,34 @@ int BPF_KPROBE(kprobe_xdp_umem_create, const void *argument)
 	call->record.asked = (umem.bytes + ((__u64)1 << config->page_shift) - 1) >> config->page_shift;
 	return 0;
 }
-PROBE_RETURN(xdp_umem_create, OUTER(CHARGER_XDP))
+
+SEC("kretprobe/xdp_umem_create")
+int BPF_KRETPROBE(kretprobe_xdp_umem_create, const void *umem)
+{
+	if ((__u64)umem < (__u64)-MAX_ERRNO)
+		call_holder(charge_find(OUTER(CHARGER_XDP)), umem);
+	charge_end(ctx, OUTER(CHARGER_XDP), (__u64)umem);
+	return 0;
+}
+
+/* A socket goes that alone has its umem. RCU lets the socket go later, and then a worker the
+ * umem. */
+SEC("kprobe/xsk_release")
+int BPF_KPROBE(kprobe_xsk_release, struct socket *socket)
+{
+	struct xdp_umem *umem = socket_last_umem(socket);
+
+	if (umem)
+		report_closed(ctx, CHARGER_XDP, kernel_read(umem, user), umem, umem_pages(umem));
+	return 0;
+}
 
 SEC("kprobe/xdp_umem_release_deferred")
 int BPF_KPROBE(kprobe_xdp_umem_release_deferred, void *work)
 {
-	charge_begin(OUTER(CHARGER_XDP), kernel_read(umem_of_work(work), user), 0);
+	struct xdp_umem *umem = umem_of_work(work);
+
+	call_holder(charge_begin(OUTER(CHARGER_XDP), kernel_read(umem, user), 0), umem);
 	return 0;
 }
 PROBE_RETURN(xdp_umem_release_deferred, OUTER(CHARGER_XDP))
@@ -568,7 +660,7 @@ SEC("kprobe/xdp_put_umem")
 int BPF_KPROBE(kprobe_xdp_put_umem, struct xdp_umem *umem)
 {
 	if (umem)
-		charge_begin(INNER(CHARGER_XDP), kernel_read(umem, user), 0);
+		call_holder(charge_begin(INNER(CHARGER_XDP), kernel_read(umem, user), 0), umem);
 	return 0;
 }
 PROBE_RETURN(xdp_put_umem, INNER(CHARGER_XDP))

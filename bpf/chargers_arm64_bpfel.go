@@ -77,6 +77,8 @@ type ChargersRecord struct {
 	}
 	User          ChargersReading
 	Process       ChargersReading
+	Holder        uint64
+	HolderPages   int64
 	Asked         int64
 	LastAsked     int64
 	LastHeld      int64
@@ -115,6 +117,7 @@ const (
 	ChargersProgKprobeIoRsrcPutWork             = "kprobe_io_rsrc_put_work"
 	ChargersProgKprobeIoSqeBuffersRegister      = "kprobe_io_sqe_buffers_register"
 	ChargersProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
+	ChargersProgKprobeIoUringClosed             = "kprobe_io_uring_closed"
 	ChargersProgKprobeIoUringRelease            = "kprobe_io_uring_release"
 	ChargersProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
 	ChargersProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
@@ -131,6 +134,7 @@ const (
 	ChargersProgKprobeXdpPutUmem                = "kprobe_xdp_put_umem"
 	ChargersProgKprobeXdpUmemCreate             = "kprobe_xdp_umem_create"
 	ChargersProgKprobeXdpUmemReleaseDeferred    = "kprobe_xdp_umem_release_deferred"
+	ChargersProgKprobeXskRelease                = "kprobe_xsk_release"
 	ChargersProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
 	ChargersProgKretprobeFreeCgroupPages        = "kretprobe_free_cgroup_pages"
 	ChargersProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
@@ -214,6 +218,7 @@ type ChargersProgramSpecs struct {
 	KprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister      *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringClosed             *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_closed"`
 	KprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
@@ -230,6 +235,7 @@ type ChargersProgramSpecs struct {
 	KprobeXdpPutUmem                *ebpf.ProgramSpec `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate             *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KprobeXskRelease                *ebpf.ProgramSpec `ebpf:"kprobe_xsk_release"`
 	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeFreeCgroupPages        *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
@@ -338,6 +344,7 @@ type ChargersPrograms struct {
 	KprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister      *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringClosed             *ebpf.Program `ebpf:"kprobe_io_uring_closed"`
 	KprobeIoUringRelease            *ebpf.Program `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
@@ -354,6 +361,7 @@ type ChargersPrograms struct {
 	KprobeXdpPutUmem                *ebpf.Program `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate             *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KprobeXskRelease                *ebpf.Program `ebpf:"kprobe_xsk_release"`
 	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeFreeCgroupPages        *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
@@ -397,6 +405,7 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeIoRsrcPutWork,
 		p.KprobeIoSqeBuffersRegister,
 		p.KprobeIoSqeBuffersUnregister,
+		p.KprobeIoUringClosed,
 		p.KprobeIoUringRelease,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
@@ -413,6 +422,7 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeXdpPutUmem,
 		p.KprobeXdpUmemCreate,
 		p.KprobeXdpUmemReleaseDeferred,
+		p.KprobeXskRelease,
 		p.KretprobeDoUpdatePinned,
 		p.KretprobeFreeCgroupPages,
 		p.KretprobeIbUmemGet,

@@ -37,6 +37,7 @@ const (
 	ChargersLegacyProgKprobeIoRsrcPutWork             = "kprobe_io_rsrc_put_work"
 	ChargersLegacyProgKprobeIoSqeBuffersRegister      = "kprobe_io_sqe_buffers_register"
 	ChargersLegacyProgKprobeIoSqeBuffersUnregister    = "kprobe_io_sqe_buffers_unregister"
+	ChargersLegacyProgKprobeIoUringClosed             = "kprobe_io_uring_closed"
 	ChargersLegacyProgKprobeIoUringRelease            = "kprobe_io_uring_release"
 	ChargersLegacyProgKprobeIoptPagesUpdatePinned     = "kprobe_iopt_pages_update_pinned"
 	ChargersLegacyProgKprobeMmAccountPinnedPages      = "kprobe_mm_account_pinned_pages"
@@ -53,6 +54,7 @@ const (
 	ChargersLegacyProgKprobeXdpPutUmem                = "kprobe_xdp_put_umem"
 	ChargersLegacyProgKprobeXdpUmemCreate             = "kprobe_xdp_umem_create"
 	ChargersLegacyProgKprobeXdpUmemReleaseDeferred    = "kprobe_xdp_umem_release_deferred"
+	ChargersLegacyProgKprobeXskRelease                = "kprobe_xsk_release"
 	ChargersLegacyProgKretprobeDoUpdatePinned         = "kretprobe_do_update_pinned"
 	ChargersLegacyProgKretprobeFreeCgroupPages        = "kretprobe_free_cgroup_pages"
 	ChargersLegacyProgKretprobeIbUmemGet              = "kretprobe_ib_umem_get"
@@ -136,6 +138,7 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeIoRsrcPutWork             *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister      *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringClosed             *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_closed"`
 	KprobeIoUringRelease            *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
@@ -152,6 +155,7 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeXdpPutUmem                *ebpf.ProgramSpec `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate             *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KprobeXskRelease                *ebpf.ProgramSpec `ebpf:"kprobe_xsk_release"`
 	KretprobeDoUpdatePinned         *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeFreeCgroupPages        *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet              *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
@@ -266,6 +270,7 @@ type ChargersLegacyPrograms struct {
 	KprobeIoRsrcPutWork             *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister      *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister    *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringClosed             *ebpf.Program `ebpf:"kprobe_io_uring_closed"`
 	KprobeIoUringRelease            *ebpf.Program `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned     *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages      *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
@@ -282,6 +287,7 @@ type ChargersLegacyPrograms struct {
 	KprobeXdpPutUmem                *ebpf.Program `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate             *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred    *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KprobeXskRelease                *ebpf.Program `ebpf:"kprobe_xsk_release"`
 	KretprobeDoUpdatePinned         *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeFreeCgroupPages        *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet              *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
@@ -325,6 +331,7 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeIoRsrcPutWork,
 		p.KprobeIoSqeBuffersRegister,
 		p.KprobeIoSqeBuffersUnregister,
+		p.KprobeIoUringClosed,
 		p.KprobeIoUringRelease,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
@@ -341,6 +348,7 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeXdpPutUmem,
 		p.KprobeXdpUmemCreate,
 		p.KprobeXdpUmemReleaseDeferred,
+		p.KprobeXskRelease,
 		p.KretprobeDoUpdatePinned,
 		p.KretprobeFreeCgroupPages,
 		p.KretprobeIbUmemGet,

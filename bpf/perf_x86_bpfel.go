@@ -143,6 +143,7 @@ const (
 	PerfRecordFlagFLAG_VERIFIER_PASSED  PerfRecordFlag = 65536
 	PerfRecordFlagFLAG_SPLIT_COUNTER    PerfRecordFlag = 1024
 	PerfRecordFlagFLAG_EXEMPT           PerfRecordFlag = 2048
+	PerfRecordFlagFLAG_CLOSED           PerfRecordFlag = 131072
 )
 
 type PerfRecordKind uint32

@@ -20,6 +20,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -211,7 +212,7 @@ func TestSummaryWords(t *testing.T) {
 	if !strings.Contains(text, "charged 1 page to uid 1879048192, which no other process has, and 0") || !strings.Contains(text, "uid 8: 3 pages charged: 0 for live buffers, 2 for pinwatch itself, 0 that") || strings.Contains(text, "uid 1879048192:") {
 		t.Errorf("pinwatch's own users:\n%s", text)
 	}
-	s.Failures = [6]ledger.Failure{{Errno: 1, Calls: 3, First: 5}, {Errno: 105, Calls: 1, First: 7}, {Errno: 12, Calls: 2, First: 8}}
+	s.Failures = refusal.Failures{{Errno: 1, Calls: 3, First: 5}, {Errno: 105, Calls: 1, First: 7}, {Errno: 12, Calls: 2, First: 8}}
 	want := "\nrefused: 3 with EPERM, the first was call 5; 1 with ENOBUFS, the first was call 7; 2 with ENOMEM, the first was call 8\n"
 	if text := Summarize(&row.Row{}, s); !strings.Contains(text, want) {
 		t.Errorf("no %q in\n%s", want, text)

@@ -13,6 +13,7 @@ import (
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/self"
 )
@@ -254,6 +255,8 @@ func objectOp(op bpf.ObjectsOp) (ledger.Op, error) {
 		return ledger.Grow, nil
 	case bpf.ObjectsOpOP_FREE:
 		return ledger.Free, nil
+	case bpf.ObjectsOpOP_CLOSE:
+		return ledger.Close, nil
 	}
 	return 0, fmt.Errorf("record of a BPF object: unknown operation %d", op)
 }
@@ -279,7 +282,11 @@ func (d decoder) charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 		return err
 	}
 	event.Op, event.Errno, event.Charger = ledger.Account, errnoOf(r.Ret), charger
+	if has(flags, bpf.PerfRecordFlagFLAG_CLOSED) {
+		event.Op = ledger.Close
+	}
 	event.SplitCounter = has(flags, bpf.PerfRecordFlagFLAG_SPLIT_COUNTER)
+	event.Instance = object.Instance{Key: r.Holder, Pages: r.HolderPages}
 	readCounter(&event.User, bpf.PerfReading(r.User))
 	readCounter(&event.Process, bpf.PerfReading(r.Process))
 	event.Failed, err = d.compared.failed(&r, flags)
