@@ -3,8 +3,6 @@ package ledger
 import (
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
