@@ -266,8 +266,8 @@ func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 		if c.Refused() && !released.Refused() {
 			again := remedy.Wait(object.Pages(e.Held.Closed))
 			if given != "" {
-				again.Change += ". It succeeds then " + given
-				again.Brief += ", " + given
+				again.Change += " (" + given + ")"
+				again.Brief += " (" + given + ")"
 			}
 			list = slices.Insert(list, 0, again)
 		}

@@ -59,6 +59,11 @@ var calls = map[string]func(*oneCall) (made int, err error){
 	"part":    (*oneCall).part,
 	"map":     (*oneCall).bpfMap,
 	"fill":    (*oneCall).fill,
+
+	"closed-ring":    (*oneCall).closedRing,
+	"closed-umem":    (*oneCall).closedUmem,
+	"closed-map":     (*oneCall).closedMap,
+	"closed-program": (*oneCall).closedProgram,
 }
 
 // parse reads NAME=VALUE.

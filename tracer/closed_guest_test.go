@@ -1,0 +1,127 @@
+//go:build guest
+
+package tracer_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/charging"
+	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
+	"github.com/pinwatch/pinwatch/tracer/transport"
+	"github.com/pinwatch/pinwatch/tracer/workload"
+)
+
+// What is closed holds its pages until the kernel's workers have released it, and who asks for
+// as many meanwhile is refused: that is said, with what it is, who closed it and since when. The
+// witness is the same call, which succeeds a moment later.
+func TestClosedStillHolds(t *testing.T) {
+	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
+	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
+		opts := everything()
+		t.Run("closed", func(t *testing.T) { closedHolds(t, k, opts) })
+		if k.Before("5.11") { // the programs for old kernels watch the same
+			opts.Transport = transport.PerfArray
+			t.Run("perf array", func(t *testing.T) { closedHolds(t, k, opts) })
+		}
+	})
+}
+
+// closing is something that is closed and asked for again.
+type closing struct {
+	call  string // of the workload
+	what  object.What
+	named string
+	errno unix.Errno // 0: this kernel does not charge it to a user
+	uid   uint32
+	pages int64 // at least
+	args  []string
+}
+
+func closedHolds(t *testing.T, k guesttest.Kernel, opts tracer.Options) {
+	const limit, pages = 64, 40
+	list := []closing{
+		{call: "closed-ring", what: object.Ring, named: "an io_uring", errno: unix.ENOMEM},
+		{call: "closed-umem", what: object.Umem, named: "an AF_XDP umem", errno: unix.ENOBUFS, args: []string{"cap=cap_net_raw"}},
+		{call: "closed-map", what: object.Map, named: "a BPF map", args: []string{"cap=cap_sys_admin"}},
+		{call: "closed-program", what: object.Program, named: "a BPF program", args: []string{"cap=cap_sys_admin"}},
+	}
+	if k.Before("5.11") {
+		list[2].errno, list[3].errno = unix.EPERM, unix.EPERM
+	}
+	outcomes := make([]workload.Outcome, len(list))
+	tr := traceObjects(t, opts, func(tr objectTrace) {
+		for i := range list {
+			list[i].uid = uint32(2500 + i)
+			args := []string{list[i].call, fmt.Sprintf("uid=%d", list[i].uid), fmt.Sprintf("memlock=%d", limit), fmt.Sprintf("pages=%d", pages)}
+			outcomes[i] = call(t, append(args, list[i].args...)...)
+		}
+		call(t, "buffers", "uid=2600", fmt.Sprintf("memlock=%d", limit), "count=70")
+	})
+	for i, c := range list {
+		t.Run(c.call, func(t *testing.T) { c.check(t, tr, outcomes[i], pages) })
+	}
+	// With nothing closed there is nothing to wait for.
+	refusals := refusalsOf(tr.entries, 2600)
+	if len(refusals) != 1 || refusals[0].Held.Closed != nil || strings.Contains(charging.OfRefusal(&refusals[0]).Text(), "try again") {
+		t.Errorf("%+v", refusals)
+	}
+}
+
+func (c closing) check(t *testing.T, tr objectTrace, outcome workload.Outcome, pages int64) {
+	refusals := refusalsOf(tr.entries, c.uid)
+	if unix.Errno(outcome.Errno) != c.errno || outcome.Made != 1 {
+		t.Fatalf("%v, %d made in the end; want %v, 1", unix.Errno(outcome.Errno), outcome.Made, c.errno)
+	}
+	if c.errno == 0 {
+		if len(refusals) != 0 {
+			t.Errorf("%d refusals", len(refusals))
+		}
+		return
+	}
+	said := 0
+	for i := range refusals {
+		e := &refusals[i]
+		t.Logf("%d held: %s", e.User.Before, charging.OfRefusal(e).Text())
+		if e.Held == nil || e.Held.Closed == nil {
+			continue
+		}
+		closed := e.Held.Closed[0]
+		if len(e.Held.Closed) != 1 || closed.What != c.what || closed.PID != e.Caller.PID || closed.Count != 1 || closed.Pages < pages || closed.Pages > e.User.Before || closed.AgeNS == 0 {
+			t.Errorf("%+v of %d held", e.Held.Closed, e.User.Before)
+		}
+		if said++; said > 1 {
+			continue
+		}
+		s := saying{outcome: "limit", says: []string{fmt.Sprintf("%d are of %s that process %d had closed ", closed.Pages, c.named, closed.PID), "before and the kernel had not released yet", "Remedies: try again shortly"},
+			never: []string{"closed a moment ago"}}
+		s.shown(t, e)
+		s.explained(t, tr.State, e)
+	}
+	if said == 0 {
+		t.Errorf("none of %d refusals names what is closed", len(refusals))
+	}
+	c.released(t, tr.entries)
+}
+
+// released wants nothing to be claimed once the release was seen.
+func (c closing) released(t *testing.T, entries []ledger.Entry) {
+	open := true
+	for _, e := range entries {
+		switch {
+		case e.Payer() != c.uid:
+		case e.Kind == ledger.Closing:
+			open = false
+		case e.Kind == ledger.Refund:
+			open = true
+		case e.Kind == ledger.Refusal && open && e.Held.Closed != nil:
+			t.Errorf("released, and still claimed: %+v", e.Held.Closed)
+		}
+	}
+}
