@@ -33,6 +33,9 @@ func TestClosedStillHolds(t *testing.T) {
 	})
 }
 
+// closedRounds is how often each is refused at first.
+const closedRounds = 10
+
 // closing is something that is closed and asked for again.
 type closing struct {
 	call  string // of the workload
@@ -59,7 +62,7 @@ func closedHolds(t *testing.T, k guesttest.Kernel, opts tracer.Options) {
 	tr := traceObjects(t, opts, func(tr objectTrace) {
 		for i := range list {
 			list[i].uid = uint32(2500 + i)
-			args := []string{list[i].call, fmt.Sprintf("uid=%d", list[i].uid), fmt.Sprintf("memlock=%d", limit), fmt.Sprintf("pages=%d", pages)}
+			args := []string{list[i].call, fmt.Sprintf("uid=%d", list[i].uid), fmt.Sprintf("memlock=%d", limit), fmt.Sprintf("pages=%d", pages), fmt.Sprintf("count=%d", closedRounds)}
 			outcomes[i] = call(t, append(args, list[i].args...)...)
 		}
 		call(t, "buffers", "uid=2600", fmt.Sprintf("memlock=%d", limit), "count=70")
@@ -76,19 +79,19 @@ func closedHolds(t *testing.T, k guesttest.Kernel, opts tracer.Options) {
 
 func (c closing) check(t *testing.T, tr objectTrace, outcome workload.Outcome, pages int64) {
 	refusals := refusalsOf(tr.entries, c.uid)
-	if unix.Errno(outcome.Errno) != c.errno || outcome.Made != 1 {
-		t.Fatalf("%v, %d made in the end; want %v, 1", unix.Errno(outcome.Errno), outcome.Made, c.errno)
-	}
+	want := closedRounds
 	if c.errno == 0 {
-		if len(refusals) != 0 {
-			t.Errorf("%d refusals", len(refusals))
-		}
+		want = 0
+	}
+	if unix.Errno(outcome.Errno) != c.errno || outcome.Made != want || len(refusals) < want || want == 0 && len(refusals) > 0 {
+		t.Fatalf("%v, %d refused at first and made in the end, %d refusals; want %v, %d", unix.Errno(outcome.Errno), outcome.Made, len(refusals), c.errno, want)
+	}
+	if want == 0 {
 		return
 	}
 	said := 0
 	for i := range refusals {
 		e := &refusals[i]
-		t.Logf("%d held: %s", e.User.Before, charging.OfRefusal(e).Text())
 		if e.Held == nil || e.Held.Closed == nil {
 			continue
 		}
@@ -101,10 +104,12 @@ func (c closing) check(t *testing.T, tr objectTrace, outcome workload.Outcome, p
 		}
 		s := saying{outcome: "limit", says: []string{fmt.Sprintf("%d are of %s that process %d had closed ", closed.Pages, c.named, closed.PID), "before and the kernel had not released yet", "Remedies: try again shortly"},
 			never: []string{"closed a moment ago"}}
+		t.Log(charging.OfRefusal(e).Text())
 		s.shown(t, e)
 		s.explained(t, tr.State, e)
 	}
-	if said == 0 {
+	t.Logf("said of %d of %d refusals", said, len(refusals))
+	if said == 0 { // while a map is being freed, nothing is certain
 		t.Errorf("none of %d refusals names what is closed", len(refusals))
 	}
 	c.released(t, tr.entries)

@@ -23,7 +23,7 @@ func whatColumns() []Column {
 		integer("time_ns", all, "when the call returned, Unix time", func(r *Row) *uint64 { return &r.TimeNS }).
 			header("TIME", 12).top(2, 12).left().shown(clock),
 		text("subsystem", all, "who charges: perf, bpf, memcg, or io_uring and the like", subsystemName).parsed(parseSubsystem),
-		text("kind", all, "charge, refund, refusal, mapping, unmapping, growth; preexisting and closing, which are no calls; or summary", kind).parsed(parseKind).
+		text("kind", all, "charge, refund, refusal, mapping, unmapping, growth; no calls: preexisting, closing, summary", kind).parsed(parseKind).
 			header("KIND", 9).top(1, 9).left().word(),
 	}
 }

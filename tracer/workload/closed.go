@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -21,32 +20,41 @@ type closable struct {
 	fd  int
 }
 
-// closedRounds is how often something is made and closed, at most, until the next one is
-// refused; closedPatience how long the workers may take.
+// closedTries is how often something is made and closed, at most, and closedPatience how long the
+// workers may take.
 const (
-	closedRounds   = 1000
+	closedTries    = 1000
 	closedPatience = 20 * time.Second
 )
 
-// afterClosing makes things and closes them at once, until the kernel refuses one, and then
-// tries that one until it succeeds: made is 1 if it does. The error is of the refusal.
-func afterClosing(open func() (*closable, error)) (made int, err error) {
-	for range closedRounds {
+// afterClosing makes things and closes them at once, until the kernel has refused so many as
+// are asked for. Each that is refused is tried until it succeeds: made is how many did. The
+// error is of the refusals.
+func (r *oneCall) afterClosing(open func() (*closable, error)) (made int, err error) {
+	var refused unix.Errno
+	for i := 0; i < closedTries && made < r.count; i++ {
 		c, err := open()
 		if err != nil {
-			return 0, err
+			return made, err
 		}
-		refused := c.get()
-		for end := time.Now().Add(closedPatience); refused != 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
-			if c.get() == 0 {
-				return 1, errors.Join(refused, unix.Close(c.fd))
+		errno := c.get()
+		for end := time.Now().Add(closedPatience); errno != 0; time.Sleep(time.Millisecond) {
+			if refused = errno; c.get() == 0 {
+				made++
+				break
+			}
+			if time.Now().After(end) {
+				return made, refused
 			}
 		}
-		if err := unix.Close(c.fd); refused != 0 || err != nil {
-			return 0, errors.Join(refused, err)
+		if err := unix.Close(c.fd); err != nil {
+			return made, err
 		}
 	}
-	return 1, nil
+	if refused == 0 {
+		return made, nil
+	}
+	return made, refused
 }
 
 func (r *oneCall) closedRing() (int, error) {
@@ -54,7 +62,7 @@ func (r *oneCall) closedRing() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return afterClosing(func() (*closable, error) {
+	return r.afterClosing(func() (*closable, error) {
 		fd, errno := newRing(1, 0)
 		if errno != 0 {
 			return nil, fmt.Errorf("io_uring_setup: %s", errno)
@@ -68,7 +76,7 @@ func (r *oneCall) closedUmem() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return afterClosing(func() (*closable, error) {
+	return r.afterClosing(func() (*closable, error) {
 		fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW, 0)
 		if err != nil {
 			return nil, fmt.Errorf("AF_XDP socket: %s", err)
@@ -79,7 +87,7 @@ func (r *oneCall) closedUmem() (int, error) {
 
 func (r *oneCall) closedMap() (int, error) {
 	attr := mapCreateAttr{mapType: uint32(ebpf.Array), keySize: 4, valueSize: uint32(os.Getpagesize()), maxEntries: uint32(r.pages)}
-	return afterClosing(func() (*closable, error) {
+	return r.afterClosing(func() (*closable, error) {
 		c := &closable{}
 		c.get = func() unix.Errno {
 			fd, err := createBPFMap(&attr)
@@ -96,7 +104,7 @@ func (r *oneCall) closedProgram() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	return afterClosing(func() (*closable, error) {
+	return r.afterClosing(func() (*closable, error) {
 		c := &closable{}
 		c.get = func() (errno unix.Errno) {
 			c.fd, errno = p.open()
