@@ -189,7 +189,8 @@ static __always_inline bool has_moved(const struct record *r)
 	return r->user.after != r->user.before || r->process.after != r->process.before;
 }
 
-/* The last reference to what a user was charged for has gone, and nothing has come back yet. */
+/* The last reference to what a user was charged for has gone, and nothing has come back yet.
+ * Without a holder: what is known of the user's others holds no more. */
 static __always_inline void report_closed(void *ctx, enum charger charger, struct user_struct *user,
 					  const void *holder, __s64 pages)
 {
@@ -242,6 +243,7 @@ struct vectors_given {
 };
 #define REGISTER_BUFFERS 0
 #define REGISTER_BUFFERS2 15
+#define REGISTER_CLONE_BUFFERS 30 /* 6.12 (7cc2a6eadcd7) */
 #ifdef PINWATCH_LEGACY
 #define VECTORS_READ 16 /* without a loop */
 #else
@@ -394,6 +396,10 @@ int BPF_KRETPROBE(kretprobe_sys_io_uring_register, int ret)
 
 	if (call)
 		derive_asked(call);
+	/* Another ring has the buffers now too: they may outlive the one that was charged. */
+	call = ret >= 0 ? charge_find(OUTER(CHARGER_IO_URING)) : 0;
+	if (call && (call->record.request & ~RING_BY_INDEX) == REGISTER_CLONE_BUFFERS)
+		report_closed(ctx, CHARGER_IO_URING, (void *)call->user, 0, 0);
 	charge_end(ctx, OUTER(CHARGER_IO_URING), ret);
 	return 0;
 }

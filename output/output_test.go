@@ -19,6 +19,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -320,6 +321,12 @@ func TestExplainRefusal(t *testing.T) {
 	want := "EPERM: pinned_vm 69 + extra 65 = 134 pages (536 KiB) > RLIMIT_MEMLOCK 128 pages (512 KiB): 6 pages (24 KiB) over; " +
 		"uid 1000 uses 516 of its allowance of 516 pages. Remedies: ulimit -l 536 (KiB), or sysctl kernel.perf_event_mlock_kb=524, " +
 		"or CAP_IPC_LOCK (effective, initial user namespace), or a buffer of 33 pages."
+	if diff := cmp.Diff(want, Explain(r)); diff != "" {
+		t.Error(diff)
+	}
+	// What is closed fills the allowance too.
+	r.Held = &ledger.Held{Closed: []object.Closed{{What: object.Ring, PID: 42, Count: 3, Pages: 200, AgeNS: 12e6}}}
+	want = strings.Replace(want, " Remedies: ", " Of the 516 pages that its counter holds, 200 are of 3 io_urings that process 42 had closed at most 12 ms before and the kernel had not released yet. Remedies: try again shortly, or ", 1)
 	if diff := cmp.Diff(want, Explain(r)); diff != "" {
 		t.Error(diff)
 	}

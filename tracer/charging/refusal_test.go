@@ -197,6 +197,16 @@ func TestOverAndBrief(t *testing.T) {
 			mapped(129, refusal.Mapping{CPU: -1})(e)
 			e.User.Before, e.Buffer.Extra = 516, 129
 		}), 113, "ulimit -l 516 (KiB)"},
+		{refused(unix.EPERM, func(e *ledger.Entry) {
+			mapped(129, refusal.Mapping{CPU: -1})(e)
+			e.User.Before, e.Buffer.Extra = 516, 129
+			e.Held = &ledger.Held{Closed: []object.Closed{{What: object.Ring, Pages: 113}}}
+		}), 113, "try again shortly"},
+		{refused(unix.EPERM, func(e *ledger.Entry) {
+			mapped(129, refusal.Mapping{CPU: -1})(e)
+			e.User.Before, e.Buffer.Extra = 516, 129
+			e.Held = &ledger.Held{Closed: []object.Closed{{What: object.Ring, Pages: 112}}}
+		}), 113, "ulimit -l 516 (KiB)"},
 	} {
 		first := ""
 		if brief := Brief(c.entry); len(brief) > 0 {

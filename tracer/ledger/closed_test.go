@@ -62,6 +62,7 @@ func TestClosed(t *testing.T) {
 		"a ring that charged nobody":     {[]Event{on(2, charger(0, 9)), closes("io_uring", 1, 0), ringRefused(9, 0)}, nil, 0, 0, 0, 9},
 		"a release of nobody knows what": {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), on(2, charger(9, 20)), charger(20, 11), ringRefused(11, 0)}, nil, 0, 0, 0, 11},
 		"a send's end":                   {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), sent(9, 20), sent(20, 9), ringRefused(9, 0)}, ring, 9, 0, 0, 9},
+		"buffers that two rings have":    {[]Event{on(1, charger(0, 9)), closes("io_uring", 0, 0), closes("io_uring", 1, 0), ringRefused(9, 0)}, nil, 0, 0, 0, 9},
 		"another one at its address":     {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), on(1, charger(9, 18)), ringRefused(18, 0)}, nil, 0, 0, 0, 18},
 		"after a loss": {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), func() Event {
 			e := ringRefused(9, 0)

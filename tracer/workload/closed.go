@@ -107,7 +107,9 @@ func (r *oneCall) closedProgram() (int, error) {
 	return r.afterClosing(func() (*closable, error) {
 		c := &closable{}
 		c.get = func() (errno unix.Errno) {
-			c.fd, errno = p.open()
+			for errno = unix.EAGAIN; errno == unix.EAGAIN; { // a signal of Go's
+				c.fd, errno = p.open()
+			}
 			return errno
 		}
 		return c, nil

@@ -146,13 +146,17 @@ func (b *Book) Charged(key uint64, user User, what What, pages int64, known bool
 	return t.id
 }
 
-// Close enters a closing, and returns the thing's number; 0: nothing is known that it holds.
-// The first of several counts.
+// Close enters a closing, and returns the thing's number; 0: it has none. The first of several
+// counts.
 func (b *Book) Close(c Closing) (id uint64) {
 	t := b.find(c.Key, c.User, c.What)
 	switch {
-	case c.Key == 0 || t == nil && c.Pages <= 0:
+	case c.Key == 0: // one of the user's, and which is not known
+		b.doubt(c.User)
 		return 0
+	case t == nil && c.Pages <= 0:
+		b.last++
+		return b.last
 	case t == nil:
 		t = b.add(c.Key, c.User, c.What)
 		t.charged = c.Charged
