@@ -14,6 +14,15 @@ import (
 // Calls that are refused for what is closed already: the kernel's workers give it back a
 // moment later.
 
+// beforeWorkers has this thread run before the kernel's workers on its CPU, which have what it
+// closes to release, until it sleeps.
+func beforeWorkers() error {
+	if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0); err != nil {
+		return fmt.Errorf("SCHED_FIFO: %w (needs root)", err)
+	}
+	return nil
+}
+
 // closable is something that pages are charged for.
 type closable struct {
 	get func() unix.Errno
