@@ -41,7 +41,7 @@ var floors = [][]string{
 // workloads and views.
 var large = []string{"tracer/check", "tracer/workload", "output/top"}
 
-const mostLines = 1790
+const mostLines = 1800
 
 func floorOf(room string) int {
 	return slices.IndexFunc(floors, func(rooms []string) bool { return slices.Contains(rooms, room) })

@@ -40,6 +40,7 @@ enum function {
 	FUNCTION_RING_SEND,	/* a zero-copy send of io_uring's */
 	FUNCTION_UMEM,		/* xdp_umem_create() */
 	FUNCTION_SEND,		/* mm_account_pinned_pages() */
+	FUNCTION_RELEASE,	/* one that gives back, if anything */
 };
 
 /* What became of the comparison with the limit. */
@@ -57,7 +58,7 @@ struct record {
 	__s64 holder_pages; /* of a umem that is closed, by its own record */
 
 	/* Of functions that have a comparison, in pages: */
-	__s64 asked;	 /* in all by this call, up to what was refused; derived from its arguments if that is unseen; 0: not known */
+	__s64 asked;	 /* in all by this call, up to what was refused; derived from its arguments if that is unseen; negative: given back; 0: not known */
 	__s64 last_asked; /* the last part of it, that the kernel compared at once; 0: unseen */
 	__s64 last_held; /* what the counter was then: with the parts of this call before it */
 
@@ -81,7 +82,7 @@ struct call {
 	struct record record;
 	struct stay stays[INFLIGHT_MM + 1];
 	__u64 user; /* struct user_struct *; 0: nobody is charged */
-	__u64 argument; /* of io_uring_register(2), in user space */
+	__u64 argument; /* of io_uring_register(2), in user space; the struct mmpin of a send */
 	__u64 memcg;	/* in which memory is being freed for the call */
 	__u64 memcg_pages; /* that the call wants it to have room for */
 };
@@ -138,20 +139,32 @@ static __always_inline void call_holder(struct call *call, const void *holder)
 		call->record.holder = (__u64)holder;
 }
 
+static __always_inline struct call *call_is(struct call *call, enum function function)
+{
+	if (call)
+		call->record.function = function;
+	return call;
+}
+
+static __always_inline struct call *release_begin(__u32 level, struct user_struct *user, struct mm_struct *mm)
+{
+	return call_is(charge_begin(level, user, mm), FUNCTION_RELEASE);
+}
+
 /* What an outer call has, it has with all that it calls. */
-static __always_inline void charge_begin_inner(enum charger charger, struct user_struct *user, struct mm_struct *mm,
-					       const void *holder)
+static __always_inline void release_begin_inner(enum charger charger, struct user_struct *user, struct mm_struct *mm,
+						const void *holder)
 {
 	struct call *call = charge_find(OUTER(charger));
 
-	call_holder(call ?: charge_begin(INNER(charger), user, mm), holder);
+	call_holder(call ?: release_begin(INNER(charger), user, mm), holder);
 }
 
-static __always_inline void charge_begin_current(enum charger charger)
+static __always_inline struct call *charge_begin_current(enum charger charger)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
 
-	charge_begin(OUTER(charger), kernel_read(task, cred, user), kernel_read(task, mm));
+	return charge_begin(OUTER(charger), kernel_read(task, cred, user), kernel_read(task, mm));
 }
 
 static __always_inline void read_after(struct call *call)
@@ -312,7 +325,8 @@ static __always_inline void charge_end(void *ctx, __u32 level, int ret)
 		return;
 	if (call.user) {
 		read_after(&call);
-		if (has_moved(&call.record) || is_refusal(ret))
+		/* Another call may have moved the counter as far back. */
+		if (has_moved(&call.record) || is_refusal(ret) || (ret >= 0 && call.record.asked))
 			charge_report(ctx, &call, ret);
 	}
 	call_exit(&call);
@@ -321,11 +335,14 @@ static __always_inline void charge_end(void *ctx, __u32 level, int ret)
 /* ---- probes ---- */
 
 /* What a function does to the caller's own user and mm. */
-#define PROBE_PAIR(function, charger)                                          \
+#define PROBE_PAIR(function, charger) CURRENT_PAIR(function, charger, FUNCTION_OTHER)
+/* The same of one that gives back alone. */
+#define RELEASE_PAIR(function, charger) CURRENT_PAIR(function, charger, FUNCTION_RELEASE)
+#define CURRENT_PAIR(function, charger, what)                                  \
 	SEC("kprobe/" #function)                                               \
 	int BPF_KPROBE(kprobe_##function)                                      \
 	{                                                                      \
-		charge_begin_current(charger);                                 \
+		call_is(charge_begin_current(charger), what);                  \
 		return 0;                                                      \
 	}                                                                      \
 	PROBE_RETURN(function, OUTER(charger))
@@ -340,10 +357,8 @@ static __always_inline void charge_end(void *ctx, __u32 level, int ret)
 
 static __always_inline void ring_call_begin(enum function function, __u32 request, __u32 count, __u64 argument)
 {
-	struct call *call;
+	struct call *call = charge_begin_current(CHARGER_IO_URING);
 
-	charge_begin_current(CHARGER_IO_URING);
-	call = charge_find(OUTER(CHARGER_IO_URING));
 	if (!call)
 		return;
 	call->argument = argument;
@@ -527,7 +542,7 @@ int BPF_KPROBE(kprobe_io_account_mem_user, struct user_struct *user, void *mm, _
 SEC("kprobe/io_sqe_buffers_unregister")
 int BPF_KPROBE(kprobe_io_sqe_buffers_unregister, struct io_ring_ctx *ring)
 {
-	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring), ring);
+	release_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring), ring);
 	return 0;
 }
 PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
@@ -535,7 +550,7 @@ PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
 SEC("kprobe/io_free_region")
 int BPF_KPROBE(kprobe_io_free_region, struct io_ring_ctx *ring)
 {
-	charge_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring), ring);
+	release_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring), ring);
 	return 0;
 }
 PROBE_RETURN(io_free_region, INNER(CHARGER_IO_URING))
@@ -544,13 +559,13 @@ PROBE_RETURN(io_free_region, INNER(CHARGER_IO_URING))
 SEC("kprobe/io_free_region")
 int BPF_KPROBE(kprobe_io_free_region_user, struct user_struct *user)
 {
-	charge_begin_inner(CHARGER_IO_URING, user, 0, 0);
+	release_begin_inner(CHARGER_IO_URING, user, 0, 0);
 	return 0;
 }
 
 static __always_inline struct call *ring_begin(struct io_ring_ctx *ring)
 {
-	struct call *call = charge_begin(OUTER(CHARGER_IO_URING), ring_user(ring), ring_mm(ring));
+	struct call *call = release_begin(OUTER(CHARGER_IO_URING), ring_user(ring), ring_mm(ring));
 
 	call_holder(call, ring);
 	return call;
@@ -605,7 +620,6 @@ int BPF_KPROBE(kprobe_io_rsrc_put_work, void *work)
 }
 PROBE_RETURN(io_rsrc_put_work, OUTER(CHARGER_IO_URING))
 
-/* Returns a pointer or an ERR_PTR(), of which the lower half is the errno. */
 /* The beginning of struct xdp_umem_reg, which is the same for user space. */
 struct umem_asked {
 	__u64 address;
@@ -617,10 +631,8 @@ int BPF_KPROBE(kprobe_xdp_umem_create, const void *argument)
 {
 	struct umem_asked umem = {};
 	const struct config *config = config_get();
-	struct call *call;
+	struct call *call = charge_begin_current(CHARGER_XDP);
 
-	charge_begin_current(CHARGER_XDP);
-	call = charge_find(OUTER(CHARGER_XDP));
 	if (!call || !config)
 		return 0;
 	/* The comparison is a part of this function. */
@@ -630,12 +642,18 @@ int BPF_KPROBE(kprobe_xdp_umem_create, const void *argument)
 	return 0;
 }
 
+/* Whoever may exceed the limit is not charged. */
 SEC("kretprobe/xdp_umem_create")
-int BPF_KRETPROBE(kretprobe_xdp_umem_create, const void *umem)
+int BPF_KRETPROBE(kretprobe_xdp_umem_create, struct xdp_umem *umem)
 {
-	if ((__u64)umem < (__u64)-MAX_ERRNO)
-		call_holder(charge_find(OUTER(CHARGER_XDP)), umem);
-	charge_end(ctx, OUTER(CHARGER_XDP), (__u64)umem);
+	int ret = (__u64)umem >> 32 == ~0U ? (__s32)(__u64)umem : 0;
+	struct call *call = charge_find(OUTER(CHARGER_XDP));
+
+	if (call && !ret) {
+		call->record.asked = kernel_read(umem, user) ? umem_pages(umem) : 0;
+		call_holder(call, umem);
+	}
+	charge_end(ctx, OUTER(CHARGER_XDP), ret);
 	return 0;
 }
 
@@ -655,8 +673,11 @@ SEC("kprobe/xdp_umem_release_deferred")
 int BPF_KPROBE(kprobe_xdp_umem_release_deferred, void *work)
 {
 	struct xdp_umem *umem = umem_of_work(work);
+	struct call *call = release_begin(OUTER(CHARGER_XDP), kernel_read(umem, user), 0);
 
-	call_holder(charge_begin(OUTER(CHARGER_XDP), kernel_read(umem, user), 0), umem);
+	call_holder(call, umem);
+	if (call)
+		call->record.asked = -umem_pages(umem);
 	return 0;
 }
 PROBE_RETURN(xdp_umem_release_deferred, OUTER(CHARGER_XDP))
@@ -666,7 +687,7 @@ SEC("kprobe/xdp_put_umem")
 int BPF_KPROBE(kprobe_xdp_put_umem, struct xdp_umem *umem)
 {
 	if (umem)
-		call_holder(charge_begin(INNER(CHARGER_XDP), kernel_read(umem, user), 0), umem);
+		call_holder(release_begin(INNER(CHARGER_XDP), kernel_read(umem, user), 0), umem);
 	return 0;
 }
 PROBE_RETURN(xdp_put_umem, INNER(CHARGER_XDP))
@@ -676,13 +697,12 @@ SEC("kprobe/mm_account_pinned_pages")
 int BPF_KPROBE(kprobe_mm_account_pinned_pages, void *pin, __u64 bytes)
 {
 	const struct config *config = config_get();
-	struct call *call;
+	struct call *call = charge_begin_current(CHARGER_ZEROCOPY);
 
-	charge_begin_current(CHARGER_ZEROCOPY);
-	call = charge_find(OUTER(CHARGER_ZEROCOPY));
 	if (!call || !config)
 		return 0;
 	call->record.function = FUNCTION_SEND;
+	call->argument = (__u64)pin;
 	if (call->user)
 		asked_begin(call, (void *)call->user, (bytes >> config->page_shift) + 2);
 	return 0;
@@ -692,9 +712,14 @@ SEC("kretprobe/mm_account_pinned_pages")
 int BPF_KRETPROBE(kretprobe_mm_account_pinned_pages, int ret)
 {
 	struct call *call = charge_find(OUTER(CHARGER_ZEROCOPY));
+	struct mmpin *pin;
 
-	if (call)
+	if (call) {
 		asked_end(call, ret);
+		pin = (void *)call->argument;
+		if (!ret && !kernel_read(pin, user))
+			call->record.asked = 0; /* it may exceed the limit, and is not charged */
+	}
 	charge_end(ctx, OUTER(CHARGER_ZEROCOPY), ret);
 	return 0;
 }
@@ -704,7 +729,7 @@ int BPF_KRETPROBE(kretprobe_mm_account_pinned_pages, int ret)
 	SEC("kprobe/" #function)                                               \
 	int BPF_KPROBE(kprobe_##function, __VA_ARGS__)                         \
 	{                                                                      \
-		charge_begin(INNER(CHARGER_ZEROCOPY), zerocopy_user(buffer), 0); \
+		release_begin(INNER(CHARGER_ZEROCOPY), zerocopy_user(buffer), 0); \
 		return 0;                                                      \
 	}                                                                      \
 	SEC("kretprobe/" #function)                                            \
@@ -720,11 +745,11 @@ ZEROCOPY_PAIR(msg_zerocopy_callback, void *skb, void *buffer)
 ZEROCOPY_PAIR(msg_zerocopy_complete, void *skb, void *buffer)
 
 PROBE_PAIR(ib_umem_get, CHARGER_RDMA)
-PROBE_PAIR(ib_umem_release, CHARGER_RDMA)
+RELEASE_PAIR(ib_umem_release, CHARGER_RDMA)
 PROBE_PAIR(iopt_pages_update_pinned, CHARGER_IOMMUFD)
 PROBE_PAIR(do_update_pinned, CHARGER_IOMMUFD)
 PROBE_PAIR(vfio_lock_acct, CHARGER_VFIO)
 PROBE_PAIR(vhost_vdpa_map, CHARGER_VDPA)
-PROBE_PAIR(vhost_vdpa_pa_unmap, CHARGER_VDPA)
+RELEASE_PAIR(vhost_vdpa_pa_unmap, CHARGER_VDPA)
 PROBE_PAIR(secretmem_fault, CHARGER_SECRETMEM)
-PROBE_PAIR(secretmem_release, CHARGER_SECRETMEM)
+RELEASE_PAIR(secretmem_release, CHARGER_SECRETMEM)

@@ -44,6 +44,7 @@ const (
 	ChargersFunctionFUNCTION_RING_SEND     ChargersFunction = 3
 	ChargersFunctionFUNCTION_UMEM          ChargersFunction = 4
 	ChargersFunctionFUNCTION_SEND          ChargersFunction = 5
+	ChargersFunctionFUNCTION_RELEASE       ChargersFunction = 6
 )
 
 type ChargersReading struct {

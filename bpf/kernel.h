@@ -918,6 +918,7 @@ static __always_inline struct xdp_umem *socket_last_umem(struct socket *socket)
 	return umem && kernel_read(umem, users.refs.counter) == 1 ? umem : 0;
 }
 
+/* The pages of a umem, which are what its user is charged for. */
 static __always_inline __s64 umem_pages(struct xdp_umem *umem)
 {
 	return kernel_read(umem, npgs);

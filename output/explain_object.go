@@ -125,11 +125,18 @@ func explainAccount(r *row.Row) string {
 	if r.Kind == ledger.Refusal {
 		return fmt.Sprintf("%s, uid %d: %s", r.Charger, r.Payer(), charging.OfRefusal(&r.Entry).Text())
 	}
-	verb, sign := "charged to", int64(1)
+	sign, did := int64(1), "did to"
 	if r.Kind == ledger.Refund {
-		verb, sign = "given back to", -1
+		sign, did = -1, "gave back to"
 	}
-	s := fmt.Sprintf("%s: %s %s uid %d", r.Charger, format.Count(sign*r.ChargedUser, "page"), verb, r.Payer())
+	if r.Unknown() {
+		process := ""
+		if r.ChargedPinned != 0 {
+			process = fmt.Sprintf("%s %s the process; ", format.Count(max(r.ChargedPinned, -r.ChargedPinned), "page"), byDirection(r.ChargedPinned))
+		}
+		return fmt.Sprintf("%s: %swhat this call %s uid %d, if anything, is not known: another call moved the user's counter meanwhile.", r.Charger, process, did, r.Payer())
+	}
+	s := fmt.Sprintf("%s: %s %s uid %d", r.Charger, format.Count(sign*r.ChargedUser, "page"), byDirection(sign), r.Payer())
 	if r.ChargedPinned != 0 {
 		s += fmt.Sprintf(", %d to the process", sign*r.ChargedPinned)
 	}
@@ -137,4 +144,12 @@ func explainAccount(r *row.Row) string {
 		s += "; another call moved the user's counter meanwhile"
 	}
 	return s + "."
+}
+
+// byDirection says what was done with pages.
+func byDirection(pages int64) string {
+	if pages < 0 {
+		return "given back to"
+	}
+	return "charged to"
 }

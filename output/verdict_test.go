@@ -48,3 +48,20 @@ func TestWrongRefusalBeforeAnyCharge(t *testing.T) {
 		}
 	}
 }
+
+// What is not known of another charger's call is not said to be nothing.
+func TestUnknownAmount(t *testing.T) {
+	shared := ledger.Reading{Owner: 7, Before: 30, After: 14, Shared: true}
+	for name, c := range map[string]struct {
+		event ledger.Event
+		want  string
+	}{
+		"gives back": {ledger.Event{Op: ledger.Account, Charger: "xdp", User: shared, GivesBack: true}, "xdp: what this call gave back to uid 7, if anything, is not known: another call moved the user's counter meanwhile."},
+		"charges":    {ledger.Event{Op: ledger.Account, Charger: "io_uring", User: shared, Process: ledger.Reading{Owner: 9, After: 16}}, "io_uring: 16 pages charged to the process; what this call did to uid 7, if anything, is not known: another call moved the user's counter meanwhile."},
+		"known":      {ledger.Event{Op: ledger.Account, Charger: "xdp", User: shared, Moves: -16, GivesBack: true}, "xdp: 16 pages given back to uid 7; another call moved the user's counter meanwhile."},
+	} {
+		if got := explainAccount(&row.Row{Entry: ledger.New().Apply(c.event)}); got != c.want {
+			t.Errorf("%s: %s\nwant %s", name, got, c.want)
+		}
+	}
+}

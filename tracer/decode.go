@@ -282,6 +282,7 @@ func (d decoder) charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 		return err
 	}
 	event.Op, event.Errno, event.Charger = ledger.Account, errnoOf(r.Ret), charger
+	event.Moves, event.GivesBack = moves(&r)
 	if has(flags, bpf.PerfRecordFlagFLAG_CLOSED) {
 		event.Op = ledger.Close
 	}

@@ -187,6 +187,30 @@ func TestDecodeFailedMapping(t *testing.T) {
 	}
 }
 
+// How much a call moved is known by the kernel's arguments where it says so, and never of a
+// call that failed, or whose comparison was not seen (asked is 0 then).
+func TestDecodeMoves(t *testing.T) {
+	const register = bpf.ChargersFunctionFUNCTION_RING_REGISTER
+	for name, c := range map[string]struct {
+		record bpf.ChargersRecord
+		pages  int64
+		gives  bool
+	}{
+		"umem":              {bpf.ChargersRecord{Function: bpf.ChargersFunctionFUNCTION_UMEM, Asked: 16}, 16, false},
+		"umem, refused":     {bpf.ChargersRecord{Function: bpf.ChargersFunctionFUNCTION_UMEM, Asked: 16, Ret: -105}, 0, false},
+		"umem, released":    {bpf.ChargersRecord{Function: bpf.ChargersFunctionFUNCTION_RELEASE, Asked: -16}, -16, true},
+		"ring, released":    {bpf.ChargersRecord{Function: bpf.ChargersFunctionFUNCTION_RELEASE}, 0, true},
+		"buffers":           {bpf.ChargersRecord{Function: register, Request: refusal.RegisterBuffers, Asked: 3}, 3, false},
+		"buffers, updated":  {bpf.ChargersRecord{Function: register, Request: refusal.RegisterBuffersUpdate, Asked: 3}, 0, false},
+		"buffers, released": {bpf.ChargersRecord{Function: register, Request: refusal.UnregisterBuffers}, 0, true},
+		"any other":         {bpf.ChargersRecord{Function: bpf.ChargersFunctionFUNCTION_OTHER, Asked: 3}, 0, false},
+	} {
+		if pages, gives := moves(&c.record); pages != c.pages || gives != c.gives {
+			t.Errorf("%s: %d, %v; want %d, %v", name, pages, gives, c.pages, c.gives)
+		}
+	}
+}
+
 // What is said of the comparison with the limit is what was seen of it: that it was not
 // reached only where it would have been seen.
 func TestDecodeFailedCharge(t *testing.T) {

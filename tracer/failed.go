@@ -31,6 +31,7 @@ var functions = [...]string{
 	bpf.ChargersFunctionFUNCTION_RING_SEND:     ringComparison,
 	bpf.ChargersFunctionFUNCTION_UMEM:          "xdp_umem_create",
 	bpf.ChargersFunctionFUNCTION_SEND:          "mm_account_pinned_pages",
+	bpf.ChargersFunctionFUNCTION_RELEASE:       "", // of no call that fails
 }
 
 // comparing is a kind of call, as far as the kernel may compare in another place.
@@ -68,7 +69,7 @@ func (c compared) failed(r *bpf.ChargersRecord, flags bpf.PerfRecordFlag) (*refu
 	if accounting != refusal.Unseen && c.calls != nil {
 		c.calls[call] = true
 	}
-	if errnoOf(r.Ret) == 0 || r.Function == bpf.ChargersFunctionFUNCTION_OTHER {
+	if errnoOf(r.Ret) == 0 || functions[r.Function] == "" {
 		return nil, nil
 	}
 	if accounting == refusal.Unseen && c.visible(call) {
@@ -96,6 +97,22 @@ func (c compared) failed(r *bpf.ChargersRecord, flags bpf.PerfRecordFlag) (*refu
 		}
 	}
 	return failed, nil
+}
+
+// moves is by how many pages a call moved the user's counter, by the kernel's own arguments
+// and not by the counter; 0: not known. gives reports whether it gives back alone.
+func moves(r *bpf.ChargersRecord) (pages int64, gives bool) {
+	gives = r.Function == bpf.ChargersFunctionFUNCTION_RELEASE
+	registers := r.Function == bpf.ChargersFunctionFUNCTION_RING_REGISTER
+	if registers && r.Request == refusal.UnregisterBuffers {
+		return 0, true
+	}
+	// An update of a ring's buffers gives back, too.
+	asks := !registers || r.Request == refusal.RegisterBuffers || r.Request == refusal.RegisterBuffers2
+	if errnoOf(r.Ret) != 0 || !asks || r.Function == bpf.ChargersFunctionFUNCTION_OTHER {
+		return 0, gives
+	}
+	return r.Asked, gives
 }
 
 // visible reports whether the comparison would have been seen.

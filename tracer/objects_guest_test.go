@@ -421,6 +421,23 @@ func explainsOthers(t *testing.T, _ guesttest.Kernel) {
 	if !settled(&tr.summary, uid) {
 		t.Errorf("not explained: %+v", tr.summary)
 	}
+	// The workload's umems have 16 pages each, and whatever overlaps a call of theirs, it is
+	// entered with these.
+	overlapped := 0
+	for _, e := range tr.entries {
+		if e.Charger != "xdp" || e.Payer() != uid || e.Errno != 0 || e.Unknown() {
+			continue
+		}
+		if e.User.Shared {
+			overlapped++
+		}
+		if want := map[ledger.Kind]int64{ledger.Charge: 16, ledger.Refund: -16}[e.Kind]; e.ChargedUser != want {
+			t.Errorf("%v of a umem of 16 pages: %d charged, %+v", e.Kind, e.ChargedUser, e.User)
+		}
+	}
+	if overlapped == 0 {
+		t.Error("nothing overlapped a umem")
+	}
 }
 
 // settled reports whether a counter of a user's is explained, and nothing is charged to it.

@@ -132,6 +132,9 @@ func openAny(opts Options) (_ *Tracer, err error) {
 			t.symbolProgram = symbolProgram
 			t.degraded = append(degraded, t.degraded...)
 			t.degraded = append(t.degraded, t.ownCharge(opts.Payer, types)...)
+			if users, err := types.ChargesBPFToUsers(); err == nil && users && !opts.BPF {
+				t.degraded = append(t.degraded, SharedWithObjects)
+			}
 			if len(failures) > 0 {
 				t.degraded = append(t.degraded, b.FallbackReason(failures[0]))
 			}
@@ -259,6 +262,8 @@ func (t *Tracer) watchObjects(opts Options, specs probe.Specs, running probe.Ker
 const (
 	ObjectsNotWatched  = "BPF objects are not watched"
 	ChargersNotWatched = "io_uring, AF_XDP and others that share locked_vm are not watched"
+	// SharedWithObjects is said where they were not asked for.
+	SharedWithObjects = "this kernel charges BPF objects to users, too, and they are not watched (--only with bpf): what they charge is by what is not traced"
 )
 
 // attach attaches the probes on perf buffers and has each show that it works.

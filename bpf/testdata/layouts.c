@@ -419,9 +419,9 @@ struct xdp_umem {
 	u64 size;
 	struct work_struct work;
 	void **pgs;
+	u32 npgs;
 	struct user_struct *user;
 	refcount_t users;
-	u32 npgs;
 };
 struct sock {
 	u64 common;

@@ -61,7 +61,7 @@ func amountColumns() []Column {
 		integer("buffer", Perf, "perf buffer, by its number in the trace; 0: none", func(r *Row) *uint64 { return &r.BufferID }).
 			parsed(parseInto(func(r *Row) *uint64 { return &r.Buffer.Key })).shown(id).header("ID", 5).top(10, 5),
 		text("area", Perf, "area of the buffer: data or aux", func(r *Row) string { return r.Buffer.Area.String() }).parsed(parseArea),
-		derived("pages", calls, "size of what is mapped, unmapped or charged", pages).header("PAGES", 5).top(3, 6),
+		derived("pages", calls, "size of what is mapped, unmapped or charged", pages).shown(pagesOrUnknown).header("PAGES", 5).top(3, 6),
 		derived("user_locked_pages", Perf|BPF|Others, "the user's counter, with what a new mapping asks for", demand).
 			shown(userLocked).header("USER_LOCKED", 11).top(8, 11).parsed(parseInto(func(r *Row) *int64 { return &r.User.Before })),
 		derived("user_extra_pages", Perf|BPF|Others, "what the call asks the user's counter for, or gives back to it", func(r *Row) int64 { return r.Asked() }).
@@ -82,6 +82,8 @@ func amountColumns() []Column {
 		integer("pinned_vm_after_pages", Perf|Others, "pages charged to the process after the call", func(r *Row) *int64 { return &r.Process.After }),
 		boolean("cap_ipc_lock", Perf|BPF|Others, "the process has CAP_IPC_LOCK and may exceed its limit", func(r *Row) *bool { return &r.Caller.CapIPCLock }),
 		integer("paranoid", Perf, "perf_event_paranoid; -1 lifts the limit", func(r *Row) *int32 { return &r.Buffer.Limits.Paranoid }),
+		integer("moves_pages", Others, "by how many pages the call moved the user's counter, as the kernel's own arguments say; negative: given back; 0: the counter alone tells, which is uncertain where another call moved it meanwhile", func(r *Row) *int64 { return &r.Moves }),
+		boolean("gives_back", Others, "a call that gives back, if it moves anything", func(r *Row) *bool { return &r.GivesBack }),
 		integer("errno", calls, "0, or why the call failed", func(r *Row) *int32 { return &r.Errno }),
 	}
 }

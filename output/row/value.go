@@ -33,6 +33,13 @@ func pages(r *Row) int64 {
 	return r.Buffer.Recorded[rule.Data].Pages
 }
 
+func pagesOrUnknown(r *Row) string {
+	if r.Unknown() {
+		return "?"
+	}
+	return strconv.FormatInt(pages(r), 10)
+}
+
 // demand is the user's counter, with what a new mapping or object asks for.
 func demand(r *Row) int64 {
 	if r.Op == ledger.Map || r.Op == ledger.Create {

@@ -399,6 +399,10 @@ func (r *Refused) holders() string {
 		return ""
 	}
 	h, held := r.Held, *r.Facts.Held
+	older := held - h.Buffers - h.Others - r.own
+	if older < 0 { // calls are under way that have moved the counter, or what is not traced did
+		return fmt.Sprintf(". Who holds the %d is not known to the page", held)
+	}
 	var parts []string
 	if len(h.Closed) > 0 {
 		parts = append(parts, ClosedText(h.Closed))
@@ -423,7 +427,7 @@ func (r *Refused) holders() string {
 		parts = append(parts, fmt.Sprintf("%d are this call's own, of its earlier parts", r.own))
 	}
 	olderClosed := object.Pages(h.Closed) - h.ClosedObjects - h.ClosedOthers
-	if older := held - h.Buffers - h.Others - r.own - olderClosed; older > 0 {
+	if older -= olderClosed; older > 0 {
 		parts = append(parts, fmt.Sprintf("%d were held before the trace began, or by what it does not watch", older))
 	}
 	late := ""

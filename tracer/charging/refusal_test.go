@@ -61,6 +61,11 @@ func TestOfRefusal(t *testing.T) {
 			e.Caller.LockLimit, e.Failed.Count = 128, 7
 			e.Held = &ledger.Held{Buffers: 476, PID: 42, PIDPages: 476}
 		}), reason.Limit, []string{"476 pages + 1 page = 477 pages > 128 pages", "476 are perf buffers of process 42, which perf's allowance lets it have beyond the limit", "ulimit -l 1932 (KiB) if all 7 buffers are like the refused one", "355 pages fewer of perf buffers of process 42 if all 7", "another uid"}, []string{"closed"}},
+		"more than is held": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_register", refusal.Refused, 1, 476)(e)
+			e.Caller.LockLimit = 128
+			e.Held = &ledger.Held{Others: 477}
+		}), reason.Limit, []string{"Who holds the 476 is not known to the page"}, []string{"477 are"}},
 		"ring, first region": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_setup", refusal.Refused, 2, 476)(e)
 			e.Caller.LockLimit = 128

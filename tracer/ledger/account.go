@@ -4,9 +4,9 @@ import "github.com/pinwatch/pinwatch/tracer/ledger/object"
 
 // judgeAccount enters what another charger did to the counters. There is no rule to
 // check: the entry exists so that every page of a user's counter is explained. How
-// much was charged is known from the counter alone: if another call moved it at the
-// same time, the next undisturbed reading reveals it, for what perf buffers and BPF
-// objects did in between is known.
+// much was charged is known from the counter: if another call moved it at the
+// same time, from the kernel's arguments, and if these do not tell, the next undisturbed
+// reading reveals it, for what perf buffers and BPF objects did in between is known.
 func (l *Ledger) judgeAccount(e *Entry, u *user, p *process) {
 	// The kernel gives back in workers of its own: that is the traced command's
 	// if it has charged the user.
@@ -16,16 +16,17 @@ func (l *Ledger) judgeAccount(e *Entry, u *user, p *process) {
 		e.Caller.Command = u.command
 	}
 	e.Uncertain = !e.User.Undisturbed()
+	e.ChargedUser = e.Moves
 	if !e.Uncertain {
 		e.ChargedUser = e.User.Delta()
-		u.others += e.ChargedUser
 	}
-	e.InstanceID = l.closed.Charged(e.Instance.Key, e.counter(), object.What(e.Charger), e.ChargedUser, !e.Uncertain)
+	u.others += e.ChargedUser
+	e.InstanceID = l.closed.Charged(e.Instance.Key, e.counter(), object.What(e.Charger), e.ChargedUser, !e.Unknown())
 	if p != nil && !e.Process.Shared {
 		e.ChargedPinned = e.Process.Delta()
 	}
 	switch {
-	case e.ChargedUser < 0 || e.ChargedUser == 0 && e.ChargedPinned < 0:
+	case e.ChargedUser < 0 || e.ChargedUser == 0 && e.ChargedPinned < 0, e.Unknown() && e.GivesBack:
 		e.Kind = Refund
 	case e.ChargedUser == 0 && e.ChargedPinned == 0 && e.Errno != 0:
 		e.Kind = Refusal
@@ -49,4 +50,9 @@ func (l *Ledger) closing(e *Entry) {
 		}
 	}
 	e.InstanceID = l.closed.Close(c)
+}
+
+// Unknown reports whether it is not known how many pages a call of another charger moved.
+func (e *Entry) Unknown() bool {
+	return e.Op == Account && e.Errno == 0 && e.Moves == 0 && !e.User.Undisturbed()
 }

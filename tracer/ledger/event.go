@@ -44,7 +44,11 @@ type Event struct {
 	Errno    int32  // 0, or why the call failed
 	Op       Op
 	Charger  Charger // of Account
-	Followed bool    // the next event is there already
+	// Moves is by how many pages a call of Account moved the user's counter, as the kernel's
+	// own arguments say; 0: the counter alone tells.
+	Moves     int64
+	GivesBack bool // it gives back, if it moves anything
+	Followed  bool // the next event is there already
 	// SplitCounter reports whether User is locked_vm on a kernel where perf has a
 	// counter of its own (user_struct.perf_mlock, 7.3).
 	SplitCounter bool

@@ -71,7 +71,7 @@ func (l *Ledger) closedOf(e *Entry, h *Held) {
 		return
 	}
 	closed, others, objects := l.closed.Of(e.counter(), e.TimeNS)
-	if object.Pages(closed) <= e.User.Before {
+	if max(object.Pages(closed), h.Buffers+h.Others) <= e.User.Before {
 		h.Closed, h.ClosedOthers, h.ClosedObjects = closed, others, objects
 	}
 }

@@ -161,3 +161,33 @@ func TestOwnObjects(t *testing.T) {
 		t.Errorf("own %v, summary %+v", free.Caller.Self, s)
 	}
 }
+
+// What overlaps is entered by the kernel's own arguments where these are known, so that what
+// is not traced is told apart from it; else it is unknown.
+func TestOverlappingChargers(t *testing.T) {
+	moving := func(pages int64, ev Event) Event {
+		ev.Moves = pages
+		return overlapped(ev)
+	}
+	l := New()
+	l.Apply(charger(0, 16))
+	for _, c := range []struct {
+		event   Event
+		charged int64
+		kind    Kind
+		unknown bool
+	}{
+		{moving(16, charger(16, 43)), 16, Charge, false}, // 11 of them are of what is not traced
+		{moving(-16, charger(43, 27)), -16, Refund, false},
+		{overlapped(charger(27, 27)), 0, Charge, true},
+	} {
+		if e := l.Apply(c.event); e.ChargedUser != c.charged || e.Kind != c.kind || e.Unknown() != c.unknown || !e.Uncertain {
+			t.Errorf("%d charged, %v, unknown %v, uncertain %v; want %+v", e.ChargedUser, e.Kind, e.Unknown(), e.Uncertain, c)
+		}
+	}
+	gives := overlapped(charger(27, 27))
+	gives.GivesBack = true
+	if e := l.Apply(gives); e.Kind != Refund || !e.Unknown() {
+		t.Errorf("%v, unknown %v", e.Kind, e.Unknown())
+	}
+}

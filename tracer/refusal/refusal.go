@@ -131,6 +131,7 @@ const (
 // What io_uring_register(2) does about buffers (include/uapi/linux/io_uring.h).
 const (
 	RegisterBuffers       = 0
+	UnregisterBuffers     = 1
 	RegisterBuffers2      = 15
 	RegisterBuffersUpdate = 16
 )
