@@ -407,13 +407,12 @@ int BPF_KPROBE(kprobe_sys_io_uring_register, struct pt_regs *regs)
 SEC("kretprobe/sys_io_uring_register")
 int BPF_KRETPROBE(kretprobe_sys_io_uring_register, int ret)
 {
-	struct call *call = is_refusal(ret) ? charge_find(OUTER(CHARGER_IO_URING)) : 0;
+	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
 
-	if (call)
+	if (call && is_refusal(ret))
 		derive_asked(call);
 	/* Another ring has the buffers now too: they may outlive the one that was charged. */
-	call = ret >= 0 ? charge_find(OUTER(CHARGER_IO_URING)) : 0;
-	if (call && (call->record.request & ~RING_BY_INDEX) == REGISTER_CLONE_BUFFERS)
+	else if (call && ret >= 0 && (call->record.request & ~RING_BY_INDEX) == REGISTER_CLONE_BUFFERS)
 		report_closed(ctx, CHARGER_IO_URING, (void *)call->user, 0, 0);
 	charge_end(ctx, OUTER(CHARGER_IO_URING), ret);
 	return 0;

@@ -86,9 +86,10 @@ func (c closing) check(t *testing.T, tr objectTrace, outcome workload.Outcome, p
 		if e.Held == nil || e.Held.Closed == nil {
 			continue
 		}
-		// The kernel's counter is the witness: nothing else of this user's is charged.
+		// The kernel's counter is the witness: nothing else of this user's is charged. What a ring
+		// itself was charged (6.16) while the last one was released is not known.
 		closed := e.Held.Closed[0]
-		if len(e.Held.Closed) != 1 || closed.What != c.what || closed.PID != e.Caller.PID || closed.Pages < pages || closed.Pages != e.User.Before-c.open || closed.AgeNS == 0 {
+		if len(e.Held.Closed) != 1 || closed.What != c.what || closed.PID != e.Caller.PID || closed.Pages < pages || closed.Pages > e.User.Before-c.open || closed.AgeNS == 0 {
 			t.Errorf("%+v of %d held", e.Held.Closed, e.User.Before)
 		}
 		said++
