@@ -9,6 +9,9 @@
  * entry and return, and the counters before and after tell. A call that moved nothing
  * is not reported, unless it was refused.
  *
+ * A ring or a umem that is closed keeps what it was charged until a worker of the kernel's
+ * gives that back: its closing is a record of its own.
+ *
  * A new charger is a name in enum charger and a PROBE_PAIR() at the end of this file.
  */
 #include "kernel.h"
@@ -57,6 +60,8 @@ struct record {
 	struct reading process; /* pinned_vm; its owner is 0 where it is none's */
 	/* locked_vm of the same mm, which vfio charges, and iommufd if it was told to; else 0. */
 	__s64 locked_before, locked_after;
+	__u64 holder; /* the io_uring or umem in question: an identity, never shown; 0: not known */
+	__s64 holder_pages; /* of a umem that is closed, by its own record */
 
 	/* Of functions that have a comparison, in pages: */
 	__s64 asked;	 /* in all by this call, up to what was refused; derived from its arguments if that is unseen; negative: given back; 0: not known */
@@ -142,6 +147,13 @@ static __always_inline struct call *charge_begin(__u32 level, struct user_struct
 	return call;
 }
 
+/* What a call is about, unless that is known. */
+static __always_inline void call_holder(struct call *call, const void *holder)
+{
+	if (call && !call->record.holder)
+		call->record.holder = (__u64)holder;
+}
+
 static __always_inline struct call *call_is(struct call *call, enum function function)
 {
 	if (call)
@@ -155,10 +167,12 @@ static __always_inline struct call *release_begin(__u32 level, struct user_struc
 }
 
 /* What an outer call has, it has with all that it calls. */
-static __always_inline void release_begin_inner(enum charger charger, struct user_struct *user, struct mm_struct *mm)
+static __always_inline void release_begin_inner(enum charger charger, struct user_struct *user, struct mm_struct *mm,
+						const void *holder)
 {
-	if (!charge_find(OUTER(charger)))
-		release_begin(INNER(charger), user, mm);
+	struct call *call = charge_find(OUTER(charger));
+
+	call_holder(call ?: release_begin(INNER(charger), user, mm), holder);
 }
 
 static __always_inline struct call *charge_begin_current(enum charger charger)
@@ -206,6 +220,44 @@ static __always_inline bool has_moved(const struct record *r)
 	       r->locked_after != r->locked_before;
 }
 
+/* The stack has no room for it beside a call, and no kprobe comes upon another one's program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct record);
+} closed_record SEC(".maps");
+
+/* The last reference to what a user was charged for has gone, and nothing has come back yet.
+ * Without a holder: what is known of the user's others holds no more. */
+static __always_inline void report_closed(void *ctx, enum charger charger, struct user_struct *user,
+					  const void *holder, __s64 pages)
+{
+	const struct config *config = config_get();
+	reserved_t reserved;
+	struct record *r;
+	__u32 zero = 0;
+
+	r = bpf_map_lookup_elem(&closed_record, &zero);
+	if (!config || !user || !r)
+		return;
+	__builtin_memset(r, 0, sizeof(*r));
+	r->header.kind = RECORD_CHARGER;
+	r->charger = charger;
+	r->holder = (__u64)holder;
+	r->holder_pages = pages;
+	caller_read(config, &r->header);
+	if (task_is_kernel((void *)bpf_get_current_task()))
+		caller_blank(&r->header);
+	r->header.flags |= FLAG_CLOSED;
+	if (user_has_perf_mlock())
+		r->header.flags |= FLAG_SPLIT_COUNTER;
+	r->user.owner = user_uid(user);
+	reserved = record_reserve();
+	r->user.before = r->user.after = user_locked_vm(user);
+	record_submit(ctx, reserved, r);
+}
+
 /* ---- what was asked for ---- */
 
 /* The kernel is about to compare pages, and what a counter holds, with the limit. */
@@ -236,6 +288,7 @@ struct vectors_given {
 };
 #define REGISTER_BUFFERS 0
 #define REGISTER_BUFFERS2 15
+#define REGISTER_CLONE_BUFFERS 30 /* 6.12 (7cc2a6eadcd7) */
 #ifdef PINWATCH_LEGACY
 #define VECTORS_READ 16 /* without a loop */
 #else
@@ -356,22 +409,43 @@ int BPF_KPROBE(kprobe_sys_io_uring_setup, struct pt_regs *regs)
 	ring_call_begin(FUNCTION_RING_SETUP, flags, syscall_arg(regs, 0), 0);
 	return 0;
 }
-PROBE_RETURN(sys_io_uring_setup, OUTER(CHARGER_IO_URING))
+
+/* 6.5: the ring gets a place in a table of the thread's, and no file descriptor. */
+#define RING_WITHOUT_FD (1U << 15) /* IORING_SETUP_REGISTERED_FD_ONLY */
+#define RING_BY_INDEX (1U << 31)   /* IORING_REGISTER_USE_REGISTERED_RING */
+
+SEC("kretprobe/sys_io_uring_setup")
+int BPF_KRETPROBE(kretprobe_sys_io_uring_setup, int ret)
+{
+	struct call *call = ret >= 0 ? charge_find(OUTER(CHARGER_IO_URING)) : 0;
+
+	if (call && !(call->record.request & RING_WITHOUT_FD))
+		call_holder(call, ring_of_fd(ret));
+	charge_end(ctx, OUTER(CHARGER_IO_URING), ret);
+	return 0;
+}
 
 SEC("kprobe/sys_io_uring_register")
 int BPF_KPROBE(kprobe_sys_io_uring_register, struct pt_regs *regs)
 {
-	ring_call_begin(FUNCTION_RING_REGISTER, syscall_arg(regs, 1), syscall_arg(regs, 3), syscall_arg(regs, 2));
+	__u32 request = syscall_arg(regs, 1);
+
+	ring_call_begin(FUNCTION_RING_REGISTER, request, syscall_arg(regs, 3), syscall_arg(regs, 2));
+	if (!(request & RING_BY_INDEX))
+		call_holder(charge_find(OUTER(CHARGER_IO_URING)), ring_of_fd(syscall_arg(regs, 0)));
 	return 0;
 }
 
 SEC("kretprobe/sys_io_uring_register")
 int BPF_KRETPROBE(kretprobe_sys_io_uring_register, int ret)
 {
-	struct call *call = is_refusal(ret) ? charge_find(OUTER(CHARGER_IO_URING)) : 0;
+	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
 
-	if (call)
+	if (call && is_refusal(ret))
 		derive_asked(call);
+	/* Another ring has the buffers now too: they may outlive the one that was charged. */
+	else if (call && ret >= 0 && (call->record.request & ~RING_BY_INDEX) == REGISTER_CLONE_BUFFERS)
+		report_closed(ctx, CHARGER_IO_URING, (void *)call->user, 0, 0);
 	charge_end(ctx, OUTER(CHARGER_IO_URING), ret);
 	return 0;
 }
@@ -440,6 +514,7 @@ int BPF_KPROBE(kprobe_io_sqe_buffers_register, struct io_ring_ctx *ring)
 	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
 	struct user_struct *user = ring_user(ring);
 
+	call_holder(call, ring);
 	if (!call || !call->user)
 		return 0;
 	if (ring_is_exempt(ring))
@@ -535,7 +610,7 @@ int BPF_KPROBE(kprobe_io_account_mem_user, struct user_struct *user, void *mm, _
 SEC("kprobe/io_sqe_buffers_unregister")
 int BPF_KPROBE(kprobe_io_sqe_buffers_unregister, struct io_ring_ctx *ring)
 {
-	release_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
+	release_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring), ring);
 	return 0;
 }
 PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
@@ -543,7 +618,7 @@ PROBE_RETURN(io_sqe_buffers_unregister, INNER(CHARGER_IO_URING))
 SEC("kprobe/io_free_region")
 int BPF_KPROBE(kprobe_io_free_region, struct io_ring_ctx *ring)
 {
-	release_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring));
+	release_begin_inner(CHARGER_IO_URING, ring_user(ring), ring_mm(ring), ring);
 	return 0;
 }
 PROBE_RETURN(io_free_region, INNER(CHARGER_IO_URING))
@@ -552,13 +627,16 @@ PROBE_RETURN(io_free_region, INNER(CHARGER_IO_URING))
 SEC("kprobe/io_free_region")
 int BPF_KPROBE(kprobe_io_free_region_user, struct user_struct *user)
 {
-	release_begin_inner(CHARGER_IO_URING, user, 0);
+	release_begin_inner(CHARGER_IO_URING, user, 0, 0);
 	return 0;
 }
 
 static __always_inline struct call *ring_begin(struct io_ring_ctx *ring)
 {
-	return release_begin(OUTER(CHARGER_IO_URING), ring_user(ring), ring_mm(ring));
+	struct call *call = release_begin(OUTER(CHARGER_IO_URING), ring_user(ring), ring_mm(ring));
+
+	call_holder(call, ring);
+	return call;
 }
 
 /* A ring's end, and the late end of its buffers, in workers of the kernel's. */
@@ -587,6 +665,17 @@ int BPF_KPROBE(kprobe_io_uring_release, void *inode, struct file *file)
 	return 0;
 }
 PROBE_RETURN(io_uring_release, OUTER(CHARGER_IO_URING))
+
+/* The last reference to a ring's file goes: from now on it is no use to anybody. Its pages are
+ * given back by the work above. */
+SEC("kprobe/io_uring_release")
+int BPF_KPROBE(kprobe_io_uring_closed, void *inode, struct file *file)
+{
+	struct io_ring_ctx *ring = ring_of_file(file);
+
+	report_closed(ctx, CHARGER_IO_URING, ring_user(ring), ring, 0);
+	return 0;
+}
 
 SEC("kprobe/io_rsrc_put_work")
 int BPF_KPROBE(kprobe_io_rsrc_put_work, void *work)
@@ -628,9 +717,23 @@ int BPF_KRETPROBE(kretprobe_xdp_umem_create, struct xdp_umem *umem)
 	int ret = (__u64)umem >> 32 == ~0U ? (__s32)(__u64)umem : 0;
 	struct call *call = charge_find(OUTER(CHARGER_XDP));
 
-	if (call && !ret)
+	if (call && !ret) {
 		call->record.asked = kernel_read(umem, user) ? umem_pages(umem) : 0;
+		call_holder(call, umem);
+	}
 	charge_end(ctx, OUTER(CHARGER_XDP), ret);
+	return 0;
+}
+
+/* A socket goes that alone has its umem. RCU lets the socket go later, and then a worker the
+ * umem. */
+SEC("kprobe/xsk_release")
+int BPF_KPROBE(kprobe_xsk_release, struct socket *socket)
+{
+	struct xdp_umem *umem = socket_last_umem(socket);
+
+	if (umem)
+		report_closed(ctx, CHARGER_XDP, kernel_read(umem, user), umem, umem_pages(umem));
 	return 0;
 }
 
@@ -640,6 +743,7 @@ int BPF_KPROBE(kprobe_xdp_umem_release_deferred, void *work)
 	struct xdp_umem *umem = umem_of_work(work);
 	struct call *call = release_begin(OUTER(CHARGER_XDP), kernel_read(umem, user), 0);
 
+	call_holder(call, umem);
 	if (call)
 		call->record.asked = -umem_pages(umem);
 	return 0;
@@ -651,7 +755,7 @@ SEC("kprobe/xdp_put_umem")
 int BPF_KPROBE(kprobe_xdp_put_umem, struct xdp_umem *umem)
 {
 	if (umem)
-		release_begin(INNER(CHARGER_XDP), kernel_read(umem, user), 0);
+		call_holder(release_begin(INNER(CHARGER_XDP), kernel_read(umem, user), 0), umem);
 	return 0;
 }
 PROBE_RETURN(xdp_put_umem, INNER(CHARGER_XDP))

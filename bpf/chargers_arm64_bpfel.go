@@ -84,6 +84,8 @@ type ChargersRecord struct {
 	Process       ChargersReading
 	LockedBefore  int64
 	LockedAfter   int64
+	Holder        uint64
+	HolderPages   int64
 	Asked         int64
 	LastAsked     int64
 	LastHeld      int64
@@ -105,6 +107,7 @@ type ChargersRecord struct {
 const (
 	ChargersMapCalls                               = "calls"
 	ChargersMapCallsOverflow                       = "calls_overflow"
+	ChargersMapClosedRecord                        = "closed_record"
 	ChargersMapConfigMap                           = "config_map"
 	ChargersMapEvents                              = "events"
 	ChargersMapInflightMap                         = "inflight_map"
@@ -122,6 +125,7 @@ const (
 	ChargersProgKprobeIoRsrcPutWork                = "kprobe_io_rsrc_put_work"
 	ChargersProgKprobeIoSqeBuffersRegister         = "kprobe_io_sqe_buffers_register"
 	ChargersProgKprobeIoSqeBuffersUnregister       = "kprobe_io_sqe_buffers_unregister"
+	ChargersProgKprobeIoUringClosed                = "kprobe_io_uring_closed"
 	ChargersProgKprobeIoUringRelease               = "kprobe_io_uring_release"
 	ChargersProgKprobeIoptPagesUpdatePinned        = "kprobe_iopt_pages_update_pinned"
 	ChargersProgKprobeMmAccountPinnedPages         = "kprobe_mm_account_pinned_pages"
@@ -140,6 +144,7 @@ const (
 	ChargersProgKprobeXdpPutUmem                   = "kprobe_xdp_put_umem"
 	ChargersProgKprobeXdpUmemCreate                = "kprobe_xdp_umem_create"
 	ChargersProgKprobeXdpUmemReleaseDeferred       = "kprobe_xdp_umem_release_deferred"
+	ChargersProgKprobeXskRelease                   = "kprobe_xsk_release"
 	ChargersProgKretprobeDoUpdatePinned            = "kretprobe_do_update_pinned"
 	ChargersProgKretprobeFreeCgroupPages           = "kretprobe_free_cgroup_pages"
 	ChargersProgKretprobeIbUmemGet                 = "kretprobe_ib_umem_get"
@@ -225,6 +230,7 @@ type ChargersProgramSpecs struct {
 	KprobeIoRsrcPutWork                *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister         *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister       *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringClosed                *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_closed"`
 	KprobeIoUringRelease               *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned        *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages         *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
@@ -243,6 +249,7 @@ type ChargersProgramSpecs struct {
 	KprobeXdpPutUmem                   *ebpf.ProgramSpec `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate                *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred       *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KprobeXskRelease                   *ebpf.ProgramSpec `ebpf:"kprobe_xsk_release"`
 	KretprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
@@ -279,6 +286,7 @@ type ChargersProgramSpecs struct {
 type ChargersMapSpecs struct {
 	Calls         *ebpf.MapSpec `ebpf:"calls"`
 	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
+	ClosedRecord  *ebpf.MapSpec `ebpf:"closed_record"`
 	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
@@ -313,6 +321,7 @@ func (o *ChargersObjects) Close() error {
 type ChargersMaps struct {
 	Calls         *ebpf.Map `ebpf:"calls"`
 	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
+	ClosedRecord  *ebpf.Map `ebpf:"closed_record"`
 	ConfigMap     *ebpf.Map `ebpf:"config_map"`
 	Events        *ebpf.Map `ebpf:"events"`
 	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
@@ -323,6 +332,7 @@ func (m *ChargersMaps) Close() error {
 	return _ChargersClose(
 		m.Calls,
 		m.CallsOverflow,
+		m.ClosedRecord,
 		m.ConfigMap,
 		m.Events,
 		m.InflightMap,
@@ -353,6 +363,7 @@ type ChargersPrograms struct {
 	KprobeIoRsrcPutWork                *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister         *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister       *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringClosed                *ebpf.Program `ebpf:"kprobe_io_uring_closed"`
 	KprobeIoUringRelease               *ebpf.Program `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned        *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages         *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
@@ -371,6 +382,7 @@ type ChargersPrograms struct {
 	KprobeXdpPutUmem                   *ebpf.Program `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate                *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred       *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KprobeXskRelease                   *ebpf.Program `ebpf:"kprobe_xsk_release"`
 	KretprobeDoUpdatePinned            *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeFreeCgroupPages           *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet                 *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
@@ -416,6 +428,7 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeIoRsrcPutWork,
 		p.KprobeIoSqeBuffersRegister,
 		p.KprobeIoSqeBuffersUnregister,
+		p.KprobeIoUringClosed,
 		p.KprobeIoUringRelease,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
@@ -434,6 +447,7 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeXdpPutUmem,
 		p.KprobeXdpUmemCreate,
 		p.KprobeXdpUmemReleaseDeferred,
+		p.KprobeXskRelease,
 		p.KretprobeDoUpdatePinned,
 		p.KretprobeFreeCgroupPages,
 		p.KretprobeIbUmemGet,

@@ -18,6 +18,7 @@ import (
 const (
 	ChargersLegacyMapCalls                               = "calls"
 	ChargersLegacyMapCallsOverflow                       = "calls_overflow"
+	ChargersLegacyMapClosedRecord                        = "closed_record"
 	ChargersLegacyMapConfigMap                           = "config_map"
 	ChargersLegacyMapEvents                              = "events"
 	ChargersLegacyMapInflightMap                         = "inflight_map"
@@ -37,6 +38,7 @@ const (
 	ChargersLegacyProgKprobeIoRsrcPutWork                = "kprobe_io_rsrc_put_work"
 	ChargersLegacyProgKprobeIoSqeBuffersRegister         = "kprobe_io_sqe_buffers_register"
 	ChargersLegacyProgKprobeIoSqeBuffersUnregister       = "kprobe_io_sqe_buffers_unregister"
+	ChargersLegacyProgKprobeIoUringClosed                = "kprobe_io_uring_closed"
 	ChargersLegacyProgKprobeIoUringRelease               = "kprobe_io_uring_release"
 	ChargersLegacyProgKprobeIoptPagesUpdatePinned        = "kprobe_iopt_pages_update_pinned"
 	ChargersLegacyProgKprobeMmAccountPinnedPages         = "kprobe_mm_account_pinned_pages"
@@ -55,6 +57,7 @@ const (
 	ChargersLegacyProgKprobeXdpPutUmem                   = "kprobe_xdp_put_umem"
 	ChargersLegacyProgKprobeXdpUmemCreate                = "kprobe_xdp_umem_create"
 	ChargersLegacyProgKprobeXdpUmemReleaseDeferred       = "kprobe_xdp_umem_release_deferred"
+	ChargersLegacyProgKprobeXskRelease                   = "kprobe_xsk_release"
 	ChargersLegacyProgKretprobeDoUpdatePinned            = "kretprobe_do_update_pinned"
 	ChargersLegacyProgKretprobeFreeCgroupPages           = "kretprobe_free_cgroup_pages"
 	ChargersLegacyProgKretprobeIbUmemGet                 = "kretprobe_ib_umem_get"
@@ -140,6 +143,7 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeIoRsrcPutWork                *ebpf.ProgramSpec `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister         *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister       *ebpf.ProgramSpec `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringClosed                *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_closed"`
 	KprobeIoUringRelease               *ebpf.ProgramSpec `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned        *ebpf.ProgramSpec `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages         *ebpf.ProgramSpec `ebpf:"kprobe_mm_account_pinned_pages"`
@@ -158,6 +162,7 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeXdpPutUmem                   *ebpf.ProgramSpec `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate                *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred       *ebpf.ProgramSpec `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KprobeXskRelease                   *ebpf.ProgramSpec `ebpf:"kprobe_xsk_release"`
 	KretprobeDoUpdatePinned            *ebpf.ProgramSpec `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet                 *ebpf.ProgramSpec `ebpf:"kretprobe_ib_umem_get"`
@@ -194,6 +199,7 @@ type ChargersLegacyProgramSpecs struct {
 type ChargersLegacyMapSpecs struct {
 	Calls         *ebpf.MapSpec `ebpf:"calls"`
 	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
+	ClosedRecord  *ebpf.MapSpec `ebpf:"closed_record"`
 	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
 	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
@@ -230,6 +236,7 @@ func (o *ChargersLegacyObjects) Close() error {
 type ChargersLegacyMaps struct {
 	Calls         *ebpf.Map `ebpf:"calls"`
 	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
+	ClosedRecord  *ebpf.Map `ebpf:"closed_record"`
 	ConfigMap     *ebpf.Map `ebpf:"config_map"`
 	Events        *ebpf.Map `ebpf:"events"`
 	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
@@ -242,6 +249,7 @@ func (m *ChargersLegacyMaps) Close() error {
 	return _ChargersLegacyClose(
 		m.Calls,
 		m.CallsOverflow,
+		m.ClosedRecord,
 		m.ConfigMap,
 		m.Events,
 		m.InflightMap,
@@ -274,6 +282,7 @@ type ChargersLegacyPrograms struct {
 	KprobeIoRsrcPutWork                *ebpf.Program `ebpf:"kprobe_io_rsrc_put_work"`
 	KprobeIoSqeBuffersRegister         *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_register"`
 	KprobeIoSqeBuffersUnregister       *ebpf.Program `ebpf:"kprobe_io_sqe_buffers_unregister"`
+	KprobeIoUringClosed                *ebpf.Program `ebpf:"kprobe_io_uring_closed"`
 	KprobeIoUringRelease               *ebpf.Program `ebpf:"kprobe_io_uring_release"`
 	KprobeIoptPagesUpdatePinned        *ebpf.Program `ebpf:"kprobe_iopt_pages_update_pinned"`
 	KprobeMmAccountPinnedPages         *ebpf.Program `ebpf:"kprobe_mm_account_pinned_pages"`
@@ -292,6 +301,7 @@ type ChargersLegacyPrograms struct {
 	KprobeXdpPutUmem                   *ebpf.Program `ebpf:"kprobe_xdp_put_umem"`
 	KprobeXdpUmemCreate                *ebpf.Program `ebpf:"kprobe_xdp_umem_create"`
 	KprobeXdpUmemReleaseDeferred       *ebpf.Program `ebpf:"kprobe_xdp_umem_release_deferred"`
+	KprobeXskRelease                   *ebpf.Program `ebpf:"kprobe_xsk_release"`
 	KretprobeDoUpdatePinned            *ebpf.Program `ebpf:"kretprobe_do_update_pinned"`
 	KretprobeFreeCgroupPages           *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
 	KretprobeIbUmemGet                 *ebpf.Program `ebpf:"kretprobe_ib_umem_get"`
@@ -337,6 +347,7 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeIoRsrcPutWork,
 		p.KprobeIoSqeBuffersRegister,
 		p.KprobeIoSqeBuffersUnregister,
+		p.KprobeIoUringClosed,
 		p.KprobeIoUringRelease,
 		p.KprobeIoptPagesUpdatePinned,
 		p.KprobeMmAccountPinnedPages,
@@ -355,6 +366,7 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeXdpPutUmem,
 		p.KprobeXdpUmemCreate,
 		p.KprobeXdpUmemReleaseDeferred,
+		p.KprobeXskRelease,
 		p.KretprobeDoUpdatePinned,
 		p.KretprobeFreeCgroupPages,
 		p.KretprobeIbUmemGet,

@@ -302,6 +302,11 @@ static __always_inline __s64 user_locked_vm(struct user_struct *user)
 	return kernel_read(user, locked_vm.counter);
 }
 
+static __always_inline bool task_is_kernel(struct task_struct *task)
+{
+	return kernel_read(task, flags) & PF_KTHREAD;
+}
+
 /* Reports whether perf has a counter of its own, so that locked_vm is the others'. */
 static __always_inline bool user_has_perf_mlock(void)
 {
@@ -519,6 +524,7 @@ struct work_struct {
 } __attribute__((preserve_access_index));
 
 struct bpf_map {
+	atomic_t refcnt; /* 5.5 (1e0bd5a091e5): of 64 bits, the lower ones of which come first */
 	enum bpf_map_type map_type;
 	__u32 key_size;
 	__u32 value_size;
@@ -555,6 +561,7 @@ struct bpf_prog {
 	struct bpf_prog_aux *aux;
 };
 struct bpf_prog_aux {
+	atomic_t refcnt; /* 5.5 (85192dbf4de0): the same */
 	__u32 id;
 	char name[16];
 	struct bpf_prog *prog;
@@ -685,6 +692,17 @@ static __always_inline struct user_struct *map_user(struct bpf_map *map)
 	if (bpf_core_field_exists(((struct bpf_map___pages *)0)->pages))
 		return BPF_CORE_READ((struct bpf_map___pages *)map, user);
 	return 0;
+}
+
+/* Reports whether who puts a reference to a map, or to a program, has the last one. */
+static __always_inline bool map_ends(struct bpf_map *map)
+{
+	return BPF_CORE_READ(map, refcnt.counter) == 1;
+}
+
+static __always_inline bool prog_ends(struct bpf_prog *prog)
+{
+	return BPF_CORE_READ(prog, aux, refcnt.counter) == 1;
 }
 
 static __always_inline struct user_struct *prog_user(struct bpf_prog_aux *aux)
@@ -821,8 +839,15 @@ struct io_ring_ctx___rsrc {
 };
 struct xdp_umem {
 	struct user_struct *user;
+	refcount_t users;
 	struct work_struct work;
 	__u32 npgs;
+};
+struct xdp_sock {
+	struct xdp_umem *umem;
+};
+struct socket {
+	struct xdp_sock *sk; /* of which the kernel's struct sock is the beginning */
 };
 struct mmpin {
 	struct user_struct *user;
@@ -863,6 +888,14 @@ static __always_inline struct io_ring_ctx *ring_of_file(struct file *file)
 	return kernel_read(file, private_data);
 }
 
+/* The ring behind a file descriptor of the calling process that is one of a ring. */
+static __always_inline struct io_ring_ctx *ring_of_fd(__u32 fd)
+{
+	struct file *file = file_of_fd(fd);
+
+	return file ? ring_of_file(file) : 0;
+}
+
 /* 0 before 5.7 (85faa7b8346e), where there is no such work. */
 static __always_inline struct io_ring_ctx *ring_of_exit_work(void *work)
 {
@@ -882,6 +915,14 @@ static __always_inline struct io_ring_ctx *ring_of_rsrc_work(void *work)
 static __always_inline struct xdp_umem *umem_of_work(void *work)
 {
 	return work - bpf_core_field_offset(struct xdp_umem, work);
+}
+
+/* The umem of an AF_XDP socket that nothing but the socket has; 0: none. */
+static __always_inline struct xdp_umem *socket_last_umem(struct socket *socket)
+{
+	struct xdp_umem *umem = kernel_read(socket, sk, umem);
+
+	return umem && kernel_read(umem, users.refs.counter) == 1 ? umem : 0;
 }
 
 /* The pages of a umem, which are what its user is charged for. */

@@ -39,6 +39,7 @@ var (
 		ebpf.Hash:           "3.19",
 		ebpf.PerfEventArray: "4.3",
 		ebpf.LRUHash:        "4.10",
+		ebpf.PerCPUArray:    "4.6",
 	}
 )
 

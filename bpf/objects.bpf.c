@@ -22,6 +22,7 @@ enum op {
 	OP_CREATE, /* BPF_MAP_CREATE, BPF_PROG_LOAD */
 	OP_GROW,   /* memory that a map took later */
 	OP_FREE,   /* the object's memory is freed */
+	OP_CLOSE,  /* the last reference to an object that a user pays for has gone, and OP_FREE comes later */
 };
 
 enum kind {
@@ -102,6 +103,7 @@ enum level {
 	LEVEL_ALLOC,
 	LEVEL_PROG_FREE,
 	LEVEL_REFILL, /* found by the CPU */
+	LEVEL_CLOSE,
 };
 
 #define CALL_SLOTS 256
@@ -818,19 +820,49 @@ static __always_inline void prog_free_begin(void *ctx, void *rcu)
 	struct bpf_prog_aux *aux = prog_aux_of_rcu(rcu);
 	struct bpf_prog *prog = BPF_CORE_READ(aux, prog);
 	struct call *call = object_begin(LEVEL_PROG_FREE, OP_FREE, map_has_user() ? prog_user(aux) : 0);
-	struct caller *caller;
 
 	if (!call)
 		return;
-	/* Whoever RCU interrupted has no part in it. */
-	caller = &call->record.header.caller;
-	caller->pid = caller->tid = caller->uid = 0;
-	caller->cgroup_id = 0;
-	__builtin_memset(caller->comm, 0, sizeof(caller->comm));
-	call->record.header.flags &= ~(FLAG_COMMAND | FLAG_CAP_IPC_LOCK);
+	caller_blank(&call->record.header); /* it is whoever RCU interrupted */
 	describe_prog(call, prog);
 	if (!call->user)
 		object_end(ctx, call, 0);
+}
+
+/* The last reference to an object goes that a user pays for. */
+static __always_inline struct call *closed_begin(struct user_struct *user, bool by_process)
+{
+	struct call *call = object_begin(LEVEL_CLOSE, OP_CLOSE, 0);
+
+	if (!call)
+		return 0;
+	call->record.user.owner = user_uid(user);
+	call->record.user.before = call->record.user.after = user_locked_vm(user);
+	if (!by_process || task_is_kernel((void *)bpf_get_current_task()))
+		caller_blank(&call->record.header);
+	return call;
+}
+
+static __always_inline void map_closed(void *ctx, struct bpf_map *map, bool by_process)
+{
+	struct user_struct *user = map_ends(map) ? map_user(map) : 0;
+	struct call *call = user ? closed_begin(user, by_process) : 0;
+
+	if (!call)
+		return;
+	describe_map(call, map);
+	object_end(ctx, call, 0);
+}
+
+static __always_inline void prog_closed(void *ctx, struct bpf_prog *prog, bool by_process)
+{
+	struct user_struct *user = prog_ends(prog) ? prog_user(BPF_CORE_READ(prog, aux)) : 0;
+	struct call *call = user ? closed_begin(user, by_process) : 0;
+
+	if (!call)
+		return;
+	describe_prog(call, prog);
+	object_end(ctx, call, 0);
 }
 
 static __always_inline __s64 object_bytes(const struct record *r)
@@ -985,6 +1017,36 @@ SEC("kretprobe/__bpf_prog_put_rcu")
 int BPF_KRETPROBE(kretprobe_bpf_prog_put_rcu)
 {
 	free_end(ctx, LEVEL_PROG_FREE);
+	return 0;
+}
+
+/* Before 5.11. The file of an object goes, in the process that has closed it; or what else had
+ * a reference, such as a program one to a map, wherever that is. */
+SEC("kprobe/bpf_map_release")
+int BPF_KPROBE(kprobe_bpf_map_release, void *inode, struct file *file)
+{
+	map_closed(ctx, BPF_CORE_READ(file, private_data), true);
+	return 0;
+}
+
+SEC("kprobe/bpf_map_put")
+int BPF_KPROBE(kprobe_bpf_map_put, struct bpf_map *map)
+{
+	map_closed(ctx, map, false);
+	return 0;
+}
+
+SEC("kprobe/bpf_prog_release")
+int BPF_KPROBE(kprobe_bpf_prog_release, void *inode, struct file *file)
+{
+	prog_closed(ctx, BPF_CORE_READ(file, private_data), true);
+	return 0;
+}
+
+SEC("kprobe/bpf_prog_put")
+int BPF_KPROBE(kprobe_bpf_prog_put, struct bpf_prog *prog)
+{
+	prog_closed(ctx, prog, false);
 	return 0;
 }
 

@@ -26,6 +26,7 @@ const (
 	ObjectsOpOP_CREATE ObjectsOp = 0
 	ObjectsOpOP_GROW   ObjectsOp = 1
 	ObjectsOpOP_FREE   ObjectsOp = 2
+	ObjectsOpOP_CLOSE  ObjectsOp = 3
 )
 
 type ObjectsReading struct {
@@ -116,9 +117,13 @@ const (
 	ObjectsProgKprobeBpfMapChargeInit          = "kprobe_bpf_map_charge_init"
 	ObjectsProgKprobeBpfMapFreeDeferred        = "kprobe_bpf_map_free_deferred"
 	ObjectsProgKprobeBpfMapPrechargeMemlock    = "kprobe_bpf_map_precharge_memlock"
+	ObjectsProgKprobeBpfMapPut                 = "kprobe_bpf_map_put"
+	ObjectsProgKprobeBpfMapRelease             = "kprobe_bpf_map_release"
 	ObjectsProgKprobeBpfMemRefill              = "kprobe_bpf_mem_refill"
 	ObjectsProgKprobeBpfProgCharge             = "kprobe_bpf_prog_charge"
+	ObjectsProgKprobeBpfProgPut                = "kprobe_bpf_prog_put"
 	ObjectsProgKprobeBpfProgPutRcu             = "kprobe_bpf_prog_put_rcu"
+	ObjectsProgKprobeBpfProgRelease            = "kprobe_bpf_prog_release"
 	ObjectsProgKprobeChargePage                = "kprobe_charge_page"
 	ObjectsProgKprobeFreeCgroupPages           = "kprobe_free_cgroup_pages"
 	ObjectsProgKprobeMapAlloc                  = "kprobe_map_alloc"
@@ -203,9 +208,13 @@ type ObjectsProgramSpecs struct {
 	KprobeBpfMapChargeInit          *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_charge_init"`
 	KprobeBpfMapFreeDeferred        *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_free_deferred"`
 	KprobeBpfMapPrechargeMemlock    *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_precharge_memlock"`
+	KprobeBpfMapPut                 *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_put"`
+	KprobeBpfMapRelease             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_release"`
 	KprobeBpfMemRefill              *ebpf.ProgramSpec `ebpf:"kprobe_bpf_mem_refill"`
 	KprobeBpfProgCharge             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_charge"`
+	KprobeBpfProgPut                *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_put"`
 	KprobeBpfProgPutRcu             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_put_rcu"`
+	KprobeBpfProgRelease            *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_release"`
 	KprobeChargePage                *ebpf.ProgramSpec `ebpf:"kprobe_charge_page"`
 	KprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeMapAlloc                  *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc"`
@@ -327,9 +336,13 @@ type ObjectsPrograms struct {
 	KprobeBpfMapChargeInit          *ebpf.Program `ebpf:"kprobe_bpf_map_charge_init"`
 	KprobeBpfMapFreeDeferred        *ebpf.Program `ebpf:"kprobe_bpf_map_free_deferred"`
 	KprobeBpfMapPrechargeMemlock    *ebpf.Program `ebpf:"kprobe_bpf_map_precharge_memlock"`
+	KprobeBpfMapPut                 *ebpf.Program `ebpf:"kprobe_bpf_map_put"`
+	KprobeBpfMapRelease             *ebpf.Program `ebpf:"kprobe_bpf_map_release"`
 	KprobeBpfMemRefill              *ebpf.Program `ebpf:"kprobe_bpf_mem_refill"`
 	KprobeBpfProgCharge             *ebpf.Program `ebpf:"kprobe_bpf_prog_charge"`
+	KprobeBpfProgPut                *ebpf.Program `ebpf:"kprobe_bpf_prog_put"`
 	KprobeBpfProgPutRcu             *ebpf.Program `ebpf:"kprobe_bpf_prog_put_rcu"`
+	KprobeBpfProgRelease            *ebpf.Program `ebpf:"kprobe_bpf_prog_release"`
 	KprobeChargePage                *ebpf.Program `ebpf:"kprobe_charge_page"`
 	KprobeFreeCgroupPages           *ebpf.Program `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeMapAlloc                  *ebpf.Program `ebpf:"kprobe_map_alloc"`
@@ -374,9 +387,13 @@ func (p *ObjectsPrograms) Close() error {
 		p.KprobeBpfMapChargeInit,
 		p.KprobeBpfMapFreeDeferred,
 		p.KprobeBpfMapPrechargeMemlock,
+		p.KprobeBpfMapPut,
+		p.KprobeBpfMapRelease,
 		p.KprobeBpfMemRefill,
 		p.KprobeBpfProgCharge,
+		p.KprobeBpfProgPut,
 		p.KprobeBpfProgPutRcu,
+		p.KprobeBpfProgRelease,
 		p.KprobeChargePage,
 		p.KprobeFreeCgroupPages,
 		p.KprobeMapAlloc,

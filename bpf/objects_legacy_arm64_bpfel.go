@@ -45,9 +45,13 @@ const (
 	ObjectsLegacyProgKprobeBpfMapChargeInit          = "kprobe_bpf_map_charge_init"
 	ObjectsLegacyProgKprobeBpfMapFreeDeferred        = "kprobe_bpf_map_free_deferred"
 	ObjectsLegacyProgKprobeBpfMapPrechargeMemlock    = "kprobe_bpf_map_precharge_memlock"
+	ObjectsLegacyProgKprobeBpfMapPut                 = "kprobe_bpf_map_put"
+	ObjectsLegacyProgKprobeBpfMapRelease             = "kprobe_bpf_map_release"
 	ObjectsLegacyProgKprobeBpfMemRefill              = "kprobe_bpf_mem_refill"
 	ObjectsLegacyProgKprobeBpfProgCharge             = "kprobe_bpf_prog_charge"
+	ObjectsLegacyProgKprobeBpfProgPut                = "kprobe_bpf_prog_put"
 	ObjectsLegacyProgKprobeBpfProgPutRcu             = "kprobe_bpf_prog_put_rcu"
+	ObjectsLegacyProgKprobeBpfProgRelease            = "kprobe_bpf_prog_release"
 	ObjectsLegacyProgKprobeChargePage                = "kprobe_charge_page"
 	ObjectsLegacyProgKprobeFreeCgroupPages           = "kprobe_free_cgroup_pages"
 	ObjectsLegacyProgKprobeMapAlloc                  = "kprobe_map_alloc"
@@ -132,9 +136,13 @@ type ObjectsLegacyProgramSpecs struct {
 	KprobeBpfMapChargeInit          *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_charge_init"`
 	KprobeBpfMapFreeDeferred        *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_free_deferred"`
 	KprobeBpfMapPrechargeMemlock    *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_precharge_memlock"`
+	KprobeBpfMapPut                 *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_put"`
+	KprobeBpfMapRelease             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_map_release"`
 	KprobeBpfMemRefill              *ebpf.ProgramSpec `ebpf:"kprobe_bpf_mem_refill"`
 	KprobeBpfProgCharge             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_charge"`
+	KprobeBpfProgPut                *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_put"`
 	KprobeBpfProgPutRcu             *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_put_rcu"`
+	KprobeBpfProgRelease            *ebpf.ProgramSpec `ebpf:"kprobe_bpf_prog_release"`
 	KprobeChargePage                *ebpf.ProgramSpec `ebpf:"kprobe_charge_page"`
 	KprobeFreeCgroupPages           *ebpf.ProgramSpec `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeMapAlloc                  *ebpf.ProgramSpec `ebpf:"kprobe_map_alloc"`
@@ -262,9 +270,13 @@ type ObjectsLegacyPrograms struct {
 	KprobeBpfMapChargeInit          *ebpf.Program `ebpf:"kprobe_bpf_map_charge_init"`
 	KprobeBpfMapFreeDeferred        *ebpf.Program `ebpf:"kprobe_bpf_map_free_deferred"`
 	KprobeBpfMapPrechargeMemlock    *ebpf.Program `ebpf:"kprobe_bpf_map_precharge_memlock"`
+	KprobeBpfMapPut                 *ebpf.Program `ebpf:"kprobe_bpf_map_put"`
+	KprobeBpfMapRelease             *ebpf.Program `ebpf:"kprobe_bpf_map_release"`
 	KprobeBpfMemRefill              *ebpf.Program `ebpf:"kprobe_bpf_mem_refill"`
 	KprobeBpfProgCharge             *ebpf.Program `ebpf:"kprobe_bpf_prog_charge"`
+	KprobeBpfProgPut                *ebpf.Program `ebpf:"kprobe_bpf_prog_put"`
 	KprobeBpfProgPutRcu             *ebpf.Program `ebpf:"kprobe_bpf_prog_put_rcu"`
+	KprobeBpfProgRelease            *ebpf.Program `ebpf:"kprobe_bpf_prog_release"`
 	KprobeChargePage                *ebpf.Program `ebpf:"kprobe_charge_page"`
 	KprobeFreeCgroupPages           *ebpf.Program `ebpf:"kprobe_free_cgroup_pages"`
 	KprobeMapAlloc                  *ebpf.Program `ebpf:"kprobe_map_alloc"`
@@ -309,9 +321,13 @@ func (p *ObjectsLegacyPrograms) Close() error {
 		p.KprobeBpfMapChargeInit,
 		p.KprobeBpfMapFreeDeferred,
 		p.KprobeBpfMapPrechargeMemlock,
+		p.KprobeBpfMapPut,
+		p.KprobeBpfMapRelease,
 		p.KprobeBpfMemRefill,
 		p.KprobeBpfProgCharge,
+		p.KprobeBpfProgPut,
 		p.KprobeBpfProgPutRcu,
+		p.KprobeBpfProgRelease,
 		p.KprobeChargePage,
 		p.KprobeFreeCgroupPages,
 		p.KprobeMapAlloc,

@@ -144,6 +144,7 @@ const (
 	PerfRecordFlagFLAG_SPLIT_COUNTER    PerfRecordFlag = 1024
 	PerfRecordFlagFLAG_EXEMPT           PerfRecordFlag = 2048
 	PerfRecordFlagFLAG_CHARGED          PerfRecordFlag = 131072
+	PerfRecordFlagFLAG_CLOSED           PerfRecordFlag = 262144
 )
 
 type PerfRecordKind uint32

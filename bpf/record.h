@@ -46,6 +46,7 @@ enum record_flag {
 	FLAG_SPLIT_COUNTER = 1 << 10, /* perf charges another counter of the user's here */
 	FLAG_EXEMPT = 1 << 11, /* the ring was made with CAP_IPC_LOCK, and charges no user */
 	FLAG_CHARGED = 1 << 17, /* it was made without, and charges its maker */
+	FLAG_CLOSED = 1 << 18, /* no call: the last reference to what was charged went, and its pages come back later */
 };
 
 /* Who made a call. */
@@ -311,6 +312,17 @@ static __always_inline void caller_read(const struct config *config, struct head
 		header->flags |= FLAG_CAP_IPC_LOCK;
 	if (config->command_parent && descends_from(task, config->command_parent))
 		header->flags |= FLAG_COMMAND;
+}
+
+/* Whoever is running has no part in it: a worker, or whatever an interrupt came upon. */
+static __always_inline void caller_blank(struct header *header)
+{
+	struct caller *caller = &header->caller;
+
+	caller->pid = caller->tid = caller->uid = 0;
+	caller->cgroup_id = 0;
+	__builtin_memset(caller->comm, 0, sizeof(caller->comm));
+	header->flags &= ~(FLAG_COMMAND | FLAG_CAP_IPC_LOCK);
 }
 
 /* Of a call that failed: where its caller's limit comes from. */

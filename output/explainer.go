@@ -13,6 +13,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -136,6 +137,7 @@ type refusedCall struct {
 	Over     int64                 `json:"over_pages"` // 0: no limit on locked memory refused
 	Holders  []charging.UserHolder `json:"holders"`    // of the user's counter, shortly after
 	Unowned  int64                 `json:"unowned_pages"`
+	Closed   []object.Closed       `json:"closed"` // of held_pages: closed, and not released when the call was refused
 	Remedies []remedy.Remedy       `json:"remedies"`
 }
 
@@ -152,9 +154,10 @@ func (x *Explainer) note(e *ledger.Entry, refused *charging.Refused) error {
 	if x.AsJSON {
 		call := refusedCall{Version: 1, Subject: advice.Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID, OutsideUID: -1},
 			Errno: format.Errno(e.Errno), Outcome: refused.Outcome.String(), Reasons: refused.Names(), Note: note,
-			Over: refused.Over(), Holders: []charging.UserHolder{}, Remedies: append([]remedy.Remedy{}, refused.Remedies...)}
+			Over: refused.Over(), Holders: []charging.UserHolder{}, Closed: []object.Closed{}, Remedies: append([]remedy.Remedy{}, refused.Remedies...)}
 		if refused.ByMemlock() {
 			call.Asked, call.Held, call.Limit = refused.Facts.Asked, refused.Facts.Held, refused.Facts.Limit
+			call.Closed = append(call.Closed, refused.Closed()...)
 		}
 		if now != nil {
 			call.Holders, call.Unowned = now.Holders, now.Unowned

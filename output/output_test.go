@@ -20,7 +20,9 @@ import (
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -212,7 +214,7 @@ func TestSummaryWords(t *testing.T) {
 	if !strings.Contains(text, "charged 1 page to uid 1879048192, which no other process has, and 0") || !strings.Contains(text, "uid 8: 3 pages charged: 0 for live buffers, 2 for pinwatch itself, 0 that") || strings.Contains(text, "uid 1879048192:") {
 		t.Errorf("pinwatch's own users:\n%s", text)
 	}
-	s.Failures = [6]ledger.Failure{{Errno: 1, Calls: 3, First: 5}, {Errno: 105, Calls: 1, First: 7}, {Errno: 12, Calls: 2, First: 8}}
+	s.Failures = refusal.Failures{{Errno: 1, Calls: 3, First: 5}, {Errno: 105, Calls: 1, First: 7}, {Errno: 12, Calls: 2, First: 8}}
 	want := "\nrefused: 3 with EPERM, the first was call 5; 1 with ENOBUFS, the first was call 7; 2 with ENOMEM, the first was call 8\n"
 	if text := Summarize(&row.Row{}, s); !strings.Contains(text, want) {
 		t.Errorf("no %q in\n%s", want, text)
@@ -320,6 +322,12 @@ func TestExplainRefusal(t *testing.T) {
 	want := "EPERM: pinned_vm 69 + extra 65 = 134 pages (536 KiB) > RLIMIT_MEMLOCK 128 pages (512 KiB): 6 pages (24 KiB) over; " +
 		"uid 1000 uses 516 of its allowance of 516 pages. Remedies: ulimit -l 536 (KiB), or sysctl kernel.perf_event_mlock_kb=524, " +
 		"or CAP_IPC_LOCK (effective, initial user namespace), or a buffer of 33 pages."
+	if diff := cmp.Diff(want, Explain(r)); diff != "" {
+		t.Error(diff)
+	}
+	// What is closed fills the allowance too.
+	r.Held = &ledger.Held{Closed: []object.Closed{{What: object.Ring, PID: 42, Count: 3, Pages: 200, AgeNS: 12e6}}}
+	want = strings.Replace(want, " Remedies: ", " Of the 516 pages that its counter holds, 200 are of 3 io_urings that process 42 had closed at most 12 ms before and the kernel had not released yet. Remedies: try again shortly, or ", 1)
 	if diff := cmp.Diff(want, Explain(r)); diff != "" {
 		t.Error(diff)
 	}

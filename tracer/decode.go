@@ -13,6 +13,7 @@ import (
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/self"
 )
@@ -256,6 +257,8 @@ func objectOp(op bpf.ObjectsOp) (ledger.Op, error) {
 		return ledger.Grow, nil
 	case bpf.ObjectsOpOP_FREE:
 		return ledger.Free, nil
+	case bpf.ObjectsOpOP_CLOSE:
+		return ledger.Close, nil
 	}
 	return 0, fmt.Errorf("record of a BPF object: unknown operation %d", op)
 }
@@ -282,7 +285,11 @@ func (d decoder) charge(event *ledger.Event, flags bpf.PerfRecordFlag, raw []byt
 	}
 	event.Op, event.Errno, event.Charger = ledger.Account, errnoOf(r.Ret), charger
 	event.Moves, event.GivesBack = moves(&r)
+	if has(flags, bpf.PerfRecordFlagFLAG_CLOSED) {
+		event.Op = ledger.Close
+	}
 	event.SplitCounter = has(flags, bpf.PerfRecordFlagFLAG_SPLIT_COUNTER)
+	event.Instance = object.Instance{Key: r.Holder, Pages: r.HolderPages}
 	readCounter(&event.User, bpf.PerfReading(r.User))
 	readCounter(&event.Process, bpf.PerfReading(r.Process))
 	event.LockedVM.Before, event.LockedVM.After = r.LockedBefore, r.LockedAfter

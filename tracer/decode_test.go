@@ -13,6 +13,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/bpf"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -66,7 +67,7 @@ func chargerRecord(charger bpf.ChargersCharger, flags bpf.PerfRecordFlag) []byte
 	return withHeader(header(bpf.PerfRecordKindRECORD_CHARGER, flags), bpf.ChargersRecord{
 		User: bpf.ChargersReading{Owner: 23, Before: 18, After: 27}, Process: bpf.ChargersReading{Owner: 12, Before: 5, After: 14},
 		LockedBefore: 3, LockedAfter: 4, Function: bpf.ChargersFunctionFUNCTION_VFIO_MAP, Asked: 1,
-		Charger: charger, Ret: -12,
+		Charger: charger, Ret: -12, Holder: 50, HolderPages: 51,
 	})
 }
 
@@ -132,9 +133,14 @@ func TestDecodeCharge(t *testing.T) {
 	want.Process = ledger.Reading{Owner: 12, Before: 5, After: 14}
 	want.LockedVM = ledger.Reading{Before: 3, After: 4}
 	want.Failed = &refusal.Call{Function: refusal.VFIOMap, Asked: 1}
+	want.Instance = object.Instance{Key: 50, Pages: 51}
 	flags := bpf.PerfRecordFlagFLAG_SPLIT_COUNTER | bpf.PerfRecordFlagFLAG_USER_GONE
 	if diff := cmp.Diff(want, decodeOf(t, chargerRecord(bpf.ChargersChargerCHARGER_VFIO, flags))); diff != "" {
 		t.Error(diff)
+	}
+	want.Op = ledger.Close
+	if diff := cmp.Diff(want, decodeOf(t, chargerRecord(bpf.ChargersChargerCHARGER_VFIO, flags|bpf.PerfRecordFlagFLAG_CLOSED))); diff != "" {
+		t.Errorf("closed: %s", diff)
 	}
 }
 

@@ -52,7 +52,7 @@ func TestReasons(t *testing.T) {
 // That a memory cgroup refused is seen where their charges are not watched, too, and that none
 // did. It is gone soon after, perhaps before its path is looked for.
 func TestCgroupsThatRefuse(t *testing.T) {
-	guests.Test(t, guesttest.Kernels, func(t *testing.T, k guesttest.Kernel) {
+	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
 		for name, want := range map[string]reason.Outcome{
 			"map-cgroup": reason.Limit, "update-cgroup": reason.Limit, "program-cgroup": reason.Limit, "ring-cgroup": reason.Limit, "map-machine": reason.NoMemory, "program-invalid": reason.OtherRule,
 		} {
@@ -82,7 +82,7 @@ func TestCgroupsThatRefuse(t *testing.T) {
 // Of whom the limit is that refused is seen: one that a process was started with is nothing
 // of its own, and one below its hard limit it may raise itself.
 func TestWhoseLimit(t *testing.T) {
-	guests.Test(t, guesttest.Kernels, func(t *testing.T, k guesttest.Kernel) {
+	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
 		unlimitMemlock(t)
 		tr := begin(t, tracer.Options{Others: true, NotPerf: true})
 		load(t, "call", "sends", "bytes=61440", "uid=2200", "memlock=16") // sets both limits itself

@@ -423,6 +423,20 @@ struct xdp_umem {
 	struct user_struct *user;
 	refcount_t users;
 };
+struct sock {
+	u64 common;
+};
+struct xdp_sock {
+	struct sock sk;
+	void *rx;
+	void *dev;
+	struct xdp_umem *umem;
+};
+struct socket {
+	int state;
+	void *file;
+	struct sock *sk;
+};
 struct mmpin {
 	struct user_struct *user;
 	unsigned int num_pg;
@@ -486,6 +500,8 @@ KEEP(bpf_prog);
 KEEP(io_ring_ctx);
 #endif
 KEEP(xdp_umem);
+KEEP(xdp_sock);
+KEEP(socket);
 KEEP(mmpin);
 KEEP(ubuf_info);
 enum cgroup_subsys_id *keep_cgroup_subsys_id;

@@ -22,12 +22,12 @@ const (
 )
 
 // Everything is the filter of a recording: whatever happened, pinwatch's own buffers and
-// what was mapped before among it.
-func Everything() row.Filter { return row.Filter{Self: true, Preexisting: true} }
+// what is no call among it.
+func Everything() row.Filter { return row.Filter{Self: true, NoCalls: true} }
 
-// Replayable has a filter pass what was mapped before the trace: without that, a replay
-// would not know what a refund gives back.
-func Replayable(f *row.Filter) { f.Preexisting = true }
+// Replayable has a filter pass what was mapped before the trace, and what is closed: without
+// that, a replay would not know what a refund gives back, and what still counts.
+func Replayable(f *row.Filter) { f.NoCalls = true }
 
 // required are the fields without which a line is no event of its subsystem. Those of
 // version 1 were the same for all.

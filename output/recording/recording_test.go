@@ -15,6 +15,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
@@ -183,4 +184,51 @@ func FuzzRecording(f *testing.F) {
 			t.Error(diff)
 		}
 	})
+}
+
+// What is closed and not released is in a recording, and its replay says so too: of a ring
+// that was charged, of a umem by its own record, and of a BPF map.
+func TestClosingsAreReplayed(t *testing.T) {
+	account := func(key uint64, before, after int64) ledger.Event {
+		return ledger.Event{Op: ledger.Account, Charger: "io_uring", User: ledger.Reading{Owner: 7, Before: before, After: after}, Instance: object.Instance{Key: key}}
+	}
+	closing := func(charger ledger.Charger, key uint64, pages int64) ledger.Event {
+		return ledger.Event{Op: ledger.Close, TimeNS: 100, Charger: charger, Caller: ledger.Caller{PID: 42}, User: ledger.Reading{Owner: 7, Before: 40, After: 40}, Instance: object.Instance{Key: key, Pages: pages}}
+	}
+	ofMap := closing(ledger.NoCharger, 0, 0)
+	ofMap.Object = &ledger.Object{Key: 1 << 63, Rlimit: true, Pages: 11}
+	refused := account(0, 40, 40)
+	refused.Errno, refused.TimeNS = 12, 350
+	events := []ledger.Event{account(1<<62, 20, 29), closing("io_uring", 1<<62, 0), account(5, 29, 40), account(9, 40, 30), account(5, 30, 40), closing("xdp", 6, 13), ofMap, refused}
+
+	var recorded bytes.Buffer
+	var want, got []object.Closed
+	l, again, w := ledger.New(), ledger.New(), recording.NewWriter(&recorded)
+	for _, event := range events {
+		e := l.Apply(event)
+		r := row.Of(&e)
+		if everything := recording.Everything(); !everything.Shows(&e) {
+			t.Errorf("%s is not in a recording", e.Kind)
+		}
+		if err := w.Write(&r); err != nil {
+			t.Fatal(err)
+		}
+		if e.Held != nil {
+			want = e.Held.Closed
+		}
+	}
+	if err := w.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for event, err := range recording.NewReader(&recorded).Events() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := again.Apply(event); e.Held != nil {
+			got = e.Held.Closed
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" || len(want) != 3 || object.Pages(want) != 9+13+11 || want[0].AgeNS != 250 {
+		t.Errorf("%+v: recorded - replayed +\n%s", want, diff)
+	}
 }

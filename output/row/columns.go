@@ -23,7 +23,7 @@ func whatColumns() []Column {
 		integer("time_ns", all, "when the call returned, Unix time", func(r *Row) *uint64 { return &r.TimeNS }).
 			header("TIME", 12).top(2, 12).left().shown(clock),
 		text("subsystem", all, "who charges: perf, bpf, memcg, or io_uring and the like", subsystemName).parsed(parseSubsystem),
-		text("kind", all, "charge, refund, refusal, mapping, unmapping, growth, ...", kind).parsed(parseKind).
+		text("kind", all, "charge, refund, refusal, mapping, unmapping, growth; no calls: preexisting, closing, summary", kind).parsed(parseKind).
 			header("KIND", 9).top(1, 9).left().word(),
 	}
 }
@@ -49,6 +49,9 @@ func whoColumns() []Column {
 		boolean("self", calls, "pinwatch itself made the call", func(r *Row) *bool { return &r.Caller.Self }).former("own"),
 		integer("process", Perf|Others, "address space that pays: a number within the trace; 0: none", func(r *Row) *uint64 { return &r.ProcessID }).
 			parsed(parseInto(func(r *Row) *uint64 { return &r.Process.Owner })),
+		integer("instance", Others, "io_uring or AF_XDP umem that is charged: a number within the trace; 0: not known", func(r *Row) *uint64 { return &r.InstanceID }).
+			parsed(parseInto(func(r *Row) *uint64 { return &r.Instance.Key })),
+		integer("instance_pages", Others, "of a umem that is closed, what it still holds, by its own record; else 0", func(r *Row) *int64 { return &r.Instance.Pages }),
 	}
 }
 
@@ -101,6 +104,8 @@ func judgementColumns() []Column {
 		text("outcome", Perf|BPF|Others, "of a call that failed: limit, other_rule, no_memory, or unknown; else empty", outcome).computed(),
 		text("reasons", Perf|BPF|Others, "of a call that failed: the kernel's own reasons that the facts allow; empty: not known", reasons).computed(),
 		derived("over_pages", Perf|BPF|Others, "of a call that a limit in pages refused: by how many that was exceeded; else 0", over).computed(),
+		derived("closed_pages", Perf|BPF|Others, "of a call that was refused: pages of the user's counter that are of what was seen to be closed, and that the kernel had not released yet; else 0", closedPages).computed(),
+		text("closed", Perf|BPF|Others, "what these are of, what holds the most first, with semicolons between: io_uring, xdp, bpf_map or bpf_prog, pages, process that closed it (0: not known), and age in ns", closed).computed(),
 		text("remedies", Perf|BPF|Others, "of a call that a limit refused: what lets it succeed, each one held against the rule, with semicolons between", remedies).computed(),
 		integer("fits_calls", Perf|BPF, "how many more calls like this fit before EPERM; -1: no limit; -2: not known yet", func(r *Row) *int64 { return &r.Fits }).computed(),
 	}

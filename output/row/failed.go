@@ -7,6 +7,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
 
@@ -147,6 +148,26 @@ func over(r *Row) int64 {
 		return 0
 	}
 	return charging.OfRefusal(&r.Entry).Over()
+}
+
+// closedPages are what a user's counter was held for what is closed.
+func closedPages(r *Row) int64 {
+	if r.Held == nil {
+		return 0
+	}
+	return object.Pages(r.Held.Closed)
+}
+
+// closed says of what kinds that is.
+func closed(r *Row) string {
+	if r.Held == nil {
+		return ""
+	}
+	var list []string
+	for _, c := range r.Held.Closed {
+		list = append(list, fmt.Sprintf("%s %d %d %d", c.What, c.Pages, c.PID, c.AgeNS))
+	}
+	return strings.Join(list, "; ")
 }
 
 // remedies are what helps, in brief.

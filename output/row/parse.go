@@ -75,7 +75,7 @@ func parseKind(r *Row, b []byte) error {
 		return fmt.Errorf("unknown kind %q", name)
 	}
 	r.Kind, r.Op, r.Buffer.Existing = k, k.Op(r.Object != nil), k == ledger.Mapping
-	if r.Charger != ledger.NoCharger {
+	if r.Charger != ledger.NoCharger && k != ledger.Closing {
 		r.Op = ledger.Account
 	}
 	return nil

@@ -110,22 +110,22 @@ func subsystemName(r *Row) string {
 // Filter tells which rows are shown. The ledger sees all events whatever is shown: the
 // counters are shared.
 type Filter struct {
-	PIDs        []uint32
-	UIDs        []uint32
-	Comms       []string
-	Command     bool     // only what descends from the traced command
-	Violations  bool     // only what breaks a rule
-	Self        bool     // what pinwatch itself maps as well
-	Preexisting bool     // what was mapped before the trace, whoever maps it
-	Only        []string // some of Watchable
-	Cgroup      string   // only what is in this cgroup, or charged to it, or to one below
+	PIDs       []uint32
+	UIDs       []uint32
+	Comms      []string
+	Command    bool     // only what descends from the traced command
+	Violations bool     // only what breaks a rule
+	Self       bool     // what pinwatch itself maps as well
+	NoCalls    bool     // what is no call: what was mapped before the trace, whoever maps it, and what is closed
+	Only       []string // some of Watchable
+	Cgroup     string   // only what is in this cgroup, or charged to it, or to one below
 }
 
 // Shows reports whether a row passes. Kinds of conditions are and-ed, the values
 // of one are or-ed.
 func (f *Filter) Shows(e *ledger.Entry) bool {
 	preexisting := e.Kind == ledger.Preexisting
-	if preexisting && !f.Preexisting {
+	if (preexisting || e.Kind == ledger.Closing) && !f.NoCalls {
 		return false
 	}
 	return matches(f.PIDs, e.Caller.PID) && matches(f.UIDs, e.Caller.UID) && matches(f.Comms, e.Caller.Comm) &&

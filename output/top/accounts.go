@@ -163,7 +163,7 @@ func (a *accounts) withEntries(m Entries) *accounts {
 	for _, r := range m.Rows {
 		b.enter(r)
 	}
-	happened := slices.DeleteFunc(slices.Clone(m.Rows), func(r *row.Row) bool { return r.Kind == ledger.Preexisting })
+	happened := slices.DeleteFunc(slices.Clone(m.Rows), func(r *row.Row) bool { return r.Kind == ledger.Preexisting || r.Kind == ledger.Closing })
 	b.rows = lastOf(a.rows, happened, maxRows)
 	if len(m.Rows) > 0 {
 		b.counts = m.Counts
@@ -184,8 +184,11 @@ func (a *accounts) enter(r *row.Row) {
 	if l := e.Buffer.Limits; l.Allowance > 0 || e.Op == ledger.Map {
 		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(l.OnlineCPUs), Limits: rule.Limits{Allowance: l.Allowance, Paranoid: int(l.Paranoid), Scheme: a.schemeAt(e)}}
 	}
-	if e.Kind == ledger.Preexisting {
+	switch e.Kind {
+	case ledger.Preexisting:
 		a.found(e)
+		return
+	case ledger.Closing:
 		return
 	}
 	p, u := a.change(e.Caller.PID), a.changeUser(e.Payer())

@@ -11,6 +11,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -184,7 +185,11 @@ func OfEntry(e *ledger.Entry, known accounting.Finding) *Explanation {
 	}
 	x := judge(settings, caller, ask)
 	if x.Verdict.Errno == "EPERM" {
-		x.remedyAll(settings, caller, wanted(e, ask))
+		all := wanted(e, ask)
+		x.remedyAll(settings, caller, all)
+		if h := e.Held; h != nil {
+			x.remedyWait(settings, caller, all, object.Pages(h.Closed))
+		}
 	}
 	if f := e.Failed; x.Verdict.Errno == "EPERM" && ask.Area == rule.AUX && f != nil && !f.Mapping.AUXCapable {
 		x.Verdict.Limit, x.Remedies = LimitAUX, []remedy.Remedy{} // that is what refuses next
@@ -229,10 +234,19 @@ func (x *Explanation) remedyAll(settings rule.Settings, caller rule.Caller, all 
 	x.Remedies = remedies(settings, caller, all)
 }
 
+// remedyWait is to wait for pages of the user's that are closed and not released, if that
+// is enough.
+func (x *Explanation) remedyWait(settings rule.Settings, caller rule.Caller, all Ask, closed int64) {
+	caller.UserLocked -= closed
+	if closed > 0 && succeed(settings, caller, all) {
+		x.Remedies = append([]remedy.Remedy{remedy.Wait(closed)}, x.Remedies...)
+	}
+}
+
 // Brief are the settings alone that let a refused call succeed, as a row's note has
 // them: limits first, for these are what the note is about.
 func (x *Explanation) Brief() (list []string) {
-	for _, name := range [...]string{remedy.Limit, remedy.Allowance, remedy.Capable, remedy.Smaller} {
+	for _, name := range [...]string{remedy.Again, remedy.Limit, remedy.Allowance, remedy.Capable, remedy.Smaller} {
 		for _, r := range x.Remedies {
 			if r.Name == name {
 				list = append(list, r.Brief)

@@ -10,6 +10,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/reason"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/remedy"
@@ -332,6 +333,17 @@ func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 	if e.Failed != nil && (f.Call == reason.SendRing || e.Failed.Function == "io_uring_register") {
 		list = ofRing(list, e)
 	}
+	if released := c; e.Held != nil && len(e.Held.Closed) > 0 {
+		released.Held -= object.Pages(e.Held.Closed)
+		if c.Refused() && !released.Refused() {
+			again := remedy.Wait(object.Pages(e.Held.Closed))
+			if given != "" {
+				again.Change += " (" + given + ")"
+				again.Brief += " (" + given + ")"
+			}
+			list = slices.Insert(list, 0, again)
+		}
+	}
 	if !apart {
 		list = slices.DeleteFunc(list, func(r remedy.Remedy) bool { return r.Name == remedy.Apart })
 	}
@@ -485,6 +497,9 @@ func (r *Refused) holders() string {
 		return fmt.Sprintf(". Who holds the %d is not known to the page", held)
 	}
 	var parts []string
+	if len(h.Closed) > 0 {
+		parts = append(parts, ClosedText(h.Closed))
+	}
 	if h.PIDPages > 0 {
 		part := fmt.Sprintf("%d are perf buffers of process %d", h.PIDPages, h.PID)
 		if h.PIDPages > *r.Facts.Limit {
@@ -495,20 +510,21 @@ func (r *Refused) holders() string {
 	if h.MakerPages > 0 {
 		parts = append(parts, fmt.Sprintf("%d are BPF objects that process %d made", h.MakerPages, h.Maker))
 	}
-	if more := h.Buffers - h.PIDPages - h.MakerPages; more > 0 {
+	if more := h.Buffers - h.PIDPages - h.MakerPages - h.ClosedObjects; more > 0 {
 		parts = append(parts, fmt.Sprintf("%d are further perf buffers or BPF objects", more))
 	}
-	if h.Others > 0 {
-		parts = append(parts, fmt.Sprintf("%d are of io_uring, AF_XDP, iommufd, secret memory, or sends under way", h.Others))
+	if others := h.Others - h.ClosedOthers; others > 0 {
+		parts = append(parts, fmt.Sprintf("%d are of io_uring, AF_XDP, iommufd, secret memory, or sends under way", others))
 	}
 	if r.own > 0 {
 		parts = append(parts, fmt.Sprintf("%d are this call's own, of its earlier parts", r.own))
 	}
-	if older > 0 {
+	olderClosed := object.Pages(h.Closed) - h.ClosedObjects - h.ClosedOthers
+	if older -= olderClosed; older > 0 {
 		parts = append(parts, fmt.Sprintf("%d were held before the trace began, or by what it does not watch", older))
 	}
 	late := ""
-	if h.Others > 0 || h.MakerPages > 0 {
+	if len(h.Closed) == 0 && (h.Others > 0 || h.MakerPages > 0) {
 		late = "; what was closed a moment ago still counts: workers give rings and BPF maps back"
 	}
 	return fmt.Sprintf(". Of the %d held, %s%s", held, strings.Join(parts, ", "), late)

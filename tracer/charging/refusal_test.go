@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/reason"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
@@ -130,6 +131,19 @@ func TestOfRefusal(t *testing.T) {
 			charged("io_uring", "io_uring_setup", refusal.Refused, 2, 476)(e)
 			e.Failed.Memory, e.Failed.Limit = refusal.Refused, refusal.MemoryLimit{CgroupID: 7, Cgroup: "/web"}
 		}), reason.Limit, []string{"476 pages + 2 pages"}, []string{"/web"}},
+		"held by a ring that is closed": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "__io_account_mem", refusal.Refused, 9, 12)(e)
+			e.Held = &ledger.Held{Others: 12, ClosedOthers: 12, Closed: []object.Closed{{What: object.Ring, PID: 42, Count: 1, Pages: 12, AgeNS: 12345678}}}
+		}), reason.Limit, []string{"Of the 12 held, 12 are of an io_uring that process 42 had closed 12 ms before and the kernel had not released yet", "Remedies: try again shortly, or "}, []string{"sends under way", "a moment ago", "before the trace"}},
+		"held by more than what is closed": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "__io_account_mem", refusal.Refused, 9, 24)(e)
+			e.Held = &ledger.Held{Others: 14, Buffers: 8, ClosedOthers: 2, ClosedObjects: 3, Closed: []object.Closed{{What: object.Map, Count: 2, Pages: 4, AgeNS: 999}, {What: object.Ring, PID: 42, Count: 1, Pages: 2, AgeNS: 2e9}}}
+		}), reason.Limit, []string{"Of the 24 held, 4 are of 2 BPF maps that had been closed at most 0 µs before and the kernel had not released yet, 2 are of an io_uring that process 42 had closed 2.0 s before and",
+			"5 are further perf buffers or BPF objects", "12 are of io_uring", "1 were held before the trace began"}, []string{"try again"}},
+		"closed, of another whose end would not be enough": {refused(unix.EPERM, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 9, ValueSize: 1, MaxEntries: 500, Rlimit: true, Pages: 17}, refusal.Refused)(e)
+			e.User.Before, e.Held = 11, &ledger.Held{Buffers: 11, ClosedObjects: 11, Closed: []object.Closed{{What: object.Program, PID: 42, Count: 1, Pages: 11, AgeNS: 5e5}}}
+		}), reason.Limit, []string{"Of the 11 held, 11 are of a BPF program that process 42 had closed 500 µs before"}, []string{"try again", "made", "a moment ago"}},
 		"a limit of the process's own": {refused(unix.ENOBUFS, func(e *ledger.Entry) {
 			charged("zerocopy", "mm_account_pinned_pages", refusal.Refused, 17, 0)(e)
 			e.Caller.HardLimit, e.Caller.ParentLimit = 2048, rule.Unlimited
@@ -244,6 +258,16 @@ func TestOverAndBrief(t *testing.T) {
 		{refused(unix.EPERM, func(e *ledger.Entry) {
 			mapped(129, refusal.Mapping{CPU: -1})(e)
 			e.User.Before, e.Buffer.Extra = 516, 129
+		}), 113, "ulimit -l 516 (KiB)"},
+		{refused(unix.EPERM, func(e *ledger.Entry) {
+			mapped(129, refusal.Mapping{CPU: -1})(e)
+			e.User.Before, e.Buffer.Extra = 516, 129
+			e.Held = &ledger.Held{Closed: []object.Closed{{What: object.Ring, Pages: 113}}}
+		}), 113, "try again shortly"},
+		{refused(unix.EPERM, func(e *ledger.Entry) {
+			mapped(129, refusal.Mapping{CPU: -1})(e)
+			e.User.Before, e.Buffer.Extra = 516, 129
+			e.Held = &ledger.Held{Closed: []object.Closed{{What: object.Ring, Pages: 112}}}
 		}), 113, "ulimit -l 516 (KiB)"},
 	} {
 		first := ""

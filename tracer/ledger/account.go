@@ -1,5 +1,7 @@
 package ledger
 
+import "github.com/pinwatch/pinwatch/tracer/ledger/object"
+
 // judgeAccount enters what another charger did to the counters. There is no rule to
 // check: the entry exists so that every page of a user's counter is explained. How
 // much was charged is known from the counter: if another call moved it at the
@@ -19,6 +21,7 @@ func (l *Ledger) judgeAccount(e *Entry, u *user, p *process) {
 		e.ChargedUser = e.User.Delta()
 	}
 	u.others += e.ChargedUser
+	e.InstanceID = l.closed.Charged(e.Instance.Key, e.counter(), object.What(e.Charger), e.ChargedUser, !e.Unknown())
 	if p != nil && !e.Process.Shared {
 		e.ChargedPinned = e.Process.Delta()
 	}
@@ -29,6 +32,24 @@ func (l *Ledger) judgeAccount(e *Entry, u *user, p *process) {
 		e.Kind = Refusal
 	}
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
+}
+
+// closing enters that nobody can use something any more. Its pages stay charged until a Free,
+// or an Account that gives them back.
+func (l *Ledger) closing(e *Entry) {
+	e.Kind, e.Fits = Closing, -1
+	c := object.Closing{Key: e.Instance.Key, User: e.counter(), What: object.What(e.Charger), PID: e.Caller.PID, TimeNS: e.TimeNS, Pages: e.Instance.Pages}
+	if o := e.Object; o != nil {
+		l.recognize(e)
+		c.Key, c.Pages, c.What = o.Key, o.Pages, object.Map
+		if o.Program {
+			c.What = object.Program
+		}
+		if a := l.objects[o.Key]; a != nil {
+			c.Charged = a.pages
+		}
+	}
+	e.InstanceID = l.closed.Close(c)
 }
 
 // Unknown reports whether it is not known how many pages a call of another charger moved.

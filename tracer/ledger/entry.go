@@ -14,9 +14,10 @@ const (
 	Unmapping               // one of several mappings went: nothing comes back yet
 	Growth                  // a BPF map took more memory
 	Preexisting             // a buffer that was mapped before the trace: no event of it
+	Closing                 // what pages were charged for is closed, and not yet released: no event either
 )
 
-var kindNames = [...]string{"charge", "refund", "refusal", "mapping", "unmapping", "growth", "preexisting"}
+var kindNames = [...]string{"charge", "refund", "refusal", "mapping", "unmapping", "growth", "preexisting", "closing"}
 
 // Kinds is how many there are.
 const Kinds = len(kindNames)
@@ -41,6 +42,8 @@ func (k Kind) Op(object bool) Op {
 		return Grow
 	case k == Preexisting:
 		return AlreadyMapped
+	case k == Closing:
+		return Close
 	case object && k == Refund:
 		return Free
 	case object:
@@ -67,7 +70,7 @@ type Entry struct {
 	Uncertain bool
 
 	// Small numbers of the ledger's own, never used twice. 0: none.
-	BufferID, ProcessID uint64
+	BufferID, ProcessID, InstanceID uint64
 
 	// ChargedUser and ChargedPinned are what was really charged to the user and
 	// to the process, negative for a refund.

@@ -6,6 +6,7 @@ package ledger
 
 import (
 	"github.com/pinwatch/pinwatch/tracer/ledger/counter"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -23,6 +24,7 @@ const (
 	Account                 // another charger moved the counters
 	AlreadyMapped           // a perf buffer was mapped before the trace began
 	Split                   // a part of a perf buffer's mapping would have been changed
+	Close                   // the last reference to a BPF object, an io_uring or a umem went: it is released later
 )
 
 // Charger is who charges locked_vm and pinned_vm besides perf buffers and BPF objects, by
@@ -61,9 +63,11 @@ type Event struct {
 	// LockedVM is its mm_struct.locked_vm, of vfio and iommufd alone.
 	LockedVM Reading
 
-	Buffer Buffer        // of Map, Unmap and AlreadyMapped
-	Object *Object       // of Create, Grow and Free; else nil
-	Failed *refusal.Call // of a call that failed, where something was seen of that
+	Buffer Buffer  // of Map, Unmap and AlreadyMapped
+	Object *Object // of Create, Grow, Free, and Close of such; else nil
+	// Instance is of Account and Close: which io_uring or umem it is about.
+	Instance object.Instance
+	Failed   *refusal.Call // of a call that failed, where something was seen of that
 }
 
 // Caller is who made the call.
@@ -120,6 +124,9 @@ type Limits struct {
 	// kernel may have decided by other ones than are given here.
 	Moved bool
 }
+
+// counter is the one that was read.
+func (e *Event) counter() object.User { return object.User{UID: e.Payer(), Split: e.SplitCounter} }
 
 // Payer is the uid whose counter was read.
 func (e *Event) Payer() uint32 { return uint32(e.User.Owner) }

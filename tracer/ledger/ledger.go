@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/pinwatch/pinwatch/tracer/ledger/counter"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/self"
 )
@@ -18,6 +20,7 @@ type Ledger struct {
 	objects       map[uint64]*account // by Object.Key
 	spare         []*buffer           // of those that are gone, for the next ones
 	holders       map[holderKey]*Holder
+	closed        *object.Book
 	preexistingNS uint64 // when what is older was known, as Event.TimeNS
 
 	lastBuffer, lastProcess uint64
@@ -107,7 +110,7 @@ type Summary struct {
 	Leaked        int64  // not refunded when the last mapping went
 	Refused       uint64 // with EPERM, by a limit on locked memory
 	// Failures are all calls that failed, by errno in the order of the first ones.
-	Failures [6]Failure
+	Failures refusal.Failures
 	Lost     uint64 // events, as far as is known
 	// How far users' counters, and pinned_vm of processes, moved between the
 	// calls, by what is not traced.
@@ -128,30 +131,6 @@ type Summary struct {
 	Objects     int
 	ObjectBytes int64
 	Scheme      rule.Scheme
-}
-
-// Failure counts the calls that failed with one errno. First is the number of the first
-// one among all events, from 1.
-type Failure struct {
-	Errno        int32 // 0: several, which have no place of their own
-	Calls, First uint64
-}
-
-// fail counts a call that failed, the latest of all events.
-func (s *Summary) fail(errno int32) {
-	last := len(s.Failures) - 1
-	i := 0
-	for i < last && s.Failures[i].Calls > 0 && s.Failures[i].Errno != errno {
-		i++
-	}
-	f := &s.Failures[i]
-	switch {
-	case f.Calls == 0:
-		f.Errno, f.First = errno, s.Events
-	case f.Errno != errno:
-		f.Errno = 0
-	}
-	f.Calls++
 }
 
 // live counts a buffer that came or went, and charged what its areas pay.
@@ -233,6 +212,7 @@ func New() *Ledger {
 		users:     make(map[counterKey]*user),
 		objects:   make(map[uint64]*account),
 		holders:   make(map[holderKey]*Holder),
+		closed:    object.NewBook(),
 	}
 }
 
@@ -278,9 +258,12 @@ func (l *Ledger) Enter(e *Entry) {
 	if e.Lost > l.summary.Lost {
 		l.forget(e.Lost)
 	}
-	if e.Op == AlreadyMapped {
+	switch e.Op {
+	case AlreadyMapped:
 		*e = l.alreadyMapped(e.Event)
-	} else {
+	case Close:
+		l.closing(e)
+	default:
 		l.judge(e)
 	}
 	e.Number, e.Refusals, e.Scheme = l.summary.Events, l.summary.Refused, l.scheme
@@ -320,6 +303,9 @@ func (l *Ledger) read(e *Entry) (u *user, p *process) {
 
 func (l *Ledger) readUser(e *Entry) *user {
 	u := l.user(e.Payer(), e.SplitCounter)
+	if u.seen && !e.User.Shared {
+		l.closed.Moved(e.counter(), e.User.Before-u.locked.Value)
+	}
 	if !u.locked.Known && (!e.User.Shared || !u.seen) {
 		// The first reading of all is taken as it is: nothing that the ledger knows
 		// of is in it.
@@ -398,7 +384,7 @@ func (l *Ledger) count(e *Entry) {
 	s.Events++
 	s.Kinds[e.Kind]++
 	if e.Kind == Refusal {
-		s.fail(e.Errno)
+		s.Failures.Add(e.Errno, s.Events)
 	}
 	if e.Uncertain {
 		s.Doubtful[e.Verdict]++
@@ -566,6 +552,7 @@ func b2i(b bool) int {
 // waits will not be settled.
 func (l *Ledger) forget(lost uint64) {
 	l.summary.Lost = lost
+	l.closed.Forget()
 	for _, u := range l.users {
 		u.locked = counter.Counter{}
 	}

@@ -3,8 +3,7 @@ package ledger
 import (
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/pinwatch/pinwatch/tracer/refusal"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -189,7 +188,7 @@ func TestRefusal(t *testing.T) {
 	if e := l.Apply(other); e.Verdict != OK || e.Kind != Refusal {
 		t.Errorf("EINVAL: %v %v; want refusal ok", e.Kind, e.Verdict)
 	}
-	if s := l.Summary(); s.Refused != 6 || s.Failures[0] != (Failure{Errno: rule.EPERM, Calls: 6, First: 3}) {
+	if s := l.Summary(); s.Refused != 6 || s.Failures[0] != (refusal.Failure{Errno: rule.EPERM, Calls: 6, First: 3}) {
 		t.Errorf("refused %d, %+v; want 6, the first was event 3", s.Refused, s.Failures)
 	}
 }
@@ -485,18 +484,5 @@ func TestOverchargeBesideForeign(t *testing.T) {
 	s := l.Summary()
 	if e.Verdict != Overcharge || e.ChargedUser != 65 || s.LiveUser != 65 || s.Scheme != rule.SchemeUnknown || s.ForeignUser != -710 || s.Users[0].Unexplained() != 0 {
 		t.Errorf("%v, %d to the user; %+v", e.Verdict, e.ChargedUser, s)
-	}
-}
-
-// Failed calls are counted by errno; when there are more errnos than places, the rest
-// shares the last one.
-func TestFailures(t *testing.T) {
-	l := New()
-	for _, errno := range []int32{0, 1, 12, 1, 105, 22, 16, 13, 13, 19, 12} {
-		l.Apply(Event{Op: Map, Errno: errno})
-	}
-	want := [...]Failure{{1, 2, 2}, {12, 2, 3}, {105, 1, 5}, {22, 1, 6}, {16, 1, 7}, {0, 3, 8}}
-	if diff := cmp.Diff(want, l.Summary().Failures); diff != "" {
-		t.Error(diff)
 	}
 }

@@ -38,6 +38,11 @@ func objectProbes(rlimit, memcg bool) []Probe {
 	}
 	if rlimit {
 		list = append(list,
+			// The last reference, which the memory outlives.
+			Probe{Program: bpf.ObjectsProgKprobeBpfMapRelease, Optional: true, Idle: true},
+			Probe{Program: bpf.ObjectsProgKprobeBpfMapPut, Optional: true, Idle: true},
+			Probe{Program: bpf.ObjectsProgKprobeBpfProgRelease, Optional: true, Idle: true},
+			Probe{Program: bpf.ObjectsProgKprobeBpfProgPut, Optional: true, Idle: true},
 			Probe{Program: bpf.ObjectsProgKretprobeBpfProgPutRcu, AtOnce: many},
 			// How much was asked for, and the answer.
 			Probe{Program: bpf.ObjectsProgKretprobeBpfMapChargeInit, Optional: true, AtOnce: many},

@@ -173,7 +173,7 @@ func TestRingsEnd(t *testing.T) {
 		t.Errorf("5.3: %q", got)
 	}
 	k.File = layout(t, "4.19", false) // no rings, and so none that knows whether it is charged
-	if got := ends(); slices.Contains(got, "io_uring_release") {
+	if got := ends(); slices.Contains(got, "the return of io_uring_release") {
 		t.Errorf("a kernel whose rings do not know it: %q", got)
 	}
 }

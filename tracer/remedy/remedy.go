@@ -36,7 +36,14 @@ const (
 
 	SmallerRequest = "smaller request"
 	End            = "end a holder"
+	Again          = "try again"
 )
+
+// Wait is for what the kernel is about to give back.
+func Wait(pages int64) Remedy {
+	return Remedy{Name: Again, Brief: "try again shortly", Price: "the wait",
+		Change: fmt.Sprintf("try again: %s are of what is closed, and the kernel gives them back by itself", Count(pages, "page"))}
+}
 
 // OwnUser has a counter of its own.
 func OwnUser(change string) Remedy {

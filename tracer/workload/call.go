@@ -59,6 +59,11 @@ var calls = map[string]func(*oneCall) (made int, err error){
 	"part":    (*oneCall).part,
 	"map":     (*oneCall).bpfMap,
 	"fill":    (*oneCall).fill,
+
+	"closed-ring":    (*oneCall).closedRing,
+	"closed-umem":    (*oneCall).closedUmem,
+	"closed-map":     (*oneCall).closedMap,
+	"closed-program": (*oneCall).closedProgram,
 }
 
 // parse reads NAME=VALUE.
@@ -120,10 +125,15 @@ func MakeCall(args []string, out io.Writer) error {
 		return err
 	}
 	defer unix.Close(r.event)
+	runtime.LockOSThread()
+	if strings.HasPrefix(args[0], "closed-") {
+		if err := beforeWorkers(); err != nil {
+			return err
+		}
+	}
 	if err := r.become(); err != nil {
 		return err
 	}
-	runtime.LockOSThread()
 	made, err := call(r)
 	var errno unix.Errno
 	if err != nil && !errors.As(err, &errno) {

@@ -797,6 +797,14 @@ func newProgram(code asm.Instructions) (*filter, error) {
 
 // load loads it until the end.
 func (p *filter) load(r *Refuse) unix.Errno {
+	fd, errno := p.open()
+	if errno == 0 {
+		r.finally(func() { unix.Close(fd) })
+	}
+	return errno
+}
+
+func (p *filter) open() (int, unix.Errno) {
 	license := []byte("GPL\x00")
 	var attr struct {
 		kind, count   uint32
@@ -809,10 +817,7 @@ func (p *filter) load(r *Refuse) unix.Errno {
 	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Offsetof(attr.behind))
 	runtime.KeepAlive(p)
 	runtime.KeepAlive(license)
-	if errno == 0 {
-		r.finally(func() { unix.Close(int(fd)) })
-	}
-	return errno
+	return int(fd), errno
 }
 
 // secretLimit touches secret memory by read(2): here a fault that is refused would be the

@@ -101,7 +101,7 @@ type entries struct {
 
 // Enter keeps an entry until no more wait.
 func (s *entries) Enter(e *ledger.Entry) error {
-	if e.Kind != ledger.Preexisting { // the snapshots tell
+	if e.Kind != ledger.Preexisting && e.Kind != ledger.Closing { // the snapshots tell of the first
 		r := row.Of(e)
 		s.rows = append(s.rows, &r)
 	}

@@ -1,0 +1,134 @@
+package ledger
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/pinwatch/pinwatch/tracer/ledger/object"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
+)
+
+// on has an account be of an io_uring.
+func on(ring uint64, e Event) Event {
+	e.Instance.Key = ring
+	return e
+}
+
+// closes is the end of the last reference, in process 42.
+func closes(charger Charger, key uint64, pages int64) Event {
+	return Event{Op: Close, Charger: charger, TimeNS: 1000, Caller: Caller{PID: 42}, User: Reading{Owner: 7}, Instance: object.Instance{Key: key, Pages: pages}}
+}
+
+func closesMap(key uint64, pages int64) Event {
+	e := closes(NoCharger, 0, 0)
+	e.Object = &Object{Key: key, Rlimit: true, Pages: pages}
+	return e
+}
+
+// ringRefused is refused while the counter holds so much, and pages of its own before.
+func ringRefused(held, own int64) Event {
+	e := refused(charger(held, held), 12)
+	e.TimeNS = 4000
+	e.Failed = &refusal.Call{Asked: own + 2, LastAsked: 2, LastHeld: held + own}
+	return e
+}
+
+// What is closed and not released is known for as long as it is certain.
+func TestClosed(t *testing.T) {
+	ring := []object.Closed{{What: object.Ring, PID: 42, Count: 1, Pages: 9, AgeNS: 3000}}
+	for name, c := range map[string]struct {
+		events                            []Event
+		want                              []object.Closed
+		others, objects, buffers, allRest int64 // ClosedOthers, ClosedObjects, Buffers, Others
+	}{
+		"an open ring":             {[]Event{on(1, charger(0, 9)), ringRefused(9, 0)}, nil, 0, 0, 0, 9},
+		"a closed ring":            {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), ringRefused(9, 0)}, ring, 9, 0, 0, 9},
+		"beside the call's own":    {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), ringRefused(9, 4)}, ring, 9, 0, 0, 9},
+		"closed twice":             {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), closes("io_uring", 1, 0), ringRefused(9, 0)}, ring, 9, 0, 0, 9},
+		"buffers come and go":      {[]Event{on(1, charger(0, 5)), on(1, charger(5, 20)), on(1, charger(20, 9)), closes("io_uring", 1, 0), ringRefused(9, 0)}, ring, 9, 0, 0, 9},
+		"released":                 {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), on(1, charger(9, 0)), ringRefused(0, 0)}, nil, 0, 0, 0, 0},
+		"released in part":         {[]Event{on(1, charger(0, 12)), closes("io_uring", 1, 0), on(1, charger(12, 9)), ringRefused(9, 0)}, ring, 9, 0, 0, 9},
+		"released meanwhile":       {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), overlapped(on(1, charger(9, 9))), ringRefused(9, 0)}, nil, 0, 0, 0, 9},
+		"the release was not seen": {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), on(2, charger(0, 9)), ringRefused(9, 0)}, nil, 0, 0, 0, 18},
+		"the counter moved during the call": {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), overlapped(ringRefused(9, 0))},
+			nil, 0, 0, 0, 9},
+		"it moved before the comparison": {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), func() Event {
+			e := ringRefused(9, 0)
+			e.Failed.LastHeld = 3
+			return e
+		}()}, nil, 0, 0, 0, 9},
+		"charged while another call was": {[]Event{overlapped(on(1, charger(0, 9))), closes("io_uring", 1, 0), ringRefused(9, 0)}, nil, 0, 0, 0, 9},
+		"a ring that charged nobody":     {[]Event{on(2, charger(0, 9)), closes("io_uring", 1, 0), ringRefused(9, 0)}, nil, 0, 0, 0, 9},
+		"a release of nobody knows what": {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), on(2, charger(9, 20)), charger(20, 11), ringRefused(11, 0)}, nil, 0, 0, 0, 11},
+		"a send's end":                   {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), sent(9, 20), sent(20, 9), ringRefused(9, 0)}, ring, 9, 0, 0, 9},
+		"buffers that two rings have":    {[]Event{on(1, charger(0, 9)), closes("io_uring", 0, 0), closes("io_uring", 1, 0), ringRefused(9, 0)}, nil, 0, 0, 0, 9},
+		"another one at its address":     {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), on(1, charger(9, 18)), ringRefused(18, 0)}, nil, 0, 0, 0, 18},
+		"after a loss": {[]Event{on(1, charger(0, 9)), closes("io_uring", 1, 0), func() Event {
+			e := ringRefused(9, 0)
+			e.Lost = 1
+			return e
+		}()}, nil, 0, 0, 0, 9},
+		"a umem, by its own record": {[]Event{charger(9, 9), closes("xdp", 3, 9), ringRefused(9, 0)}, []object.Closed{{What: object.Umem, PID: 42, Count: 1, Pages: 9, AgeNS: 3000}}, 0, 0, 0, 0},
+		"two maps, one of them older": {[]Event{made(1, 8, 9, 17, 100), closesMap(1, 9), closesMap(2, 8), ringRefused(17, 0)},
+			[]object.Closed{{What: object.Map, PID: 42, Count: 2, Pages: 17, AgeNS: 3000}}, 0, 9, 9, 0},
+		"a map that is freed":         {[]Event{made(1, 0, 9, 9, 100), closesMap(1, 9), freed(1, 9, 9, 0), ringRefused(0, 0)}, nil, 0, 0, 0, 0},
+		"an older map that is freed":  {[]Event{charger(9, 9), closesMap(2, 9), freed(2, 9, 9, 0), ringRefused(0, 0)}, nil, 0, 0, 0, 0},
+		"more than the counter holds": {[]Event{charger(5, 5), closesMap(2, 9), ringRefused(5, 0)}, nil, 0, 0, 0, 0},
+		"of another user":             {[]Event{on(1, charger(0, 9)), elsewhere(closes("io_uring", 1, 0)), ringRefused(9, 0)}, nil, 0, 0, 0, 9},
+		"a map, and another at its place": {[]Event{made(1, 0, 9, 9, 100), closesMap(1, 9), made(1, 9, 9, 18, 100), ringRefused(18, 0)},
+			nil, 0, 0, 9, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := New()
+			var e Entry
+			for _, event := range c.events {
+				e = l.Apply(event)
+			}
+			if e.Kind != Refusal || e.Held == nil {
+				t.Fatalf("%v: %+v", e.Kind, e.Held)
+			}
+			if diff := cmp.Diff(c.want, e.Held.Closed); diff != "" {
+				t.Error(diff)
+			}
+			got := [...]int64{e.Held.ClosedOthers, e.Held.ClosedObjects, e.Held.Buffers, e.Held.Others}
+			if want := [...]int64{c.others, c.objects, c.buffers, c.allRest}; got != want {
+				t.Errorf("closed others and objects, all buffers and others: %d; want %d", got, want)
+			}
+		})
+	}
+}
+
+func sent(before, after int64) Event {
+	e := charger(before, after)
+	e.Charger = "zerocopy"
+	return e
+}
+
+func elsewhere(e Event) Event {
+	e.User.Owner = 8
+	return e
+}
+
+// A closing is no call: it is not counted, and breaks no rule.
+func TestClosingIsNoCall(t *testing.T) {
+	l := New()
+	l.Apply(on(1, charger(0, 9)))
+	e := l.Apply(closes("io_uring", 1, 0))
+	if s := l.Summary(); e.Kind != Closing || e.Verdict != OK || e.Fits != -1 || e.InstanceID != 1 || s.Events != 1 || s.Kinds[Closing] != 0 || s.Broken() {
+		t.Errorf("%+v; %+v", e, s)
+	}
+}
+
+// Who made the maps that hold the most is said of those that are open.
+func TestMakersOfOpenMaps(t *testing.T) {
+	l := New()
+	for key, e := range []Event{made(1, 0, 9, 9, 100), made(2, 9, 3, 12, 100), closesMap(1, 9)} {
+		e.Caller.PID = uint32(50 + key)
+		l.Apply(e)
+	}
+	e := l.Apply(refused(made(0, 12, 99, 12, 100), 1))
+	if h := e.Held; h.Maker != 51 || h.MakerPages != 3 || !slices.Equal(h.Closed, []object.Closed{{What: object.Map, PID: 52, Count: 1, Pages: 9}}) {
+		t.Errorf("%+v", h)
+	}
+}
