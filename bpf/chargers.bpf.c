@@ -109,7 +109,7 @@ static __always_inline struct call *charge_find(__u32 level)
 	return call_find(call_key(level, call_by_thread()));
 }
 
-/* mm_struct.locked_vm, which mlock() counts in. */
+/* Reports whether a charger may charge mm_struct.locked_vm, which mlock() counts in. */
 static __always_inline bool charges_locked(enum charger charger)
 {
 	return charger == CHARGER_VFIO || charger == CHARGER_IOMMUFD;
@@ -387,16 +387,17 @@ static __always_inline void charge_end(void *ctx, __u32 level, int ret)
 		return 0;                                                      \
 	}
 
-static __always_inline void ring_call_begin(enum function function, __u32 request, __u32 count, __u64 argument)
+static __always_inline struct call *ring_call_begin(enum function function, __u32 request, __u32 count, __u64 argument)
 {
 	struct call *call = charge_begin_current(CHARGER_IO_URING);
 
 	if (!call)
-		return;
+		return 0;
 	call->argument = argument;
 	call->record.function = function;
 	call->record.request = request;
 	call->record.count = count;
+	return call;
 }
 
 SEC("kprobe/sys_io_uring_setup")
@@ -429,10 +430,10 @@ SEC("kprobe/sys_io_uring_register")
 int BPF_KPROBE(kprobe_sys_io_uring_register, struct pt_regs *regs)
 {
 	__u32 request = syscall_arg(regs, 1);
+	struct call *call = ring_call_begin(FUNCTION_RING_REGISTER, request, syscall_arg(regs, 3), syscall_arg(regs, 2));
 
-	ring_call_begin(FUNCTION_RING_REGISTER, request, syscall_arg(regs, 3), syscall_arg(regs, 2));
-	if (!(request & RING_BY_INDEX))
-		call_holder(charge_find(OUTER(CHARGER_IO_URING)), ring_of_fd(syscall_arg(regs, 0)));
+	if (call && !(request & RING_BY_INDEX))
+		call_holder(call, ring_of_fd(syscall_arg(regs, 0)));
 	return 0;
 }
 
@@ -476,7 +477,7 @@ int BPF_KRETPROBE(kretprobe_free_cgroup_pages)
 	if (!call || !config || !call->memcg)
 		return 0;
 	memcg = (void *)call->memcg;
-	usage = BPF_CORE_READ(memcg, memory.usage.counter);
+	usage = BPF_CORE_READ(memcg, memory.usage.counter); /* once: what is said of it is held against it */
 	call->record.header.flags &= ~FLAG_MEMCG_REFUSED;
 	if (usage + (__s64)call->memcg_pages > (__s64)BPF_CORE_READ(memcg, memory.max))
 		call->record.header.flags |= FLAG_MEMCG_REFUSED;
@@ -714,7 +715,7 @@ int BPF_KPROBE(kprobe_xdp_umem_create, const void *argument)
 SEC("kretprobe/xdp_umem_create")
 int BPF_KRETPROBE(kretprobe_xdp_umem_create, struct xdp_umem *umem)
 {
-	int ret = (__u64)umem >> 32 == ~0U ? (__s32)(__u64)umem : 0;
+	int ret = pointer_errno(umem);
 	struct call *call = charge_find(OUTER(CHARGER_XDP));
 
 	if (call && !ret) {
@@ -894,11 +895,10 @@ int BPF_KPROBE(kprobe_ib_umem_get, void *device, __u64 address, __u64 bytes)
 	return 0;
 }
 
-/* Returns a pointer or an ERR_PTR(). */
 SEC("kretprobe/ib_umem_get")
-int BPF_KRETPROBE(kretprobe_ib_umem_get, __u64 umem)
+int BPF_KRETPROBE(kretprobe_ib_umem_get, const void *umem)
 {
-	pin_end(ctx, CHARGER_RDMA, umem >> 32 == ~0U ? (__s32)umem : 0);
+	pin_end(ctx, CHARGER_RDMA, pointer_errno(umem));
 	return 0;
 }
 RELEASE_PAIR(ib_umem_release, CHARGER_RDMA)

@@ -630,6 +630,12 @@ static __always_inline __u64 memcg_cgroup_id(struct mem_cgroup *memcg)
 	return BPF_CORE_READ(node, id);
 }
 
+/* The pages that a memory cgroup has left up to its memory.max; negative: it has more. */
+static __always_inline __s64 memcg_left(struct mem_cgroup *memcg)
+{
+	return BPF_CORE_READ(memcg, memory.max) - BPF_CORE_READ(memcg, memory.usage.counter);
+}
+
 /* memory.max in bytes; -1: none. */
 static __always_inline __s64 memory_max(struct mem_cgroup *memcg, __u32 page_shift)
 {
@@ -886,6 +892,12 @@ static __always_inline struct mm_struct *ring_mm(struct io_ring_ctx *ring)
 static __always_inline struct io_ring_ctx *ring_of_file(struct file *file)
 {
 	return kernel_read(file, private_data);
+}
+
+/* The errno that an ERR_PTR() is; 0: it is a pointer. */
+static __always_inline int pointer_errno(const void *pointer)
+{
+	return (__u64)pointer >> 32 == ~0U ? (__s32)(__u64)pointer : 0;
 }
 
 /* The ring behind a file descriptor of the calling process that is one of a ring. */

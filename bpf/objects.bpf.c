@@ -251,7 +251,7 @@ static __always_inline struct mem_cgroup *tightest(struct mem_cgroup *memcg)
 	for (int i = 0; i < 12; i++) { /* 5.3: only where there are memory cgroups for it */
 		if (!memcg)
 			break;
-		left = BPF_CORE_READ(memcg, memory.max) - BPF_CORE_READ(memcg, memory.usage.counter);
+		left = memcg_left(memcg);
 		if (left < least_left) {
 			least = memcg;
 			least_left = left;
@@ -738,7 +738,7 @@ static __always_inline void full_memcg(struct call *call)
 	if (!memcg)
 		return;
 	pages = (((__u64)r->key_size + r->value_size) >> config->page_shift) + 1;
-	if (BPF_CORE_READ(memcg, memory.usage.counter) + pages > BPF_CORE_READ(memcg, memory.max))
+	if (memcg_left(memcg) < pages)
 		call_refused(call, memcg);
 #endif
 }
@@ -976,7 +976,7 @@ int BPF_KRETPROBE(kretprobe_free_cgroup_pages)
 	if (!call || !call->full)
 		return 0;
 	memcg = (void *)call->full;
-	if (BPF_CORE_READ(memcg, memory.usage.counter) + call->full_pages > BPF_CORE_READ(memcg, memory.max)) {
+	if (memcg_left(memcg) < call->full_pages) {
 		call_refused(call, memcg);
 	} else {
 		call->record.limit_cgroup_id = call->record.usage_bytes = call->record.limit_bytes = 0;
