@@ -157,29 +157,25 @@ func (c compared) failedObject(r *bpf.ObjectsRecord, flags bpf.PerfRecordFlag) *
 	if has(flags, bpf.PerfRecordFlagFLAG_RLIMIT) {
 		call.Asked = r.Pages
 	}
-	switch {
-	case has(flags, bpf.PerfRecordFlagFLAG_ACCOUNT_REFUSED):
-		call.Accounting = refusal.Refused
-	case has(flags, bpf.PerfRecordFlagFLAG_ACCOUNT_PASSED):
-		call.Accounting = refusal.Passed
-	case c.mapsProbed && r.Command == unix.BPF_MAP_CREATE:
-		call.Accounting = refusal.NotReached
-	}
-	switch makes := r.Command == unix.BPF_MAP_CREATE || r.Command == unix.BPF_PROG_LOAD; {
-	case has(flags, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED):
-		call.Memory = refusal.Refused
-	case c.objectCgroups && makes:
-		call.Memory = refusal.NotReached
-	}
-	switch {
-	case has(flags, bpf.PerfRecordFlagFLAG_VERIFIER_REFUSED):
-		call.Verifier = refusal.Refused
-	case has(flags, bpf.PerfRecordFlagFLAG_VERIFIER_PASSED):
-		call.Verifier = refusal.Passed
-	case c.verifier && r.Command == unix.BPF_PROG_LOAD:
-		call.Verifier = refusal.NotReached
-	}
+	creates, loads := r.Command == unix.BPF_MAP_CREATE, r.Command == unix.BPF_PROG_LOAD
+	call.Accounting = flagged(flags, bpf.PerfRecordFlagFLAG_ACCOUNT_REFUSED, bpf.PerfRecordFlagFLAG_ACCOUNT_PASSED, c.mapsProbed && creates)
+	call.Memory = flagged(flags, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED, 0, c.objectCgroups && (creates || loads))
+	call.Verifier = flagged(flags, bpf.PerfRecordFlagFLAG_VERIFIER_REFUSED, bpf.PerfRecordFlagFLAG_VERIFIER_PASSED, c.verifier && loads)
 	return call
+}
+
+// flagged is what became of a check by the flags that it leaves, of which passed may be none.
+// visible reports whether it would have been seen.
+func flagged(flags, refused, passed bpf.PerfRecordFlag, visible bool) refusal.Accounting {
+	switch {
+	case has(flags, refused):
+		return refusal.Refused
+	case has(flags, passed):
+		return refusal.Passed
+	case visible:
+		return refusal.NotReached
+	}
+	return refusal.Unseen
 }
 
 // commands are those of bpf(2) that are followed.

@@ -45,6 +45,11 @@ func (f *Finding) Sure() bool {
 
 func (f *Finding) stable() bool { return f.Failed == f.Runs }
 
+// covers reports whether a program of some form comes to the finding, for all that is known.
+func (f *Finding) covers(form Form) bool {
+	return slices.ContainsFunc(f.forms, func(part Form) bool { return part.within(form) })
+}
+
 // Explored is what came of exploring one kernel.
 type Explored struct {
 	check.Kernel
@@ -171,8 +176,7 @@ func certain(sc *check.Scenario) bool {
 // found is a finding that a program of some form comes to, for all that is known; nil: none.
 func (e *Explorer) found(form Form) *Finding {
 	for i := range e.out.Findings {
-		f := &e.out.Findings[i]
-		if slices.ContainsFunc(f.forms, func(part Form) bool { return part.within(form) }) {
+		if f := &e.out.Findings[i]; f.covers(form) {
 			return f
 		}
 	}
@@ -189,7 +193,7 @@ func (e *Explorer) explained(form Form, verdict string, certain bool) *Finding {
 		if f.Verdict != verdict {
 			continue
 		}
-		if slices.ContainsFunc(f.forms, func(part Form) bool { return part.within(form) }) {
+		if f.covers(form) {
 			return f
 		}
 		forms, last = forms+1, f

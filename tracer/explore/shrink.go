@@ -94,6 +94,15 @@ func with(p check.Program, i int, change func(*check.Op)) check.Program {
 	return p
 }
 
+// withAll is a program with all steps changed.
+func withAll(p check.Program, change func(*check.Op)) check.Program {
+	p.Steps = slices.Clone(p.Steps)
+	for i := range p.Steps {
+		change(&p.Steps[i])
+	}
+	return p
+}
+
 // oneProcess has an earlier process do what this one does.
 func oneProcess(p check.Program, i int) (list []check.Program) {
 	if p.Steps[i].Call != check.CallStart {
@@ -103,18 +112,14 @@ func oneProcess(p check.Program, i int) (list []check.Program) {
 		if o.Call != check.CallStart {
 			continue
 		}
-		q := p
-		q.Steps = slices.Clone(p.Steps)
-		for j := range q.Steps {
-			step := &q.Steps[j]
+		list = append(list, withAll(p, func(step *check.Op) {
 			if !ofMachine(step.Call) && step.Process == p.Steps[i].Process {
 				step.Process = o.Process
 			}
 			if (step.Call == check.CallGive || step.Call == check.CallRace) && step.To == p.Steps[i].Process {
 				step.To = o.Process
 			}
-		}
-		list = append(list, q)
+		}))
 	}
 	return list
 }
@@ -135,17 +140,14 @@ func oneEvent(p check.Program, i int) (list []check.Program) {
 		if o.Call != check.CallOpen {
 			continue
 		}
-		q := p
-		q.Steps = slices.Clone(p.Steps)
-		for j := range q.Steps {
-			step := &q.Steps[j]
+		q := withAll(p, func(step *check.Op) {
 			if (step.Call == check.CallOpen || usesEvent(step.Call)) && step.Event == p.Steps[i].Event {
 				step.Event = o.Event
 			}
 			if step.Call == check.CallRedirect && step.To == p.Steps[i].Event {
 				step.To = o.Event
 			}
-		}
+		})
 		q.Steps = slices.Delete(q.Steps, i, i+1)
 		list = append(list, q)
 	}
@@ -212,14 +214,11 @@ func numbers(p check.Program, i int) (list []check.Program) {
 		for _, pages := range []int64{1, 2, 3, 5, 9} {
 			if pages < o.Pages {
 				// Mappings of one buffer have one size.
-				q := p
-				q.Steps = slices.Clone(p.Steps)
-				for j := range q.Steps {
-					if s := &q.Steps[j]; s.Call == o.Call && s.Event == o.Event && s.Pages == o.Pages {
+				list = append(list, withAll(p, func(s *check.Op) {
+					if s.Call == o.Call && s.Event == o.Event && s.Pages == o.Pages {
 						s.Pages = pages
 					}
-				}
-				list = append(list, q)
+				}))
 			}
 		}
 	case (o.Call == check.CallStorm || o.Call == check.CallRace) && o.Pages > 1:

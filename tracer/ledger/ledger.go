@@ -330,7 +330,9 @@ func (l *Ledger) readProcess(e *Entry) *process {
 	return p
 }
 
-func (u *user) overIn(e *Entry) int64 { return min(u.over, max(0, e.User.Before)) } // the counter ends with the user's last process
+// overIn is what the counter has that it should not: no more than all of it, for it ends
+// with the user's last process.
+func (u *user) overIn(e *Entry) int64 { return min(u.over, max(0, e.User.Before)) }
 
 // settle takes the readings at a call's return, adds what every entry carries, and
 // counts it.
@@ -503,10 +505,13 @@ func (b *buffer) count(ev *Event, change int32) {
 // taken for the doing of what is not traced. Else it is unexplained until the charge is closed.
 func (l *Ledger) endedUnseen(e *Entry, payer uint32, pages int64) {
 	u, now := l.users[counterKey{payer, false}], e.User.Before
-	if u != nil && (e.User.Shared || payer != e.Payer()) {
+	if u == nil {
+		return
+	}
+	if e.User.Shared || payer != e.Payer() {
 		now = u.locked.Value
 	}
-	if u != nil && now-u.live-u.preexisting-u.others-u.own-u.over-u.base > -pages {
+	if now-u.live-u.preexisting-u.others-u.own-u.over-u.base > -pages {
 		u.base += pages
 	}
 }
