@@ -30,23 +30,37 @@ func TestReasons(t *testing.T) {
 			// They charge the buffer twice and gives it back once, which stays: a bug of its own.
 			list = slices.DeleteFunc(list, func(p workload.Provocation) bool { return p.Name == "perf-redirected" })
 		}
-		results := make([]guesttest.Result, len(list))
-		pids := make([]uint32, len(list))
-		tr := traceObjects(t, tracer.Options{BPF: true, Memcg: !k.Before("5.11"), Others: true}, func(objectTrace) {
-			for i, p := range list {
-				c := guesttest.Command(t, "pinwatch", "workload", "refuse", "--json", p.Name)
-				results[i] = c.Run()
-				pids[i] = uint32(c.Process.Pid)
-			}
-		})
+		names := make([]string, len(list))
+		for i, p := range list {
+			names[i] = p.Name
+		}
+		_, results, refusals := provokeAll(t, k, names)
 		for i, p := range list {
 			t.Run(p.Name, func(t *testing.T) {
-				provoked{k, p.Name}.check(t, results[i], slices.DeleteFunc(slices.Clone(tr.entries), func(e ledger.Entry) bool {
-					return e.Kind != ledger.Refusal || e.Caller.PID != pids[i]
-				}))
+				provoked{k, p.Name}.check(t, results[i], refusals[i])
 			})
 		}
 	})
+}
+
+// provokeAll traces provocations, one after the other, and returns what the programs said of
+// each and what was seen refused of it.
+func provokeAll(t *testing.T, k guesttest.Kernel, names []string) (tr objectTrace, results []guesttest.Result, refusals [][]ledger.Entry) {
+	results, refusals = make([]guesttest.Result, len(names)), make([][]ledger.Entry, len(names))
+	pids := make([]uint32, len(names))
+	tr = traceObjects(t, tracer.Options{BPF: true, Memcg: !k.Before("5.11"), Others: true}, func(objectTrace) {
+		for i, name := range names {
+			c := guesttest.Command(t, "pinwatch", "workload", "refuse", "--json", name)
+			results[i] = c.Run()
+			pids[i] = uint32(c.Process.Pid)
+		}
+	})
+	for i, pid := range pids {
+		refusals[i] = slices.DeleteFunc(slices.Clone(tr.entries), func(e ledger.Entry) bool {
+			return e.Kind != ledger.Refusal || e.Caller.PID != pid
+		})
+	}
+	return tr, results, refusals
 }
 
 // That a memory cgroup refused is seen where their charges are not watched, too, and that none
@@ -67,8 +81,9 @@ func TestCgroupsThatRefuse(t *testing.T) {
 				}
 				said := charging.OfRefusal(&refusals[0])
 				text := said.Text()
-				// Where the charges are not watched, it is derived that an element was refused.
-				if t.Log(text); name == "update-cgroup" && said.Outcome == reason.Unknown {
+				// That an element was refused is derived where the charges are not watched, and on
+				// arm64 the cgroup was seen to have room again by then.
+				if t.Log(text); k.Arch == "arm64" && name == "update-cgroup" && said.Outcome == reason.Unknown {
 					return
 				}
 				if said.Outcome != want || len(said.Reasons) != 1 || strings.Contains(text, "memory.current was") != (want == reason.Limit) {

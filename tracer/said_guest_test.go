@@ -5,7 +5,6 @@ package tracer_test
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/row"
-	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -35,24 +33,17 @@ func TestSaid(t *testing.T) {
 		unlimitMemlock(t)
 		userPages(t, k)
 		list := sayings(k)
-		results := make([]guesttest.Result, len(list))
-		pids := make([]uint32, len(list))
-		tr := traceObjects(t, tracer.Options{BPF: true, Memcg: !k.Before("5.11"), Others: true}, func(objectTrace) {
-			for i, s := range list {
-				c := guesttest.Command(t, "pinwatch", "workload", "refuse", "--json", s.refuse)
-				results[i] = c.Run()
-				pids[i] = uint32(c.Process.Pid)
-			}
-		})
+		names := make([]string, len(list))
+		for i, s := range list {
+			names[i] = s.refuse
+		}
+		tr, results, refusals := provokeAll(t, k, names)
 		for i, s := range list {
 			t.Run(s.refuse, func(t *testing.T) {
-				refusals := slices.DeleteFunc(slices.Clone(tr.entries), func(e ledger.Entry) bool {
-					return e.Kind != ledger.Refusal || e.Caller.PID != pids[i]
-				})
-				s.check(t, results[i], refusals)
-				for i := range refusals {
-					s.explained(t, tr.State, &refusals[i])
-					s.shown(t, &refusals[i])
+				s.check(t, results[i], refusals[i])
+				for j := range refusals[i] {
+					s.explained(t, tr.State, &refusals[i][j])
+					s.shown(t, &refusals[i][j])
 				}
 			})
 		}

@@ -3,7 +3,6 @@
 package check_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,20 +33,11 @@ func stock() []string { return append(few(), "memcg-limit", "io-uring-buffers") 
 // and its exit code.
 func runCheck(t *testing.T, args ...string) (check.Report, int) {
 	t.Helper()
-	cmd := exec.Command(guesttest.Binary(t), append([]string{"check", "--format", "json", "--timeout", "5m", "--parallel", "1"}, args...)...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	free := guesttest.TakeSlot()
-	err := cmd.Run()
-	free()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
+	result := guesttest.Check(t, append([]string{"--format", "json"}, args...)...)
 	var report check.Report
-	if stdout.Len() > 0 {
-		if err := json.Unmarshal(stdout.Bytes(), &report); err != nil {
-			t.Fatalf("%v\n%s", err, stdout.String())
+	if result.Stdout != "" {
+		if err := json.Unmarshal([]byte(result.Stdout), &report); err != nil {
+			t.Fatalf("%v\n%s", err, result.Stdout)
 		}
 	}
 	for _, k := range report.Kernels {
@@ -55,8 +45,7 @@ func runCheck(t *testing.T, args ...string) (check.Report, int) {
 			t.Logf("%s: %s", k.Release, k.Error)
 		}
 	}
-	t.Log(stderr.String())
-	return report, cmd.ProcessState.ExitCode()
+	return report, result.Code
 }
 
 // failed are the scenarios that fail on a kernel, and their verdicts.

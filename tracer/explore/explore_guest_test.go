@@ -3,12 +3,9 @@
 package explore_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -22,30 +19,13 @@ var guests guesttest.Guests
 
 func TestMain(m *testing.M) { os.Exit(guests.Main(m)) }
 
-// run runs pinwatch check, and returns what it wrote and its exit code.
-func run(t *testing.T, args ...string) (string, int) {
-	t.Helper()
-	cmd := exec.Command(guesttest.Binary(t), append([]string{"check", "--timeout", "5m", "--parallel", "1"}, args...)...)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	free := guesttest.TakeSlot()
-	err := cmd.Run()
-	free()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	t.Log(stderr.String())
-	return stdout.String(), cmd.ProcessState.ExitCode()
-}
-
 // exploring explores a kernel with a bounded number of programs of a seed.
 func exploring(t *testing.T, programs int, seed uint64, args ...string) (explore.Explored, int) {
 	t.Helper()
-	out, code := run(t, append([]string{"--format", "json", "--explore", "10m", "--programs", fmt.Sprint(programs), "--seed", fmt.Sprint(seed)}, args...)...)
+	result := guesttest.Check(t, append([]string{"--format", "json", "--explore", "10m", "--programs", fmt.Sprint(programs), "--seed", fmt.Sprint(seed)}, args...)...)
 	var r explore.Report
-	if err := json.Unmarshal([]byte(out), &r); err != nil || len(r.Kernels) != 1 {
-		t.Fatalf("%v\n%s", err, out)
+	if err := json.Unmarshal([]byte(result.Stdout), &r); err != nil || len(r.Kernels) != 1 {
+		t.Fatalf("%v\n%s", err, result.Stdout)
 	}
 	x := r.Kernels[0]
 	if x.Error != "" {
@@ -57,7 +37,7 @@ func exploring(t *testing.T, programs int, seed uint64, args ...string) (explore
 	if x.CouldNotRun*20 > x.Programs {
 		t.Errorf("%d of %d programs could not run: %s", x.CouldNotRun, x.Programs, x.Why)
 	}
-	return x, code
+	return x, result.Code
 }
 
 // Stock kernels are seen to break what they are known to break, without being told, and
@@ -118,17 +98,17 @@ func play(t *testing.T, k guesttest.Kernel, f explore.Finding) {
 	if err := os.WriteFile(file, raw, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	out, code := run(t, "--format", "json", "--kernel", k.Image, "--program", file)
+	result := guesttest.Check(t, "--format", "json", "--kernel", k.Image, "--program", file)
 	var r struct {
 		Kernels []struct {
 			Scenarios []struct{ Verdicts []string }
 		}
 	}
-	if err := json.Unmarshal([]byte(out), &r); err != nil || len(r.Kernels) != 1 || len(r.Kernels[0].Scenarios) != 1 {
-		t.Fatalf("%v\n%s", err, out)
+	if err := json.Unmarshal([]byte(result.Stdout), &r); err != nil || len(r.Kernels) != 1 || len(r.Kernels[0].Scenarios) != 1 {
+		t.Fatalf("%v\n%s", err, result.Stdout)
 	}
-	if verdicts := r.Kernels[0].Scenarios[0].Verdicts; !slices.Contains(verdicts, f.Verdict) || code != 3 {
-		t.Errorf("played again: %v, exit %d", verdicts, code)
+	if verdicts := r.Kernels[0].Scenarios[0].Verdicts; !slices.Contains(verdicts, f.Verdict) || result.Code != 3 {
+		t.Errorf("played again: %v, exit %d", verdicts, result.Code)
 	}
 }
 

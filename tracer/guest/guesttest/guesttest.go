@@ -342,3 +342,18 @@ func Run(t *testing.T, k Kernel, change func(*guest.Config), args ...string) Res
 		t.Logf("guest %s died, trying once more: %v", k.Release, err)
 	}
 }
+
+// Check runs pinwatch check on this machine, one guest at a time. What it says is logged.
+func Check(t *testing.T, args ...string) Result {
+	t.Helper()
+	defer TakeSlot()()
+	cmd := exec.Command(Binary(t), append([]string{"check", "--timeout", "5m", "--parallel", "1"}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var exit *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	t.Log(stderr.String())
+	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
