@@ -472,18 +472,26 @@ int BPF_KRETPROBE(kretprobe_free_cgroup_pages)
 	struct call *call = charge_find(OUTER(CHARGER_IO_URING));
 	const struct config *config = config_get();
 	struct mem_cgroup *memcg;
-	__s64 usage;
+	__s64 usage, wanted;
+	bool full;
 
 	if (!call || !config || !call->memcg)
 		return 0;
 	memcg = (void *)call->memcg;
 	usage = BPF_CORE_READ(memcg, memory.usage.counter); /* once: what is said of it is held against it */
+	full = usage + (__s64)call->memcg_pages > (__s64)BPF_CORE_READ(memcg, memory.max);
+	wanted = call->memcg_pages << config->page_shift;
+	/* Where a ring's memory was refused in one piece, the kernel tries it page by page
+	 * (io_region_allocate_pages), which does not work for memory that is charged
+	 * (alloc_pages_bulk): room for a page is no room for the ring. */
+	if (!full && call->record.header.flags & FLAG_MEMCG_REFUSED && wanted < call->record.wanted_bytes)
+		return 0;
 	call->record.header.flags &= ~FLAG_MEMCG_REFUSED;
-	if (usage + (__s64)call->memcg_pages > (__s64)BPF_CORE_READ(memcg, memory.max))
+	if (full)
 		call->record.header.flags |= FLAG_MEMCG_REFUSED;
 	call->record.limit_cgroup_id = memcg_cgroup_id(memcg);
 	call->record.usage_bytes = usage << config->page_shift;
-	call->record.wanted_bytes = call->memcg_pages << config->page_shift;
+	call->record.wanted_bytes = wanted;
 	call->record.limit_bytes = memory_max(memcg, config->page_shift);
 	return 0;
 }
