@@ -163,8 +163,7 @@ func mounted(dir string) bool {
 // capability that is there, no setting that is as it should be. Details advise nothing that
 // a remedy does not.
 func TestAdviceOfDoctor(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Newest(t)) }
-	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
+	guests.Test(t, guesttest.Ends, func(t *testing.T, _ guesttest.Kernel) {
 		options := regexp.MustCompile(`--(attach|transport) (\w+)`)
 		asked := []tracer.Options{{}}
 		if guesttest.All() { // each of them opens several traces

@@ -88,8 +88,7 @@ func hideBTF(t *testing.T) string {
 // and agrees with the witnesses. What a kernel lacks is known beforehand, and said
 // by pinwatch.
 func TestMatrix(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Newest(t)) }
-	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
+	guests.Test(t, guesttest.Ends, func(t *testing.T, k guesttest.Kernel) {
 		t.Run("edges", func(t *testing.T) { edgesAgree(t, k.Before("5.11")) })
 		for _, c := range combinations() {
 			t.Run(c.String(), func(t *testing.T) { c.agrees(t) })

@@ -408,8 +408,7 @@ func TestManyMaps(t *testing.T) {
 // page: what is charged is all given back, and nothing is left to "not traced".
 func TestOtherChargers(t *testing.T) {
 	// With the oldest, where BPF objects share the counter too.
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Newest(t)) }
-	guests.Test(t, kernels, explainsOthers)
+	guests.Test(t, guesttest.Ends, explainsOthers)
 }
 
 func explainsOthers(t *testing.T, _ guesttest.Kernel) {

@@ -23,8 +23,7 @@ import (
 // A trace takes from nobody: root and another user can map as many perf buffers and make as
 // many BPF maps as without it. The witnesses are the kernel's refusals.
 func TestNoEffect(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Newest(t)) }
-	guests.Test(t, kernels, noEffect)
+	guests.Test(t, guesttest.Ends, noEffect)
 }
 
 func noEffect(t *testing.T, k guesttest.Kernel) {

@@ -21,8 +21,7 @@ import (
 // for it, by the witness of the program itself, and what is said of it names it, alone or as
 // one of those that are left.
 func TestReasons(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
-	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
+	guests.Test(t, guesttest.Ends, func(t *testing.T, k guesttest.Kernel) {
 		unlimitMemlock(t)
 		userPages(t, k)
 		list := workload.Provocations()
@@ -34,7 +33,7 @@ func TestReasons(t *testing.T) {
 		for i, p := range list {
 			names[i] = p.Name
 		}
-		_, results, refusals := provokeAll(t, k, names)
+		_, results, refusals := provokeAll(t, allCharges(k), names)
 		for i, p := range list {
 			t.Run(p.Name, func(t *testing.T) {
 				provoked{k, p.Name}.check(t, results[i], refusals[i])
@@ -43,12 +42,17 @@ func TestReasons(t *testing.T) {
 	})
 }
 
+// allCharges watches whom a kernel charges for what these provocations ask for.
+func allCharges(k guesttest.Kernel) tracer.Options {
+	return tracer.Options{BPF: true, Memcg: !k.Before("5.11"), Others: true}
+}
+
 // provokeAll traces provocations, one after the other, and returns what the programs said of
 // each and what was seen refused of it.
-func provokeAll(t *testing.T, k guesttest.Kernel, names []string) (tr objectTrace, results []guesttest.Result, refusals [][]ledger.Entry) {
+func provokeAll(t *testing.T, opts tracer.Options, names []string) (tr objectTrace, results []guesttest.Result, refusals [][]ledger.Entry) {
 	results, refusals = make([]guesttest.Result, len(names)), make([][]ledger.Entry, len(names))
 	pids := make([]uint32, len(names))
-	tr = traceObjects(t, tracer.Options{BPF: true, Memcg: !k.Before("5.11"), Others: true}, func(objectTrace) {
+	tr = traceObjects(t, opts, func(objectTrace) {
 		for i, name := range names {
 			c := guesttest.Command(t, "pinwatch", "workload", "refuse", "--json", name)
 			results[i] = c.Run()
@@ -67,27 +71,35 @@ func provokeAll(t *testing.T, k guesttest.Kernel, names []string) (tr objectTrac
 // did. It is gone soon after, perhaps before its path is looked for.
 func TestCgroupsThatRefuse(t *testing.T) {
 	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
-		for name, want := range map[string]reason.Outcome{
-			"map-cgroup": reason.Limit, "update-cgroup": reason.Limit, "program-cgroup": reason.Limit, "ring-cgroup": reason.Limit, "map-machine": reason.NoMemory, "program-invalid": reason.OtherRule,
-		} {
-			if name != "ring-cgroup" && want == reason.Limit && k.Before("5.11") {
-				continue // no cgroup is charged for BPF objects
-			}
-			t.Run(name, func(t *testing.T) {
-				tr := traceObjects(t, tracer.Options{BPF: true, Others: true}, func(objectTrace) { load(t, "refuse", name) })
-				refusals := refusalsOf(tr.entries, 0)
-				if len(refusals) != 1 {
-					t.Fatalf("%d refusals", len(refusals))
+		want := []struct {
+			name    string
+			outcome reason.Outcome
+		}{
+			{"ring-cgroup", reason.Limit}, {"map-machine", reason.NoMemory}, {"program-invalid", reason.OtherRule},
+			{"map-cgroup", reason.Limit}, {"update-cgroup", reason.Limit}, {"program-cgroup", reason.Limit},
+		}
+		if k.Before("5.11") {
+			want = want[:3] // no cgroup is charged for BPF objects
+		}
+		var names []string
+		for _, w := range want {
+			names = append(names, w.name)
+		}
+		_, _, refusals := provokeAll(t, tracer.Options{BPF: true, Others: true}, names)
+		for i, w := range want {
+			t.Run(w.name, func(t *testing.T) {
+				if len(refusals[i]) != 1 {
+					t.Fatalf("%d refusals", len(refusals[i]))
 				}
-				said := charging.OfRefusal(&refusals[0])
+				said := charging.OfRefusal(&refusals[i][0])
 				text := said.Text()
 				// That an element was refused is derived where the charges are not watched, and on
 				// arm64 the cgroup was seen to have room again by then.
-				if t.Log(text); k.Arch == "arm64" && name == "update-cgroup" && said.Outcome == reason.Unknown {
+				if t.Log(text); k.Arch == "arm64" && w.name == "update-cgroup" && said.Outcome == reason.Unknown {
 					return
 				}
-				if said.Outcome != want || len(said.Reasons) != 1 || strings.Contains(text, "memory.current was") != (want == reason.Limit) {
-					t.Errorf("%v, want %v", said.Outcome, want)
+				if said.Outcome != w.outcome || len(said.Reasons) != 1 || strings.Contains(text, "memory.current was") != (w.outcome == reason.Limit) {
+					t.Errorf("%v, want %v", said.Outcome, w.outcome)
 				}
 			})
 		}

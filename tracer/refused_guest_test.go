@@ -25,8 +25,7 @@ import (
 // A call that fails has a record of what it asked for, and of the comparison that
 // refused it. The witness is the program's own errno.
 func TestRefusalsAreRecorded(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
-	guests.Test(t, kernels, recordsRefusals)
+	guests.Test(t, guesttest.Ends, recordsRefusals)
 }
 
 // attempt is one call of a user of its own, and what its record must tell.
@@ -139,8 +138,7 @@ func ringPages(t *testing.T) int {
 // perf buffers of the same user fill the counter that io_uring is held against, where perf
 // has no counter of its own.
 func TestRefusedForPerfBuffers(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
-	guests.Test(t, kernels, refusedForPerfBuffers)
+	guests.Test(t, guesttest.Ends, refusedForPerfBuffers)
 }
 
 func refusedForPerfBuffers(t *testing.T, k guesttest.Kernel) {
@@ -192,8 +190,7 @@ func refusedForPerfBuffers(t *testing.T, k guesttest.Kernel) {
 // A mapping that fails has a record of what perf_mmap() decides by, and one that would
 // split another mapping has one of its own, though perf_mmap() is not called for it.
 func TestFailedMappingsAreRecorded(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
-	guests.Test(t, kernels, recordsFailedMappings)
+	guests.Test(t, guesttest.Ends, recordsFailedMappings)
 }
 
 func recordsFailedMappings(t *testing.T, k guesttest.Kernel) {
@@ -270,8 +267,7 @@ func recordsFailedMappings(t *testing.T, k guesttest.Kernel) {
 // An update of a map that fails for want of memory has a record, which says whether a
 // cgroup refused. So has a map that is larger than the machine: there none did.
 func TestFailedUpdatesAreRecorded(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Kernels(t)) }
-	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
+	guests.Test(t, guesttest.Ends, func(t *testing.T, _ guesttest.Kernel) {
 		unlimitMemlock(t)
 		t.Run("larger than the machine", func(t *testing.T) { recordsLargeMap(t) })
 		t.Run("a short attr", func(t *testing.T) { recordsShortAttr(t) })

@@ -23,13 +23,7 @@ import (
 // The witness is the program's own errno: what is refused is explained, each remedy that is
 // offered is applied and lets the whole program succeed, and a limit a page lower does not.
 func TestSaid(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel {
-		if guesttest.All() {
-			return guesttest.WithOldest(t, guesttest.Kernels(t))
-		}
-		return append(guesttest.Fetch(t, "5.10 6.1"), guesttest.Newest(t)...) // 6.12 says what the newest does
-	}
-	guests.Test(t, kernels, func(t *testing.T, k guesttest.Kernel) {
+	guests.Test(t, guesttest.Ends, func(t *testing.T, k guesttest.Kernel) {
 		unlimitMemlock(t)
 		userPages(t, k)
 		list := sayings(k)
@@ -37,7 +31,7 @@ func TestSaid(t *testing.T) {
 		for i, s := range list {
 			names[i] = s.refuse
 		}
-		tr, results, refusals := provokeAll(t, k, names)
+		tr, results, refusals := provokeAll(t, allCharges(k), names)
 		for i, s := range list {
 			t.Run(s.refuse, func(t *testing.T) {
 				s.check(t, results[i], refusals[i])

@@ -375,8 +375,7 @@ func TestLossIsCounted(t *testing.T) {
 
 // CPUs go and come under a trace by the perf event array, which has a ring for each.
 func TestCPUsGoAndCome(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.Newest(t)) }
-	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
+	guests.Test(t, guesttest.Ends, func(t *testing.T, _ guesttest.Kernel) {
 		t.Run("in time", hotplug)
 		t.Run("without a ring", ringless)
 	})

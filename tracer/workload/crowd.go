@@ -36,11 +36,16 @@ func (c *Crowd) Run() error {
 			return err
 		}
 	}
-	first := (os.Getpid()/crowdApart + 1) * crowdApart
-	for i := range c.Processes {
-		if err := m.fork(int32(first + i*crowdApart)); err != nil {
-			return fmt.Errorf("start process %d: %w", first+i*crowdApart, err)
+	var members []int
+	for pid := (os.Getpid()/crowdApart + 1) * crowdApart; len(members) < c.Processes; pid += crowdApart {
+		err := m.fork(int32(pid))
+		if errors.Is(err, unix.EEXIST) {
+			continue // somebody has the number
 		}
+		if err != nil {
+			return fmt.Errorf("start process %d: %w", pid, err)
+		}
+		members = append(members, pid)
 	}
 	unix.Close(m.start[1])
 	for range c.Processes {
@@ -50,13 +55,13 @@ func (c *Crowd) Run() error {
 	}
 	unix.Close(m.end[1])
 	var failed error
-	for i := range c.Processes {
+	for _, pid := range members {
 		var status unix.WaitStatus
-		if _, err := unix.Wait4(first+i*crowdApart, &status, 0, nil); err != nil {
+		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil {
 			return err
 		}
 		if status.ExitStatus() != 0 {
-			failed = errors.Join(failed, fmt.Errorf("process %d: %w", first+i*crowdApart, unix.Errno(status.ExitStatus())))
+			failed = errors.Join(failed, fmt.Errorf("process %d: %w", pid, unix.Errno(status.ExitStatus())))
 		}
 	}
 	return failed

@@ -148,6 +148,15 @@ func WithOldest(t *testing.T, kernels []Kernel) []Kernel {
 	return append(Fetch(t, "5.10"), kernels...)
 }
 
+// Ends are the oldest of the kernels, which differs most, and the newest; or all that were asked for.
+func Ends(t *testing.T) []Kernel {
+	t.Helper()
+	if All() {
+		return Kernels(t)
+	}
+	return WithOldest(t, Newest(t))
+}
+
 // Fetch fetches the amd64 kernels of some series. What cannot be had fails the test.
 func Fetch(t *testing.T, series string) []Kernel {
 	t.Helper()
