@@ -31,7 +31,7 @@ var floors = [][]string{
 	{"output/format"},
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording"},
-	{"output", "output/checked", "output/explored"},
+	{"output", "output/checked", "output/explored", "output/gate"},
 	{"output/top"},
 	{"output/top/terminal"},
 	{"output/command"},
