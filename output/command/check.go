@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/checked"
 	"github.com/pinwatch/pinwatch/output/command/value"
@@ -24,13 +23,13 @@ type checkOptions struct {
 	flags     []string // what was given that matters to a scenario, to see it again
 	guests    check.Guests
 	scenarios []string // none: all
-	format    string
 	exit      string
 	arm64     string // pinwatch for arm64 guests
 	list      bool
 	invasive  bool
 	inGuest   bool // for the check that runs this one
 	explore   explored.Flags
+	reports   checked.Reports
 	known     checked.Known
 }
 
@@ -60,6 +59,9 @@ invariant is shrunk to the shortest that still does, run again, and compared wit
 stock kernels are known for. The same --seed gives the same programs. In a guest a
 program that crashes the kernel or hangs it is found too. --program plays one again.
 
+With --output several reports are written at once. github is annotations for the log of
+a workflow, and appends markdown to the file that GITHUB_STEP_SUMMARY names.
+
 With --known the failures of a list are shown as known, and count as passed. The list is
 a file, or stock: what testdata/findings has of stock kernels. A fail whose verdict is not
 listed for the kernel is new; what is listed and does not come is said. --write-known
@@ -76,6 +78,7 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 		Example: `  pinwatch check
   pinwatch check --kernel bzImage --scenario map-twice,past-allowance
   pinwatch check --kernel old/bzImage --kernel new/bzImage --format junit
+  pinwatch check --kernel bzImage --output table=-,ktap=a.ktap,junit=b.xml,json=c.json
   pinwatch check --kernel bzImage --known stock
   pinwatch check --kernel bzImage --write-known known.txt; pinwatch check --kernel bzImage --known known.txt
   pinwatch check --kernel bzImage-4.19 --kernel bzImage-5.3 --btf types/
@@ -85,7 +88,7 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// What chooses what runs, or how it is told, does not matter to see it again.
-			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "explore", "programs", "from", "known", "write-known")
+			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "explore", "programs", "from", "output", "known", "write-known")
 			return runCheck(cmd.Context(), &o)
 		},
 	}
@@ -98,7 +101,6 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 		return err
 	})
 	f.BoolVar(&o.list, "list", false, "list the scenarios")
-	value.Enum(f, &o.format, "format", report.FormatTable, report.Formats(), "how the report is written")
 	value.Enum(f, &o.exit, "exit", check.ExitDefault, check.ExitConventions(), "convention of the exit status")
 	f.BoolVar(&o.invasive, "invasive", false, "also run scenarios that change settings of the whole machine")
 	f.DurationVar(&o.guests.Timeout, "timeout", 2*time.Minute, "give up on a kernel after this time")
@@ -108,14 +110,14 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 	f.BoolVar(&o.inGuest, "in-guest", false, "say on stderr what runs, and on stdout the report, in one line of JSON")
 	f.MarkHidden("in-guest")
 	o.explore.Add(cmd)
+	o.reports.Add(cmd)
 	o.known.Add(cmd)
 	addMachine(f, &o.guests.Base)
 	return cmd
 }
 
 func runCheck(ctx context.Context, o *checkOptions) error {
-	write, err := report.Writer(o.format)
-	if err != nil {
+	if err := o.reports.Check(); err != nil {
 		return usageError{err}
 	}
 	exercises, err := check.Choose(o.scenarios)
@@ -150,10 +152,7 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	if err != nil {
 		fmt.Fprintf(o.Err, "pinwatch: %v\n", err)
 		found = check.Report{} // nothing to rest a result on
-	} else if err := write(o.Out, &found); err != nil && !errors.Is(err, unix.EPIPE) { // a reader that has seen enough changes no verdict
-		return err
-	}
-	if err := o.known.Write(o.Err, &found); err != nil {
+	} else if err := errors.Join(o.reports.Write(o.Out, &found), o.known.Write(o.Err, &found)); err != nil {
 		fmt.Fprintf(o.Err, "pinwatch: %v\n", err)
 		found = check.Report{} // for git bisect, a file that cannot be written is no bad revision
 	}
@@ -171,7 +170,7 @@ func (o *checkOptions) exitStatus(r *check.Report) error {
 
 // runExplore explores the given kernels, or the running one.
 func runExplore(ctx context.Context, o *checkOptions) error {
-	write, err := report.ExploredWriter(o.format)
+	write, err := report.ExploredWriter(o.reports.Format)
 	if err != nil {
 		return usageError{err}
 	}

@@ -1,5 +1,5 @@
-// Package report writes what pinwatch check found: as a table, as JSON, as KTAP or as
-// JUnit XML; and how far it is.
+// Package report writes what pinwatch check found: as a table, as JSON, as KTAP, as JUnit
+// XML, as Markdown or as annotations of GitHub's; and how far it is.
 package report
 
 import (
@@ -16,22 +16,26 @@ import (
 
 // The formats of a check's report.
 const (
-	FormatTable = "table"
-	FormatJSON  = "json"
-	FormatKTAP  = "ktap"
-	FormatJUnit = "junit"
+	FormatTable    = "table"
+	FormatJSON     = "json"
+	FormatKTAP     = "ktap"
+	FormatJUnit    = "junit"
+	FormatMarkdown = "markdown"
+	FormatGitHub   = "github"
 )
 
 // Formats are the names of the formats.
-func Formats() []string { return []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit} }
+func Formats() []string {
+	return []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit, FormatMarkdown, FormatGitHub}
+}
 
 // Writer finds the writer of a format.
 func Writer(format string) (func(io.Writer, *check.Report) error, error) {
 	write := map[string]func(io.Writer, *check.Report) error{
-		FormatTable: writeTable, FormatJSON: writeJSON, FormatKTAP: ktap, FormatJUnit: junit,
+		FormatTable: writeTable, FormatJSON: writeJSON, FormatKTAP: ktap, FormatJUnit: junit, FormatMarkdown: markdown, FormatGitHub: github,
 	}[format]
 	if write == nil {
-		return nil, fmt.Errorf("--format %s: want %s, %s, %s or %s", format, FormatTable, FormatJSON, FormatKTAP, FormatJUnit)
+		return nil, fmt.Errorf("%s is no format of a report", format)
 	}
 	return write, nil
 }
@@ -83,6 +87,8 @@ func writeTable(w io.Writer, r *check.Report) error {
 	return err
 }
 
+const cellFail = "FAIL"
+
 // cell is how a scenario fared on a kernel, in a word.
 func cell(k *check.Kernel, name string) string {
 	sc := find(k, name)
@@ -90,7 +96,7 @@ func cell(k *check.Kernel, name string) string {
 	case sc == nil || sc.CouldNotRun:
 		return "?"
 	case sc.New():
-		return "FAIL"
+		return cellFail
 	case sc.Result == check.Fail:
 		return "known"
 	}
