@@ -32,7 +32,7 @@ var floors = [][]string{
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording"},
 	{"output", "output/checked", "output/explored", "output/gate"},
-	{"output/top"},
+	{"output/top", "output/command/loads"},
 	{"output/top/terminal"},
 	{"output/command"},
 	{"."},
