@@ -60,7 +60,8 @@ stock kernels are known for. The same --seed gives the same programs. In a guest
 program that crashes the kernel or hangs it is found too. --program plays one again.
 
 With --output several reports are written at once. github is annotations for the log of
-a workflow, and appends markdown to the file that GITHUB_STEP_SUMMARY names.
+a workflow, and appends markdown to the file that GITHUB_STEP_SUMMARY names. kcidb is
+for the database of kernel CI, in its schema 5.3.
 
 With --known the failures of a list are shown as known, and count as passed. The list is
 a file, or stock: what testdata/findings has of stock kernels. A fail whose verdict is not

@@ -1,5 +1,5 @@
 // Package report writes what pinwatch check found: as a table, as JSON, as KTAP, as JUnit
-// XML, as Markdown or as annotations of GitHub's; and how far it is.
+// XML, as Markdown, as annotations of GitHub's or for KCIDB; and how far it is.
 package report
 
 import (
@@ -22,17 +22,18 @@ const (
 	FormatJUnit    = "junit"
 	FormatMarkdown = "markdown"
 	FormatGitHub   = "github"
+	FormatKCIDB    = "kcidb"
 )
 
 // Formats are the names of the formats.
 func Formats() []string {
-	return []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit, FormatMarkdown, FormatGitHub}
+	return []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit, FormatMarkdown, FormatGitHub, FormatKCIDB}
 }
 
 // Writer finds the writer of a format.
 func Writer(format string) (func(io.Writer, *check.Report) error, error) {
 	write := map[string]func(io.Writer, *check.Report) error{
-		FormatTable: writeTable, FormatJSON: writeJSON, FormatKTAP: ktap, FormatJUnit: junit, FormatMarkdown: markdown, FormatGitHub: github,
+		FormatTable: writeTable, FormatJSON: writeJSON, FormatKTAP: ktap, FormatJUnit: junit, FormatMarkdown: markdown, FormatGitHub: github, FormatKCIDB: kcidb,
 	}[format]
 	if write == nil {
 		return nil, fmt.Errorf("%s is no format of a report", format)

@@ -83,7 +83,7 @@ func render(t *testing.T, format string, r *check.Report) string {
 // anew.
 func TestReportFormats(t *testing.T) {
 	reports := map[string]*check.Report{"report": aReport(), "known": aKnownReport()}
-	for _, name := range []string{"report.table", "report.json", "report.ktap", "report.junit", "known.table", "known.ktap", "known.junit", "report.markdown", "known.markdown", "report.github", "known.github"} {
+	for _, name := range []string{"report.table", "report.json", "report.ktap", "report.junit", "known.table", "known.ktap", "known.junit", "report.markdown", "known.markdown", "report.github", "known.github", "report.kcidb"} {
 		t.Run(name, func(t *testing.T) {
 			about, format, _ := strings.Cut(name, ".")
 			got := render(t, format, reports[about])
