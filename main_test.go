@@ -28,6 +28,7 @@ var floors = [][]string{
 	{"tracer/session", "tracer/workload"},
 	{"tracer/check", "tracer/doctor"},
 	{"tracer/explore"},
+	{"tracer/reproducer"},
 	{"output/format"},
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording"},
