@@ -103,6 +103,7 @@ func (s *Source) file(form string) (*file, error) {
 		return nil, errors.New("a program without steps has nothing to reproduce")
 	}
 	var aux []string
+	f.NeedsAUX = f.NeedsAUX && s.Name != programName // whose steps are left out where they cannot be made
 	for _, o := range s.Program.Steps {
 		call, err := f.call(o)
 		if err != nil {
