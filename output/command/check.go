@@ -16,6 +16,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/explored"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/reproducer"
 )
 
 // checkOptions are those of check.
@@ -33,6 +34,7 @@ type checkOptions struct {
 	invasive  bool
 	inGuest   bool // for the check that runs this one
 	explore   explored.Flags
+	emit      string // a form of what reproduces it; "": it is checked
 }
 
 func newCheck(s *Streams) *cobra.Command {
@@ -61,6 +63,12 @@ invariant is shrunk to the shortest that still does, run again, and compared wit
 stock kernels are known for. The same --seed gives the same programs. In a guest a
 program that crashes the kernel or hangs it is found too. --program plays one again.
 
+With --emit a scenario of perf calls, or a program, becomes one C file that makes the
+same calls and needs nothing but a compiler and root: it prints VmPin and how many
+pages fit before EPERM, and exits with 1 where they are wrong, 0 where they are right
+and 4 where that cannot be told. kselftest is the same with lines of KTAP. Both run
+nothing; report runs it as without --emit, and writes a text for a mailing list.
+
 Exit status, by --exit:
   default    0 all hold, 3 an invariant is broken, 1 could not run, 2 wrong usage
   bisect     0 good, 1 bad, 125 cannot be tested (panic, hang, missing feature),
@@ -72,11 +80,12 @@ Exit status, by --exit:
   pinwatch check --kernel bzImage-4.19 --kernel bzImage-5.3 --btf types/
   pinwatch check --kernel bzImage --explore 10m --seed 7
   pinwatch check --kernel bzImage --seed 7 --program-number 123
+  pinwatch check --emit c --scenario map-twice >map-twice.c
   git bisect run pinwatch check --exit bisect --kernel arch/x86/boot/bzImage --scenario map-twice`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// What chooses what runs, or how it is told, does not matter to see it again.
-			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "explore", "programs", "from")
+			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "emit", "explore", "programs", "from")
 			return runCheck(cmd.Context(), &o)
 		},
 	}
@@ -98,7 +107,11 @@ Exit status, by --exit:
 	f.IntVar(&o.guests.Parallel, "parallel", 0, "guests at a time (default: as many as the machine has cores)")
 	f.BoolVar(&o.inGuest, "in-guest", false, "say on stderr what runs, and on stdout the report, in one line of JSON")
 	f.MarkHidden("in-guest")
+	value.Enum(f, &o.emit, "emit", "", reproducer.Forms(), "write what reproduces the scenario or the program")
 	o.explore.Add(cmd)
+	for _, other := range []string{"explore", "list", "format"} {
+		cmd.MarkFlagsMutuallyExclusive("emit", other)
+	}
 	addMachine(f, &o.guests.Base)
 	return cmd
 }
@@ -126,6 +139,8 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	switch {
 	case o.list:
 		return report.List(o.Out, exercises)
+	case o.emit != "":
+		return runEmit(ctx, o, exercises)
 	case o.explore.Duration > 0:
 		return runExplore(ctx, o)
 	case o.inGuest:

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -69,9 +68,6 @@ func (s *Source) Write(w io.Writer, form string) error {
 	return template.Must(template.New("").Parse(text)).Execute(w, f)
 }
 
-// word is a name as C takes it.
-var word = regexp.MustCompile(`[^a-z0-9_]+`)
-
 func (s *Source) file(form string) (*file, error) {
 	f := &file{Source: s, Emit: form, MlockPages: s.Program.MlockPages}
 	for _, o := range s.Program.Steps {
@@ -82,8 +78,8 @@ func (s *Source) file(form string) (*file, error) {
 		}
 		f.Users = max(f.Users, o.User%mostUsers+1)
 		f.Processes = named(f.Processes, o.Process, "p")
-		if o.Call == check.CallStart && o.Name != "" {
-			f.Processes[o.Process] = word.ReplaceAllString(o.Name, "_")
+		if o.Name != "" && s.Name != programName { // a file's names may be anything
+			f.Processes[o.Process] = o.Name
 		}
 		switch o.Call {
 		case check.CallOpen, check.CallMap, check.CallMapAUX, check.CallRedirect, check.CallGive, check.CallRace, check.CallTogether, check.CallClose:
@@ -232,9 +228,9 @@ func (f *file) Head() (lines []string) {
 	if about == "" {
 		about = "a program of perf calls"
 	}
-	lines = append(lines, wrapped(f.Name+": "+about+".")...)
-	add := func(paragraph string) { lines = append(append(lines, ""), wrapped(paragraph)...) }
-	add(expected)
+	lines = append(lines, Wrapped(f.Name+": "+about+".")...)
+	add := func(paragraph string) { lines = append(append(lines, ""), Wrapped(paragraph)...) }
+	add("Expected: " + Expected)
 	for _, k := range f.known() {
 		where := ""
 		if k.Where != "" {
@@ -253,20 +249,18 @@ func (f *file) Head() (lines []string) {
 	return lines
 }
 
-// expected is what the accounting is meant to be.
-const expected = "Expected: perf_mmap() charges an area of a buffer once, when it is first mapped: to the user (user->locked_vm) what still fits " +
+// Expected is what the accounting is meant to be.
+const Expected = "perf_mmap() charges an area of a buffer once, when it is first mapped: to the user (user->locked_vm) what still fits " +
 	"perf_event_mlock_kb times the online CPUs, the rest to the process (mm->pinned_vm). Whoever unmaps it last, perf_mmap_close() gives both back to those " +
 	"who were charged. Read after each call: VmPin of /proc/PID/status, which is pinned_vm, and how many more pages fit before EPERM, which is what locked_vm leaves."
 
-// Known is a finding of stock kernels, on the series that have it.
+// known is a finding of stock kernels, on the series that have it.
 type known struct {
 	findings.Finding
 	Series []string
 }
 
 // known are the findings that the calls come to.
-func (f *file) known() (list []known) { return f.Source.known() }
-
 func (s *Source) known() (list []known) {
 	form := explore.FormOf(*s.Program)
 	for _, k := range findings.Stock() {
@@ -286,6 +280,40 @@ func (s *Source) known() (list []known) {
 // programName is the name of what is no scenario.
 const programName = "program"
 
+// Since says on which series the findings were shown that the calls come to, and on which
+// they were not, by runs of one scenario side by side.
+func (s *Source) Since() (list []string) {
+	for _, k := range s.known() {
+		line := fmt.Sprintf("Known as %s: shown on Linux %s", k.Name, strings.Join(k.Series, ", "))
+		if s.Name != programName {
+			without := slices.DeleteFunc(examined(), func(series string) bool { return slices.Contains(k.Series, series) })
+			if len(without) > 0 {
+				line += "; not on " + strings.Join(without, ", ") + ", by runs side by side"
+			}
+		}
+		list = append(list, line+".")
+	}
+	return list
+}
+
+// examined are the series that were looked into, in their order: all have a finding.
+func examined() (series []string) {
+	for _, k := range findings.Stock() {
+		for _, one := range k.Series {
+			if !slices.Contains(series, one) {
+				series = append(series, one)
+			}
+		}
+	}
+	slices.SortFunc(series, func(a, b string) int {
+		var x, y [2]int
+		fmt.Sscanf(a, "%d.%d", &x[0], &x[1])
+		fmt.Sscanf(b, "%d.%d", &y[0], &y[1])
+		return slices.Compare(x[:], y[:])
+	})
+	return series
+}
+
 // showing are the series on which a scenario fails because of a finding.
 func showing(k *findings.Finding, scenario string) []string {
 	for _, entry := range k.Scenarios {
@@ -301,8 +329,8 @@ func showing(k *findings.Finding, scenario string) []string {
 	return nil
 }
 
-// wrapped breaks a paragraph into lines for a comment, or for mail.
-func wrapped(paragraph string) (lines []string) {
+// Wrapped breaks a paragraph into lines for a comment, or for mail.
+func Wrapped(paragraph string) (lines []string) {
 	const width = 76
 	line := ""
 	for _, w := range strings.Fields(paragraph) {
