@@ -32,7 +32,7 @@ var floors = [][]string{
 	{"output/format"},
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording"},
-	{"output", "output/explored"},
+	{"output", "output/explored", "output/emitted"},
 	{"output/top"},
 	{"output/top/terminal"},
 	{"output/command"},

@@ -2,21 +2,18 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/command/value"
+	"github.com/pinwatch/pinwatch/output/emitted"
 	"github.com/pinwatch/pinwatch/output/explored"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
-	"github.com/pinwatch/pinwatch/tracer/reproducer"
 )
 
 // checkOptions are those of check.
@@ -34,7 +31,7 @@ type checkOptions struct {
 	invasive  bool
 	inGuest   bool // for the check that runs this one
 	explore   explored.Flags
-	emit      string // a form of what reproduces it; "": it is checked
+	emit      emitted.Flags
 }
 
 func newCheck(s *Streams) *cobra.Command {
@@ -57,17 +54,8 @@ Scenarios run as throwaway users in a cgroup of their own, with little memory.
 Those that change settings of the whole machine run only with --invasive, and
 always in a guest; a watchdog puts all settings back, whatever happens.
 
-With --explore it runs random programs of calls instead of scenarios, for the given
-time on each kernel, against the same model and witnesses. A program that breaks an
-invariant is shrunk to the shortest that still does, run again, and compared with what
-stock kernels are known for. The same --seed gives the same programs. In a guest a
-program that crashes the kernel or hangs it is found too. --program plays one again.
-
-With --emit a scenario of perf calls, or a program, becomes one C file that makes the
-same calls and needs nothing but a compiler and root: it prints VmPin and how many
-pages fit before EPERM, and exits with 1 where they are wrong, 0 where they are right
-and 4 where that cannot be told. kselftest is the same with lines of KTAP. Both run
-nothing; report runs it as without --emit, and writes a text for a mailing list.
+` + explored.Help + `
+` + emitted.Help + `
 
 Exit status, by --exit:
   default    0 all hold, 3 an invariant is broken, 1 could not run, 2 wrong usage
@@ -107,11 +95,8 @@ Exit status, by --exit:
 	f.IntVar(&o.guests.Parallel, "parallel", 0, "guests at a time (default: as many as the machine has cores)")
 	f.BoolVar(&o.inGuest, "in-guest", false, "say on stderr what runs, and on stdout the report, in one line of JSON")
 	f.MarkHidden("in-guest")
-	value.Enum(f, &o.emit, "emit", "", reproducer.Forms(), "write what reproduces the scenario or the program")
 	o.explore.Add(cmd)
-	for _, other := range []string{"explore", "list", "format"} {
-		cmd.MarkFlagsMutuallyExclusive("emit", other)
-	}
+	o.emit.Add(cmd)
 	addMachine(f, &o.guests.Base)
 	return cmd
 }
@@ -139,7 +124,7 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	switch {
 	case o.list:
 		return report.List(o.Out, exercises)
-	case o.emit != "":
+	case o.emit.Form != "":
 		return runEmit(ctx, o, exercises)
 	case o.explore.Duration > 0:
 		return runExplore(ctx, o)
@@ -164,6 +149,19 @@ func (o *checkOptions) exitStatus(r *check.Report) error {
 		return exitStatus(code)
 	}
 	return err
+}
+
+// runEmit writes what reproduces the scenario or the program that was chosen.
+func runEmit(ctx context.Context, o *checkOptions, exercises []check.Exercise) error {
+	source, err := o.emit.Source(exercises, o.guests.Kernels)
+	if err != nil {
+		return usageError{err}
+	}
+	found, err := o.emit.Write(o.Out, source, func() (check.Report, error) { return checkAll(ctx, o, exercises) })
+	if err != nil || found == nil {
+		return err
+	}
+	return o.exitStatus(found)
 }
 
 // runExplore explores the given kernels, or the running one.
@@ -212,24 +210,8 @@ func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise)
 	o.tracing.btf = types
 	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
 	if o.inGuest {
-		tellHost(&opts, o.Streams)
+		opts.TellHost(o.Out, o.Err)
 	}
 	k, err := check.Run(ctx, opts)
-	return reportOf(k), err
-}
-
-// tellHost has a check in a guest tell the one that booted it how it goes.
-func tellHost(opts *check.Options, s *Streams) {
-	opts.Apart = true
-	debug.SetGCPercent(400) // the guest has memory, and nothing else to do with it
-	opts.Progress = func(name string, n, of int) { fmt.Fprintf(s.Err, "progress: %d/%d %s\n", n, of, name) }
-	opts.Judged = func(k check.Kernel) { writeReport(s.Out, reportOf(k)) }
-}
-
-// writeReport writes a report in one line. A host that does not get it knows.
-func writeReport(w io.Writer, r check.Report) { json.NewEncoder(w).Encode(r) }
-
-// reportOf is a report on one kernel.
-func reportOf(k check.Kernel) check.Report {
-	return check.Report{Version: check.Version, Kernels: []check.Kernel{k}}
+	return check.ReportOf(k), err
 }

@@ -21,6 +21,11 @@ func TestScenariosAsPrograms(t *testing.T) {
 		case len(p.Steps) < 3 || p.Steps[0].Call != CallStart:
 			t.Errorf("%s: %v", e.Name, p.Steps)
 		}
+		for i := 0; p != nil && i < len(p.Steps); i++ {
+			if o := p.Steps[i]; o.String() == o.Call {
+				t.Errorf("%s: %q is not put into words", e.Name, o.Call)
+			}
+		}
 	}
 	want := map[string]bool{"cap-missing": true, "cap-user-namespace": true, "wrong-geometry": true, "too-large": true, "aux-too-large": true}
 	for _, e := range chargerExercises() {

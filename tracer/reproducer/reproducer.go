@@ -68,6 +68,12 @@ func (s *Source) Write(w io.Writer, form string) error {
 	return template.Must(template.New("").Parse(text)).Execute(w, f)
 }
 
+// Check says what is in the way of writing it.
+func (s *Source) Check() error {
+	_, err := s.file(C)
+	return err
+}
+
 func (s *Source) file(form string) (*file, error) {
 	f := &file{Source: s, Emit: form, MlockPages: s.Program.MlockPages}
 	for _, o := range s.Program.Steps {
