@@ -4,7 +4,6 @@ package check_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,8 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	bugs "github.com/pinwatch/pinwatch/testdata/findings"
 	"github.com/pinwatch/pinwatch/tracer/check"
-	"github.com/pinwatch/pinwatch/tracer/explore"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/reproducer"
 )
@@ -29,9 +28,10 @@ func emitted() (list []check.Exercise) {
 	return list
 }
 
-// numbers of programs of seed 1 that run as well, and whether a witness sees them fail on
-// every kernel: by the misdirected refund, which all have.
-func programs() map[uint64]bool { return map[uint64]bool{15: true, 0: false} }
+// program is one that --explore found and shrunk, as it writes it: the misdirected refund,
+// which every kernel has.
+const program = `{"mlock_pages":2,"steps":[{"call":"start","limit":64},{"call":"open"},{"call":"map","pages":9},{"call":"start","process":1,"limit":64},` +
+	`{"call":"give","to":1},{"call":"map","process":1,"mapping":1,"pages":9},{"call":"unmap"}]}`
 
 // inGuest is where the guest has the reproducers.
 const inGuest = "/reproducers/"
@@ -63,11 +63,12 @@ func compile(t *testing.T) {
 			one("ktap", &e, reproducer.Kselftest)
 		}
 	}
-	for number := range programs() {
-		p := explore.Generate(1, number)
-		e := p.Exercise()
-		one(fmt.Sprint("program-", number), &e, reproducer.C)
+	var p check.Program
+	if err := json.Unmarshal([]byte(program), &p); err != nil {
+		t.Fatal(err)
 	}
+	e := p.Exercise()
+	one("program", &e, reproducer.C)
 	guests.Files = append(guests.Files, filepath.Join(guesttest.Root(), "testdata", "check", "known-bad.json")+":"+inGuest+"known-bad.json",
 		filepath.Join(guesttest.Root(), "testdata", "findings", "findings.json")+":"+inGuest+"findings.json")
 }
@@ -90,6 +91,9 @@ func TestEmitted(t *testing.T) {
 		broken := brokenOn(t, k)
 		for _, e := range emitted() {
 			t.Run(e.Name, func(t *testing.T) {
+				if e.Name == "race-map-unmap" && crashes(k.Upstream()) {
+					t.Skip("it may crash this series, and all that runs after it")
+				}
 				result := guesttest.Command(t, inGuest+e.Name).Run()
 				want := 0
 				switch {
@@ -103,11 +107,9 @@ func TestEmitted(t *testing.T) {
 				}
 			})
 		}
-		for number, fails := range programs() {
-			result := guesttest.Command(t, fmt.Sprint(inGuest, "program-", number)).Run()
-			if (result.Code == 1) != fails && k.Variant == "" && k.Upstream() == "6.12" || fails && result.Code != 1 {
-				t.Errorf("program %d: exit %d\n%s", number, result.Code, result.Stdout)
-			}
+		const kept = "BUG: VmPin of p1: -1, expected 0, after finish()"
+		if result := guesttest.Command(t, inGuest+"program").Run(); result.Code != 1 || !strings.Contains(result.Stdout, kept) {
+			t.Errorf("program: exit %d, and wants %s\n%s", result.Code, kept, result.Stdout)
 		}
 		ktap := guesttest.Command(t, inGuest+"ktap").Run()
 		if ktap.Code != 1 || !strings.HasPrefix(ktap.Stdout, "TAP version 13\n1..2\n") || !strings.Contains(ktap.Stdout, "\nnot ok 1 two-processes-payer-first: VmPin\n") {
@@ -121,12 +123,17 @@ func TestEmitted(t *testing.T) {
 	})
 }
 
+// crashes reports whether a series is known to crash where calls are made at once.
+func crashes(series string) bool {
+	return slices.ContainsFunc(bugs.Stock(), func(f bugs.Finding) bool { return f.Log != "" && slices.Contains(f.Series, series) })
+}
+
 // brokenOn are the scenarios that are known to fail on a kernel.
 func brokenOn(t *testing.T, k guesttest.Kernel) map[string]bool {
 	t.Helper()
-	var stock []finding
+	var known []finding
 	var variants map[string]map[string][]string
-	for file, into := range map[string]any{"findings.json": &stock, "known-bad.json": &variants} {
+	for file, into := range map[string]any{"findings.json": &known, "known-bad.json": &variants} {
 		raw, err := os.ReadFile(inGuest + file)
 		if err == nil {
 			err = json.Unmarshal(raw, into)
@@ -136,7 +143,7 @@ func brokenOn(t *testing.T, k guesttest.Kernel) map[string]bool {
 		}
 	}
 	broken := map[string]bool{}
-	for name := range knownOf(stock, k.Upstream(), nil) {
+	for name := range knownOf(known, k.Upstream(), nil) {
 		broken[name] = true
 	}
 	for name := range variants[k.Variant] {
