@@ -3,10 +3,12 @@
 package reproducer
 
 import (
+	"bytes"
 	_ "embed"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"text/template"
@@ -59,13 +61,21 @@ type file struct {
 // mostUsers is how many users a program may have.
 const mostUsers = 4
 
+// blank is where something between empty lines was left out.
+var blank = regexp.MustCompile(`\n{3,}`)
+
 // Write writes the C file in one of the forms.
 func (s *Source) Write(w io.Writer, form string) error {
 	f, err := s.file(form)
 	if err != nil {
 		return err
 	}
-	return template.Must(template.New("").Parse(text)).Execute(w, f)
+	var b bytes.Buffer
+	if err := template.Must(template.New("").Parse(text)).Execute(&b, f); err != nil {
+		return err
+	}
+	_, err = w.Write(blank.ReplaceAll(b.Bytes(), []byte("\n\n")))
+	return err
 }
 
 // Check says what is in the way of writing it.
@@ -220,6 +230,9 @@ func (f *file) Maps() bool { return f.Uses(check.CallMap, check.CallMapAUX, chec
 func (f *file) Settings() bool {
 	return f.MlockPages > 0 || f.Uses(check.CallMlock, check.CallParanoid, check.CallCPU)
 }
+
+// HasAUX reports whether it opens an event with an AUX area.
+func (f *file) HasAUX() bool { return f.AUX != "" }
 
 func (f *file) KTAP() bool { return f.Emit == Kselftest }
 

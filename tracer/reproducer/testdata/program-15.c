@@ -46,7 +46,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,7 +131,6 @@ static int named[NR_NAMED];	/* number of the mapping, from 1 on; 0: there is non
 static long charged[NR_USERS], page, allowance;
 static int died;	/* it had before */
 static int paranoid, broken[2], measured, passing[2];	/* broken: by VmPin, by EPERM */
-static const int aux[NR_EVENTS + 1] = {  };
 static char step[128] = "start";
 static pid_t parent;
 static int rounds = 10;	/* of threads that map at once */
@@ -166,28 +164,6 @@ static int perf_open(int type, int config)
 	};
 
 	return syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
-}
-
-static int aux_type(void)
-{
-	static const char *const pmus[] = { "aux_test", "intel_pt", "cs_etm" };
-	char path[64];
-	int i, type = -1;
-
-	for (i = 0; i < 3; i++) {
-		FILE *f;
-
-		snprintf(path, sizeof(path), "/sys/bus/event_source/devices/%s/type", pmus[i]);
-		f = fopen(path, "r");
-		if (!f)
-			continue;
-		if (fscanf(f, "%d", &type) != 1)
-			type = -1;
-		fclose(f);
-		if (type >= 0)
-			break;
-	}
-	return type;
 }
 
 static long capable(int effective, int permitted)
@@ -296,88 +272,27 @@ static long storms(int threads, int event, long pages)
 	return 0;
 }
 
-static long move(unsigned long addr, long bytes)
-{
-	void *to = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *at;
-
-	if (to == MAP_FAILED)
-		return -errno;
-	at = mremap((void *)addr, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, to);
-	if (at != MAP_FAILED)
-		return (long)at;
-	bytes = -errno;
-	munmap(to, page);
-	return bytes;
-}
-
-static long cover(unsigned long addr, long bytes)
-{
-	if (mmap((void *)addr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-		return -errno;
-	return munmap((void *)addr, bytes) ? -errno : 0;
-}
-
-static long announce(unsigned long addr, long offset, long size)
-{
-	struct perf_event_mmap_page *control = (void *)addr;
-
-	control->aux_offset = offset * page;
-	control->aux_size = size * page;
-	return 0;
-}
-
-static long forks(void)
-{
-	pid_t pid = fork();
-
-	if (!pid)
-		_exit(0);
-	return waitpid(pid, NULL, 0) < 0 ? -errno : 0;
-}
-
 static long make(struct call *c, int sock)
 {
-	char number[2][16];
-
 	switch (c->op) {
 	case MAP:
 		return map_pages(fds[c->a], c->b, c->c);
 	case UNMAP:
 		return munmap((void *)c->a, c->b) ? -errno : 0;
-	case COVER:
-		return cover(c->a, c->b);
-	case MOVE:
-		return move(c->a, c->b);
-	case PROTECT:
-		return mprotect((void *)c->a, c->b, PROT_READ) ? -errno : 0;
-	case ANNOUNCE:
-		return announce(c->a, c->b, c->c);
-	case REDIRECT:
-		return ioctl(fds[c->a], PERF_EVENT_IOC_SET_OUTPUT, fds[c->b]) ? -errno : 0;
 	case SEND:
 		return pass_on(1, fds[c->a]);
 	case RECEIVE:
 		fds[c->a] = pass_on(0, -1);
 		return fds[c->a] < 0 ? fds[c->a] : 0;
-	case CLOSE:
-		return close(fds[c->a]) ? -errno : 0;
 	case ROOM:
 		return room(c->a);
 	case STORM:
 		return storms(c->a, c->b, c->c);
-	case FORK:
-		return forks();
-	case EXEC:
-		snprintf(number[0], sizeof(number[0]), "%d", sock);
-		snprintf(number[1], sizeof(number[1]), "%d", passing[1]);
-		execl("/proc/self/exe", "program", number[0], number[1], NULL);
-		return -errno;
 	case EXIT:
 		exit(0);
-	case CAPABLE:
-		return capable(c->a, 1) ? -errno : 0;
+	default:
+		return -EINVAL;
 	}
-	return -EINVAL;
 }
 
 static void serve(int sock, long first)
@@ -395,11 +310,10 @@ static void serve(int sock, long first)
 /* Opens the events, which perf_event_paranoid may refuse to the user that it becomes. */
 static long become(uid_t uid, int ipc_lock, int measures)
 {
-	int i, type = aux_type();
+	int i;
 
 	for (i = 0; i < (measures ? 20 : NR_ALL); i++) {
-		int fd = i < NR_EVENTS && aux[i] && type >= 0 && !measures ? perf_open(type, 0) :
-			perf_open(PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY);
+		int fd = perf_open(PERF_TYPE_SOFTWARE, PERF_COUNT_SW_DUMMY);
 
 		if (fd < 0)
 			return -errno;
