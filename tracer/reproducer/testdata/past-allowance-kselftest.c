@@ -36,8 +36,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#if defined(__has_include) && __has_include("../kselftest.h")
+#if __has_include("../kselftest.h")
 #include "../kselftest.h"
+#elif __has_include("kselftest.h")
+#include "kselftest.h"
 #else
 /* Not in tools/testing/selftests: the same lines of KTAP. */
 #define KSFT_SKIP	4
@@ -704,6 +706,7 @@ int main(int argc, char **argv)
 		passing[1] = atoi(argv[2]);
 		serve(atoi(argv[1]), 0);
 	}
+	setvbuf(stdout, NULL, _IOLBF, 0);	/* a crash loses no line */
 	parent = getpid();
 	if (argc == 2)
 		rounds = atoi(argv[1]);

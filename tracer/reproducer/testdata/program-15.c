@@ -798,6 +798,7 @@ int main(int argc, char **argv)
 		passing[1] = atoi(argv[2]);
 		serve(atoi(argv[1]), 0);
 	}
+	setvbuf(stdout, NULL, _IOLBF, 0);	/* a crash loses no line */
 	parent = getpid();
 	if (argc == 2)
 		rounds = atoi(argv[1]);
