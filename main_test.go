@@ -33,7 +33,7 @@ var floors = [][]string{
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording"},
 	{"output", "output/explored", "output/emitted"},
-	{"output/top"},
+	{"output/top", "output/command/loads"},
 	{"output/top/terminal"},
 	{"output/command"},
 	{"."},

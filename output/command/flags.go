@@ -141,8 +141,7 @@ func snapshotFrom(ctx context.Context, source, btf string) snapshot.Options {
 	return snapshot.Options{BTF: btf, NoIterators: source == sourceProc, Accounting: accounting.Find(ctx)}
 }
 
-// addMemlock adds the flag of a process's limit.
-func addMemlock(f *pflag.FlagSet, bytes *int64, kib int64) {
-	*bytes = value.FromKiB(kib)
-	value.KiB(f, bytes, "memlock-kib", "RLIMIT_MEMLOCK; -1: leave it alone", func(int64) error { return nil })
+// openSnapshot opens a snapshot from a source.
+func openSnapshot(ctx context.Context, source string) (*snapshot.Source, error) {
+	return snapshot.Open(snapshotFrom(ctx, source, ""))
 }

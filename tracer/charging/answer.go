@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -126,7 +128,7 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, r Request) (*Answer, e
 	if note := advice.Assumed(s, advice.Ask{UID: r.UID}); r.PID == 0 && note != "" {
 		x.Unknown = append(x.Unknown, note)
 	}
-	if r.Map != nil && !x.size(r.Map) {
+	if r.Map != nil && !x.size(r.Map, facts.BPF) {
 		return x, nil
 	}
 	if r.Charger.Counter == rule.CgroupMemory {
@@ -143,11 +145,19 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, r Request) (*Answer, e
 }
 
 // size reports whether the kernel takes a map of this size, whatever the limits.
-func (x *Answer) size(m *MapRequest) bool {
+func (x *Answer) size(m *MapRequest, bpf kernel.BPFAccounting) bool {
 	why, errno, by := "", "E2BIG", BySize
-	switch m.Size(m.On, m.Machine) {
-	case rule.MapFits:
+	mem, known := m.Memory(m.On)
+	uncounted := known && mem.TooMuchToCharge(m.On.PageSize)
+	is := m.Size(m.On, m.Machine)
+	switch {
+	case uncounted && bpf == kernel.BPFRlimit && (is == rule.MapFits || is == rule.MapLargerThanMachine):
+		x.Verdict = Verdict{Certain: true, Errno: errno, By: by, Why: "no map may have 4 GiB on this kernel: no limit has a part in it"}
+		return false
+	case is == rule.MapFits:
 		return true
+	}
+	switch is {
 	case rule.MapKeyTooLarge:
 		why = fmt.Sprintf("a key of %s is larger than the kernel takes", remedy.Count(int64(m.KeySize), "byte"))
 	case rule.MapValueTooLarge:
@@ -157,8 +167,10 @@ func (x *Answer) size(m *MapRequest) bool {
 	case rule.MapTooMany:
 		why = fmt.Sprintf("%s are more than the kernel counts", remedy.Count(int64(m.MaxEntries), "element"))
 	case rule.MapLargerThanMachine:
-		mem, _ := m.Memory(m.On)
 		why, errno, by = fmt.Sprintf("one piece of it has %s, and the machine has %s", remedy.Count(mem.Largest, "byte"), remedy.Count(m.Machine, "byte")), "ENOMEM", ByMachine
+		if uncounted && (m.Type == unix.BPF_MAP_TYPE_QUEUE || m.Type == unix.BPF_MAP_TYPE_STACK) {
+			errno = "E2BIG or ENOMEM" // 6.12 counts their bytes in 32 bits, 6.1 does not
+		}
 	}
 	x.Verdict = Verdict{Certain: true, Errno: errno, By: by, Why: why + ": no limit has a part in it"}
 	return false

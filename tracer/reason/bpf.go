@@ -90,7 +90,7 @@ func mapRows() []Reason {
 			large := Unseen
 			if f.Map != nil {
 				if mem, ok := f.Map.Memory(f.mapMachine()); ok {
-					large = truth(mem.Charged >= 1<<32-1-int64(f.pageSize()))
+					large = truth(mem.TooMuchToCharge(f.pageSize()))
 				}
 			}
 			return all(large, seen(f.ChargesRlimit))

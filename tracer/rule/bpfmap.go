@@ -46,6 +46,12 @@ type MapMemory struct {
 	Largest int64
 }
 
+// TooMuchToCharge reports whether a kernel that charges maps to users refuses to count so
+// much, with E2BIG and whatever the limit (bpf_map_charge_init()).
+func (mem MapMemory) TooMuchToCharge(pageSize uint64) bool {
+	return mem.Charged >= 1<<32-1-int64(pageSize)
+}
+
 // Memory computes what a map takes. Not ok: of this type it is not known here.
 func (m Map) Memory(on MapMachine) (mem MapMemory, ok bool) {
 	n := int64(m.MaxEntries)
