@@ -279,7 +279,7 @@ func (f *file) Head() (lines []string) {
 // Expected is what the accounting is meant to be.
 const Expected = "perf_mmap() charges an area of a buffer once, when it is first mapped: to the user (user->locked_vm) what still fits " +
 	"perf_event_mlock_kb times the online CPUs, the rest to the process (mm->pinned_vm). Whoever unmaps it last, perf_mmap_close() gives both back to those " +
-	"who were charged. Read after each call: VmPin of /proc/PID/status, which is pinned_vm, and how many more pages fit before EPERM, which is what locked_vm leaves."
+	"who were charged. VmPin of /proc/PID/status is pinned_vm; how many more pages fit before EPERM, with an RLIMIT_MEMLOCK of 0, is what locked_vm leaves of the allowance."
 
 // known is a finding of stock kernels, on the series that have it.
 type known struct {

@@ -7,8 +7,9 @@
  * mapped: to the user (user->locked_vm) what still fits perf_event_mlock_kb
  * times the online CPUs, the rest to the process (mm->pinned_vm). Whoever
  * unmaps it last, perf_mmap_close() gives both back to those who were charged.
- * Read after each call: VmPin of /proc/PID/status, which is pinned_vm, and how
- * many more pages fit before EPERM, which is what locked_vm leaves.
+ * VmPin of /proc/PID/status is pinned_vm; how many more pages fit before
+ * EPERM, with an RLIMIT_MEMLOCK of 0, is what locked_vm leaves of the
+ * allowance.
  *
  * A bug of the past that it provokes: history charged at each map, fixed by
  * commit d44248a41337.

@@ -6,8 +6,9 @@
  * mapped: to the user (user->locked_vm) what still fits perf_event_mlock_kb
  * times the online CPUs, the rest to the process (mm->pinned_vm). Whoever
  * unmaps it last, perf_mmap_close() gives both back to those who were charged.
- * Read after each call: VmPin of /proc/PID/status, which is pinned_vm, and how
- * many more pages fit before EPERM, which is what locked_vm leaves.
+ * VmPin of /proc/PID/status is pinned_vm; how many more pages fit before
+ * EPERM, with an RLIMIT_MEMLOCK of 0, is what locked_vm leaves of the
+ * allowance.
  *
  * Known on Linux 6.16, 6.17, 6.18, 6.19, 7.0, 7.1, 7.2, 7.3 as double-charge
  * (perf_mmap()): Mapping the buffer of an event that is mapped already charges
