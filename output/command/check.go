@@ -10,6 +10,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/checked"
 	"github.com/pinwatch/pinwatch/output/command/value"
+	"github.com/pinwatch/pinwatch/output/emitted"
 	"github.com/pinwatch/pinwatch/output/explored"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
@@ -31,6 +32,7 @@ type checkOptions struct {
 	explore   explored.Flags
 	reports   checked.Reports
 	known     checked.Known
+	emit      emitted.Flags
 }
 
 func newCheck(s *Streams) *cobra.Command {
@@ -53,11 +55,8 @@ Scenarios run as throwaway users in a cgroup of their own, with little memory.
 Those that change settings of the whole machine run only with --invasive, and
 always in a guest; a watchdog puts all settings back, whatever happens.
 
-With --explore it runs random programs of calls instead of scenarios, for the given
-time on each kernel, against the same model and witnesses. A program that breaks an
-invariant is shrunk to the shortest that still does, run again, and compared with what
-stock kernels are known for. The same --seed gives the same programs. In a guest a
-program that crashes the kernel or hangs it is found too. --program plays one again.
+` + explored.Help + `
+` + emitted.Help + `
 
 With --output several reports are written at once. github is annotations for the log of
 a workflow, and appends markdown to the file that GITHUB_STEP_SUMMARY names. kcidb is
@@ -85,11 +84,12 @@ status, but that a FILE that cannot be written is told as "could not run".`,
   pinwatch check --kernel bzImage-4.19 --kernel bzImage-5.3 --btf types/
   pinwatch check --kernel bzImage --explore 10m --seed 7
   pinwatch check --kernel bzImage --seed 7 --program-number 123
+  pinwatch check --emit c --scenario map-twice >map-twice.c
   git bisect run pinwatch check --exit bisect --kernel arch/x86/boot/bzImage --scenario map-twice`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// What chooses what runs, or how it is told, does not matter to see it again.
-			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "explore", "programs", "from", "output", "known", "write-known")
+			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "emit", "explore", "programs", "from", "output", "known", "write-known")
 			return runCheck(cmd.Context(), &o)
 		},
 	}
@@ -113,6 +113,7 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 	o.explore.Add(cmd)
 	o.reports.Add(cmd)
 	o.known.Add(cmd)
+	o.emit.Add(cmd)
 	addMachine(f, &o.guests.Base)
 	return cmd
 }
@@ -142,6 +143,8 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	switch {
 	case o.list:
 		return report.List(o.Out, exercises)
+	case o.emit.Form != "":
+		return runEmit(ctx, o, exercises)
 	case o.explore.Duration > 0:
 		return runExplore(ctx, o)
 	case o.inGuest:
@@ -167,6 +170,19 @@ func (o *checkOptions) exitStatus(r *check.Report) error {
 		return exitStatus(code)
 	}
 	return err
+}
+
+// runEmit writes what reproduces the scenario or the program that was chosen.
+func runEmit(ctx context.Context, o *checkOptions, exercises []check.Exercise) error {
+	source, err := o.emit.Source(exercises, o.guests.Kernels)
+	if err != nil {
+		return usageError{err}
+	}
+	found, err := o.emit.Write(o.Out, source, func() (check.Report, error) { return checkAll(ctx, o, exercises) })
+	if err != nil || found == nil {
+		return err
+	}
+	return o.exitStatus(found)
 }
 
 // runExplore explores the given kernels, or the running one.
@@ -207,7 +223,7 @@ func (o *checkOptions) boot() {
 func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
 	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
 	if o.inGuest {
-		checked.TellHost(&opts, o.Out, o.Err)
+		opts.TellHost(o.Out, o.Err)
 	}
 	return checked.Here(ctx, opts, o.btf)
 }

@@ -94,8 +94,13 @@ func findings(t *testing.T) (list []finding) {
 
 // known are the scenarios that are known to fail on a series, with verdicts.
 func known(t *testing.T, series string, chosen []string) map[string][]string {
+	t.Helper()
+	return knownOf(findings(t), series, chosen)
+}
+
+func knownOf(list []finding, series string, chosen []string) map[string][]string {
 	fails := map[string][]string{}
-	for _, f := range findings(t) {
+	for _, f := range list {
 		if !slices.Contains(f.Series, series) {
 			continue
 		}

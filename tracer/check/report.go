@@ -27,6 +27,9 @@ type Report struct {
 	Kernels []Kernel `json:"kernels"`
 }
 
+// ReportOf is a report on one kernel.
+func ReportOf(k Kernel) Report { return Report{Version: Version, Kernels: []Kernel{k}} }
+
 // Kernel is what a check found of one kernel.
 type Kernel struct {
 	Image   string `json:"image"` // booted; "": the running kernel
