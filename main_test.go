@@ -32,7 +32,7 @@ var floors = [][]string{
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording"},
 	{"output", "output/explored"},
-	{"output/top"},
+	{"output/top", "output/page"},
 	{"output/top/terminal"},
 	{"output/command"},
 	{"."},

@@ -137,7 +137,7 @@ Exit status: 0 fine, 1 failure, 2 wrong usage.`,
 			root.AddCommand(c)
 		}
 	}
-	add(groupTrace, newTrace(s), newRecord(s), newReplay(s), newTop(s))
+	add(groupTrace, newTrace(s), newRecord(s), newReplay(s), newTop(s), newReport(s))
 	add(groupAsk, newExplain(s), newMaps(s), newDoctor(s))
 	add(groupCheck, newCheck(s))
 	add(groupDevelop, newGuest(s), newWorkload(s))
