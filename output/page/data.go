@@ -93,5 +93,6 @@ type note struct {
 	Refused string `json:"refused,omitempty"` // the errno; "": it was not
 	Verdict string `json:"verdict,omitempty"` // "": ok
 	Text    string `json:"text,omitempty"`
+	wrong   bool   // refused although the rules allow the call
 	Like    int    `json:"like"` // the note whose text is this one's too; -1: it has its own
 }

@@ -2,7 +2,6 @@ package page
 
 import (
 	"github.com/pinwatch/pinwatch/output/format"
-	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -32,14 +31,14 @@ func (w *Writer) hold(e *ledger.Entry) {
 	case e.Object != nil && e.Kind == ledger.Refund:
 		w.release(e, heldKey{object: e.Object.Key}, true)
 	case e.Object != nil:
-		w.take(e, heldKey{object: e.Object.Key}, row.ObjectKind(e.Object))
+		w.take(e, heldKey{object: e.Object.Key}, whatOf(e))
 	case e.Kind == ledger.Refund:
 		if e.Buffer.Mappings.After == 0 {
 			w.release(e, heldKey{buffer: e.BufferID, area: rule.Data}, true)
 		}
 		w.release(e, heldKey{buffer: e.BufferID, area: rule.AUX}, false)
 	default:
-		w.take(e, heldKey{buffer: e.BufferID, area: e.Buffer.Area}, "perf buffer")
+		w.take(e, heldKey{buffer: e.BufferID, area: e.Buffer.Area}, whatOf(e))
 	}
 }
 
@@ -81,7 +80,7 @@ func (w *Writer) holdOther(e *ledger.Entry) {
 	if known := w.parts[key]; e.InstanceID != 0 && known != nil {
 		p.holder = known[0].holder
 	} else {
-		p.holder = w.holder(e, string(e.Charger))
+		p.holder = w.holder(e, whatOf(e))
 		if e.InstanceID != 0 {
 			w.parts[key] = []part{p}
 		}

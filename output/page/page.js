@@ -53,7 +53,7 @@ function lower(list, v) {
 
 // The view that all charts share, and the moment that the table is about.
 
-const pad = Math.max(1, d.end / 50);
+const pad = Math.max(1, d.end / 25);
 const whole = { min: -pad, max: d.end + pad };
 let view = { ...whole }, moment = d.end;
 const times = [...new Set([...d.moves.t || [], ...d.notes.map(n => n.t), ...d.accounts.flatMap(a => a.t.slice(1)), d.end])].filter(t => t >= 0).sort((a, b) => a - b);
@@ -85,7 +85,7 @@ function setMoment(t) {
 		const half = (view.max - view.min) / 2;
 		setView(moment - half, moment + half);
 	}
-	shown.forEach(c => c.plot.redraw(false, false));
+	shown.forEach(c => { c.plot.redraw(false, false); c.legend(); });
 	showHolders();
 }
 
@@ -121,6 +121,8 @@ const axisUnit = () => {
 	return a < 2e3 ? [1, "µs"] : a < 2e6 ? [1e3, "ms"] : [1e6, "s"];
 };
 const short = n => Math.abs(n) >= 1e6 ? +(n / 1e6).toFixed(2) + "M" : Math.abs(n) >= 1e4 ? +(n / 1e3).toFixed(1) + "k" : String(n);
+
+const whole10 = [...Array(16).keys()].flatMap(n => [1, 2, 5].map(by => by * 10 ** n)); // no half pages
 
 // tallest is the highest value to show: a limit far above all else would press it flat.
 function tallest(a) {
@@ -177,7 +179,7 @@ class Chart {
 		const a = this.a, c = make("figcaption", {}, make("b", { textContent: this.name() }), make("span", { className: "dim", textContent: this.limitWords() }));
 		if (a.refused) c.append(make("span", { className: "badge refused", textContent: "✕ " + count(a.refused) + " refused" }));
 		if (this.broken()) c.append(make("span", { className: "badge broken", textContent: "◆ " + plural(this.broken(), "broken rule") }));
-		if (a.foreign) c.append(make("div", { className: "dim", textContent: "Moved between the calls by what is not in the recording: " + pages(a.foreign) + (a.process ? "" : "") + ", in the line “charged” only." }));
+		if (a.foreign) c.append(make("div", { className: "dim", textContent: "Moved between the calls by what is not in the recording: " + pages(a.foreign) + ", in the line “charged” only." }));
 		if (a.unclear) c.append(make("div", { className: "dim", textContent: "Some calls overlapped: readings during them may hold what another call charged." }));
 		return c;
 	}
@@ -188,14 +190,14 @@ class Chart {
 		const line = (label, name, dash, width) => ({ label, stroke: colour(name), width, dash, paths: stepped, points: { show: false }, value: (u, v) => pages(v) });
 		const axis = { stroke: colour("dim"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line") }, font: "12px system-ui, sans-serif" };
 		this.plot = new uPlot({
-			width: this.width(), height: 240, padding: [10, 12, 0, 0],
+			width: this.width(), height: this.height(), padding: [10, 12, 0, 0],
 			scales: {
 				x: { time: false, range: () => [view.min, view.max] },
 				y: { range: () => this.heights() },
 			},
 			axes: [
 				{ ...axis, values: (u, splits) => { const [by, unit] = axisUnit(); return splits.map(v => +(v / by).toFixed(3) + " " + unit); } },
-				{ ...axis, size: 62, values: (u, splits) => splits.map(short) },
+				{ ...axis, size: 62, incrs: whole10, values: (u, splits) => splits.map(short) },
 			],
 			series: [{ label: "after", value: (u, v) => v == null ? "–" : time(Math.min(Math.max(v, 0), d.end)) }, line("charged", "actual", [], 2.5), line("should be", "right", [8, 4], 2.5), line(this.limitName, "limit", [2, 4], 1.5)],
 			bands: a.over ? [{ series: [1, 2], fill: colour("over") }] : [],
@@ -223,6 +225,8 @@ class Chart {
 		this.plot.over.addEventListener("mousedown", () => { this.dragged = false; });
 	}
 
+	height() { return this.a.alone && innerWidth > 520 ? 320 : 240; }
+
 	width() { return Math.max(240, this.box.clientWidth); }
 
 	heights() {
@@ -234,12 +238,13 @@ class Chart {
 		}
 		const m = a.marks;
 		for (let i = 0; i < m.y.length; i++) if (m.point[i] >= from && m.point[i] < to) most = Math.max(most, m.y[i]);
-		return [least * 1.08, (most || 1) * 1.08];
+		most ||= 1;
+		return [least - .04 * (most - least), most + .08 * (most - least)]; // a line at 0 is seen
 	}
 
-	draw() { this.plot.setData(seen(this.a, this.width())); }
+	draw() { this.plot.setData(seen(this.a, this.width())); this.legend(); }
 
-	resize() { this.plot.setSize({ width: this.width(), height: 240 }); this.draw(); }
+	resize() { this.plot.setSize({ width: this.width(), height: this.height() }); this.draw(); }
 
 	// marks draws the moment and the marks, no two of them at one pixel.
 	marks(u) {
@@ -249,6 +254,7 @@ class Chart {
 		g.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
 		g.clip();
 		const at = u.valToPos(moment, "x", true);
+		g.setLineDash([]);
 		g.strokeStyle = colour("dim"); g.lineWidth = px;
 		g.beginPath(); g.moveTo(at, u.bbox.top); g.lineTo(at, u.bbox.top + u.bbox.height); g.stroke();
 		const refused = colour("refused"), broken = colour("broken");
@@ -285,7 +291,14 @@ class Chart {
 
 	point(u) {
 		const i = u.cursor.left >= 0 ? this.near(u.cursor.left) : -1;
+		if (u.cursor.left < 0) this.legend();
 		this.hint.textContent = i < 0 ? "" : title(d.notes[this.a.marks.note[i]]) + ". Click to read why.";
+	}
+
+	// legend tells of the moment, while nothing is pointed at.
+	legend() {
+		const at = Math.max(0, lower(this.plot.data[0], moment + .5) - 1);
+		if (this.plot.legend.idx !== at) this.plot.setLegend({ idx: at }, false);
 	}
 
 	key(e) {
@@ -307,20 +320,24 @@ class Chart {
 	}
 }
 
-// charts shows accounts, some at a time.
+// charts shows accounts, some at a time: at first those whose counter moved.
 function charts(accounts, into) {
-	const more = make("button", { type: "button", className: "more" });
-	const next = () => {
+	const moved = a => a.marks.note || a.actual.some(v => v !== a.actual[0]);
+	const more = make("button", { type: "button", className: "more" }), still = accounts.filter(a => !moved(a));
+	accounts = [...accounts.filter(moved), ...still];
+	let at = 0;
+	const next = upTo => {
 		more.remove();
-		accounts.splice(0, 6).forEach(a => new Chart(a, into));
-		if (!accounts.length) return;
-		more.textContent = "Show more of " + count(accounts.length);
+		for (; at < upTo; at++) new Chart(accounts[at], into);
+		const left = accounts.length - at;
+		if (!left) return;
+		more.textContent = "Show more of " + count(left) + (left <= still.length ? ", whose counter did not move" : "");
 		into.append(more);
 	};
-	more.addEventListener("click", next);
-	if (accounts.length === 1) into.classList.add("one");
+	more.addEventListener("click", () => next(Math.min(accounts.length, at + 6)));
+	if (accounts.length - still.length === 1) { into.classList.add("one"); accounts[0].alone = true; }
 	if (!accounts.length) into.append(make("p", { textContent: "None in this recording." }));
-	next();
+	next(Math.min(6, accounts.length - still.length));
 }
 
 // The table of holders.
@@ -447,7 +464,11 @@ $("theme").addEventListener("click", () => { chosen = { auto: "dark", dark: "lig
 dark.addEventListener("change", () => theme());
 let sized;
 addEventListener("resize", () => { clearTimeout(sized); sized = setTimeout(() => shown.forEach(c => c.resize()), 100); });
-addEventListener("beforeprint", () => { theme(true); shown.forEach(c => { c.plot.setSize({ width: Math.min(c.width(), 660), height: 240 }); }); });
+addEventListener("beforeprint", () => {
+	$("words").open = true;
+	theme(true);
+	shown.forEach(c => c.plot.setSize({ width: Math.min(c.width(), 660), height: 240 }));
+});
 addEventListener("afterprint", () => { theme(); shown.forEach(c => c.resize()); });
 root.dataset.ready = "yes";
 })();

@@ -117,7 +117,7 @@ func TestPublished(t *testing.T) {
 	if u := d.Accounts[1]; u.Process || u.Actual[0] != 32886 || u.Right[5] != 32886 || *u.Limit[0] != 4644 {
 		t.Errorf("the user: %+v", u)
 	}
-	for i, want := range []string{"Process 3983764 (ilarouter) was charged 112998 pages (441.4 MiB), where 12 pages (48 KiB) would be right.", "The first refusal was call 5: "} {
+	for i, want := range []string{"Process 3983764 (ilarouter) was charged 112998 pages (441.4 MiB), where 12 pages (48 KiB) would be right.", "The first refusal was call 5 (perf buffer): process 3983764 (ilarouter) asked for 3 pages (12 KiB) and got EPERM, although the rules allow it."} {
 		if !strings.HasPrefix(d.Story[i], want) {
 			t.Errorf("story: %q", d.Story[i])
 		}

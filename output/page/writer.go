@@ -76,6 +76,7 @@ func (w *Writer) note(r *row.Row) int {
 	if r.Kind == ledger.Refusal {
 		n.Refused = format.Errno(r.Errno)
 	}
+	n.wrong = r.Verdict == ledger.WrongRefusal && !r.Uncertain && r.Kind == ledger.Refusal && r.ChargedUser == 0 && r.ChargedPinned == 0
 	if r.Verdict != ledger.OK {
 		n.Verdict = r.Verdict.String()
 		if r.Uncertain {
@@ -96,7 +97,7 @@ func (w *Writer) note(r *row.Row) int {
 func whatOf(e *ledger.Entry) string {
 	switch {
 	case e.Object != nil:
-		return row.ObjectKind(e.Object)
+		return "BPF " + row.ObjectKind(e.Object)
 	case e.Charger != ledger.NoCharger:
 		return string(e.Charger)
 	}
@@ -144,6 +145,9 @@ func (w *Writer) Close(summary *row.Row, s ledger.Summary) error {
 	}
 	d.Accounts = w.ranked()
 	d.Story = w.story()
+	if bug := s.Scheme.Bug(); bug != "" {
+		d.Story = append(d.Story, fmt.Sprintf("The kernel's bug: %s; fixed %s.", bug, s.Scheme.Fixed()))
+	}
 	w.relate()
 	return write(w.out, d)
 }
@@ -163,15 +167,13 @@ func (w *Writer) story() []string {
 		return append(story, "No call was refused.")
 	}
 	n := &w.data.Notes[first]
-	s := fmt.Sprintf("The first refusal was call %d: process %d (%s)", n.Event, n.PID, n.Comm)
+	s := fmt.Sprintf("The first refusal was call %d (%s): process %d (%s)", n.Event, n.What, n.PID, n.Comm)
 	if n.Pages > 0 {
-		s += fmt.Sprintf(" asked for %s (%s) and", format.Pages(n.Pages, w.data.PageSize), n.What)
-	} else {
-		s += fmt.Sprintf(" asked for more (%s) and", n.What)
+		s += fmt.Sprintf(" asked for %s and", format.Pages(n.Pages, w.data.PageSize))
 	}
 	s += " got " + n.Refused
-	if n.Verdict == ledger.WrongRefusal.String() {
-		s += ", which the rules do not allow"
+	if n.wrong {
+		s += ", although the rules allow it"
 	}
 	return append(story, s+".")
 }
