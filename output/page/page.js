@@ -196,10 +196,10 @@ class Chart {
 				y: { range: () => this.heights() },
 			},
 			axes: [
-				{ ...axis, values: (u, splits) => { const [by, unit] = axisUnit(); return splits.map(v => +(v / by).toFixed(3) + " " + unit); } },
+				{ ...axis, values: (u, splits) => { const [by, unit] = axisUnit(); return splits.map(v => v < 0 || v > d.end ? "" : +(v / by).toFixed(3) + " " + unit); } },
 				{ ...axis, size: 62, incrs: whole10, values: (u, splits) => splits.map(short) },
 			],
-			series: [{ label: "after", value: (u, v) => v == null ? "–" : time(Math.min(Math.max(v, 0), d.end)) }, line("charged", "actual", [], 2.5), line("should be", "right", [8, 4], 2.5), line(this.limitName, "limit", [2, 4], 1.5)],
+			series: [{ label: "since", value: (u, v) => v == null ? "–" : time(Math.min(Math.max(v, 0), d.end)) }, line("charged", "actual", [], 2.5), line("should be", "right", [8, 4], 2.5), line(this.limitName, "limit", [2, 4], 1.5)],
 			bands: a.over ? [{ series: [1, 2], fill: colour("over") }] : [],
 			cursor: {
 				drag: { x: true, y: false, setScale: false }, sync: { key: "pinwatch", setSeries: false }, points: { size: 8 },
@@ -331,7 +331,7 @@ function charts(accounts, into) {
 		for (; at < upTo; at++) new Chart(accounts[at], into);
 		const left = accounts.length - at;
 		if (!left) return;
-		more.textContent = "Show more of " + count(left) + (left <= still.length ? ", whose counter did not move" : "");
+		more.textContent = "Show " + (left > 6 ? "6 of " : "") + count(left) + " more" + (left <= still.length ? ", whose counter did not move" : "");
 		into.append(more);
 	};
 	more.addEventListener("click", () => next(Math.min(accounts.length, at + 6)));
@@ -361,10 +361,10 @@ function showHolders() {
 	const foot = d.accounts.filter(a => !a.process).map(a => {
 		const i = lower(a.t, moment + .5) - 1, known = held.filter(s => s.h.uid === a.uid && s.h.split === a.split).reduce((n, s) => n + s.user, 0);
 		return [a, i < 0 ? 0 : a.actual[i] - known];
-	}).filter(([, rest]) => rest).map(([a, rest]) => ["older than the recording, or not in it", "", "uid " + a.uid, "", "", rest, ""]);
+	}).filter(([, rest]) => rest).map(([a, rest]) => ["older than the recording, or not in it", "", "", rest, "uid " + a.uid, "", ""]);
 	$("holders-at").textContent = "after " + time(moment);
-	table($("holders"), [["process"], ["pid", "n"], ["user that pays"], ["for"], ["how many", "n"], ["pages charged to the user", "n"], ["pages charged to the process", "n"]],
-		held.slice(0, 200).map(s => [s.h.comm, String(s.h.pid), "uid " + s.h.uid, s.h.what, s.count || "–", s.user, s.pinned]),
+	table($("holders"), [["process"], ["pid", "n"], ["pages charged to the process", "n"], ["and to its user", "n"], ["user"], ["for"], ["how many", "n"]],
+		held.slice(0, 200).map(s => [s.h.comm, String(s.h.pid), s.pinned, s.user, "uid " + s.h.uid, s.h.what, s.count || "–"]),
 		held.length ? foot : [["Nobody that is known.", "", "", "", "", "", ""], ...foot]);
 }
 
