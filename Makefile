@@ -107,7 +107,7 @@ test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 .PHONY: test-browser
 test-browser: ## the page of pinwatch report in Chromium; PICTURES=DIR keeps what it looks like
 	testdata/install.sh $(BROWSER)
-	PINWATCH_PICTURES="$(PICTURES)" CGO_ENABLED=0 $(GO) test -json -tags browser -count=1 ./output/page | $(SHOW)
+	PINWATCH_PICTURES="$(abspath $(PICTURES))" CGO_ENABLED=0 $(GO) test -json -tags browser -count=1 ./output/page | $(SHOW)
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64

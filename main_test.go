@@ -26,7 +26,7 @@ var floors = [][]string{
 	{"tracer", "tracer/advice"},
 	{"tracer/charging"},
 	{"tracer/session", "tracer/workload"},
-	{"tracer/check", "tracer/doctor"},
+	{"tracer/check", "tracer/doctor", "output/command/loads"},
 	{"tracer/explore"},
 	{"output/format"},
 	{"output/row", "output/report", "output/objects"},

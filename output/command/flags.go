@@ -140,9 +140,3 @@ func addSource(f *pflag.FlagSet, source *string) {
 func snapshotFrom(ctx context.Context, source, btf string) snapshot.Options {
 	return snapshot.Options{BTF: btf, NoIterators: source == sourceProc, Accounting: accounting.Find(ctx)}
 }
-
-// addMemlock adds the flag of a process's limit.
-func addMemlock(f *pflag.FlagSet, bytes *int64, kib int64) {
-	*bytes = value.FromKiB(kib)
-	value.KiB(f, bytes, "memlock-kib", "RLIMIT_MEMLOCK; -1: leave it alone", func(int64) error { return nil })
-}

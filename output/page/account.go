@@ -38,7 +38,11 @@ func (w *Writer) accountsOf(e *ledger.Entry, note int) {
 		if e.Buffer.Limits.Allowance > 0 || e.Op == ledger.Map {
 			s.limit = pointer(e.Buffer.Limits.Allowance)
 		}
-		s.enter(e, e.User, e.UserOver)
+		over := e.UserOver
+		if e.Kind == ledger.Charge { // which counts no more than the counter had before
+			over = max(over, e.ChargedUser-e.ExpectedUser)
+		}
+		s.enter(e, e.User, over)
 		s.mark(e, note, s.last)
 	}
 	if e.Object != nil || e.ProcessID == 0 {

@@ -243,7 +243,7 @@ func (b *browser) beginning(path string) {
 	b.t.Helper()
 	height := ask[float64](b, `scrollTo(0, 0), document.querySelector("figure").getBoundingClientRect().bottom + 8`)
 	b.run(chromedp.ActionFunc(func(ctx context.Context) error {
-		png, err := cdp.CaptureScreenshot().WithCaptureBeyondViewport(true).WithClip(&cdp.Viewport{Width: 1024, Height: height, Scale: 1}).Do(ctx)
+		png, err := cdp.CaptureScreenshot().WithCaptureBeyondViewport(true).WithClip(&cdp.Viewport{Width: 1024, Height: height, Scale: .75}).Do(ctx)
 		if err == nil {
 			save(b.t, path, png)
 		}

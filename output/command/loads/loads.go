@@ -1,7 +1,9 @@
-package command
+// Package loads is the command line of pinwatch workload: a function for each workload.
+package loads
 
 import (
 	"context"
+	"io"
 	"os/signal"
 	"time"
 
@@ -12,6 +14,15 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
+
+// Streams are what workloads write to.
+type Streams struct{ Out, Err io.Writer }
+
+// Source is the flag that chooses where the state of the host is read, and what it means.
+type Source struct {
+	Add  func(f *pflag.FlagSet, source *string)
+	From func(ctx context.Context, source, btf string) snapshot.Options
+}
 
 // load is one of the workloads.
 type load struct {
@@ -29,21 +40,22 @@ type load struct {
 }
 
 // loads are all workloads. The flags of each fill a struct of its own, which it runs.
-func loads() []load {
+func loads(from Source) []load {
 	return []load{
-		perfBuffers(), twoProcesses(), crowd(), edges(), auxArea(), bpfMaps(), chargers(), soak(), trials(), refuse(), oneCall(), runAs(),
+		perfBuffers(), twoProcesses(), crowd(), edges(), auxArea(), bpfMaps(), chargers(), soak(), trials(from), refuse(), oneCall(), runAs(),
 	}
 }
 
-func newWorkload(s *Streams) *cobra.Command {
+// Command is pinwatch workload.
+func Command(s Streams, from Source) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "workload",
 		Short: "Make processes that use locked memory, to see pinwatch work",
 		Args:  cobra.NoArgs,
-		RunE:  help,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	for _, l := range loads() {
-		cmd.AddCommand(l.command(s))
+	for _, l := range loads(from) {
+		cmd.AddCommand(l.command(&s))
 	}
 	return cmd
 }
@@ -68,6 +80,12 @@ func (l *load) command(s *Streams) *cobra.Command {
 func addUser(f *pflag.FlagSet, uid *int, memlock *int64, kib int64) {
 	f.IntVar(uid, "uid", 65534, "user to become; -1: stay who you are")
 	addMemlock(f, memlock, kib)
+}
+
+// addMemlock adds the flag of a process's limit.
+func addMemlock(f *pflag.FlagSet, bytes *int64, kib int64) {
+	*bytes = value.FromKiB(kib)
+	value.KiB(f, bytes, "memlock-kib", "RLIMIT_MEMLOCK; -1: leave it alone", func(int64) error { return nil })
 }
 
 func perfBuffers() load {
@@ -246,7 +264,7 @@ test machines.`,
 	}
 }
 
-func trials() load {
+func trials(from Source) load {
 	var t workload.Trials
 	var source string
 	return load{
@@ -265,10 +283,10 @@ Exit status: 0 if all predictions came true, 1 if not.`,
 			f.IntVar(&t.Count, "count", 200, "how many")
 			f.BoolVar(&t.NoCPUs, "no-cpus", false, "leave the CPUs online")
 			f.StringVar(&t.PMU, "pmu", "", "PMU with an AUX area, to map these as well")
-			addSource(f, &source)
+			from.Add(f, &source)
 		},
 		run: func(ctx context.Context, s *Streams, _ []string) (err error) {
-			if t.Source, err = snapshot.Open(snapshotFrom(ctx, source, "")); err != nil {
+			if t.Source, err = snapshot.Open(from.From(ctx, source, "")); err != nil {
 				return err
 			}
 			defer t.Source.Close()
