@@ -18,6 +18,10 @@ var (
 	style string
 	//go:embed page.js
 	program string
+	//go:embed check.html
+	checkFrame string
+	//go:embed check.js
+	checkProgram string
 	//go:embed uplot/uPlot.iife.min.js
 	uplotProgram string
 	//go:embed uplot/uPlot.min.css
@@ -27,12 +31,12 @@ var (
 )
 
 // write writes the page of some data. The data is JSON in which no character means anything
-// to HTML; the page shows it as text alone, and lets nothing run but the two programs here.
-func write(out io.Writer, d *data) error {
+// to HTML; the page shows it as text alone, and lets nothing run but the programs here.
+func write(out io.Writer, frame, program string, data any) error {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(true)
-	if err := e.Encode(d); err != nil {
+	if err := e.Encode(data); err != nil {
 		return err
 	}
 	_, err := strings.NewReplacer(

@@ -1,6 +1,7 @@
-// Package page makes one HTML file of a trace: its counters over time, who held what at
-// any moment, and what was refused and why. The file loads nothing; it has the data once,
-// as JSON, and a program that shows it. The charts are those of uPlot.
+// Package page makes one HTML file of a trace, with its counters over time, who held what at
+// any moment, and what was refused and why; or of a check, with its kernels and scenarios.
+// The file loads nothing; it has the data once, as JSON, and a program that shows it. The
+// charts are those of uPlot.
 package page
 
 import (
@@ -149,7 +150,7 @@ func (w *Writer) Close(summary *row.Row, s ledger.Summary) error {
 		d.Story = append(d.Story, fmt.Sprintf("The kernel's bug: %s; fixed %s.", bug, s.Scheme.Fixed()))
 	}
 	w.relate()
-	return write(w.out, d)
+	return write(w.out, frame, program, d)
 }
 
 // story says the most important in a few sentences.
