@@ -41,12 +41,15 @@ type cell struct {
 func Check(out io.Writer, title string, r *check.Report) error {
 	names := report.KernelNames(r)
 	m := &matrix{Title: format.Printable(title), Kernels: []tested{}, Scenarios: []string{}, Cells: [][]cell{}, Changes: printable(report.Changes(r, names))}
-	failed := []string{}
+	failed, partly := []string{}, []string{}
 	for i := range r.Kernels {
 		k := &r.Kernels[i]
 		m.Kernels = append(m.Kernels, tested{names[i], notesOf(k)})
 		if slices.ContainsFunc(k.Scenarios, func(s check.Scenario) bool { return s.Result == check.Fail }) {
 			failed = append(failed, names[i])
+		}
+		if k.Error != "" || slices.ContainsFunc(k.Scenarios, func(s check.Scenario) bool { return s.CouldNotRun }) {
+			partly = append(partly, names[i])
 		}
 	}
 	for _, scenario := range report.ScenarioNames(r) {
@@ -73,6 +76,9 @@ func Check(out io.Writer, title string, r *check.Report) error {
 	m.Broken, m.Verdict = len(failed) > 0, fmt.Sprintf("no broken rule was found on %s", format.Count(len(names), "kernel"))
 	if m.Broken {
 		m.Verdict = fmt.Sprintf("%d of %s wrong: %s", len(failed), format.Count(len(names), "kernel")+" account locked memory", strings.Join(failed, ", "))
+	}
+	if len(partly) > 0 {
+		m.Verdict += "; not everything could be checked on " + strings.Join(partly, ", ")
 	}
 	return write(out, checkFrame, checkProgram, m)
 }

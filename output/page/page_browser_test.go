@@ -180,6 +180,31 @@ func TestHostileInBrowser(t *testing.T) {
 	}
 }
 
+// The matrix of a check: its filters, a cell's evidence, and hostile texts as text.
+func TestCheckInBrowser(t *testing.T) {
+	b := open(t, checked(t, asFound))
+	all := ask[int](b, `document.querySelectorAll("#matrix tbody tr").length`)
+	if outside := ask[int](b, `[...document.querySelectorAll("#matrix button")].filter(e => e.closest("td").getBoundingClientRect().left > e.getBoundingClientRect().left).length`); outside > 0 {
+		t.Errorf("%d buttons are not in their cells", outside)
+	}
+	b.run(chromedp.SetValue("#kind", "FAIL"), chromedp.Evaluate(`document.getElementById("kind").dispatchEvent(new Event("change"))`, nil))
+	if n := ask[int](b, `document.querySelectorAll("#matrix tbody tr").length`); n == 0 || n >= all {
+		t.Errorf("%d of %d scenarios fail", n, all)
+	}
+	b.run(chromedp.SendKeys("#kernel", "6.16"))
+	wait(b, `document.querySelectorAll("#matrix thead th").length === 2 && document.querySelector("#matrix td").textContent === "✕ FAIL"`)
+	b.run(chromedp.Focus("#matrix button"), chromedp.KeyEvent(kb.Enter))
+	wait(b, `!document.getElementById("cell").hidden && document.activeElement.id === "cell" && document.getElementById("cell").textContent.includes("pinwatch check")`)
+
+	b = open(t, checked(t, spoil))
+	if n := ask[int](b, `document.querySelectorAll("img, svg").length`); n != 0 {
+		t.Errorf("%d elements of a text", n)
+	}
+	if text := ask[string](b, `document.body.innerText`); !strings.Contains(text, "<img src=x") || !strings.Contains(text, "</script>") {
+		t.Errorf("the page shows %q", text)
+	}
+}
+
 // A recording of 100,000 events is shown, and zoomed, in less than a second each.
 func TestManyEventsInBrowser(t *testing.T) {
 	html := many(t, 100_000)
@@ -210,7 +235,7 @@ func TestPictures(t *testing.T) {
 	if dir == "" {
 		dir = t.TempDir()
 	}
-	for name, html := range map[string][]byte{"published": report(t, published), "users": report(t, users)} {
+	for name, html := range map[string][]byte{"published": report(t, published), "users": report(t, users), "check": checked(t, asFound)} {
 		b := open(t, html)
 		for _, size := range []struct{ width, height int64 }{{375, 812}, {1024, 768}, {1920, 1080}} {
 			for _, theme := range []string{"light", "dark"} {
