@@ -209,6 +209,13 @@ func TestSummaryWords(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
+	if strings.Contains(text, "not known") {
+		t.Errorf("all is explained:\n%s", text)
+	}
+	stays := ledger.Summary{Events: 2, Users: []ledger.Balance{{UID: 7, Counter: 9}}} // as where two processes unmap at once (testdata/findings/race)
+	if text := Summarize(&row.Row{}, stays); strings.Contains(text, "verdict: ok") || !strings.Contains(text, "verdict: not known: 9 pages of a user's counter not explained") {
+		t.Errorf("what stays charged is no reason:\n%s", text)
+	}
 	s.Users = append(s.Users, ledger.Balance{UID: 8, Counter: 3, Own: 2, Base: 1}, ledger.Balance{UID: 1 << 30 * 7 / 4, Counter: 1, Own: 1, Self: true})
 	text = Summarize(&row.Row{}, s)
 	if !strings.Contains(text, "charged 1 page to uid 1879048192, which no other process has, and 0") || !strings.Contains(text, "uid 8: 3 pages charged: 0 for live buffers, 2 for pinwatch itself, 0 that") || strings.Contains(text, "uid 1879048192:") {

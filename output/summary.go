@@ -17,7 +17,7 @@ func summaryRow(last *row.Row, s ledger.Summary, lost uint64) *row.Row {
 	r.Number, r.Refusals, r.Lost, r.Scheme = s.Events, s.Refused, lost, s.Scheme
 	r.TimeNS, r.PageSize, r.Buffer.Limits.OnlineCPUs = last.TimeNS, last.PageSize, last.Buffer.Limits.OnlineCPUs
 	r.ProcessOvercharge = s.Overcharged
-	r.Uncertain = s.Uncertain() > 0 || lost > 0
+	r.Uncertain = s.Uncertain() > 0 || unexplained(&s) != 0 || lost > 0
 	for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {
 		if s.Verdicts[v] > s.Verdicts[r.Verdict] || r.Verdict == ledger.OK && s.Verdicts[v] > 0 {
 			r.Verdict = v
@@ -160,6 +160,14 @@ func summarizeRefusals(s *ledger.Summary) string {
 // scheme is a scheme's name and what it means.
 func scheme(s rule.Scheme) string { return fmt.Sprintf("%s (%s)", s, s.Meaning()) }
 
+// unexplained is how many pages no user's counter should be off by.
+func unexplained(s *ledger.Summary) (pages int64) {
+	for _, u := range s.Users {
+		pages = max(pages, u.Unexplained(), -u.Unexplained())
+	}
+	return pages
+}
+
 func conclusion(s *ledger.Summary) string {
 	verdicts := func(counts [ledger.Verdicts]uint64) string {
 		var list []string
@@ -176,6 +184,8 @@ func conclusion(s *ledger.Summary) string {
 		said = "this kernel accounts locked memory wrong: " + broken
 	case s.Events == 0:
 		said = "none, nothing was seen"
+	case unexplained(s) != 0:
+		said = "not known: " + format.Count(unexplained(s), "page") + " of a user's counter not explained, by a charge that was not given back or by what is not traced"
 	default:
 		said = "ok"
 	}

@@ -20,51 +20,70 @@ import (
 // Each reason that can be provoked is: the kernel answers with the errno that the table has
 // for it, by the witness of the program itself, and what is said of it names it, alone or as
 // one of those that are left.
+//
+// What is said of refusals is right: the outcome, the sum, and nothing that would be false.
+// The witness is the program's own errno: what is refused is explained, each remedy that is
+// offered is applied and lets the whole program succeed, and a limit a page lower does not.
 func TestReasons(t *testing.T) {
 	guests.Test(t, guesttest.Ends, func(t *testing.T, k guesttest.Kernel) {
 		unlimitMemlock(t)
 		userPages(t, k)
-		list := workload.Provocations()
-		if !k.Before("6.16") && k.Before("6.18") {
-			// They charge the buffer twice and gives it back once, which stays: a bug of its own.
-			list = slices.DeleteFunc(list, func(p workload.Provocation) bool { return p.Name == "perf-redirected" })
+		var names []string
+		for _, p := range workload.Provocations() {
+			if p.Name == "perf-redirected" && !k.Before("6.16") && k.Before("6.18") {
+				continue // they charge the buffer twice and give it back once, which stays: a bug of its own
+			}
+			names = append(names, p.Name)
 		}
-		names := make([]string, len(list))
-		for i, p := range list {
-			names[i] = p.Name
+		all := provokeAll(t, tracer.Options{BPF: true, Memcg: !k.Before("5.11"), Others: true}, names)
+		for i, name := range all.names {
+			t.Run(name, func(t *testing.T) {
+				provoked{k, name}.check(t, all.results[i], all.refusals[i])
+			})
 		}
-		_, results, refusals := provokeAll(t, allCharges(k), names)
-		for i, p := range list {
-			t.Run(p.Name, func(t *testing.T) {
-				provoked{k, p.Name}.check(t, results[i], refusals[i])
+		for _, s := range sayings(k) {
+			t.Run("said of "+s.refuse, func(t *testing.T) {
+				i := slices.Index(all.names, s.refuse)
+				s.check(t, all.results[i], all.refusals[i])
+				for j := range all.refusals[i] {
+					s.explained(t, all.State, &all.refusals[i][j])
+					s.shown(t, &all.refusals[i][j])
+				}
 			})
 		}
 	})
 }
 
-// allCharges watches whom a kernel charges for what these provocations ask for.
-func allCharges(k guesttest.Kernel) tracer.Options {
-	return tracer.Options{BPF: true, Memcg: !k.Before("5.11"), Others: true}
+// allProvoked is what became of provocations that were traced.
+type allProvoked struct {
+	objectTrace
+	names    []string
+	results  []guesttest.Result // what their programs said
+	refusals [][]ledger.Entry   // what was seen refused of them
 }
 
-// provokeAll traces provocations, one after the other, and returns what the programs said of
-// each and what was seen refused of it.
-func provokeAll(t *testing.T, opts tracer.Options, names []string) (tr objectTrace, results []guesttest.Result, refusals [][]ledger.Entry) {
-	results, refusals = make([]guesttest.Result, len(names)), make([][]ledger.Entry, len(names))
+// provokeAll traces provocations, one after the other.
+func provokeAll(t *testing.T, opts tracer.Options, names []string) *allProvoked {
+	t.Helper()
+	all := &allProvoked{names: names, results: make([]guesttest.Result, len(names)), refusals: make([][]ledger.Entry, len(names))}
 	pids := make([]uint32, len(names))
-	tr = traceObjects(t, opts, func(objectTrace) {
+	all.objectTrace = traceObjects(t, opts, func(objectTrace) {
 		for i, name := range names {
-			c := guesttest.Command(t, "pinwatch", "workload", "refuse", "--json", name)
-			results[i] = c.Run()
+			args := []string{"workload", "refuse", "--json", name}
+			if strings.HasSuffix(name, "-cgroup") {
+				args = append(args, "--hold", "500ms") // so that it is there when its path is looked for
+			}
+			c := guesttest.Command(t, "pinwatch", args...)
+			all.results[i] = c.Run()
 			pids[i] = uint32(c.Process.Pid)
 		}
 	})
 	for i, pid := range pids {
-		refusals[i] = slices.DeleteFunc(slices.Clone(tr.entries), func(e ledger.Entry) bool {
+		all.refusals[i] = slices.DeleteFunc(slices.Clone(all.entries), func(e ledger.Entry) bool {
 			return e.Kind != ledger.Refusal || e.Caller.PID != pid
 		})
 	}
-	return tr, results, refusals
+	return all
 }
 
 // That a memory cgroup refused is seen where their charges are not watched, too, and that none
@@ -85,7 +104,7 @@ func TestCgroupsThatRefuse(t *testing.T) {
 		for _, w := range want {
 			names = append(names, w.name)
 		}
-		_, _, refusals := provokeAll(t, tracer.Options{BPF: true, Others: true}, names)
+		refusals := provokeAll(t, tracer.Options{BPF: true, Others: true}, names).refusals
 		for i, w := range want {
 			t.Run(w.name, func(t *testing.T) {
 				if len(refusals[i]) != 1 {

@@ -19,31 +19,6 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
-// What is said of refusals is right: the outcome, the sum, and nothing that would be false.
-// The witness is the program's own errno: what is refused is explained, each remedy that is
-// offered is applied and lets the whole program succeed, and a limit a page lower does not.
-func TestSaid(t *testing.T) {
-	guests.Test(t, guesttest.Ends, func(t *testing.T, k guesttest.Kernel) {
-		unlimitMemlock(t)
-		userPages(t, k)
-		list := sayings(k)
-		names := make([]string, len(list))
-		for i, s := range list {
-			names[i] = s.refuse
-		}
-		tr, results, refusals := provokeAll(t, allCharges(k), names)
-		for i, s := range list {
-			t.Run(s.refuse, func(t *testing.T) {
-				s.check(t, results[i], refusals[i])
-				for j := range refusals[i] {
-					s.explained(t, tr.State, &refusals[i][j])
-					s.shown(t, &refusals[i][j])
-				}
-			})
-		}
-	})
-}
-
 // saying is what must be said of a provocation.
 type saying struct {
 	refuse  string

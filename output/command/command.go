@@ -141,7 +141,7 @@ Exit status: 0 fine, 1 failure, 2 wrong usage.`,
 	add(groupTrace, newTrace(s), newRecord(s), newReplay(s), newTop(s), newReport(s))
 	add(groupAsk, newExplain(s), newMaps(s), newDoctor(s))
 	add(groupCheck, newCheck(s))
-	add(groupDevelop, newGuest(s), loads.Command(loads.Streams{Out: s.Out, Err: s.Err}, loads.Source{Add: addSource, From: snapshotFrom}))
+	add(groupDevelop, newGuest(s), loads.New(s.Out, s.Err, loads.Snapshots{Flag: addSource, Open: openSnapshot}))
 	root.AddCommand(newFields(s), newVersion(s))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return wrongUsage(c, wrongValue(err)) })
 	finish(root)

@@ -140,3 +140,8 @@ func addSource(f *pflag.FlagSet, source *string) {
 func snapshotFrom(ctx context.Context, source, btf string) snapshot.Options {
 	return snapshot.Options{BTF: btf, NoIterators: source == sourceProc, Accounting: accounting.Find(ctx)}
 }
+
+// openSnapshot opens a snapshot from a source.
+func openSnapshot(ctx context.Context, source string) (*snapshot.Source, error) {
+	return snapshot.Open(snapshotFrom(ctx, source, ""))
+}

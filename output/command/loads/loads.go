@@ -1,4 +1,4 @@
-// Package loads is the command line of pinwatch workload: a function for each workload.
+// Package loads is the command line of the workloads: pinwatch workload.
 package loads
 
 import (
@@ -15,15 +15,6 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
-// Streams are what workloads write to.
-type Streams struct{ Out, Err io.Writer }
-
-// Source is the flag that chooses where the state of the host is read, and what it means.
-type Source struct {
-	Add  func(f *pflag.FlagSet, source *string)
-	From func(ctx context.Context, source, btf string) snapshot.Options
-}
-
 // load is one of the workloads.
 type load struct {
 	use     string
@@ -36,31 +27,40 @@ type load struct {
 	abrupt bool
 	args   cobra.PositionalArgs // nil: none
 	flags  func(f *pflag.FlagSet)
-	run    func(ctx context.Context, s *Streams, args []string) error
+	run    func(ctx context.Context, to streams, args []string) error
+}
+
+// streams are what a workload writes: data and words.
+type streams struct{ out, err io.Writer }
+
+// Snapshots are how a workload comes to the state of the host: as other commands do.
+type Snapshots struct {
+	Flag func(f *pflag.FlagSet, source *string)
+	Open func(ctx context.Context, source string) (*snapshot.Source, error)
 }
 
 // loads are all workloads. The flags of each fill a struct of its own, which it runs.
-func loads(from Source) []load {
+func loads(snapshots Snapshots) []load {
 	return []load{
-		perfBuffers(), twoProcesses(), crowd(), edges(), auxArea(), bpfMaps(), chargers(), soak(), trials(from), refuse(), oneCall(), runAs(),
+		perfBuffers(), twoProcesses(), crowd(), edges(), auxArea(), bpfMaps(), chargers(), soak(), trials(snapshots), refuse(), oneCall(), runAs(),
 	}
 }
 
-// Command is pinwatch workload.
-func Command(s Streams, from Source) *cobra.Command {
+// New makes the command, whose workloads write data to out and words to err.
+func New(out, err io.Writer, snapshots Snapshots) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "workload",
 		Short: "Make processes that use locked memory, to see pinwatch work",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	for _, l := range loads(from) {
-		cmd.AddCommand(l.command(&s))
+	for _, l := range loads(snapshots) {
+		cmd.AddCommand(l.command(streams{out, err}))
 	}
 	return cmd
 }
 
-func (l *load) command(s *Streams) *cobra.Command {
+func (l *load) command(to streams) *cobra.Command {
 	cmd := &cobra.Command{Use: l.use, Short: l.short, Long: l.long, Example: l.example, Hidden: l.hidden, Args: l.args}
 	if cmd.Args == nil {
 		cmd.Args = cobra.NoArgs
@@ -70,7 +70,7 @@ func (l *load) command(s *Streams) *cobra.Command {
 		if abrupt {
 			signal.Reset()
 		}
-		return run(cmd.Context(), s, args)
+		return run(cmd.Context(), to, args)
 	}
 	l.flags(cmd.Flags())
 	return cmd
@@ -108,7 +108,7 @@ it opens the events first and then becomes --uid.`,
 			f.BoolVar(&p.Quiet, "quiet", false, "write nothing")
 			value.Renamed(f, "again", "remaps")
 		},
-		run: func(_ context.Context, s *Streams, _ []string) error { return p.Run(s.Out) },
+		run: func(_ context.Context, to streams, _ []string) error { return p.Run(to.out) },
 	}
 }
 
@@ -118,7 +118,7 @@ func oneCall() load {
 		short: "Make a system call, which may be refused, and write its errno as JSON",
 		args:  cobra.MinimumNArgs(1), hidden: true,
 		flags: func(*pflag.FlagSet) {},
-		run:   func(_ context.Context, s *Streams, args []string) error { return workload.MakeCall(args, s.Out) },
+		run:   func(_ context.Context, to streams, args []string) error { return workload.MakeCall(args, to.out) },
 	}
 }
 
@@ -133,7 +133,7 @@ func twoProcesses() load {
 			f.IntVar(&t.Pages, "pages", 1024, "data pages of the buffer, a power of two")
 			f.BoolVar(&t.PayerFirst, "payer-first", false, "the process that paid unmaps first")
 		},
-		run: func(_ context.Context, s *Streams, _ []string) error { return t.Run(s.Out) },
+		run: func(_ context.Context, to streams, _ []string) error { return t.Run(to.out) },
 	}
 }
 
@@ -148,7 +148,7 @@ func crowd() load {
 			f.IntVar(&c.Pages, "pages", 8192, "data pages of the buffer, a power of two")
 			f.BoolVar(&c.AtOnce, "at-once", false, "let each unmap it at once. Linux 6.19 to 7.1 oops then: only where that does no harm")
 		},
-		run: func(context.Context, *Streams, []string) error { return c.Run() },
+		run: func(context.Context, streams, []string) error { return c.Run() },
 	}
 }
 
@@ -162,7 +162,7 @@ func edges() load {
 			addUser(f, &e.UID, &e.Memlock, 16384)
 			f.IntVar(&e.Pages, "pages", 1024, "data pages of a buffer, a power of two")
 		},
-		run: func(_ context.Context, s *Streams, _ []string) error { return e.Run(s.Out) },
+		run: func(_ context.Context, to streams, _ []string) error { return e.Run(to.out) },
 	}
 }
 
@@ -179,7 +179,7 @@ func auxArea() load {
 			f.IntVar(&a.AUXPages, "aux-pages", 1024, "AUX pages, a power of two")
 			f.BoolVar(&a.DataFirst, "data-first", false, "unmap the data area first")
 		},
-		run: func(_ context.Context, s *Streams, _ []string) error { return a.Run(s.Out) },
+		run: func(_ context.Context, to streams, _ []string) error { return a.Run(to.out) },
 	}
 }
 
@@ -218,7 +218,7 @@ Run it as root: it moves to --cgroup and sets the limit first, and then becomes
 			f.BoolVar(&b.JSON, "json", false, "write JSON lines")
 			f.BoolVar(&b.Quiet, "quiet", false, "write nothing")
 		},
-		run: func(_ context.Context, s *Streams, _ []string) error { return b.Run(s.Out) },
+		run: func(_ context.Context, to streams, _ []string) error { return b.Run(to.out) },
 	}
 }
 
@@ -236,7 +236,7 @@ root, and switches the loopback interface on: for guests and test machines.`,
 			f.DurationVar(&c.Duration, "duration", 3*time.Second, "how long")
 			f.IntVar(&c.Pages, "pages", 16, "pages of each thing, a power of two")
 		},
-		run: func(_ context.Context, s *Streams, _ []string) error { return c.Run(s.Err) },
+		run: func(_ context.Context, to streams, _ []string) error { return c.Run(to.err) },
 	}
 }
 
@@ -260,11 +260,11 @@ test machines.`,
 			f.BoolVar(&w.Share, "share", false, "pass buffers between processes")
 			f.BoolVar(&w.Sysctls, "sysctls", false, "change sysctls meanwhile")
 		},
-		run: func(ctx context.Context, s *Streams, _ []string) error { return w.Run(ctx, s.Err) },
+		run: func(ctx context.Context, to streams, _ []string) error { return w.Run(ctx, to.err) },
 	}
 }
 
-func trials(from Source) load {
+func trials(snapshots Snapshots) load {
 	var t workload.Trials
 	var source string
 	return load{
@@ -283,14 +283,14 @@ Exit status: 0 if all predictions came true, 1 if not.`,
 			f.IntVar(&t.Count, "count", 200, "how many")
 			f.BoolVar(&t.NoCPUs, "no-cpus", false, "leave the CPUs online")
 			f.StringVar(&t.PMU, "pmu", "", "PMU with an AUX area, to map these as well")
-			from.Add(f, &source)
+			snapshots.Flag(f, &source)
 		},
-		run: func(ctx context.Context, s *Streams, _ []string) (err error) {
-			if t.Source, err = snapshot.Open(from.From(ctx, source, "")); err != nil {
+		run: func(ctx context.Context, to streams, _ []string) (err error) {
+			if t.Source, err = snapshots.Open(ctx, source); err != nil {
 				return err
 			}
 			defer t.Source.Close()
-			return t.Run(ctx, s.Out)
+			return t.Run(ctx, to.out)
 		},
 	}
 }
@@ -298,7 +298,7 @@ Exit status: 0 if all predictions came true, 1 if not.`,
 func refuse() load {
 	var r workload.Refuse
 	return load{use: "refuse NAME", short: "Have the kernel refuse something, in each way that it knows", long: workload.RefuseHelp, hidden: true, args: cobra.MaximumNArgs(1), flags: r.Flags,
-		run: func(ctx context.Context, s *Streams, args []string) error { return r.Main(ctx, s.Out, args) }}
+		run: func(ctx context.Context, to streams, args []string) error { return r.Main(ctx, to.out, args) }}
 }
 
 func runAs() load {
@@ -312,6 +312,6 @@ func runAs() load {
 			f.IntVar(&r.UID, "uid", -1, "user to become; -1: stay who you are")
 			f.StringSliceVar(&r.Caps, "caps", nil, "capabilities to keep")
 		},
-		run: func(_ context.Context, _ *Streams, command []string) error { return r.Exec(command) },
+		run: func(_ context.Context, _ streams, command []string) error { return r.Exec(command) },
 	}
 }

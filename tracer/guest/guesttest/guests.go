@@ -34,8 +34,8 @@ import (
 //		})
 //	}
 //
-// Every kernel is booted once. It runs the package's own test binary, with the tests
-// that want this kernel, one after the other; the package's testdata lies where they
+// Every kernel is booted once, or a few times for many tests. It runs the package's own test
+// binary, with the tests that want this kernel, one after the other; the package's testdata lies where they
 // expect it. What became of each is replayed on the host as TestMaps/6.12 with its
 // subtests: -run, -skip, -v and -json work as anywhere.
 //
@@ -122,7 +122,7 @@ func (g *Guests) enlist(test string, k Kernel) (*batch, *run) {
 		g.batch = &batch{guests: g}
 	}
 	b := g.batch
-	i := slices.IndexFunc(b.runs, func(r *run) bool { return r.kernel == k })
+	i := slices.IndexFunc(b.runs, func(r *run) bool { return r.kernel == k && len(r.tests) < mostTests })
 	if i < 0 {
 		i = len(b.runs)
 		b.runs = append(b.runs, &run{guests: g, kernel: k, results: map[string]*result{}, notes: map[string][]string{}, done: make(chan struct{})})
@@ -153,7 +153,11 @@ func (b *batch) begin() {
 	}()
 }
 
-// run is a package's tests on a kernel.
+// mostTests is how many tests share a guest: with more of them the other slots would be idle
+// in the end.
+const mostTests = 14
+
+// run is a package's tests on a kernel, or some of them.
 type run struct {
 	guests *Guests
 	kernel Kernel
