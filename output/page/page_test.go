@@ -2,7 +2,9 @@ package page_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"iter"
 	"os"
 	"regexp"
@@ -218,6 +220,20 @@ func TestHostile(t *testing.T) {
 	d := dataOf(t, html)
 	if d.Title != names[0] || d.Notes[0].Comm != names[0] || d.Notes[3].Comm != `a\u202eb\u2028` || d.Notes[4].Comm != `\xff\xfe\x1b[2J` || d.Notes[6].Comm != "{{program}}" {
 		t.Errorf("names: %q, %+v", d.Title, d.Notes)
+	}
+}
+
+// The library is the one that was published.
+func TestUPlotIsAsPublished(t *testing.T) {
+	html := report(t, published)
+	begin := bytes.Index(html, []byte("<script>/*! https://github.com/leeoniya/uPlot (v1.6.32) */"))
+	if begin < 0 {
+		t.Fatal("the page has no uPlot 1.6.32")
+	}
+	program := html[begin+len("<script>"):]
+	program = program[:bytes.Index(program, []byte("</script>"))]
+	if got, want := fmt.Sprintf("%x", sha256.Sum256(program)), "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f"; got != want {
+		t.Errorf("its sha256 is %s, not %s", got, want)
 	}
 }
 
