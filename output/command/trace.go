@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -27,7 +26,8 @@ type traceOptions struct {
 	duration time.Duration // 0: until told to stop
 	command  []string      // to trace; none: everything
 	gate     gate.Gate
-	path     string // of the file to write; "": Out
+	path     string            // of the file to write; "": Out
+	header   *recording.Header // what is to be said first in it; nil: nothing
 }
 
 func (o *traceOptions) addTracing(f *pflag.FlagSet) {
@@ -97,7 +97,7 @@ func trace(ctx context.Context, o *traceOptions) (err error) {
 	defer s.Close()
 	to := o.Out
 	if o.path != "" {
-		file, err := os.Create(o.path)
+		file, err := recording.Create(o.path)
 		if err != nil {
 			return err
 		}
@@ -106,6 +106,11 @@ func trace(ctx context.Context, o *traceOptions) (err error) {
 				err = closing // whatever the exit status: what was traced is not kept
 			}
 		}()
+		if o.header != nil {
+			if err := o.header.Write(file); err != nil {
+				return err
+			}
+		}
 		to = file
 	}
 	fmt.Fprintf(o.Err, "pinwatch: watching %s\n", s.Attached())
@@ -135,12 +140,14 @@ func trace(ctx context.Context, o *traceOptions) (err error) {
 
 func newRecord(s *Streams) *cobra.Command {
 	o := traceOptions{Streams: s}
+	anonymous := false
 	cmd := &cobra.Command{
 		Use:   "record [flags] FILE [-- COMMAND [ARG...]]",
 		Short: "Keep a trace in a file, for replay and top --replay",
 		Long: `Writes to FILE what "pinwatch trace --json --include-self" would write, until
 Ctrl-C, for --duration, or until COMMAND ends. FILE is not touched before tracing
-has begun, and then replaced.
+has begun, and then replaced. It is compressed if its name ends with .zst or .gz. Its
+first line says which machine and kernel it is of, and by which pinwatch.
 
 ` + aboutOnly + `
 
@@ -148,7 +155,7 @@ has begun, and then replaced.
 
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Reading the recording needs no
 privileges.`,
-		Example: `  pinwatch record trace.jsonl --duration 30s
+		Example: `  pinwatch record trace.jsonl.zst --duration 30s
   pinwatch record trace.jsonl -- perf record -a sleep 1
   pinwatch top --replay trace.jsonl
   pinwatch replay trace.jsonl`,
@@ -159,11 +166,16 @@ privileges.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if o.header, err = recording.NewHeader(version(), anonymous); err != nil {
+				return err
+			}
 			o.path, o.command = args[0], args[1:]
 			return runRecord(cmd.Context(), &o)
 		},
 	}
 	o.addTracing(cmd.Flags())
+	cmd.Flags().BoolVar(&anonymous, "anonymous", false, "leave out the name of the host")
 	return cmd
 }
 
@@ -191,7 +203,8 @@ func newReplay(s *Streams) *cobra.Command {
 		Short: "Run a recording through the ledger again",
 		Long: `Reads what "pinwatch record" or "pinwatch trace --json" wrote, and runs it through
 the same ledger and the same outputs, on any machine and without privileges. FILE
-may be - for the standard input.`,
+may be - for the standard input. Where it was cut off, as by a power cut, all that is
+whole is replayed, and the rest is said.`,
 		Example: `  pinwatch record trace.jsonl
   pinwatch replay trace.jsonl`,
 		Args: cobra.ExactArgs(1),
@@ -215,6 +228,7 @@ func runReplay(o *replayOptions) error {
 		return err
 	}
 	recorded := recording.NewReader(in)
+	defer recorded.Tell(o.Err)
 	if err := pipeline.Run(recorded.Events(), recorded.Lost, output.NewStream(w, &o.rows.filter)); err != nil {
 		return fmt.Errorf("replay %s: %w", o.path, err)
 	}

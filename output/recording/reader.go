@@ -35,6 +35,16 @@ func (r *Reader) Header() *Header { return r.header }
 // its own: all before that is whole. "": nothing.
 func (r *Reader) Torn() string { return r.torn }
 
+// Tell says of what machine the recording is, and what of its end was left out.
+func (r *Reader) Tell(w io.Writer) {
+	if r.header != nil {
+		fmt.Fprintf(w, "pinwatch: %s\n", r.header)
+	}
+	if r.torn != "" {
+		fmt.Fprintf(w, "pinwatch: the recording is torn: %s\n", r.torn)
+	}
+}
+
 // Events yields the recorded events. An error names the line. A last line that is not whole is
 // none (see Torn).
 func (r *Reader) Events() iter.Seq2[ledger.Event, error] {
