@@ -33,7 +33,7 @@ var floors = [][]string{
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording"},
 	{"output", "output/checked", "output/explored", "output/emitted", "output/gate"},
-	{"output/top", "output/command/loads"},
+	{"output/top", "output/page", "output/command/loads"},
 	{"output/top/terminal"},
 	{"output/command"},
 	{"."},

@@ -62,7 +62,7 @@ type junitOutcome struct {
 // junit writes one suite per kernel, and one case per scenario.
 func junit(w io.Writer, r *check.Report) error {
 	all := junitSuites{Name: "pinwatch check"}
-	for i, name := range kernelNames(r) {
+	for i, name := range KernelNames(r) {
 		s := suite(&r.Kernels[i], name)
 		all.Tests += s.Tests
 		all.Failures += s.Failures

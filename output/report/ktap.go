@@ -18,7 +18,7 @@ func ktap(w io.Writer, r *check.Report) error {
 		ktapKernel(&b, "", &r.Kernels[0])
 	} else {
 		fmt.Fprintf(&b, "1..%d\n", len(r.Kernels))
-		for i, name := range kernelNames(r) {
+		for i, name := range KernelNames(r) {
 			k := &r.Kernels[i]
 			if len(k.Scenarios) > 0 {
 				b.WriteString("  KTAP version 1\n")

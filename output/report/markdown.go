@@ -11,10 +11,10 @@ import (
 
 // markdown writes the table in GitHub's dialect, and below it what there is to say, as it is.
 func markdown(w io.Writer, r *check.Report) error {
-	names := kernelNames(r)
+	names := KernelNames(r)
 	var b strings.Builder
 	b.WriteString("## pinwatch check\n\n")
-	if scenarios := scenarioNames(r); len(scenarios) > 0 {
+	if scenarios := ScenarioNames(r); len(scenarios) > 0 {
 		b.WriteString("| scenario |")
 		for _, name := range names {
 			// A release is the kernel's own word: as code it is no markup.
@@ -24,7 +24,7 @@ func markdown(w io.Writer, r *check.Report) error {
 		for _, scenario := range scenarios {
 			fmt.Fprintf(&b, "| %s |", scenario)
 			for i := range r.Kernels {
-				text := cell(&r.Kernels[i], scenario)
+				text := Cell(&r.Kernels[i], scenario)
 				if text == cellFail {
 					text = "**" + text + "**"
 				}
@@ -48,7 +48,7 @@ func markdown(w io.Writer, r *check.Report) error {
 // is broken and new or could not be checked, a notice for what is known.
 func github(w io.Writer, r *check.Report) error {
 	var b strings.Builder
-	for i, name := range kernelNames(r) {
+	for i, name := range KernelNames(r) {
 		k := &r.Kernels[i]
 		if k.Error != "" {
 			annotate(&b, "error", name+" could not be checked", k.Error)

@@ -66,16 +66,16 @@ func List(w io.Writer, exercises []check.Exercise) error {
 // writeTable writes scenarios down and kernels across, and below that what there
 // is to say.
 func writeTable(w io.Writer, r *check.Report) error {
-	names := kernelNames(r)
-	if len(scenarioNames(r)) == 0 {
+	names := KernelNames(r)
+	if len(ScenarioNames(r)) == 0 {
 		_, err := io.WriteString(w, conclude(r, names))
 		return err
 	}
 	table := format.Table(w, 2, nil, append([]string{"SCENARIO"}, names...)...)
-	for _, name := range scenarioNames(r) {
+	for _, name := range ScenarioNames(r) {
 		cells := []string{name}
 		for i := range r.Kernels {
-			cells = append(cells, cell(&r.Kernels[i], name))
+			cells = append(cells, Cell(&r.Kernels[i], name))
 		}
 		if err := table.Append(cells); err != nil {
 			return err
@@ -90,8 +90,8 @@ func writeTable(w io.Writer, r *check.Report) error {
 
 const cellFail = "FAIL"
 
-// cell is how a scenario fared on a kernel, in a word.
-func cell(k *check.Kernel, name string) string {
+// Cell is how a scenario fared on a kernel, in a word.
+func Cell(k *check.Kernel, name string) string {
 	sc := find(k, name)
 	switch {
 	case sc == nil || sc.CouldNotRun:
@@ -113,8 +113,8 @@ func find(k *check.Kernel, name string) *check.Scenario {
 	return nil
 }
 
-// scenarioNames are those of all kernels, in their order.
-func scenarioNames(r *check.Report) (names []string) {
+// ScenarioNames are those of all kernels, in their order.
+func ScenarioNames(r *check.Report) (names []string) {
 	for _, k := range r.Kernels {
 		for _, sc := range k.Scenarios {
 			if !slices.Contains(names, sc.Name) {
@@ -125,9 +125,9 @@ func scenarioNames(r *check.Report) (names []string) {
 	return names
 }
 
-// kernelNames are short names that tell the kernels apart: the version, the
+// KernelNames are short names that tell the kernels apart: the version, the
 // architecture where there are several, and the page size where it is not 4 KiB.
-func kernelNames(r *check.Report) []string {
+func KernelNames(r *check.Report) []string {
 	names := make([]string, len(r.Kernels))
 	for i, k := range r.Kernels {
 		version, _, _ := strings.Cut(k.Release, "+")
@@ -168,7 +168,7 @@ func conclude(r *check.Report, names []string) string {
 			fmt.Fprintf(&b, "%s: no tracer, the witnesses alone decided: %s\n", names[i], format.Printable(k.TracerError))
 		}
 	}
-	for _, sentence := range changes(r, names) {
+	for _, sentence := range Changes(r, names) {
 		b.WriteString(sentence + "\n")
 	}
 	b.WriteString(totals(r, names))
@@ -206,7 +206,7 @@ func (g *grouped) add(key, value string) {
 // and seen, and how to see it again; and then whom the broken invariants hurt.
 func writeFails(b *strings.Builder, r *check.Report, names []string) {
 	var hurt grouped
-	for _, scenario := range scenarioNames(r) {
+	for _, scenario := range ScenarioNames(r) {
 		var kernels grouped
 		first := map[string]*check.Scenario{}
 		for i := range r.Kernels {
@@ -305,12 +305,12 @@ func writeSkips(b *strings.Builder, r *check.Report, names []string) {
 	}
 }
 
-// changes says where behaviour changed from one kernel to the next, in the order
+// Changes says where behaviour changed from one kernel to the next, in the order
 // given, each architecture for itself. Scenarios that changed alike share a
 // sentence.
-func changes(r *check.Report, names []string) (sentences []string) {
+func Changes(r *check.Report, names []string) (sentences []string) {
 	var alike grouped
-	for _, name := range scenarioNames(r) {
+	for _, name := range ScenarioNames(r) {
 		for _, arch := range architectures(r) {
 			if h := history(r, names, name, arch); h != "" {
 				alike.add(h, name)

@@ -150,7 +150,7 @@ func TestChanges(t *testing.T) {
 			if c.want != "" {
 				c.want = "behaviour changed in map-twice: " + c.want
 			}
-			if got := strings.Join(changes(&r, kernelNames(&r)), "\n"); got != c.want {
+			if got := strings.Join(Changes(&r, KernelNames(&r)), "\n"); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
 		})
