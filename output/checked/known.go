@@ -27,7 +27,7 @@ func (x *Known) Add(cmd *cobra.Command) {
 	f.StringArrayVar(&x.names, "known", nil, "`list` of failures that are known: a file, or stock; may be given several times")
 	f.StringVar(&x.file, "write-known", "", "write a list of what fails now to this `file`")
 	for _, list := range []string{"known", "write-known"} {
-		for _, other := range []string{"explore", "program", "program-number"} {
+		for _, other := range []string{"emit", "explore", "program", "program-number"} {
 			cmd.MarkFlagsMutuallyExclusive(list, other)
 		}
 	}

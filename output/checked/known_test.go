@@ -17,7 +17,7 @@ func flags(t *testing.T, args ...string) *Known {
 	t.Helper()
 	var x Known
 	cmd := &cobra.Command{}
-	for _, other := range []string{"explore", "program", "program-number"} {
+	for _, other := range []string{"emit", "explore", "program", "program-number"} {
 		cmd.Flags().String(other, "", "")
 	}
 	x.Add(cmd)

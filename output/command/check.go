@@ -112,8 +112,8 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 	f.MarkHidden("in-guest")
 	o.explore.Add(cmd)
 	o.reports.Add(cmd)
-	o.known.Add(cmd)
 	o.emit.Add(cmd)
+	o.known.Add(cmd)
 	addMachine(f, &o.guests.Base)
 	return cmd
 }

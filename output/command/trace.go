@@ -97,9 +97,9 @@ func trace(ctx context.Context, o *traceOptions) (err error) {
 	defer s.Close()
 	to := o.Out
 	if o.path != "" {
-		file, err := recording.Create(o.path)
-		if err != nil {
-			return err
+		file, failed := recording.Create(o.path)
+		if failed != nil {
+			return failed
 		}
 		defer func() {
 			if closing := file.Close(); closing != nil {

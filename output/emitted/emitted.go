@@ -30,7 +30,7 @@ type Flags struct {
 // Add adds them.
 func (x *Flags) Add(cmd *cobra.Command) {
 	value.Enum(cmd.Flags(), &x.Form, "emit", "", reproducer.Forms(), "write what reproduces the scenario or the program")
-	for _, other := range []string{"explore", "list", "format"} {
+	for _, other := range []string{"explore", "list", "format", "output"} {
 		cmd.MarkFlagsMutuallyExclusive("emit", other)
 	}
 }
