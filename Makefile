@@ -13,6 +13,7 @@ ARM64_TESTS := qemu-system-aarch64:qemu-system-arm
 CLANG := clang-19:clang-19 llvm-strip-19:llvm-19 /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev
 RACE := gcc:gcc /usr/include/stdlib.h:libc6-dev
 TERMINAL := tmux:tmux bash:bash pkill:procps
+BROWSER := chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core
 DEMO_SERIES := 6.1
 TEST_SERIES := 5.10 6.1 6.12 newest
 ALL_SERIES := 6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10 arm64/6.12 arm64/6.12-16k arm64/newest
@@ -80,7 +81,7 @@ guest-kernels:
 .PHONY: check-format
 check-format:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
-	testdata/busy.sh "go vet" $(GO) vet -tags guest $(PACKAGES)
+	testdata/busy.sh "go vet" $(GO) vet -tags guest,browser $(PACKAGES)
 	testdata/busy.sh "go mod tidy" $(GO) mod tidy -diff
 
 .PHONY: check-generated
@@ -102,6 +103,11 @@ test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 	@slots=$$(mktemp -d); trap 'rm -rf "$$slots"' EXIT; (cd "$$slots"; touch $$(seq 0 $$(nproc))); \
 	PINWATCH_GUEST_SLOTS=$$slots CGO_ENABLED=0 \
 		$(GO) test -json -tags guest -count=1 -p 4 -parallel 4 -timeout 40m ./tracer/... | $(SHOW)
+
+.PHONY: test-browser
+test-browser: ## the page of pinwatch report in Chromium; PICTURES=DIR keeps what it looks like
+	testdata/install.sh $(BROWSER)
+	PINWATCH_PICTURES="$(abspath $(PICTURES))" CGO_ENABLED=0 $(GO) test -json -tags browser -count=1 ./output/page | $(SHOW)
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/output/checked"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/emitted"
 	"github.com/pinwatch/pinwatch/output/explored"
@@ -24,13 +24,14 @@ type checkOptions struct {
 	flags     []string // what was given that matters to a scenario, to see it again
 	guests    check.Guests
 	scenarios []string // none: all
-	format    string
 	exit      string
 	arm64     string // pinwatch for arm64 guests
 	list      bool
 	invasive  bool
 	inGuest   bool // for the check that runs this one
 	explore   explored.Flags
+	reports   checked.Reports
+	known     checked.Known
 	emit      emitted.Flags
 }
 
@@ -57,14 +58,29 @@ always in a guest; a watchdog puts all settings back, whatever happens.
 ` + explored.Help + `
 ` + emitted.Help + `
 
+With --output several reports are written at once. github is annotations for the log of
+a workflow, and appends markdown to the file that GITHUB_STEP_SUMMARY names. kcidb is
+for the database of kernel CI, in its schema 5.3.
+
+With --known the failures of a list are shown as known, and count as passed. The list is
+a file, or stock: what testdata/findings has of stock kernels. A fail whose verdict is not
+listed for the kernel is new; what is listed and does not come is said. --write-known
+writes a FILE of what fails now: a line for each, with kernels, scenario and verdicts;
+the file says how kernels are named.
+
 Exit status, by --exit:
   default    0 all hold, 3 an invariant is broken, 1 could not run, 2 wrong usage
   bisect     0 good, 1 bad, 125 cannot be tested (panic, hang, missing feature),
              129 wrong usage, which ends git bisect run
-  kselftest  0 pass, 1 fail or could not run, 4 skip`,
+  kselftest  0 pass, 1 fail or could not run, 4 skip
+A fail that is known is no broken invariant here. --write-known changes no exit
+status, but that a FILE that cannot be written is told as "could not run".`,
 		Example: `  pinwatch check
   pinwatch check --kernel bzImage --scenario map-twice,past-allowance
   pinwatch check --kernel old/bzImage --kernel new/bzImage --format junit
+  pinwatch check --kernel bzImage --output table=-,ktap=a.ktap,junit=b.xml,json=c.json
+  pinwatch check --kernel bzImage --known stock
+  pinwatch check --kernel bzImage --write-known known.txt; pinwatch check --kernel bzImage --known known.txt
   pinwatch check --kernel bzImage-4.19 --kernel bzImage-5.3 --btf types/
   pinwatch check --kernel bzImage --explore 10m --seed 7
   pinwatch check --kernel bzImage --seed 7 --program-number 123
@@ -73,7 +89,7 @@ Exit status, by --exit:
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// What chooses what runs, or how it is told, does not matter to see it again.
-			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "emit", "explore", "programs", "from")
+			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "emit", "explore", "programs", "from", "output", "known", "write-known")
 			return runCheck(cmd.Context(), &o)
 		},
 	}
@@ -86,7 +102,6 @@ Exit status, by --exit:
 		return err
 	})
 	f.BoolVar(&o.list, "list", false, "list the scenarios")
-	value.Enum(f, &o.format, "format", report.FormatTable, report.Formats(), "how the report is written")
 	value.Enum(f, &o.exit, "exit", check.ExitDefault, check.ExitConventions(), "convention of the exit status")
 	f.BoolVar(&o.invasive, "invasive", false, "also run scenarios that change settings of the whole machine")
 	f.DurationVar(&o.guests.Timeout, "timeout", 2*time.Minute, "give up on a kernel after this time")
@@ -96,18 +111,22 @@ Exit status, by --exit:
 	f.BoolVar(&o.inGuest, "in-guest", false, "say on stderr what runs, and on stdout the report, in one line of JSON")
 	f.MarkHidden("in-guest")
 	o.explore.Add(cmd)
+	o.reports.Add(cmd)
+	o.known.Add(cmd)
 	o.emit.Add(cmd)
 	addMachine(f, &o.guests.Base)
 	return cmd
 }
 
 func runCheck(ctx context.Context, o *checkOptions) error {
-	write, err := report.Writer(o.format)
-	if err != nil {
+	if err := o.reports.Check(); err != nil {
 		return usageError{err}
 	}
 	exercises, err := check.Choose(o.scenarios)
 	if err != nil {
+		return usageError{err}
+	}
+	if err := o.known.Load(); err != nil {
 		return usageError{err}
 	}
 	played, done, err := o.explore.Played(&o.guests)
@@ -133,11 +152,13 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 		return err
 	}
 	found, err := checkAll(ctx, o, exercises)
+	o.known.Mark(&found)
 	if err != nil {
 		fmt.Fprintf(o.Err, "pinwatch: %v\n", err)
 		found = check.Report{} // nothing to rest a result on
-	} else if err := write(o.Out, &found); err != nil && !errors.Is(err, unix.EPIPE) { // a reader that has seen enough changes no verdict
-		return err
+	} else if err := errors.Join(o.reports.Write(o.Out, &found), o.known.Write(o.Err, &found)); err != nil {
+		fmt.Fprintf(o.Err, "pinwatch: %v\n", err)
+		found = check.Report{} // for git bisect, a file that cannot be written is no bad revision
 	}
 	return o.exitStatus(&found)
 }
@@ -166,7 +187,7 @@ func runEmit(ctx context.Context, o *checkOptions, exercises []check.Exercise) e
 
 // runExplore explores the given kernels, or the running one.
 func runExplore(ctx context.Context, o *checkOptions) error {
-	write, err := report.ExploredWriter(o.format)
+	write, err := report.ExploredWriter(o.reports.Format)
 	if err != nil {
 		return usageError{err}
 	}
@@ -200,18 +221,9 @@ func (o *checkOptions) boot() {
 
 // checkThis checks the running kernel.
 func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
-	types, err := check.TypesHere(o.btf)
-	if err != nil {
-		return check.Report{}, err
-	}
-	if types != "" {
-		o.flags = append([]string{"--btf", types}, o.flags...)
-	}
-	o.tracing.btf = types
 	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
 	if o.inGuest {
 		opts.TellHost(o.Out, o.Err)
 	}
-	k, err := check.Run(ctx, opts)
-	return check.ReportOf(k), err
+	return checked.Here(ctx, opts, o.btf)
 }

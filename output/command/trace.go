@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -12,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/gate"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
@@ -26,6 +26,8 @@ type traceOptions struct {
 	rows     rowFlags
 	duration time.Duration // 0: until told to stop
 	command  []string      // to trace; none: everything
+	gate     gate.Gate
+	path     string // of the file to write; "": Out
 }
 
 func (o *traceOptions) addTracing(f *pflag.FlagSet) {
@@ -33,6 +35,7 @@ func (o *traceOptions) addTracing(f *pflag.FlagSet) {
 	o.tracing.addBackend(f)
 	o.tracing.addBuffer(f)
 	o.tracing.addOnly(f)
+	o.gate.Add(f)
 }
 
 func newTrace(s *Streams) *cobra.Command {
@@ -55,11 +58,14 @@ its verdict when it is unmapped, and the summary tells whose the rest is.
 
 ` + aboutOnly + `
 
+` + gate.About + `
+
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 		Example: `  pinwatch trace
   pinwatch trace --uid 1000 --json > trace.jsonl
   pinwatch trace --only bpf,memcg --cgroup /web.slice
-  pinwatch trace -- perf record -a sleep 1`,
+  pinwatch trace -- perf record -a sleep 1
+  pinwatch trace --fail-on refused,broken --output trace.txt -- ./run-tests`,
 		Args: commandAfterDash,
 		RunE: func(cmd *cobra.Command, command []string) error {
 			o.command = command
@@ -67,17 +73,18 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 		},
 	}
 	o.addTracing(cmd.Flags())
+	cmd.Flags().StringVar(&o.path, "output", "", "write to this `file`, and leave stdout to the command")
 	o.rows.add(cmd.Flags())
 	return cmd
 }
 
 func runTrace(ctx context.Context, o *traceOptions) error {
 	o.rows.filter.Only = o.tracing.only
-	return trace(ctx, o, func() (io.Writer, error) { return o.Out, nil })
+	return trace(ctx, o)
 }
 
-// trace writes what happens to a sink, which is opened once the trace is.
-func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error)) (err error) {
+// trace writes what happens, to a file that is opened once the trace is.
+func trace(ctx context.Context, o *traceOptions) (err error) {
 	o.rows.filter.Command = len(o.command) > 0
 	tracing := o.tracing.options()
 	if o.rows.filter.Cgroup, err = cgroup.Named(o.rows.filter.Cgroup, cgroup.OfCallers(tracing.Memcg)); err != nil {
@@ -88,9 +95,18 @@ func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error))
 		return err
 	}
 	defer s.Close()
-	to, err := sink()
-	if err != nil {
-		return err
+	to := o.Out
+	if o.path != "" {
+		file, err := os.Create(o.path)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if closing := file.Close(); closing != nil {
+				err = closing // whatever the exit status: what was traced is not kept
+			}
+		}()
+		to = file
 	}
 	fmt.Fprintf(o.Err, "pinwatch: watching %s\n", s.Attached())
 	for _, what := range s.Degraded() {
@@ -105,17 +121,20 @@ func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error))
 		ctx, cancel = context.WithTimeout(ctx, o.duration)
 		defer cancel()
 	}
-	return o.ended(s, s.Run(ctx, output.NewStream(w, &o.rows.filter)))
-}
-
-// recordOptions are those of record.
-type recordOptions struct {
-	traceOptions
-	path string
+	o.gate.Begin(&o.rows.filter)
+	ran := s.Run(ctx, output.NewStream(w, &o.rows.filter), &o.gate)
+	if err := o.ended(s, ran); err != nil {
+		return err
+	}
+	if why := o.gate.Verdict(); why != "" {
+		fmt.Fprintf(o.Err, "pinwatch: --fail-on: %s\n", why)
+		return exitStatus(gate.Failed)
+	}
+	return ownStatus(ran)
 }
 
 func newRecord(s *Streams) *cobra.Command {
-	o := recordOptions{traceOptions: traceOptions{Streams: s}}
+	o := traceOptions{Streams: s}
 	cmd := &cobra.Command{
 		Use:   "record [flags] FILE [-- COMMAND [ARG...]]",
 		Short: "Keep a trace in a file, for replay and top --replay",
@@ -124,6 +143,8 @@ Ctrl-C, for --duration, or until COMMAND ends. FILE is not touched before tracin
 has begun, and then replaced.
 
 ` + aboutOnly + `
+
+` + gate.About + `
 
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Reading the recording needs no
 privileges.`,
@@ -146,17 +167,11 @@ privileges.`,
 	return cmd
 }
 
-func runRecord(ctx context.Context, o *recordOptions) error {
+func runRecord(ctx context.Context, o *traceOptions) error {
 	o.rows = rowFlags{json: true, filter: recording.Everything()}
-	var file *os.File
-	err := trace(ctx, &o.traceOptions, func() (_ io.Writer, err error) {
-		file, err = os.Create(o.path)
-		return file, err
-	})
-	if file != nil {
-		err = errors.Join(err, file.Close())
-	}
-	if err == nil {
+	err := trace(ctx, o)
+	var own exitStatus
+	if err == nil || errors.As(err, &own) {
 		fmt.Fprintf(o.Err, "pinwatch: recorded in %s; look at it with: pinwatch top --replay %[1]s\n", o.path)
 	}
 	return err

@@ -18,7 +18,7 @@ func ktap(w io.Writer, r *check.Report) error {
 		ktapKernel(&b, "", &r.Kernels[0])
 	} else {
 		fmt.Fprintf(&b, "1..%d\n", len(r.Kernels))
-		for i, name := range kernelNames(r) {
+		for i, name := range KernelNames(r) {
 			k := &r.Kernels[i]
 			if len(k.Scenarios) > 0 {
 				b.WriteString("  KTAP version 1\n")
@@ -42,10 +42,15 @@ func ktapKernel(b *strings.Builder, indent string, k *check.Kernel) {
 		}
 		fmt.Fprintf(b, "%s%s\n", indent, ktapLine(i+1, sc))
 	}
+	for i := range k.Gone {
+		fmt.Fprintf(b, "%s# %s\n", indent, goneLine(&k.Gone[i]))
+	}
 }
 
 func ktapLine(n int, sc *check.Scenario) string {
 	switch {
+	case sc.Known != "":
+		return fmt.Sprintf("ok %d %s # XFAIL %s, known as %s", n, sc.Name, ktapText(strings.Join(sc.Verdicts, ", ")), ktapText(sc.Known))
 	case sc.Result == check.Fail:
 		return fmt.Sprintf("not ok %d %s # %s", n, sc.Name, ktapText(strings.Join(sc.Verdicts, ", ")))
 	case sc.CouldNotRun:

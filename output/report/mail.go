@@ -15,7 +15,7 @@ import (
 // what reproduces it.
 func WriteMail(w io.Writer, s *reproducer.Source, r *check.Report) error {
 	var b strings.Builder
-	names := kernelNames(r)
+	names := KernelNames(r)
 	writeSubject(&b, s, r)
 	b.WriteString("Kernels\n\n")
 	for i := range r.Kernels {

@@ -1,5 +1,5 @@
-// Package report writes what pinwatch check found: as a table, as JSON, as KTAP or as
-// JUnit XML; and how far it is.
+// Package report writes what pinwatch check found: as a table, as JSON, as KTAP, as JUnit
+// XML, as Markdown, as annotations of GitHub's or for KCIDB; and how far it is.
 package report
 
 import (
@@ -16,22 +16,27 @@ import (
 
 // The formats of a check's report.
 const (
-	FormatTable = "table"
-	FormatJSON  = "json"
-	FormatKTAP  = "ktap"
-	FormatJUnit = "junit"
+	FormatTable    = "table"
+	FormatJSON     = "json"
+	FormatKTAP     = "ktap"
+	FormatJUnit    = "junit"
+	FormatMarkdown = "markdown"
+	FormatGitHub   = "github"
+	FormatKCIDB    = "kcidb"
 )
 
 // Formats are the names of the formats.
-func Formats() []string { return []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit} }
+func Formats() []string {
+	return []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit, FormatMarkdown, FormatGitHub, FormatKCIDB}
+}
 
 // Writer finds the writer of a format.
 func Writer(format string) (func(io.Writer, *check.Report) error, error) {
 	write := map[string]func(io.Writer, *check.Report) error{
-		FormatTable: writeTable, FormatJSON: writeJSON, FormatKTAP: ktap, FormatJUnit: junit,
+		FormatTable: writeTable, FormatJSON: writeJSON, FormatKTAP: ktap, FormatJUnit: junit, FormatMarkdown: markdown, FormatGitHub: github, FormatKCIDB: kcidb,
 	}[format]
 	if write == nil {
-		return nil, fmt.Errorf("--format %s: want %s, %s, %s or %s", format, FormatTable, FormatJSON, FormatKTAP, FormatJUnit)
+		return nil, fmt.Errorf("%s is no format of a report", format)
 	}
 	return write, nil
 }
@@ -61,16 +66,16 @@ func List(w io.Writer, exercises []check.Exercise) error {
 // writeTable writes scenarios down and kernels across, and below that what there
 // is to say.
 func writeTable(w io.Writer, r *check.Report) error {
-	names := kernelNames(r)
-	if len(scenarioNames(r)) == 0 {
+	names := KernelNames(r)
+	if len(ScenarioNames(r)) == 0 {
 		_, err := io.WriteString(w, conclude(r, names))
 		return err
 	}
 	table := format.Table(w, 2, nil, append([]string{"SCENARIO"}, names...)...)
-	for _, name := range scenarioNames(r) {
+	for _, name := range ScenarioNames(r) {
 		cells := []string{name}
 		for i := range r.Kernels {
-			cells = append(cells, cell(&r.Kernels[i], name))
+			cells = append(cells, Cell(&r.Kernels[i], name))
 		}
 		if err := table.Append(cells); err != nil {
 			return err
@@ -83,14 +88,18 @@ func writeTable(w io.Writer, r *check.Report) error {
 	return err
 }
 
-// cell is how a scenario fared on a kernel, in a word.
-func cell(k *check.Kernel, name string) string {
+const cellFail = "FAIL"
+
+// Cell is how a scenario fared on a kernel, in a word.
+func Cell(k *check.Kernel, name string) string {
 	sc := find(k, name)
 	switch {
 	case sc == nil || sc.CouldNotRun:
 		return "?"
+	case sc.New():
+		return cellFail
 	case sc.Result == check.Fail:
-		return "FAIL"
+		return "known"
 	}
 	return sc.Result
 }
@@ -104,8 +113,8 @@ func find(k *check.Kernel, name string) *check.Scenario {
 	return nil
 }
 
-// scenarioNames are those of all kernels, in their order.
-func scenarioNames(r *check.Report) (names []string) {
+// ScenarioNames are those of all kernels, in their order.
+func ScenarioNames(r *check.Report) (names []string) {
 	for _, k := range r.Kernels {
 		for _, sc := range k.Scenarios {
 			if !slices.Contains(names, sc.Name) {
@@ -116,9 +125,9 @@ func scenarioNames(r *check.Report) (names []string) {
 	return names
 }
 
-// kernelNames are short names that tell the kernels apart: the version, the
+// KernelNames are short names that tell the kernels apart: the version, the
 // architecture where there are several, and the page size where it is not 4 KiB.
-func kernelNames(r *check.Report) []string {
+func KernelNames(r *check.Report) []string {
 	names := make([]string, len(r.Kernels))
 	for i, k := range r.Kernels {
 		version, _, _ := strings.Cut(k.Release, "+")
@@ -145,6 +154,7 @@ func kernelNames(r *check.Report) []string {
 func conclude(r *check.Report, names []string) string {
 	var b strings.Builder
 	writeFails(&b, r, names)
+	writeGone(&b, r, names)
 	writeSkips(&b, r, names)
 	for i := range r.Kernels {
 		k := &r.Kernels[i]
@@ -158,7 +168,7 @@ func conclude(r *check.Report, names []string) string {
 			fmt.Fprintf(&b, "%s: no tracer, the witnesses alone decided: %s\n", names[i], format.Printable(k.TracerError))
 		}
 	}
-	for _, sentence := range changes(r, names) {
+	for _, sentence := range Changes(r, names) {
 		b.WriteString(sentence + "\n")
 	}
 	b.WriteString(totals(r, names))
@@ -196,7 +206,7 @@ func (g *grouped) add(key, value string) {
 // and seen, and how to see it again; and then whom the broken invariants hurt.
 func writeFails(b *strings.Builder, r *check.Report, names []string) {
 	var hurt grouped
-	for _, scenario := range scenarioNames(r) {
+	for _, scenario := range ScenarioNames(r) {
 		var kernels grouped
 		first := map[string]*check.Scenario{}
 		for i := range r.Kernels {
@@ -207,6 +217,10 @@ func writeFails(b *strings.Builder, r *check.Report, names []string) {
 			what := strings.Join(sc.Verdicts, ", ")
 			if !sc.Evidence.Agree {
 				what += " (tracer and witness do not agree)"
+			}
+			what += "\n" // a part of the key that is told at the end
+			if sc.Known != "" {
+				what += ", known as " + format.Printable(sc.Known)
 			}
 			if first[what] == nil {
 				first[what] = sc
@@ -219,12 +233,32 @@ func writeFails(b *strings.Builder, r *check.Report, names []string) {
 			}
 		}
 		for _, what := range kernels.keys {
-			fmt.Fprintf(b, "%s: %s on %s\n", scenario, what, strings.Join(kernels.values[what], ", "))
-			writeEvidence(b, first[what])
+			verdicts, known, _ := strings.Cut(what, "\n")
+			fmt.Fprintf(b, "%s: %s on %s%s\n", scenario, verdicts, strings.Join(kernels.values[what], ", "), known)
+			if first[what].New() {
+				writeEvidence(b, first[what])
+			}
 		}
 	}
 	for _, whom := range hurt.keys {
 		b.WriteString(whom + "\n")
+	}
+}
+
+func goneLine(g *check.Gone) string {
+	return fmt.Sprintf("%s: known as %s, and no %s", g.Scenario, format.Printable(g.Known), strings.Join(g.Verdicts, ", "))
+}
+
+// writeGone says what is listed as known and did not come.
+func writeGone(b *strings.Builder, r *check.Report, names []string) {
+	var gone grouped
+	for i := range r.Kernels {
+		for _, g := range r.Kernels[i].Gone {
+			gone.add(goneLine(&g)+" on ", names[i])
+		}
+	}
+	for _, what := range gone.keys {
+		b.WriteString(what + strings.Join(gone.values[what], ", ") + "\n")
 	}
 }
 
@@ -271,12 +305,12 @@ func writeSkips(b *strings.Builder, r *check.Report, names []string) {
 	}
 }
 
-// changes says where behaviour changed from one kernel to the next, in the order
+// Changes says where behaviour changed from one kernel to the next, in the order
 // given, each architecture for itself. Scenarios that changed alike share a
 // sentence.
-func changes(r *check.Report, names []string) (sentences []string) {
+func Changes(r *check.Report, names []string) (sentences []string) {
 	var alike grouped
-	for _, name := range scenarioNames(r) {
+	for _, name := range ScenarioNames(r) {
 		for _, arch := range architectures(r) {
 			if h := history(r, names, name, arch); h != "" {
 				alike.add(h, name)
@@ -396,14 +430,23 @@ func totals(r *check.Report, names []string) string {
 				continue
 			}
 			n[sc.Result]++
+			if sc.Known != "" {
+				n["known"]++
+			}
 		}
-		fmt.Fprintf(&b, "%s: %d pass, %d fail, %d skip", names[i], n[check.Pass], n[check.Fail], n[check.Skip])
+		fmt.Fprintf(&b, "%s: %d pass, %d fail", names[i], n[check.Pass], n[check.Fail])
+		if n["known"] > 0 {
+			fmt.Fprintf(&b, " (%d known)", n["known"])
+		}
+		fmt.Fprintf(&b, ", %d skip", n[check.Skip])
 		if n["?"] > 0 {
 			fmt.Fprintf(&b, ", %d could not run", n["?"])
 		}
 		switch {
-		case n[check.Fail] > 0:
+		case n[check.Fail] > n["known"]:
 			b.WriteString(": this kernel accounts locked memory wrong")
+		case n[check.Fail] > 0:
+			b.WriteString(": this kernel accounts locked memory wrong, as is known")
 		case n[check.Pass] > 0 && k.Error == "" && n["?"] == 0:
 			b.WriteString(": what was checked holds")
 		}

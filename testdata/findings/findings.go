@@ -40,6 +40,9 @@ type Finding struct {
 	Where     string   `json:"where"`     // the kernel's function, where that is known
 	Series    []string `json:"series"`    // that show it
 	Scenarios []string `json:"scenarios"` // that fail because of it, NAME@SERIES+SERIES on some series only
+	// Witnesses are the verdicts of the witnesses alone in those scenarios, of which each
+	// has some.
+	Witnesses []string `json:"witnesses"`
 	// Forms are what programs do with buffers that come to it, of those that pinwatch
 	// check --explore shrinks.
 	Forms []string `json:"forms"`

@@ -86,7 +86,7 @@ func Run(ctx context.Context, opts Options) (k Kernel, err error) {
 
 // thisKernel is the running kernel, of which nothing is known yet.
 func thisKernel() Kernel {
-	return Kernel{Release: kernel.Release(), Arch: runtime.GOARCH, PageBytes: page(), Scenarios: []Scenario{}}
+	return Kernel{Release: kernel.Release(), Arch: runtime.GOARCH, PageBytes: page(), Scenarios: []Scenario{}, Gone: []Gone{}}
 }
 
 // newRun makes what scenarios need on this machine. End it.

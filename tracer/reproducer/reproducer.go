@@ -3,7 +3,6 @@
 package reproducer
 
 import (
-	"bytes"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"text/template"
 
 	"github.com/pinwatch/pinwatch/testdata/findings"
 	"github.com/pinwatch/pinwatch/tracer/check"
@@ -70,11 +68,11 @@ func (s *Source) Write(w io.Writer, form string) error {
 	if err != nil {
 		return err
 	}
-	var b bytes.Buffer
-	if err := template.Must(template.New("").Parse(text)).Execute(&b, f); err != nil {
+	filled, err := f.fill(text)
+	if err != nil {
 		return err
 	}
-	_, err = w.Write(blank.ReplaceAll(b.Bytes(), []byte("\n\n")))
+	_, err = io.WriteString(w, blank.ReplaceAllString(filled, "\n\n"))
 	return err
 }
 
@@ -235,8 +233,6 @@ func (f *file) Settings() bool {
 func (f *file) HasAUX() bool { return f.AUX != "" }
 
 func (f *file) KTAP() bool { return f.Emit == Kselftest }
-
-func (f *file) Enum(names []string) string { return strings.Join(names, ", ") }
 
 // File is the file's name, without its end.
 func (f *file) File() string { return f.Name }
