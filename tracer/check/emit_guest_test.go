@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	bugs "github.com/pinwatch/pinwatch/testdata/findings"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/reproducer"
@@ -91,9 +90,6 @@ func TestEmitted(t *testing.T) {
 		broken := brokenOn(t, k)
 		for _, e := range emitted() {
 			t.Run(e.Name, func(t *testing.T) {
-				if e.Name == "race-map-unmap" && crashes(k.Upstream()) {
-					t.Skip("it may crash this series, and all that runs after it")
-				}
 				result := guesttest.Command(t, inGuest+e.Name).Run()
 				want := 0
 				switch {
@@ -121,11 +117,6 @@ func TestEmitted(t *testing.T) {
 			t.Errorf("without privileges: exit %d\n%s%s", cannot.Code, cannot.Stdout, cannot.Stderr)
 		}
 	})
-}
-
-// crashes reports whether a series is known to crash where calls are made at once.
-func crashes(series string) bool {
-	return slices.ContainsFunc(bugs.Stock(), func(f bugs.Finding) bool { return f.Log != "" && slices.Contains(f.Series, series) })
 }
 
 // brokenOn are the scenarios that are known to fail on a kernel.

@@ -258,8 +258,10 @@ func (f *file) Head() (lines []string) {
 			add(fmt.Sprintf("A bug of the past that it provokes: %s, fixed by commit %s.", fix.Says, strings.Join(fix.Commits, ", ")))
 		}
 	}
-	if f.Uses(check.CallRace, check.CallTogether) {
+	if f.Uses(check.CallRace, check.CallTogether, check.CallStorm) {
 		add("Calls are made at the same time, 10 times: another number is the argument.")
+	}
+	if f.Uses(check.CallRace) { // of one process, its mmap_lock keeps them apart
 		for _, k := range findings.Stock() {
 			if k.Log != "" {
 				add(fmt.Sprintf("On Linux %s it may crash the kernel: %s Run it where that does no harm.", strings.Join(k.Series, ", "), k.Says))
