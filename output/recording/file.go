@@ -14,8 +14,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// flushEvery is how much of a compressed recording a power cut or a SIGKILL may take. A
-// block for each row would not be compressed.
+// flushEvery is how much of a compressed recording a SIGKILL may take. A block for each row would
+// not be compressed. What a power cut takes is up to the file system: nothing is synced.
 const flushEvery = time.Second
 
 // The first bytes of what is compressed.

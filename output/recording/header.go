@@ -40,7 +40,7 @@ func NewHeader(pinwatch string, anonymous bool) (*Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &Header{Version: newest, Kind: headerKind, TimeNS: time.Now().UnixNano(), Clock: "CLOCK_REALTIME", Pinwatch: pinwatch,
+	h := &Header{Version: newest, Kind: headerKind, TimeNS: time.Now().UnixNano(), Clock: "CLOCK_MONOTONIC, as Unix time of the start", Pinwatch: pinwatch,
 		Release: kernel.Release(), Arch: runtime.GOARCH, MlockKiB: settings.MlockKiB, Paranoid: settings.Paranoid,
 		CPUs: settings.OnlineCPUs, PageBytes: settings.PageSize}
 	if id, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {

@@ -74,7 +74,7 @@ func (r *Reader) Events() iter.Seq2[ledger.Event, error] {
 				}
 			}
 			row, err := parse(columns, line)
-			if err != nil && !whole && events > 0 {
+			if err != nil && !whole && (events > 0 || r.header != nil) {
 				r.torn = fmt.Sprintf("its last %d bytes are no whole line", len(scanner.Bytes()))
 				break
 			}
@@ -92,7 +92,7 @@ func (r *Reader) Events() iter.Seq2[ledger.Event, error] {
 			}
 		}
 		switch err := scanner.Err(); {
-		case errors.Is(err, io.ErrUnexpectedEOF) && events > 0:
+		case errors.Is(err, io.ErrUnexpectedEOF) && (events > 0 || r.header != nil):
 			r.torn = strings.Trim("it is compressed, and its last block is not whole; "+r.torn, "; ")
 		case err != nil:
 			yield(ledger.Event{}, err)
