@@ -73,7 +73,7 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 		},
 	}
 	o.addTracing(cmd.Flags())
-	cmd.Flags().StringVar(&o.path, "output", "", "write to this `file`, and leave stdout to the command")
+	cmd.Flags().StringVar(&o.path, "output", "", "write to this `file`, compressed if it is named .zst or .gz, and leave stdout to the command")
 	o.rows.add(cmd.Flags())
 	return cmd
 }
