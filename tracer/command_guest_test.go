@@ -4,7 +4,9 @@ package tracer_test
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -23,6 +25,7 @@ func TestScripts(t *testing.T) {
 		testscript.RunT(oneByOne{t}, testscript.Params{
 			Dir:                 filepath.Join("testdata", "scripts"),
 			RequireExplicitExec: true,
+			Cmds:                map[string]func(*testscript.TestScript, bool, []string){"rows": rowsOf},
 			Condition: func(name string) (bool, error) {
 				if name != "double-charge" {
 					return false, fmt.Errorf("unknown condition %q", name)
@@ -31,6 +34,18 @@ func TestScripts(t *testing.T) {
 			},
 		})
 	})
+}
+
+// rowsOf writes what a recording has after its header into a file.
+func rowsOf(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: rows RECORDING FILE")
+	}
+	header, rows, _ := strings.Cut(ts.ReadFile(args[0]), "\n")
+	if !strings.HasPrefix(header, `{"v":2,"kind":"header",`) {
+		ts.Fatalf("no header: %s", header)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(rows), 0o666))
 }
 
 // oneByOne is a test whose scripts wait for each other: they share a machine.

@@ -298,8 +298,8 @@ func recordsLargeMap(t *testing.T) {
 // Who may make rings is read after one was refused: where that is everybody, it may be so only
 // since.
 func TestForbiddenRings(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.Fetch(t, "6.12") }
-	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
+	guests.Test(t, guesttest.Newest, func(t *testing.T, _ guesttest.Kernel) {
+		guesttest.SkipBefore(t, "6.6", "kernel.io_uring_disabled")
 		for _, c := range []struct {
 			args  []string
 			rings refusal.RingsFor

@@ -45,7 +45,7 @@ func exploring(t *testing.T, programs int, seed uint64, args ...string) (explore
 func TestExploreStockKernels(t *testing.T) {
 	t.Parallel()
 	// What comes within the first programs of the seed, which is one thing on each.
-	kernels, programs := guesttest.Newest(t), 30
+	kernels, programs := guesttest.Newest(t), 5
 	if guesttest.All() {
 		kernels, programs = guesttest.Kernels(t), 500
 	}
