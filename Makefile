@@ -97,7 +97,7 @@ test-unit: ## what needs no kernel
 
 .PHONY: test-guest
 test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
-	testdata/install.sh $(GUEST_TESTS)
+	testdata/install.sh $(GUEST_TESTS) $(RACE)
 	@# All packages at once, and of all their guests as many as keep the CPUs busy: one more,
 	@# for they wait now and then.
 	@slots=$$(mktemp -d); trap 'rm -rf "$$slots"' EXIT; (cd "$$slots"; touch $$(seq 0 $$(nproc))); \
@@ -111,7 +111,7 @@ test-browser: ## the page of pinwatch report in Chromium; PICTURES=DIR keeps wha
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64
-	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS) $(PACKERS)
+	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS) $(PACKERS) $(RACE)
 	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; code=0; \
 	PINWATCH_TABLE=$$table PINWATCH_SERIES="$(ALL_SERIES)" \
 		CGO_ENABLED=0 $(GO) test -tags guest -count=1 -p 1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \

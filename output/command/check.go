@@ -2,17 +2,15 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/output/checked"
 	"github.com/pinwatch/pinwatch/output/command/value"
+	"github.com/pinwatch/pinwatch/output/emitted"
 	"github.com/pinwatch/pinwatch/output/explored"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
@@ -26,13 +24,15 @@ type checkOptions struct {
 	flags     []string // what was given that matters to a scenario, to see it again
 	guests    check.Guests
 	scenarios []string // none: all
-	format    string
 	exit      string
 	arm64     string // pinwatch for arm64 guests
 	list      bool
 	invasive  bool
 	inGuest   bool // for the check that runs this one
 	explore   explored.Flags
+	reports   checked.Reports
+	known     checked.Known
+	emit      emitted.Flags
 }
 
 func newCheck(s *Streams) *cobra.Command {
@@ -55,28 +55,41 @@ Scenarios run as throwaway users in a cgroup of their own, with little memory.
 Those that change settings of the whole machine run only with --invasive, and
 always in a guest; a watchdog puts all settings back, whatever happens.
 
-With --explore it runs random programs of calls instead of scenarios, for the given
-time on each kernel, against the same model and witnesses. A program that breaks an
-invariant is shrunk to the shortest that still does, run again, and compared with what
-stock kernels are known for. The same --seed gives the same programs. In a guest a
-program that crashes the kernel or hangs it is found too. --program plays one again.
+` + explored.Help + `
+` + emitted.Help + `
+
+With --output several reports are written at once. github is annotations for the log of
+a workflow, and appends markdown to the file that GITHUB_STEP_SUMMARY names. kcidb is
+for the database of kernel CI, in its schema 5.3.
+
+With --known the failures of a list are shown as known, and count as passed. The list is
+a file, or stock: what testdata/findings has of stock kernels. A fail whose verdict is not
+listed for the kernel is new; what is listed and does not come is said. --write-known
+writes a FILE of what fails now: a line for each, with kernels, scenario and verdicts;
+the file says how kernels are named.
 
 Exit status, by --exit:
   default    0 all hold, 3 an invariant is broken, 1 could not run, 2 wrong usage
   bisect     0 good, 1 bad, 125 cannot be tested (panic, hang, missing feature),
              129 wrong usage, which ends git bisect run
-  kselftest  0 pass, 1 fail or could not run, 4 skip`,
+  kselftest  0 pass, 1 fail or could not run, 4 skip
+A fail that is known is no broken invariant here. --write-known changes no exit
+status, but that a FILE that cannot be written is told as "could not run".`,
 		Example: `  pinwatch check
   pinwatch check --kernel bzImage --scenario map-twice,past-allowance
   pinwatch check --kernel old/bzImage --kernel new/bzImage --format junit
+  pinwatch check --kernel bzImage --output table=-,ktap=a.ktap,junit=b.xml,json=c.json
+  pinwatch check --kernel bzImage --known stock
+  pinwatch check --kernel bzImage --write-known known.txt; pinwatch check --kernel bzImage --known known.txt
   pinwatch check --kernel bzImage-4.19 --kernel bzImage-5.3 --btf types/
   pinwatch check --kernel bzImage --explore 10m --seed 7
   pinwatch check --kernel bzImage --seed 7 --program-number 123
+  pinwatch check --emit c --scenario map-twice >map-twice.c
   git bisect run pinwatch check --exit bisect --kernel arch/x86/boot/bzImage --scenario map-twice`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// What chooses what runs, or how it is told, does not matter to see it again.
-			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "explore", "programs", "from")
+			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "emit", "explore", "programs", "from", "output", "known", "write-known")
 			return runCheck(cmd.Context(), &o)
 		},
 	}
@@ -89,7 +102,6 @@ Exit status, by --exit:
 		return err
 	})
 	f.BoolVar(&o.list, "list", false, "list the scenarios")
-	value.Enum(f, &o.format, "format", report.FormatTable, report.Formats(), "how the report is written")
 	value.Enum(f, &o.exit, "exit", check.ExitDefault, check.ExitConventions(), "convention of the exit status")
 	f.BoolVar(&o.invasive, "invasive", false, "also run scenarios that change settings of the whole machine")
 	f.DurationVar(&o.guests.Timeout, "timeout", 2*time.Minute, "give up on a kernel after this time")
@@ -99,17 +111,22 @@ Exit status, by --exit:
 	f.BoolVar(&o.inGuest, "in-guest", false, "say on stderr what runs, and on stdout the report, in one line of JSON")
 	f.MarkHidden("in-guest")
 	o.explore.Add(cmd)
+	o.reports.Add(cmd)
+	o.emit.Add(cmd)
+	o.known.Add(cmd)
 	addMachine(f, &o.guests.Base)
 	return cmd
 }
 
 func runCheck(ctx context.Context, o *checkOptions) error {
-	write, err := report.Writer(o.format)
-	if err != nil {
+	if err := o.reports.Check(); err != nil {
 		return usageError{err}
 	}
 	exercises, err := check.Choose(o.scenarios)
 	if err != nil {
+		return usageError{err}
+	}
+	if err := o.known.Load(); err != nil {
 		return usageError{err}
 	}
 	played, done, err := o.explore.Played(&o.guests)
@@ -126,6 +143,8 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	switch {
 	case o.list:
 		return report.List(o.Out, exercises)
+	case o.emit.Form != "":
+		return runEmit(ctx, o, exercises)
 	case o.explore.Duration > 0:
 		return runExplore(ctx, o)
 	case o.inGuest:
@@ -133,11 +152,13 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 		return err
 	}
 	found, err := checkAll(ctx, o, exercises)
+	o.known.Mark(&found)
 	if err != nil {
 		fmt.Fprintf(o.Err, "pinwatch: %v\n", err)
 		found = check.Report{} // nothing to rest a result on
-	} else if err := write(o.Out, &found); err != nil && !errors.Is(err, unix.EPIPE) { // a reader that has seen enough changes no verdict
-		return err
+	} else if err := errors.Join(o.reports.Write(o.Out, &found), o.known.Write(o.Err, &found)); err != nil {
+		fmt.Fprintf(o.Err, "pinwatch: %v\n", err)
+		found = check.Report{} // for git bisect, a file that cannot be written is no bad revision
 	}
 	return o.exitStatus(&found)
 }
@@ -151,9 +172,22 @@ func (o *checkOptions) exitStatus(r *check.Report) error {
 	return err
 }
 
+// runEmit writes what reproduces the scenario or the program that was chosen.
+func runEmit(ctx context.Context, o *checkOptions, exercises []check.Exercise) error {
+	source, err := o.emit.Source(exercises, o.guests.Kernels)
+	if err != nil {
+		return usageError{err}
+	}
+	found, err := o.emit.Write(o.Out, source, func() (check.Report, error) { return checkAll(ctx, o, exercises) })
+	if err != nil || found == nil {
+		return err
+	}
+	return o.exitStatus(found)
+}
+
 // runExplore explores the given kernels, or the running one.
 func runExplore(ctx context.Context, o *checkOptions) error {
-	write, err := report.ExploredWriter(o.format)
+	write, err := report.ExploredWriter(o.reports.Format)
 	if err != nil {
 		return usageError{err}
 	}
@@ -187,34 +221,9 @@ func (o *checkOptions) boot() {
 
 // checkThis checks the running kernel.
 func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
-	types, err := check.TypesHere(o.btf)
-	if err != nil {
-		return check.Report{}, err
-	}
-	if types != "" {
-		o.flags = append([]string{"--btf", types}, o.flags...)
-	}
-	o.tracing.btf = types
 	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
 	if o.inGuest {
-		tellHost(&opts, o.Streams)
+		opts.TellHost(o.Out, o.Err)
 	}
-	k, err := check.Run(ctx, opts)
-	return reportOf(k), err
-}
-
-// tellHost has a check in a guest tell the one that booted it how it goes.
-func tellHost(opts *check.Options, s *Streams) {
-	opts.Apart = true
-	debug.SetGCPercent(400) // the guest has memory, and nothing else to do with it
-	opts.Progress = func(name string, n, of int) { fmt.Fprintf(s.Err, "progress: %d/%d %s\n", n, of, name) }
-	opts.Judged = func(k check.Kernel) { writeReport(s.Out, reportOf(k)) }
-}
-
-// writeReport writes a report in one line. A host that does not get it knows.
-func writeReport(w io.Writer, r check.Report) { json.NewEncoder(w).Encode(r) }
-
-// reportOf is a report on one kernel.
-func reportOf(k check.Kernel) check.Report {
-	return check.Report{Version: check.Version, Kernels: []check.Kernel{k}}
+	return checked.Here(ctx, opts, o.btf)
 }

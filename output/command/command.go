@@ -114,7 +114,7 @@ mm_struct.pinned_vm, compares every charge with what the accounting is meant to
 be, and tells who was charged, who was refused and why, and whether this kernel
 gets it wrong. It changes no setting. Amounts are in pages.
 
-Exit status: 0 fine, 1 failure, 2 wrong usage.`,
+Exit status: 0 fine, 1 failure, 2 wrong usage; that of a COMMAND that is run is passed on.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/pinwatch/pinwatch/output/command"
+	"github.com/pinwatch/pinwatch/output/gate"
 	"github.com/pinwatch/pinwatch/output/objects"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/output/row"
@@ -72,6 +73,8 @@ func TestEnumeratedFlags(t *testing.T) {
 		{"trace", "transport", transport.Names()},
 		{"trace", "attach", probe.AttachNames()},
 		{"trace", "only", row.Watchable()},
+		{"trace", "fail-on", gate.Causes()},
+		{"record x", "fail-on", gate.Causes()},
 		{"record x", "transport", transport.Names()},
 		{"record x", "attach", probe.AttachNames()},
 		{"record x", "only", row.Watchable()},

@@ -63,7 +63,7 @@ func runReport(o *reportOptions) error {
 	}
 	defer in.Close()
 	var made bytes.Buffer
-	if err := makePage(&made, bufio.NewReaderSize(in, 4096), filepath.Base(o.path)); err != nil {
+	if err := makePage(&made, o.Err, bufio.NewReaderSize(in, 4096), filepath.Base(o.path)); err != nil {
 		return fmt.Errorf("report %s: %w", o.path, err)
 	}
 	if o.to != "-" {
@@ -76,8 +76,8 @@ func runReport(o *reportOptions) error {
 // ofCheck is how the report of a check begins. A recording is of lines with other fields.
 var ofCheck = regexp.MustCompile(`^\s*\{\s*"v"\s*:\s*\d+\s*,\s*"kernels"`)
 
-// makePage makes the page of whatever it is given.
-func makePage(to io.Writer, from *bufio.Reader, title string) error {
+// makePage makes the page of whatever it is given, and says the rest in words.
+func makePage(to, words io.Writer, from *bufio.Reader, title string) error {
 	beginning, err := from.Peek(64)
 	if err != nil && err != io.EOF {
 		return err
@@ -94,5 +94,6 @@ func makePage(to io.Writer, from *bufio.Reader, title string) error {
 	}
 	everything := recording.Everything()
 	recorded := recording.NewReader(from)
+	defer recorded.Tell(words)
 	return pipeline.Run(recorded.Events(), recorded.Lost, output.NewStream(page.New(to, title), &everything))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pinwatch/pinwatch/output/command/value"
+	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/top"
 	"github.com/pinwatch/pinwatch/output/top/terminal"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
@@ -111,13 +112,15 @@ func topReplay(ctx context.Context, o *topOptions) error {
 	}
 	defer in.Close()
 	o.view.Replay, o.view.Title = true, filepath.Base(o.replay)
-	source := &terminal.Replay{In: in, Speed: o.view.Speed, Paused: o.view.Paused, Interval: o.view.Interval}
+	recorded := recording.NewReader(in)
+	source := &terminal.Replay{Recorded: recorded, Speed: o.view.Speed, Paused: o.view.Paused, Interval: o.view.Interval}
 	if o.plain() {
 		source.Speed, source.Paused, o.view.Paused = 0, false, false
 	}
 	if err := o.show(ctx, source); err != nil {
 		return fmt.Errorf("replay %s: %w", o.replay, err)
 	}
+	recorded.Tell(o.Err)
 	return nil
 }
 

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/gate"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
@@ -26,6 +25,9 @@ type traceOptions struct {
 	rows     rowFlags
 	duration time.Duration // 0: until told to stop
 	command  []string      // to trace; none: everything
+	gate     gate.Gate
+	path     string            // of the file to write; "": Out
+	header   *recording.Header // what is to be said first in it; nil: nothing
 }
 
 func (o *traceOptions) addTracing(f *pflag.FlagSet) {
@@ -33,6 +35,7 @@ func (o *traceOptions) addTracing(f *pflag.FlagSet) {
 	o.tracing.addBackend(f)
 	o.tracing.addBuffer(f)
 	o.tracing.addOnly(f)
+	o.gate.Add(f)
 }
 
 func newTrace(s *Streams) *cobra.Command {
@@ -55,11 +58,14 @@ its verdict when it is unmapped, and the summary tells whose the rest is.
 
 ` + aboutOnly + `
 
+` + gate.About + `
+
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 		Example: `  pinwatch trace
   pinwatch trace --uid 1000 --json > trace.jsonl
   pinwatch trace --only bpf,memcg --cgroup /web.slice
-  pinwatch trace -- perf record -a sleep 1`,
+  pinwatch trace -- perf record -a sleep 1
+  pinwatch trace --fail-on refused,broken --output trace.txt -- ./run-tests`,
 		Args: commandAfterDash,
 		RunE: func(cmd *cobra.Command, command []string) error {
 			o.command = command
@@ -67,17 +73,18 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 		},
 	}
 	o.addTracing(cmd.Flags())
+	cmd.Flags().StringVar(&o.path, "output", "", "write to this `file`, compressed if it is named .zst or .gz, and leave stdout to the command")
 	o.rows.add(cmd.Flags())
 	return cmd
 }
 
 func runTrace(ctx context.Context, o *traceOptions) error {
 	o.rows.filter.Only = o.tracing.only
-	return trace(ctx, o, func() (io.Writer, error) { return o.Out, nil })
+	return trace(ctx, o)
 }
 
-// trace writes what happens to a sink, which is opened once the trace is.
-func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error)) (err error) {
+// trace writes what happens, to a file that is opened once the trace is.
+func trace(ctx context.Context, o *traceOptions) (err error) {
 	o.rows.filter.Command = len(o.command) > 0
 	tracing := o.tracing.options()
 	if o.rows.filter.Cgroup, err = cgroup.Named(o.rows.filter.Cgroup, cgroup.OfCallers(tracing.Memcg)); err != nil {
@@ -88,9 +95,23 @@ func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error))
 		return err
 	}
 	defer s.Close()
-	to, err := sink()
-	if err != nil {
-		return err
+	to := o.Out
+	if o.path != "" {
+		file, failed := recording.Create(o.path)
+		if failed != nil {
+			return failed
+		}
+		defer func() {
+			if closing := file.Close(); closing != nil {
+				err = closing // whatever the exit status: what was traced is not kept
+			}
+		}()
+		if o.header != nil {
+			if err := o.header.Write(file); err != nil {
+				return err
+			}
+		}
+		to = file
 	}
 	fmt.Fprintf(o.Err, "pinwatch: watching %s\n", s.Attached())
 	for _, what := range s.Degraded() {
@@ -105,29 +126,36 @@ func trace(ctx context.Context, o *traceOptions, sink func() (io.Writer, error))
 		ctx, cancel = context.WithTimeout(ctx, o.duration)
 		defer cancel()
 	}
-	return o.ended(s, s.Run(ctx, output.NewStream(w, &o.rows.filter)))
-}
-
-// recordOptions are those of record.
-type recordOptions struct {
-	traceOptions
-	path string
+	o.gate.Begin(&o.rows.filter)
+	ran := s.Run(ctx, output.NewStream(w, &o.rows.filter), &o.gate)
+	if err := o.ended(s, ran); err != nil {
+		return err
+	}
+	if why := o.gate.Verdict(); why != "" {
+		fmt.Fprintf(o.Err, "pinwatch: --fail-on: %s\n", why)
+		return exitStatus(gate.Failed)
+	}
+	return ownStatus(ran)
 }
 
 func newRecord(s *Streams) *cobra.Command {
-	o := recordOptions{traceOptions: traceOptions{Streams: s}}
+	o := traceOptions{Streams: s}
+	anonymous := false
 	cmd := &cobra.Command{
 		Use:   "record [flags] FILE [-- COMMAND [ARG...]]",
 		Short: "Keep a trace in a file, for replay and top --replay",
 		Long: `Writes to FILE what "pinwatch trace --json --include-self" would write, until
 Ctrl-C, for --duration, or until COMMAND ends. FILE is not touched before tracing
-has begun, and then replaced.
+has begun, and then replaced. It is compressed if its name ends with .zst or .gz. Its
+first line says which machine and kernel it is of, and by which pinwatch.
 
 ` + aboutOnly + `
 
+` + gate.About + `
+
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Reading the recording needs no
 privileges.`,
-		Example: `  pinwatch record trace.jsonl --duration 30s
+		Example: `  pinwatch record trace.jsonl.zst --duration 30s
   pinwatch record trace.jsonl -- perf record -a sleep 1
   pinwatch top --replay trace.jsonl
   pinwatch replay trace.jsonl`,
@@ -138,25 +166,24 @@ privileges.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			if o.header, err = recording.NewHeader(version(), anonymous); err != nil {
+				return err
+			}
 			o.path, o.command = args[0], args[1:]
 			return runRecord(cmd.Context(), &o)
 		},
 	}
 	o.addTracing(cmd.Flags())
+	cmd.Flags().BoolVar(&anonymous, "anonymous", false, "leave out the name of the host")
 	return cmd
 }
 
-func runRecord(ctx context.Context, o *recordOptions) error {
+func runRecord(ctx context.Context, o *traceOptions) error {
 	o.rows = rowFlags{json: true, filter: recording.Everything()}
-	var file *os.File
-	err := trace(ctx, &o.traceOptions, func() (_ io.Writer, err error) {
-		file, err = os.Create(o.path)
-		return file, err
-	})
-	if file != nil {
-		err = errors.Join(err, file.Close())
-	}
-	if err == nil {
+	err := trace(ctx, o)
+	var own exitStatus
+	if err == nil || errors.As(err, &own) {
 		fmt.Fprintf(o.Err, "pinwatch: recorded in %s; look at it with: pinwatch top --replay %[1]s\n", o.path)
 	}
 	return err
@@ -176,7 +203,8 @@ func newReplay(s *Streams) *cobra.Command {
 		Short: "Run a recording through the ledger again",
 		Long: `Reads what "pinwatch record" or "pinwatch trace --json" wrote, and runs it through
 the same ledger and the same outputs, on any machine and without privileges. FILE
-may be - for the standard input.`,
+may be - for the standard input. Where it was cut off, as by a power cut, all that is
+whole is replayed, and the rest is said.`,
 		Example: `  pinwatch record trace.jsonl
   pinwatch replay trace.jsonl`,
 		Args: cobra.ExactArgs(1),
@@ -200,6 +228,7 @@ func runReplay(o *replayOptions) error {
 		return err
 	}
 	recorded := recording.NewReader(in)
+	defer recorded.Tell(o.Err)
 	if err := pipeline.Run(recorded.Events(), recorded.Lost, output.NewStream(w, &o.rows.filter)); err != nil {
 		return fmt.Errorf("replay %s: %w", o.path, err)
 	}

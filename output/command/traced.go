@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
-	"syscall"
 
+	"github.com/pinwatch/pinwatch/output/gate"
 	"github.com/pinwatch/pinwatch/tracer/session"
 )
 
@@ -36,15 +36,10 @@ func (s *Streams) ended(t *session.Session, err error) error {
 	return err
 }
 
-// ownStatus passes on how a traced command ended: its exit status, or 128 and the number
-// of the signal that ended it, as shells have it.
+// ownStatus passes on how a traced command ended.
 func ownStatus(err error) error {
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		return nil
+	if status := gate.StatusOf(err); status != 0 {
+		return exitStatus(status)
 	}
-	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return exitStatus(128 + int(status.Signal()))
-	}
-	return exitStatus(exit.ExitCode())
+	return nil
 }

@@ -20,6 +20,14 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/explore"
 )
 
+// Help is what check says of them.
+const Help = `With --explore it runs random programs of calls instead of scenarios, for the given
+time on each kernel, against the same model and witnesses. A program that breaks an
+invariant is shrunk to the shortest that still does, run again, and compared with what
+stock kernels are known for. The same --seed gives the same programs. In a guest a
+program that crashes the kernel or hangs it is found too. --program plays one again.
+`
+
 // Flags are those of check that are about random programs.
 type Flags struct {
 	Duration time.Duration // 0: no exploring

@@ -4,18 +4,22 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"strings"
 
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
-// Reader reads a recording back.
+// Reader reads a recording back, whether it is compressed or not.
 type Reader struct {
-	in   io.Reader
-	lost uint64
+	in     io.Reader
+	header *Header
+	lost   uint64
+	torn   string
 }
 
 // NewReader returns a reader of what was recorded.
@@ -24,18 +28,56 @@ func NewReader(in io.Reader) *Reader { return &Reader{in: in} }
 // Lost is how many events the recording had lost, as far as it was read.
 func (r *Reader) Lost() uint64 { return r.lost }
 
-// Events yields the recorded events. An error names the line.
+// Header is what the recording says of itself, as soon as it was read; nil: nothing.
+func (r *Reader) Header() *Header { return r.header }
+
+// Torn says what of a recording's end was left out, because whoever wrote it came to no end of
+// its own: all before that is whole. "": nothing.
+func (r *Reader) Torn() string { return r.torn }
+
+// Tell says of what machine the recording is, and what of its end was left out.
+func (r *Reader) Tell(w io.Writer) {
+	if r.header != nil {
+		fmt.Fprintf(w, "pinwatch: %s\n", r.header)
+	}
+	if r.torn != "" {
+		fmt.Fprintf(w, "pinwatch: the recording is torn: %s\n", r.torn)
+	}
+}
+
+// Events yields the recorded events. An error names the line. A last line that is not whole is
+// none (see Torn).
 func (r *Reader) Events() iter.Seq2[ledger.Event, error] {
 	return func(yield func(ledger.Event, error) bool) {
+		in, err := expand(r.in)
+		if err != nil {
+			yield(ledger.Event{}, err)
+			return
+		}
 		columns := row.Columns()
-		scanner := bufio.NewScanner(r.in)
+		scanner := bufio.NewScanner(in)
 		scanner.Buffer(make([]byte, 0, 64<<10), 1<<20)
+		whole := true // the line has its end
+		scanner.Split(func(data []byte, atEOF bool) (int, []byte, error) {
+			whole = bytes.IndexByte(data, '\n') >= 0
+			return bufio.ScanLines(data, atEOF)
+		})
+		events := 0
 		for n := 1; scanner.Scan(); n++ {
 			line := bytes.TrimSpace(scanner.Bytes())
 			if len(line) == 0 {
 				continue
 			}
+			if n == 1 {
+				if r.header = parseHeader(line); r.header != nil {
+					continue
+				}
+			}
 			row, err := parse(columns, line)
+			if err != nil && !whole && (events > 0 || r.header != nil) {
+				r.torn = fmt.Sprintf("its last %d bytes are no whole line", len(scanner.Bytes()))
+				break
+			}
 			if err != nil {
 				yield(ledger.Event{}, fmt.Errorf("line %d: %w", n, err))
 				return
@@ -44,12 +86,19 @@ func (r *Reader) Events() iter.Seq2[ledger.Event, error] {
 			if row.Summary {
 				continue
 			}
+			events++
 			if !yield(row.Entry.Event, nil) {
 				return
 			}
 		}
-		if err := scanner.Err(); err != nil {
+		switch err := scanner.Err(); {
+		case errors.Is(err, io.ErrUnexpectedEOF) && (events > 0 || r.header != nil):
+			r.torn = strings.Trim("it is compressed, and its last block is not whole; "+r.torn, "; ")
+		case err != nil:
 			yield(ledger.Event{}, err)
+		}
+		if r.torn != "" {
+			r.torn += fmt.Sprintf(": left out, after event %d", events)
 		}
 	}
 }

@@ -5,6 +5,10 @@
 // with its unit in its name; package row describes them. Version 2 is written. Version 1
 // had the fields of all subsystems in every line, and some other names; it is still read.
 //
+// The file that record writes begins with a line of another kind (Header), which says what
+// machine it is of, and may be compressed (Create). A file that ends in the middle of a line, or
+// of a block, is read up to that (Reader.Torn).
+//
 // What a line says of verdicts and totals is for programs that read it: to replay it, the
 // ledger finds out again.
 package recording

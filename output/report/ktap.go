@@ -42,10 +42,15 @@ func ktapKernel(b *strings.Builder, indent string, k *check.Kernel) {
 		}
 		fmt.Fprintf(b, "%s%s\n", indent, ktapLine(i+1, sc))
 	}
+	for i := range k.Gone {
+		fmt.Fprintf(b, "%s# %s\n", indent, goneLine(&k.Gone[i]))
+	}
 }
 
 func ktapLine(n int, sc *check.Scenario) string {
 	switch {
+	case sc.Known != "":
+		return fmt.Sprintf("ok %d %s # XFAIL %s, known as %s", n, sc.Name, ktapText(strings.Join(sc.Verdicts, ", ")), ktapText(sc.Known))
 	case sc.Result == check.Fail:
 		return fmt.Sprintf("not ok %d %s # %s", n, sc.Name, ktapText(strings.Join(sc.Verdicts, ", ")))
 	case sc.CouldNotRun:

@@ -1,5 +1,5 @@
-// Package report writes what pinwatch check found: as a table, as JSON, as KTAP or as
-// JUnit XML; and how far it is.
+// Package report writes what pinwatch check found: as a table, as JSON, as KTAP, as JUnit
+// XML, as Markdown, as annotations of GitHub's or for KCIDB; and how far it is.
 package report
 
 import (
@@ -16,22 +16,27 @@ import (
 
 // The formats of a check's report.
 const (
-	FormatTable = "table"
-	FormatJSON  = "json"
-	FormatKTAP  = "ktap"
-	FormatJUnit = "junit"
+	FormatTable    = "table"
+	FormatJSON     = "json"
+	FormatKTAP     = "ktap"
+	FormatJUnit    = "junit"
+	FormatMarkdown = "markdown"
+	FormatGitHub   = "github"
+	FormatKCIDB    = "kcidb"
 )
 
 // Formats are the names of the formats.
-func Formats() []string { return []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit} }
+func Formats() []string {
+	return []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit, FormatMarkdown, FormatGitHub, FormatKCIDB}
+}
 
 // Writer finds the writer of a format.
 func Writer(format string) (func(io.Writer, *check.Report) error, error) {
 	write := map[string]func(io.Writer, *check.Report) error{
-		FormatTable: writeTable, FormatJSON: writeJSON, FormatKTAP: ktap, FormatJUnit: junit,
+		FormatTable: writeTable, FormatJSON: writeJSON, FormatKTAP: ktap, FormatJUnit: junit, FormatMarkdown: markdown, FormatGitHub: github, FormatKCIDB: kcidb,
 	}[format]
 	if write == nil {
-		return nil, fmt.Errorf("--format %s: want %s, %s, %s or %s", format, FormatTable, FormatJSON, FormatKTAP, FormatJUnit)
+		return nil, fmt.Errorf("%s is no format of a report", format)
 	}
 	return write, nil
 }
@@ -83,14 +88,18 @@ func writeTable(w io.Writer, r *check.Report) error {
 	return err
 }
 
+const cellFail = "FAIL"
+
 // Cell is how a scenario fared on a kernel, in a word.
 func Cell(k *check.Kernel, name string) string {
 	sc := find(k, name)
 	switch {
 	case sc == nil || sc.CouldNotRun:
 		return "?"
+	case sc.New():
+		return cellFail
 	case sc.Result == check.Fail:
-		return "FAIL"
+		return "known"
 	}
 	return sc.Result
 }
@@ -145,6 +154,7 @@ func KernelNames(r *check.Report) []string {
 func conclude(r *check.Report, names []string) string {
 	var b strings.Builder
 	writeFails(&b, r, names)
+	writeGone(&b, r, names)
 	writeSkips(&b, r, names)
 	for i := range r.Kernels {
 		k := &r.Kernels[i]
@@ -208,6 +218,10 @@ func writeFails(b *strings.Builder, r *check.Report, names []string) {
 			if !sc.Evidence.Agree {
 				what += " (tracer and witness do not agree)"
 			}
+			what += "\n" // a part of the key that is told at the end
+			if sc.Known != "" {
+				what += ", known as " + format.Printable(sc.Known)
+			}
 			if first[what] == nil {
 				first[what] = sc
 			}
@@ -219,12 +233,32 @@ func writeFails(b *strings.Builder, r *check.Report, names []string) {
 			}
 		}
 		for _, what := range kernels.keys {
-			fmt.Fprintf(b, "%s: %s on %s\n", scenario, what, strings.Join(kernels.values[what], ", "))
-			writeEvidence(b, first[what])
+			verdicts, known, _ := strings.Cut(what, "\n")
+			fmt.Fprintf(b, "%s: %s on %s%s\n", scenario, verdicts, strings.Join(kernels.values[what], ", "), known)
+			if first[what].New() {
+				writeEvidence(b, first[what])
+			}
 		}
 	}
 	for _, whom := range hurt.keys {
 		b.WriteString(whom + "\n")
+	}
+}
+
+func goneLine(g *check.Gone) string {
+	return fmt.Sprintf("%s: known as %s, and no %s", g.Scenario, format.Printable(g.Known), strings.Join(g.Verdicts, ", "))
+}
+
+// writeGone says what is listed as known and did not come.
+func writeGone(b *strings.Builder, r *check.Report, names []string) {
+	var gone grouped
+	for i := range r.Kernels {
+		for _, g := range r.Kernels[i].Gone {
+			gone.add(goneLine(&g)+" on ", names[i])
+		}
+	}
+	for _, what := range gone.keys {
+		b.WriteString(what + strings.Join(gone.values[what], ", ") + "\n")
 	}
 }
 
@@ -396,14 +430,23 @@ func totals(r *check.Report, names []string) string {
 				continue
 			}
 			n[sc.Result]++
+			if sc.Known != "" {
+				n["known"]++
+			}
 		}
-		fmt.Fprintf(&b, "%s: %d pass, %d fail, %d skip", names[i], n[check.Pass], n[check.Fail], n[check.Skip])
+		fmt.Fprintf(&b, "%s: %d pass, %d fail", names[i], n[check.Pass], n[check.Fail])
+		if n["known"] > 0 {
+			fmt.Fprintf(&b, " (%d known)", n["known"])
+		}
+		fmt.Fprintf(&b, ", %d skip", n[check.Skip])
 		if n["?"] > 0 {
 			fmt.Fprintf(&b, ", %d could not run", n["?"])
 		}
 		switch {
-		case n[check.Fail] > 0:
+		case n[check.Fail] > n["known"]:
 			b.WriteString(": this kernel accounts locked memory wrong")
+		case n[check.Fail] > 0:
+			b.WriteString(": this kernel accounts locked memory wrong, as is known")
 		case n[check.Pass] > 0 && k.Error == "" && n["?"] == 0:
 			b.WriteString(": what was checked holds")
 		}

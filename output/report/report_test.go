@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,7 +35,7 @@ func aReport() *check.Report {
 		Tracer: check.Watched{Watched: true, Events: 40, Scheme: "split", Broken: []check.Broken{{Verdict: "double-charge", Count: 1, Kind: "refund", UserExtraPages: 9, ExpectedUserPages: -9, ChargedUserPages: -9, ExcessPages: 9}}},
 	}}
 	kernel := func(release, arch string, scenarios ...check.Scenario) check.Kernel {
-		return check.Kernel{Image: "vmlinuz-" + release, Release: release, Arch: arch, PageBytes: 4096, Tracer: "kprobe", DurationMS: 12005, Scenarios: scenarios}
+		return check.Kernel{Image: "vmlinuz-" + release, Release: release, Arch: arch, PageBytes: 4096, Tracer: "kprobe", DurationMS: 12005, Scenarios: scenarios, Gone: []check.Gone{}}
 	}
 	fail.DurationMS = 1034
 	dead := kernel("7.4.0-rc1", "amd64")
@@ -50,6 +51,19 @@ func aReport() *check.Report {
 		kernel("7.3.4+deb13-cloud-amd64", "amd64", pass("map-once"), fail, pass("cpu-offline")),
 		dead, arm,
 	}}
+}
+
+// aKnownReport has fails that are known, beside one that is new, and one that did not come.
+func aKnownReport() *check.Report {
+	r := aReport()
+	r.Kernels = r.Kernels[:3]
+	r.Kernels[0].Gone = []check.Gone{{Scenario: "map-twice", Verdicts: []string{"double-charge", "leak"}, Known: "further \x1b[31mmappings"}}
+	r.Kernels[1].Scenarios[1].Known = "further \x1b[31mmappings"
+	twice := r.Kernels[1]
+	twice.Release, twice.Scenarios = "7.3.4-rc2", append(slices.Clone(twice.Scenarios), r.Kernels[2].Scenarios[1])
+	twice.Scenarios[3].Name = "redirect-mapped"
+	r.Kernels = append(r.Kernels, twice)
+	return r
 }
 
 func render(t *testing.T, format string, r *check.Report) string {
@@ -68,10 +82,12 @@ func render(t *testing.T, format string, r *check.Report) string {
 // What the formats look like stands in testdata/check. UPDATE_GOLDEN=1 writes it
 // anew.
 func TestReportFormats(t *testing.T) {
-	for _, format := range []string{FormatTable, FormatJSON, FormatKTAP, FormatJUnit} {
-		t.Run(format, func(t *testing.T) {
-			got := render(t, format, aReport())
-			path := filepath.Join("..", "..", "testdata", "check", "report."+format)
+	reports := map[string]*check.Report{"report": aReport(), "known": aKnownReport()}
+	for _, name := range []string{"report.table", "report.json", "report.ktap", "report.junit", "known.table", "known.ktap", "known.junit", "report.markdown", "known.markdown", "report.github", "known.github", "report.kcidb"} {
+		t.Run(name, func(t *testing.T) {
+			about, format, _ := strings.Cut(name, ".")
+			got := render(t, format, reports[about])
+			path := filepath.Join("..", "..", "testdata", "check", name)
 			if os.Getenv("UPDATE_GOLDEN") != "" {
 				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -289,6 +305,10 @@ func TestReportKTAP(t *testing.T) {
 	}
 	one := &check.Report{Version: 1, Kernels: several.Kernels[:1]}
 	if diff := cmp.Diff([]string{"ok map-once ", "ok map-twice ", "ok cpu-offline SKIP"}, read(one)); diff != "" {
+		t.Error(diff)
+	}
+	one.Kernels = aKnownReport().Kernels[1:2]
+	if diff := cmp.Diff([]string{"ok map-once ", "ok map-twice XFAIL", "ok cpu-offline "}, read(one)); diff != "" {
 		t.Error(diff)
 	}
 	one.Kernels = several.Kernels[4:]

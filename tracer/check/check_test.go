@@ -163,6 +163,7 @@ func TestSizes(t *testing.T) {
 func TestExitCode(t *testing.T) {
 	scenario := func(result string, couldNot bool) Scenario { return Scenario{Result: result, CouldNotRun: couldNot} }
 	pass, fail, skip, broken := scenario(Pass, false), scenario(Fail, false), scenario(Skip, false), scenario(Skip, true)
+	known := Scenario{Result: Fail, Known: "a finding"}
 	ran := func(list ...Scenario) Kernel { return Kernel{Scenarios: list} }
 	dead := Kernel{Error: "guest kernel panicked"}
 	for _, c := range []struct {
@@ -179,6 +180,12 @@ func TestExitCode(t *testing.T) {
 		{"all skipped", []Kernel{ran(skip, skip)}, false, 0, 125, 4},
 		{"one could not run", []Kernel{ran(pass, broken)}, false, 1, 125, 1},
 		{"one could not run, another broken", []Kernel{ran(fail, broken)}, false, 3, 1, 1},
+		{"a known one", []Kernel{ran(pass, known)}, false, 0, 0, 0},
+		{"nothing but a known one", []Kernel{ran(known)}, true, 0, 0, 0},
+		{"a known one, and a new one", []Kernel{ran(known, fail)}, false, 3, 1, 1},
+		{"a known one, another could not run", []Kernel{ran(known, broken)}, false, 1, 125, 1},
+		{"a known one, a named one skipped", []Kernel{ran(known, skip)}, true, 0, 125, 4},
+		{"a known one, the other kernel panics", []Kernel{ran(known), dead}, false, 1, 125, 1},
 		{"panic", []Kernel{dead}, false, 1, 125, 1},
 		{"one of two kernels panics", []Kernel{ran(pass), dead}, false, 1, 125, 1},
 		{"one panics, the other is broken", []Kernel{ran(fail), dead}, false, 3, 1, 1},

@@ -29,6 +29,7 @@ const reserved = 40
 type process struct {
 	s      *Scene
 	name   string // in what is said about it, such as "payer"
+	number int    // where it is written down
 	cmd    *exec.Cmd
 	conn   *net.UnixConn
 	pid    int
@@ -175,6 +176,9 @@ func (p *process) answer(within time.Duration) (m message, err error) {
 // ask does one thing and waits for it. The error is what should not happen:
 // errnos of the reply may.
 func (p *process) ask(r request, fd int) (message, error) {
+	if p.s != nil && p.s.written != nil {
+		return message{}, ErrNoProgram // what is written down makes no calls
+	}
 	if err := p.send(r, fd); err != nil {
 		return message{}, fmt.Errorf("%s: %s: %w", p.name, r.Op, err)
 	}

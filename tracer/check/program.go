@@ -34,6 +34,7 @@ type Op struct {
 	IPCLock bool   `json:"ipclock,omitempty"` // CAP_IPC_LOCK
 	AUX     bool   `json:"aux,omitempty"`     // of a PMU with an AUX area
 	Value   int64  `json:"value,omitempty"`   // of a setting
+	Name    string `json:"name,omitempty"`    // of the process that starts
 }
 
 // The calls. What is a process's is made by Op.Process.
@@ -50,6 +51,7 @@ const (
 	CallMove     = "move"       // the same, by mremap to another address
 	CallProtect  = "protect"    // the same, by mprotect to read-only
 	CallStorm    = "storm"      // Value, Pages: so many threads map and unmap an event of their own
+	CallTogether = "together"   // Value, Event, Pages: so many threads map and unmap one event
 	CallRace     = "race"       // Event, To, Pages: two processes map and unmap one event at once
 	CallFork     = "fork"       // a child that ends at once
 	CallExec     = "exec"       //
@@ -63,6 +65,7 @@ const (
 	CallMlock    = "mlock"      // Pages: perf_event_mlock_kb becomes so many
 	CallParanoid = "paranoid"   // Value: of perf_event_paranoid
 	CallCPU      = "cpu"        // Value: the last CPU goes offline (0) or comes back
+	CallRestore  = "restore"    // the settings are as they were before the program
 )
 
 func (o Op) String() string {
@@ -114,6 +117,10 @@ func (o Op) String() string {
 		return p + " makes read-only " + strings.TrimPrefix(part, "of ")
 	case CallStorm:
 		return fmt.Sprintf("%s maps and unmaps %d pages in %d threads at once, each of an event of its own", p, o.Pages, o.Value)
+	case CallTogether:
+		return fmt.Sprintf("%s maps and unmaps %d pages of %s in %d threads at once", p, o.Pages, e, o.Value)
+	case CallRestore:
+		return "the settings are as they were"
 	case CallRace:
 		return fmt.Sprintf("%s and p%d map and unmap %d pages of %s at once", p, o.To, o.Pages, e)
 	case CallFork:
@@ -149,7 +156,7 @@ const programName = "program"
 
 // Exercise is the program as a scenario.
 func (p *Program) Exercise() Exercise {
-	return Exercise{Name: programName, Do: func(s *Scene) {
+	return Exercise{Name: programName, program: p, Do: func(s *Scene) {
 		pl := player{s: s, program: p, processes: map[int]*process{}, handles: map[handle]*Event{}, mappings: map[int]*Mapping{}, events: map[int]int{}, may: map[int]bool{}, settings: map[string]string{}}
 		pl.play()
 	}}
@@ -222,12 +229,15 @@ func (pl *player) step(o Op) {
 	case CallCPU:
 		pl.online(o.Value != 0)
 		return
+	case CallRestore:
+		pl.restore()
+		return
 	}
 	if p == nil || !p.alive {
 		return
 	}
 	switch o.Call {
-	case CallOpen, CallMap, CallMapAUX, CallRedirect, CallGive, CallRace, CallClose:
+	case CallOpen, CallMap, CallMapAUX, CallRedirect, CallGive, CallRace, CallTogether, CallClose:
 		pl.event(p, o)
 	case CallUnmap, CallCover, CallMove, CallProtect:
 		pl.part(o)
@@ -306,6 +316,10 @@ func (pl *player) event(p *process, o Op) {
 			pl.s.say("%s", o)
 			pl.s.race([]*Event{e, other}, []*process{p, other.p}, 1, raceRounds, o.Pages, raceErrors()...)
 		}
+	case CallTogether:
+		if e.buffer == nil && o.Value > 0 {
+			p.Storm(e, int(o.Value), raceRounds, o.Pages)
+		}
 	case CallClose:
 		_, err := p.ask(request{Op: "close", FD: e.fd}, -1)
 		pl.s.check(err)
@@ -318,7 +332,7 @@ func (pl *player) event(p *process, o Op) {
 func (pl *player) open(p *process, o Op) {
 	switch {
 	case o.AUX && p.aux != 0:
-		pl.handles[handle{o.Process, o.Event}] = &Event{p: p, fd: p.aux, perfEvent: &perfEvent{}}
+		pl.handles[handle{o.Process, o.Event}] = p.OpenAUX()
 		p.aux = 0
 	case pl.events[o.Process] > 0:
 		pl.events[o.Process]--
@@ -452,5 +466,6 @@ func (pl *player) restore() {
 	for path, value := range pl.settings {
 		pl.s.check(pl.s.host.set(path, value))
 	}
+	pl.settings, pl.cpu = map[string]string{}, ""
 	pl.s.refresh()
 }

@@ -27,6 +27,9 @@ type Report struct {
 	Kernels []Kernel `json:"kernels"`
 }
 
+// ReportOf is a report on one kernel.
+func ReportOf(k Kernel) Report { return Report{Version: Version, Kernels: []Kernel{k}} }
+
 // Kernel is what a check found of one kernel.
 type Kernel struct {
 	Image   string `json:"image"` // booted; "": the running kernel
@@ -46,6 +49,15 @@ type Kernel struct {
 	TracerMS   int64      `json:"tracer_ms"`
 	DurationMS int64      `json:"duration_ms"`
 	Scenarios  []Scenario `json:"scenarios"`
+	// Gone are the failures that are listed as known for this kernel, and did not come.
+	Gone []Gone `json:"known_gone"`
+}
+
+// Gone is a failure that is listed as known, and did not come.
+type Gone struct {
+	Scenario string   `json:"scenario"`
+	Verdicts []string `json:"verdicts"`
+	Known    string   `json:"known"`
 }
 
 // Scenario is what came of one scenario.
@@ -59,6 +71,8 @@ type Scenario struct {
 	Verdicts []string `json:"verdicts"`
 	Evidence Evidence `json:"evidence"`
 	Reason   string   `json:"reason"` // of a fail or a skip; "" of a pass
+	// Known names what lists a fail as known; "": nothing does.
+	Known string `json:"known"`
 	// DurationMS is how long it took, in milliseconds of the kernel's own clock.
 	DurationMS int64 `json:"duration_ms"`
 }
@@ -179,6 +193,9 @@ func atRest(s *ledger.Summary) (left []Broken) {
 	}
 	return left
 }
+
+// New reports whether it is a fail that is not known.
+func (sc *Scenario) New() bool { return sc.Result == Fail && sc.Known == "" }
 
 // conclude makes a result of what witnesses and tracer say. What the tracer is
 // not certain of counts where a witness saw something too.
@@ -312,7 +329,7 @@ func ExitConventions() []string { return []string{ExitDefault, ExitBisect, ExitK
 
 // ExitCode is a report's exit code by one of the conventions. named says that
 // scenarios were asked for by name: one that cannot run then leaves the question
-// open.
+// open. A fail that is known counts as a pass.
 //
 //	default    0 all hold, 3 one is broken, 1 could not run
 //	bisect     0 good, 1 bad, 125 cannot be tested
@@ -323,7 +340,7 @@ func (r *Report) ExitCode(convention string, named bool) (int, error) {
 		failed = failed || k.Error != ""
 		for _, sc := range k.Scenarios {
 			switch {
-			case sc.Result == Fail:
+			case sc.New():
 				broken = true
 			case sc.CouldNotRun:
 				failed = true

@@ -2,11 +2,14 @@ package check
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +35,16 @@ type Options struct {
 	// Judged is called when all is said, before the probes are taken off and settings
 	// put back; may be nil.
 	Judged func(Kernel)
+}
+
+// TellHost has a check in a guest tell the one that booted it how it goes: a line on stderr
+// for each scenario, and the report in one line on stdout.
+func (o *Options) TellHost(stdout, stderr io.Writer) {
+	o.Apart = true
+	debug.SetGCPercent(400) // the guest has memory, and nothing else to do with it
+	o.Progress = func(name string, n, of int) { fmt.Fprintf(stderr, "progress: %d/%d %s\n", n, of, name) }
+	// A host that does not get it knows.
+	o.Judged = func(k Kernel) { json.NewEncoder(stdout).Encode(ReportOf(k)) }
 }
 
 // run is a check of the running kernel.
@@ -73,7 +86,7 @@ func Run(ctx context.Context, opts Options) (k Kernel, err error) {
 
 // thisKernel is the running kernel, of which nothing is known yet.
 func thisKernel() Kernel {
-	return Kernel{Release: kernel.Release(), Arch: runtime.GOARCH, PageBytes: page(), Scenarios: []Scenario{}}
+	return Kernel{Release: kernel.Release(), Arch: runtime.GOARCH, PageBytes: page(), Scenarios: []Scenario{}, Gone: []Gone{}}
 }
 
 // newRun makes what scenarios need on this machine. End it.

@@ -19,6 +19,7 @@ type Exercise struct {
 	Do    func(*Scene)
 	// Charges is what it has charged besides perf buffers.
 	Charges Charges
+	program *Program // that it plays; nil: it plays none
 }
 
 // Charges are what a scenario has charged besides perf buffers, and the tracer
@@ -403,7 +404,7 @@ func settingExercises() []Exercise {
 			p := s.Process(Who{Name: "mapper", Limit: 4096})
 			p.Fill(4)
 			older := p.Open().Map(small)
-			s.during(mlockPath, fmt.Sprint(2*readKiB()), func() {
+			s.during(mlockPath, fmt.Sprint(2*s.mlockKiB()), func() {
 				newer := p.Open().Map(small)
 				p.Release()
 				older.Unmap()
@@ -424,6 +425,10 @@ func settingExercises() []Exercise {
 
 // during changes a setting for some steps, and puts it back.
 func (s *Scene) during(path, value string, do func()) {
+	if s.written != nil {
+		s.written.during(s, path, value, do)
+		return
+	}
 	old := s.setting(path)
 	defer func() {
 		// Also when a step ended the scenario: the next one wants it as it was.
@@ -444,10 +449,12 @@ func (s *Scene) setting(path string) string {
 	return strings.TrimSpace(string(raw))
 }
 
-func readKiB() int64 {
-	raw, _ := os.ReadFile(mlockPath)
-	var kib int64
-	fmt.Sscan(string(raw), &kib)
+// mlockKiB is perf_event_mlock_kb.
+func (s *Scene) mlockKiB() (kib int64) {
+	if s.written != nil {
+		return writtenKiB
+	}
+	fmt.Sscan(s.setting(mlockPath), &kib)
 	return kib
 }
 
@@ -456,7 +463,7 @@ func auxExercises() []Exercise {
 	aux := func(name, about string, do func(*Scene, *Event)) Exercise {
 		return Exercise{Name: name, About: about, Needs: needAUX, Do: func(s *Scene) {
 			p := s.Process(Who{Name: "mapper", Limit: 4096, AUX: s.run.aux})
-			do(s, &Event{p: p, fd: p.aux, perfEvent: &perfEvent{}})
+			do(s, p.OpenAUX())
 		}}
 	}
 	return []Exercise{

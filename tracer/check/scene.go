@@ -35,6 +35,7 @@ type Scene struct {
 	skip     string   // what is missing, once that was found
 	Evidence Evidence
 
+	written  *writing           // the scenario is only written down; nil: it is made
 	off      map[*process]int64 // by how much VmPin was off the model at the last look
 	charging bool               // the last call is one that charges
 	pins     *bool              // io_uring charges the process as well; nil: not known yet
@@ -99,6 +100,9 @@ func (s *Scene) newUser() {
 
 // Process starts a process of the scenario.
 func (s *Scene) Process(w Who) *process {
+	if s.written != nil {
+		return s.written.process(s, w)
+	}
 	p := s.actor(w)
 	s.say("%s starts", p.name)
 	return p
@@ -194,6 +198,9 @@ func (s *Scene) roomOf(user int) int64 {
 
 // Measure measures the counters of all users.
 func (s *Scene) Measure() {
+	if s.writes(Op{Call: CallMeasure}) {
+		return
+	}
 	for i := range s.users {
 		s.measure(i)
 	}
@@ -240,6 +247,7 @@ type Event struct {
 
 // perfEvent is an event, whichever processes have it.
 type perfEvent struct {
+	number   int     // where it is written down
 	buffer   *buffer // where its records go; nil: there is none
 	mappings int     // of the buffer, through this event
 }
@@ -269,6 +277,7 @@ func (e *perfEvent) leave() {
 // failed.
 type Mapping struct {
 	p      *process
+	number int // where it is written down
 	addr   uintptr
 	pages  int64
 	event  *perfEvent
@@ -279,13 +288,27 @@ type Mapping struct {
 
 // Open takes an event.
 func (p *process) Open() *Event {
+	if w := p.s.written; w != nil {
+		return w.event(p, false)
+	}
 	m, err := p.ask(request{Op: "take"}, -1)
 	p.s.check(err)
 	return &Event{p: p, fd: int(m.Value), perfEvent: &perfEvent{}}
 }
 
+// OpenAUX takes the event of a PMU with an AUX area.
+func (p *process) OpenAUX() *Event {
+	if w := p.s.written; w != nil {
+		return w.event(p, true)
+	}
+	return &Event{p: p, fd: p.aux, perfEvent: &perfEvent{}}
+}
+
 // Give passes an event to another process over a socket.
 func (e *Event) Give(to *process) *Event {
+	if e.p.s.writes(Op{Call: CallGive, Process: e.p.number, Event: e.number, To: to.number}) {
+		return &Event{p: to, perfEvent: e.perfEvent}
+	}
 	m, err := e.p.ask(request{Op: "send", FD: e.fd}, -1)
 	e.p.s.check(err)
 	defer unix.Close(m.fd)
@@ -300,6 +323,9 @@ func (e *Event) Redirect(other *Event) { e.p.s.check(e.redirect(other)) }
 
 // redirect does so if the kernel does.
 func (e *Event) redirect(other *Event) error {
+	if e.p.s.writes(Op{Call: CallRedirect, Process: e.p.number, Event: e.number, To: other.number}) {
+		return nil
+	}
 	e.p.s.say("an event is redirected into the buffer")
 	if _, err := e.p.ask(request{Op: "redirect", FD: e.fd, Other: other.fd}, -1); err != nil {
 		return err
@@ -314,11 +340,17 @@ func (e *Event) redirect(other *Event) error {
 // Map maps a buffer, or its existing one once more: pages count the control
 // page. accept names errors that are as good as what the model expects.
 func (e *Event) Map(pages int64, accept ...unix.Errno) *Mapping {
+	if w := e.p.s.written; w != nil {
+		return w.mapping(e, CallMap, pages)
+	}
 	return e.mapArea(0, pages, 0, accept)
 }
 
 // MapAUX maps the AUX area behind the data area, which must be mapped.
 func (e *Event) MapAUX(data *Mapping, pages int64, accept ...unix.Errno) *Mapping {
+	if w := e.p.s.written; w != nil {
+		return w.mapping(e, CallMapAUX, pages)
+	}
 	if data == nil {
 		return nil
 	}
@@ -468,7 +500,7 @@ func (e *Event) Refused(what string, r request, want ...unix.Errno) {
 
 // Unmap unmaps. A nil mapping is none.
 func (m *Mapping) Unmap() {
-	if m == nil {
+	if m == nil || m.p.s.writes(m.part(CallUnmap, 0, m.pages)) {
 		return
 	}
 	p, s := m.p, m.p.s
@@ -530,6 +562,9 @@ func (m *Mapping) UnmapPart(pages int64) {
 // unmapFrom unmaps some pages, from at on: by munmap, or by a mapping that covers them.
 func (m *Mapping) unmapFrom(how string, at, pages int64) {
 	p, s := m.p, m.p.s
+	if s.writes(m.part(CallUnmap, at, pages)) { // no scenario covers a part
+		return
+	}
 	s.say("%s %s %d of %d pages", p.name, map[string]string{"munmap": "unmaps", "cover": "maps over"}[how], pages, m.pages)
 	got, err := p.ask(request{Op: how, Addr: m.addr + uintptr(at*page()), Bytes: uintptr(pages * page())}, -1)
 	s.check(err)
@@ -557,6 +592,9 @@ func (m *Mapping) Protect(pages int64) {
 // protect makes some pages, from at on, read-only.
 func (m *Mapping) protect(at, pages int64) unix.Errno {
 	s := m.p.s
+	if s.writes(m.part(CallProtect, at, pages)) {
+		return 0
+	}
 	s.say("%s mprotects %d of %d pages", m.p.name, pages, m.pages)
 	got, err := m.p.ask(request{Op: "mprotect", Addr: m.addr + uintptr(at*page()), Bytes: uintptr(pages * page()), Prot: unix.PROT_READ}, -1)
 	s.check(err)
@@ -574,6 +612,9 @@ func (m *Mapping) Move() {
 // move moves some pages, from at on, by mremap.
 func (m *Mapping) move(at, pages int64) error {
 	s := m.p.s
+	if s.writes(m.part(CallMove, at, pages)) {
+		return nil
+	}
 	s.say("%s moves %d of %d pages", m.p.name, pages, m.pages)
 	got, err := m.p.ask(request{Op: "move", Addr: m.addr + uintptr(at*page()), Bytes: uintptr(pages * page())}, -1)
 	s.check(err)
@@ -594,6 +635,9 @@ func (m *Mapping) move(at, pages int64) error {
 
 // Fill uses the user's allowance up, but for some pages.
 func (p *process) Fill(leave int64) {
+	if p.s.writes(Op{Call: CallFill, Process: p.number, Pages: leave}) {
+		return
+	}
 	said := p.s.calls
 	pages := p.s.model.room(p.by.user) - leave
 	for _, size := range sizes(pages) {
@@ -606,6 +650,9 @@ func (p *process) Fill(leave int64) {
 // Release unmaps what Fill mapped, and measures: while the allowance is full,
 // what a user is charged beyond it cannot be seen.
 func (p *process) Release() {
+	if p.s.writes(Op{Call: CallRelease, Process: p.number}) {
+		return
+	}
 	said := p.s.calls
 	for _, m := range p.filled {
 		m.Unmap()
@@ -630,6 +677,9 @@ func (p *process) limit(pages int64) error {
 
 // Limit sets RLIMIT_MEMLOCK in pages.
 func (p *process) Limit(pages int64) {
+	if p.s.writes(Op{Call: CallLimit, Process: p.number, Limit: written(pages)}) {
+		return
+	}
 	p.s.check(p.limit(pages))
 	p.by.limit = pages
 	p.s.say("RLIMIT_MEMLOCK of the %s becomes %d pages", p.name, pages)
@@ -637,6 +687,9 @@ func (p *process) Limit(pages int64) {
 
 // Kill ends the process by SIGKILL, whatever it has mapped.
 func (p *process) Kill() {
+	if p.s.writes(Op{Call: CallKill, Process: p.number}) {
+		return
+	}
 	p.s.say("%s is killed", p.name)
 	p.end()
 	p.unmapped()
@@ -644,6 +697,9 @@ func (p *process) Kill() {
 
 // Exit lets the process end by itself.
 func (p *process) Exit() {
+	if p.s.writes(Op{Call: CallExit, Process: p.number}) {
+		return
+	}
 	p.s.say("%s exits", p.name)
 	p.s.check(p.send(request{Op: "exit"}, -1))
 	p.alive = false
@@ -654,6 +710,9 @@ func (p *process) Exit() {
 
 // Exec replaces the process's program: its mappings go with the mm.
 func (p *process) Exec() {
+	if p.s.writes(Op{Call: CallExec, Process: p.number}) {
+		return
+	}
 	p.s.say("%s calls exec", p.name)
 	_, err := p.ask(request{Op: "exec"}, -1) // the new program says when it is ready
 	p.s.check(err)
@@ -674,6 +733,9 @@ func (p *process) unmapped() {
 // Fork makes a child of the process that ends at once: it has none of the
 // mappings.
 func (p *process) Fork() {
+	if p.s.writes(Op{Call: CallFork, Process: p.number}) {
+		return
+	}
 	p.s.say("%s forks", p.name)
 	_, err := p.ask(request{Op: "fork"}, -1)
 	p.s.check(err)
@@ -683,9 +745,12 @@ func (p *process) Fork() {
 // Storm maps and unmaps in several threads at once: events of their own, or one
 // and the same.
 func (p *process) Storm(e *Event, threads, rounds int, pages int64) {
-	fd := -1
+	o, fd := Op{Call: CallStorm, Process: p.number, Value: int64(threads), Pages: pages}, -1
 	if e != nil {
-		fd = e.fd
+		o.Call, o.Event, fd = CallTogether, e.number, e.fd
+	}
+	if p.s.writes(o) {
+		return
 	}
 	p.s.say("%s maps and unmaps %d pages %d times in each of %d threads", p.name, pages, rounds, threads)
 	m, err := p.ask(request{Op: "storm", FD: fd, Threads: threads, N: rounds, Pages: pages}, -1)

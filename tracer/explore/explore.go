@@ -316,14 +316,18 @@ func KnownOf(release string) []Known {
 	return slices.DeleteFunc(findings.Stock(), func(k Known) bool { return !slices.Contains(k.Series, series) })
 }
 
+// Shows reports whether a form has one that comes to a known finding as its part.
+func Shows(k *Known, form Form) bool {
+	return slices.ContainsFunc(k.Forms, func(part string) bool { return ParseForm(strings.Split(part, "; ")).within(form) })
+}
+
 // knownAs is the name of what a finding is known as; "": it is new.
 func knownAs(known []Known, f *Finding) string {
 	form := ParseForm(f.Form)
 	for _, k := range known {
 		switch {
 		case k.Verdict != f.Verdict:
-		case k.Log != "" && strings.Contains(f.Log, k.Log),
-			slices.ContainsFunc(k.Forms, func(part string) bool { return ParseForm(strings.Split(part, "; ")).within(form) }):
+		case k.Log != "" && strings.Contains(f.Log, k.Log), Shows(&k, form):
 			return k.Name
 		}
 	}

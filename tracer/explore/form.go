@@ -9,7 +9,7 @@ import (
 
 // What a step names. A call is of one of these kinds.
 func usesEvent(call string) bool {
-	return slices.Contains([]string{check.CallMap, check.CallMapAUX, check.CallRedirect, check.CallGive, check.CallRace, check.CallClose}, call)
+	return slices.Contains([]string{check.CallMap, check.CallMapAUX, check.CallRedirect, check.CallGive, check.CallRace, check.CallTogether, check.CallClose}, call)
 }
 
 func usesMapping(call string) bool {
@@ -20,7 +20,7 @@ func maps(call string) bool { return call == check.CallMap || call == check.Call
 
 // ofMachine reports whether a step is nobody's.
 func ofMachine(call string) bool {
-	return slices.Contains([]string{check.CallMeasure, check.CallMlock, check.CallParanoid, check.CallCPU}, call)
+	return slices.Contains([]string{check.CallMeasure, check.CallMlock, check.CallParanoid, check.CallCPU, check.CallRestore}, call)
 }
 
 func ends(call string) bool {
@@ -155,7 +155,7 @@ func FormOf(p check.Program) (f Form) {
 			unmap(func(m check.Op) bool { return m.Process == o.Process && m.Mapping == o.Mapping })
 		case o.Call == check.CallRace:
 			f = append(f, check.Op{Call: o.Call, Process: o.Process, Event: o.Event, To: o.To})
-		case usesMapping(o.Call), o.Call == check.CallFork, o.Call == check.CallStorm:
+		case usesMapping(o.Call), o.Call == check.CallFork, o.Call == check.CallStorm, o.Call == check.CallTogether:
 			f = append(f, check.Op{Call: o.Call, Process: o.Process, Mapping: o.Mapping})
 		case o.Call == check.CallRedirect:
 			f = append(f, check.Op{Call: o.Call, Process: o.Process, Event: o.Event, To: o.To})

@@ -84,7 +84,7 @@ func (r *Report) Check() check.Report {
 // twice in one way would do so again and again: after that, nothing is done at once.
 func (g *Guests) one(ctx context.Context, image string) Explored {
 	all := Explored{Seed: g.Seed, First: g.First, Findings: []Finding{}, Doubts: []Finding{}}
-	all.Image, all.Release, all.Scenarios = image, check.ReleaseOf(image), []check.Scenario{}
+	all.Image, all.Release, all.Scenarios, all.Gone = image, check.ReleaseOf(image), []check.Scenario{}, []check.Gone{}
 	for first, left, deaths := g.First, g.Duration, 0; ; deaths++ {
 		ask := asked{first: first, left: left, oneByOne: deaths >= 2}
 		if g.Most > 0 {

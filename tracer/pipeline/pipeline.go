@@ -9,6 +9,10 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
+// ErrEnough is what a sink's Enter returns of the last entry that it wants: all sinks get
+// that one, and then the trace ends well.
+var ErrEnough = errors.New("enough")
+
 // Sink takes what a ledger makes of a trace: a table, a recording, a view.
 type Sink interface {
 	// Enter takes an entry. It belongs to the ledger again when Enter returns.
@@ -41,7 +45,14 @@ func Run(events iter.Seq2[ledger.Event, error], lost func() uint64, sinks ...Sin
 	}
 	flush := func(s Sink) error { return s.Flush(l) }
 	var entry ledger.Entry
-	enter := func(s Sink) error { return s.Enter(&entry) }
+	enough := false
+	enter := func(s Sink) error {
+		err := s.Enter(&entry)
+		if errors.Is(err, ErrEnough) {
+			enough, err = true, nil
+		}
+		return err
+	}
 	for event, err := range events {
 		if err != nil {
 			return errors.Join(err, each(flush))
@@ -50,6 +61,9 @@ func Run(events iter.Seq2[ledger.Event, error], lost func() uint64, sinks ...Sin
 		l.Enter(&entry)
 		if err := each(enter); err != nil {
 			return err
+		}
+		if enough {
+			break
 		}
 		if event.Followed {
 			continue // the output is live, but no faster than it is read

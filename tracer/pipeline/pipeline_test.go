@@ -57,6 +57,23 @@ func TestRunFeedsAllSinks(t *testing.T) {
 	}
 }
 
+// A sink that has enough ends the trace well, for all sinks and with the same entry.
+func TestRunEndsWhereASinkHasEnough(t *testing.T) {
+	a, b := &sink{fail: ErrEnough}, &sink{}
+	if err := Run(events(3, nil), func() uint64 { return 7 }, a, b); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*sink{a, b} {
+		if s.entered != 1 || !s.closed || s.lost != 7 || s.summary.Events != 1 {
+			t.Errorf("%+v", s)
+		}
+	}
+	failed := errors.New("broken off")
+	if err := Run(events(3, nil), func() uint64 { return 0 }, &sink{fail: ErrEnough}, &sink{fail: failed}); !errors.Is(err, failed) {
+		t.Errorf("another sink's error: %v", err)
+	}
+}
+
 // What breaks off is flushed and has no summary.
 func TestRunEndsWithAnError(t *testing.T) {
 	failed := errors.New("broken off")

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf/btf"
@@ -46,7 +47,7 @@ type Session struct {
 // system afterwards: parsing the kernel's types needs many times the memory of tracing.
 func Open(ctx context.Context, opts Options) (*Session, error) {
 	defer debug.FreeOSMemory()
-	defer debug.SetGCPercent(debug.SetGCPercent(25))
+	defer debug.SetGCPercent(debug.SetGCPercent(50))
 	if opts.Command != nil {
 		// Orphans of the command stay below this process, and so its own.
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -113,8 +114,9 @@ func (s *Session) Close() {
 // CommandError is how the traced command ended, if not well. The trace is whole all
 // the same.
 type CommandError struct {
-	Name string
-	Err  error // of package exec
+	Name    string
+	Err     error // of package exec
+	Stopped bool  // it was ended with the trace, before it had ended itself
 }
 
 func (e *CommandError) Error() string { return e.Name + ": " + e.Err.Error() }
@@ -128,10 +130,11 @@ func (s *Session) Run(ctx context.Context, sinks ...pipeline.Sink) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var command *exec.Cmd
+	var stopped atomic.Bool
 	ended := make(chan error, 1)
 	if s.command != nil {
 		var err error
-		if command, err = s.start(ctx); err != nil {
+		if command, err = s.start(ctx, &stopped); err != nil {
 			return err
 		}
 		go func() {
@@ -145,16 +148,21 @@ func (s *Session) Run(ctx context.Context, sinks ...pipeline.Sink) error {
 	if err := pipeline.Run(s.Events(ctx), func() uint64 { return s.Losses().Total() }, sinks...); err != nil {
 		return err
 	}
+	cancel() // a sink may have had enough
 	if err := <-ended; err != nil {
-		return &CommandError{command.Args[0], err}
+		return &CommandError{command.Args[0], err, stopped.Load()}
 	}
 	return nil
 }
 
-// start starts the command.
-func (s *Session) start(ctx context.Context) (*exec.Cmd, error) {
+// start starts the command, and notes whether it was stopped with the trace.
+func (s *Session) start(ctx context.Context, stopped *atomic.Bool) (*exec.Cmd, error) {
 	cmd := s.command(ctx)
-	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+	cmd.Cancel = func() error {
+		err := cmd.Process.Signal(unix.SIGTERM)
+		stopped.Store(err == nil)
+		return err
+	}
 	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("run the command: %w", err)

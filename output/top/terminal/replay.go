@@ -2,7 +2,6 @@ package terminal
 
 import (
 	"context"
-	"io"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
@@ -16,7 +15,7 @@ import (
 
 // Replay is a recording as a source. It needs no privileges.
 type Replay struct {
-	In       io.Reader
+	Recorded *recording.Reader
 	Speed    float64 // 1 is as recorded; 0: as fast as it can be read
 	Paused   bool    // until told otherwise
 	Interval time.Duration
@@ -33,7 +32,7 @@ const (
 
 // Run plays the recording to its end, and then waits for ctx.
 func (r *Replay) Run(ctx context.Context, orders <-chan top.Action, send func(tea.Msg)) error {
-	recorded := recording.NewReader(r.In)
+	recorded := r.Recorded
 	p := player{Replay: *r, orders: orders, send: send, usage: newUsage()}
 	paced := func(yield func(ledger.Event, error) bool) {
 		for event, err := range recorded.Events() {

@@ -146,6 +146,8 @@ func Batch(ctx context.Context, opts top.Options, source Source, views []string,
 			return err
 		}
 		if written++; ended || written == count {
+			cancel()
+			<-failed // the caller may ask the source's reader how far it came
 			return nil
 		}
 	}

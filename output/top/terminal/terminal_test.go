@@ -140,7 +140,7 @@ func build(t *testing.T) string {
 	return bin
 }
 
-func recording(t *testing.T, name string) string {
+func recordingFile(t *testing.T, name string) string {
 	t.Helper()
 	path, err := filepath.Abs(filepath.Join("..", "..", "..", "testdata", "recordings", name))
 	if err != nil {
@@ -151,7 +151,7 @@ func recording(t *testing.T, name string) string {
 
 func TestRealTerminal(t *testing.T) {
 	bin := build(t)
-	replay := bin + " top --replay " + recording(t, "several-users-cumulative.jsonl") + " --speed 0"
+	replay := bin + " top --replay " + recordingFile(t, "several-users-cumulative.jsonl") + " --speed 0"
 
 	t.Run("views", func(t *testing.T) {
 		t.Parallel()
