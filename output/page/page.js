@@ -126,7 +126,8 @@ const whole10 = [...Array(16).keys()].flatMap(n => [1, 2, 5].map(by => by * 10 *
 
 // tallest is the highest value to show: a limit far above all else would press it flat.
 function tallest(a) {
-	let most = Math.max(...a.marks.y || [], 0);
+	let most = 0;
+	for (const y of a.marks.y) most = Math.max(most, y);
 	for (let i = 0; i < a.t.length; i++) most = Math.max(most, a.actual[i], a.right[i]);
 	return most;
 }
@@ -411,7 +412,9 @@ function listNotes() {
 
 function openNote(i) {
 	if (!listed.includes(i)) { $("notes-kind").value = "all"; $("notes-text").value = ""; listNotes(); }
-	moreNotes(listed.indexOf(i) + 1);
+	const at = listed.indexOf(i);
+	if (at < list + 200) moreNotes(at + 1);
+	else if (!$("note-" + i)) $("notes").prepend(noteItem(i)); // not thousands before it
 	document.querySelectorAll(".here").forEach(e => e.classList.remove("here"));
 	const li = $("note-" + i);
 	if (!li) return;

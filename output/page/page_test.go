@@ -248,12 +248,12 @@ func TestSelfContained(t *testing.T) {
 	}
 }
 
-// many is the page of a process that maps and unmaps, with a refusal now and then.
-func many(t testing.TB, events int) []byte {
+// many is the page of a process that maps a lot: each call, or each tenth, is refused.
+func many(t testing.TB, events, every int) []byte {
 	return pageOf(t, "many", func(yield func(ledger.Event, error) bool) {
 		for i := range events {
 			errno := int32(0)
-			if i%10 == 9 {
+			if i%every == every-1 {
 				errno = 1
 			}
 			e := event(i, "many", errno)
@@ -269,7 +269,7 @@ func many(t testing.TB, events int) []byte {
 // Of many events the page has the data once: it stays small, and what says the same is said
 // once.
 func TestMany(t *testing.T) {
-	html := many(t, 100_000)
+	html := many(t, 100_000, 10)
 	if len(html) > 40<<20 {
 		t.Errorf("%d MiB", len(html)>>20)
 	}
