@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
 // The provocations of mmap() of a perf event.
@@ -156,8 +158,8 @@ func mapAs(what string, pages int) func(*Refuse) error {
 func perfSize(r *Refuse) error { return mapAs("a buffer of 7 data pages", 8)(r) }
 
 func perfLargest(r *Refuse) error {
-	// Twice what one allocation of the largest order takes.
-	return mapAs("a buffer with too many page pointers", 1<<19*(os.Getpagesize()/4096)+1)(r)
+	// Half of it the kernel would try to allocate, whatever the machine has.
+	return mapAs("a buffer with too many page pointers", 2*int(rule.LargestData(uint64(os.Getpagesize())))+1)(r)
 }
 
 func perfInt(r *Refuse) error { return mapAs("a buffer of 2^31 data pages", 1<<31+1)(r) }
