@@ -169,13 +169,13 @@ func (m Map) SizeKnown() bool {
 // Size holds a map's sizes against what the kernel takes at the most, whatever the limits.
 // machine is the machine's memory in bytes; 0: not known.
 func (m Map) Size(on MapMachine, machine int64) MapSize {
-	const largest = 4 << 20 // KMALLOC_MAX_SIZE
+	largest := uint32(largestBlock(on.PageSize)) // KMALLOC_MAX_SIZE
 	switch m.Type {
 	case unix.BPF_MAP_TYPE_HASH, unix.BPF_MAP_TYPE_LRU_HASH, unix.BPF_MAP_TYPE_PERCPU_HASH, unix.BPF_MAP_TYPE_LRU_PERCPU_HASH:
 		switch {
 		case m.KeySize >= largest-hashElement:
 			return MapKeyTooLarge
-		case uint64(m.KeySize)+uint64(m.ValueSize) >= largest-hashElement:
+		case uint64(m.KeySize)+uint64(m.ValueSize) >= uint64(largest)-hashElement:
 			return MapValueTooLarge
 		case m.MaxEntries > 1<<31, powerOfTwo(uint64(m.MaxEntries)) > (1<<32-1)/bucket:
 			return MapTooMany

@@ -268,6 +268,12 @@ func TestMapSize(t *testing.T) {
 			t.Errorf("%s: %d; want %d", name, got, c.want)
 		}
 	}
+	// arm64 with pages of 16 KiB made a map with values of 4 MiB (6.12): it allocates up to 32 MiB.
+	for size, want := range map[uint32]MapSize{4 << 20: MapFits, 32 << 20: MapValueTooLarge} {
+		if got := (Map{unix.BPF_MAP_TYPE_HASH, 4, size, 1, 0}).Size(MapMachine{PageSize: 16384, PossibleCPUs: 4}, machine); got != want {
+			t.Errorf("values of %d bytes, pages of 16 KiB: %d; want %d", size, got, want)
+		}
+	}
 	if got := (Map{unix.BPF_MAP_TYPE_HASH, 8, 256, 2097152, 0}).Size(machine4(), 0); got != MapFits {
 		t.Error("larger than a machine of which nothing is known")
 	}

@@ -494,7 +494,7 @@ func mapProvocations() []Provocation {
 	hash := mapCreateAttr{mapType: uint32(ebpf.Hash), keySize: 9, valueSize: 1, maxEntries: 500}
 	percpu := mapCreateAttr{mapType: uint32(ebpf.PerCPUArray), keySize: 4, valueSize: 40 << 10, maxEntries: 1}
 	cpus := mapCreateAttr{mapType: uint32(ebpf.CPUMap), keySize: 4, valueSize: 4, maxEntries: 1 << 20}
-	large := mapCreateAttr{mapType: uint32(ebpf.Hash), keySize: 4, valueSize: 4 << 20, maxEntries: 1}
+	large := mapCreateAttr{mapType: uint32(ebpf.Hash), keySize: 4, valueSize: uint32(os.Getpagesize()) << 11, maxEntries: 1} // PAGE_SIZE << MAX_PAGE_ORDER is 4 MiB, or 32 MiB with pages of 16 KiB
 	many := mapCreateAttr{mapType: uint32(ebpf.Hash), keySize: 4, valueSize: 4, maxEntries: 1 << 30}
 	return []Provocation{
 		{"map-rlimit", "two hash maps of 500 elements, RLIMIT_MEMLOCK 64 KiB: before 5.11 the second is refused", func(r *Refuse) error { return mapsOfUser(r, &hash, "cap_bpf", "cap_perfmon", "cap_sys_admin") }},
@@ -502,7 +502,9 @@ func mapProvocations() []Provocation {
 		{"map-machine", "a hash map larger than the machine", mapMachine},
 		{"map-cgroup", "an array of 16 MiB in a cgroup that has 8 MiB left", mapCgroup},
 		{"map-percpu", "a map with values of 40 KiB for each CPU", func(r *Refuse) error { return oneMap(r, "values of 40 KiB for each CPU", &percpu, false) }},
-		{"map-value", "a hash map with values that no allocation takes", func(r *Refuse) error { return oneMap(r, "values of 4 MiB", &large, false) }},
+		{"map-value", "a hash map with values that no allocation takes", func(r *Refuse) error {
+			return oneMap(r, fmt.Sprintf("values of %d bytes", large.valueSize), &large, false)
+		}},
 		{"map-entries", "a hash map with more buckets than can be counted", func(r *Refuse) error { return oneMap(r, "2^30 elements", &many, false) }},
 		{"map-type-size", "a CPU map for more CPUs than any machine has", func(r *Refuse) error { return oneMap(r, "2^20 CPUs", &cpus, false) }},
 		{"map-attributes", "a map without elements", func(r *Refuse) error { a := array(8, 0); return oneMap(r, "no elements", &a, false) }},
