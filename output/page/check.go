@@ -112,6 +112,9 @@ func evidence(sc *check.Scenario) []string {
 	if sc.Reason != "" {
 		lines = append(lines, sc.Reason)
 	}
+	if sc.Known != "" {
+		lines = append(lines, "known as "+sc.Known)
+	}
 	if e.WitnessesRead > 0 {
 		lines = append(lines, fmt.Sprintf("%d of %s of witnesses differ from what is right", len(e.Broken), format.Count(e.WitnessesRead, "reading")))
 	}

@@ -12,12 +12,13 @@ function make(tag, properties, ...children) {
 	return e;
 }
 
-const words = { pass: "✓ pass", FAIL: "✕ FAIL", skip: "– skip", "?": "? could not run", "": "not run" };
-const classes = { pass: "pass", FAIL: "fail", skip: "skip" };
+const words = { pass: "✓ pass", FAIL: "✕ FAIL", known: "✕ known", skip: "– skip", "?": "? could not run", "": "not run" };
+const classes = { pass: "pass", FAIL: "fail", known: "known", skip: "skip" };
+const fails = c => c.result === "FAIL" || c.result === "known";
 
 // about is all there is to say of a cell.
 function about(s, k) {
-	const c = d.cells[s][k], parts = [make("b", { className: c.result === "FAIL" ? "refused" : "", textContent: d.scenarios[s] + " on " + d.kernels[k].name + ": " + words[c.result] + (c.verdicts.length ? ", " + c.verdicts.join(", ") : "") })];
+	const c = d.cells[s][k], parts = [make("b", { className: fails(c) ? "refused" : "", textContent: d.scenarios[s] + " on " + d.kernels[k].name + ": " + words[c.result] + (c.verdicts.length ? ", " + c.verdicts.join(", ") : "") })];
 	if (c.evidence.length) parts.push(make("ul", {}, ...c.evidence.map(text => make("li", { textContent: text }))));
 	if (c.reproduce.length) parts.push(make("div", { textContent: "The calls, and how to see it again:" }), make("pre", { textContent: c.reproduce.join("\n") }));
 	return parts;
@@ -63,7 +64,7 @@ const list = (id, texts) => $(id).append(...(texts.length ? texts : ["Nothing."]
 list("changes", d.changes);
 $("kernels").append(...d.kernels.map(k => make("li", {}, make("b", { textContent: k.name }), make("ul", {}, ...k.notes.map(text => make("li", { textContent: text }))))));
 d.cells.forEach((row, s) => row.forEach((c, k) => {
-	if (c.result === "FAIL") $("fails").append(make("article", {}, ...about(s, k)));
+	if (fails(c)) $("fails").append(make("article", {}, ...about(s, k)));
 }));
 if (!$("fails").firstChild) $("fails").append("Nothing.");
 show();

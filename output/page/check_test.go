@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -77,6 +78,36 @@ func TestCheck(t *testing.T) {
 	quiet := matrixOf(t, checked(t, func(r *check.Report) { r.Kernels = r.Kernels[:1] }))
 	if quiet.Broken || quiet.Verdict != "no broken rule was found on 1 kernel" {
 		t.Errorf("%q", quiet.Verdict)
+	}
+}
+
+// The page's program has a word and, where there is one, evidence for all that a cell can be. A
+// failure that is known is still one of the kernel's.
+func TestKnownFailures(t *testing.T) {
+	html := checked(t, func(r *check.Report) {
+		for i := range r.Kernels {
+			for j := range r.Kernels[i].Scenarios {
+				if sc := &r.Kernels[i].Scenarios[j]; sc.Result == check.Fail {
+					sc.Known = "stock finding"
+				}
+			}
+		}
+	})
+	m := matrixOf(t, html)
+	c := m.Cells[slices.Index(m.Scenarios, "map-twice")][1]
+	if c.Result != "known" || !m.Broken || !slices.Contains(c.Evidence, "known as stock finding") {
+		t.Errorf("broken: %v; %+v", m.Broken, c)
+	}
+	words := regexp.MustCompile(`const words = \{(.*)\};`).FindSubmatch(html)
+	if words == nil {
+		t.Fatal("the program has no words")
+	}
+	for _, row := range m.Cells {
+		for _, c := range row {
+			if !regexp.MustCompile(`(^| )"?` + regexp.QuoteMeta(c.Result) + `"?: "`).Match(words[1]) {
+				t.Errorf("no word for %q in %s", c.Result, words[1])
+			}
+		}
 	}
 }
 
