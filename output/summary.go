@@ -179,13 +179,13 @@ func conclusion(s *ledger.Summary) string {
 		return strings.Join(list, ", ")
 	}
 	var said string
-	switch broken := verdicts(s.Verdicts); {
+	switch broken, off := verdicts(s.Verdicts), unexplained(s); {
 	case broken != "":
 		said = "this kernel accounts locked memory wrong: " + broken
 	case s.Events == 0:
 		said = "none, nothing was seen"
-	case unexplained(s) != 0:
-		said = "not known: " + format.Count(unexplained(s), "page") + " of a user's counter not explained, by a charge that was not given back or by what is not traced"
+	case off != 0: // a charge that stays behind, what is not traced, or what was lost
+		said = "not known: " + format.Count(off, "page") + " of a user's counter not explained"
 	default:
 		said = "ok"
 	}

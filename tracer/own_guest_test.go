@@ -25,7 +25,7 @@ import (
 func TestNoEffect(t *testing.T) {
 	kernels := guesttest.Ends
 	if !guesttest.All() { // where BPF objects are charged to users, too
-		kernels = func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, nil) }
+		kernels = guesttest.Oldest
 	}
 	guests.Test(t, kernels, noEffect)
 }
@@ -82,8 +82,7 @@ func noSetUID(t *testing.T, want map[string]int) {
 // Traces that begin and end in a row say nothing of what pinwatch itself does, and explain all
 // that it is charged.
 func TestInARow(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, nil) }
-	guests.Test(t, kernels, inARow)
+	guests.Test(t, guesttest.Oldest, inARow)
 }
 
 func inARow(t *testing.T, _ guesttest.Kernel) {

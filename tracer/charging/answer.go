@@ -152,21 +152,18 @@ func (x *Answer) size(m *MapRequest, bpf kernel.BPFAccounting) bool {
 	is := m.Size(m.On, m.Machine)
 	switch {
 	case uncounted && bpf == kernel.BPFRlimit && (is == rule.MapFits || is == rule.MapLargerThanMachine):
-		x.Verdict = Verdict{Certain: true, Errno: errno, By: by, Why: "no map may have 4 GiB on this kernel: no limit has a part in it"}
-		return false
+		why = "no map may have 4 GiB on this kernel"
 	case is == rule.MapFits:
 		return true
-	}
-	switch is {
-	case rule.MapKeyTooLarge:
+	case is == rule.MapKeyTooLarge:
 		why = fmt.Sprintf("a key of %s is larger than the kernel takes", remedy.Count(int64(m.KeySize), "byte"))
-	case rule.MapValueTooLarge:
+	case is == rule.MapValueTooLarge:
 		why = fmt.Sprintf("a value of %s is larger than the kernel takes", remedy.Count(int64(m.ValueSize), "byte"))
-	case rule.MapPercpuTooLarge:
+	case is == rule.MapPercpuTooLarge:
 		why, errno = fmt.Sprintf("a value of %s is larger than what the kernel allocates for each CPU (32 KiB)", remedy.Count(int64(m.ValueSize), "byte")), "E2BIG or ENOMEM"
-	case rule.MapTooMany:
+	case is == rule.MapTooMany:
 		why = fmt.Sprintf("%s are more than the kernel counts", remedy.Count(int64(m.MaxEntries), "element"))
-	case rule.MapLargerThanMachine:
+	case is == rule.MapLargerThanMachine:
 		why, errno, by = fmt.Sprintf("one piece of it has %s, and the machine has %s", remedy.Count(mem.Largest, "byte"), remedy.Count(m.Machine, "byte")), "ENOMEM", ByMachine
 		if uncounted && (m.Type == unix.BPF_MAP_TYPE_QUEUE || m.Type == unix.BPF_MAP_TYPE_STACK) {
 			errno = "E2BIG or ENOMEM" // 6.12 counts their bytes in 32 bits, 6.1 does not

@@ -139,13 +139,19 @@ func First(t *testing.T) []Kernel {
 	return Kernels(t)[:1]
 }
 
+// Oldest is 5.10 alone, which differs most.
+func Oldest(t *testing.T) []Kernel {
+	t.Helper()
+	return Fetch(t, "5.10")
+}
+
 // WithOldest adds 5.10, which differs most, where it is not among some kernels.
 func WithOldest(t *testing.T, kernels []Kernel) []Kernel {
 	t.Helper()
 	if slices.ContainsFunc(kernels, func(k Kernel) bool { return k.Series == "5.10" }) {
 		return kernels
 	}
-	return append(Fetch(t, "5.10"), kernels...)
+	return append(Oldest(t), kernels...)
 }
 
 // Ends are the oldest of the kernels, which differs most, and the newest; or all that were asked for.
