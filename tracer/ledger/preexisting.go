@@ -160,9 +160,8 @@ func (l *Ledger) preexistingHolders() (list []Holder) {
 	return list
 }
 
-// Live are the perf buffers that are there, area by area in the order of their numbers, as the
-// entries with which a recording of what follows begins. Each has the time when it was charged,
-// which is before all that will happen to it. The tracer's own are left out, as in a snapshot.
+// Live are the perf buffers that are there, but for the tracer's own, as the entries with which a
+// recording of what follows begins. The time of each is when it was charged.
 func (l *Ledger) Live() (entries []Entry) {
 	for key, b := range l.buffers {
 		for area, c := range b.areas {
@@ -186,12 +185,11 @@ func (l *Ledger) live(key uint64, b *buffer, area rule.Area, c *charge) Entry {
 	e.Buffer.Recorded[area] = Recorded{Pages: c.pages, Extra: c.pinned}
 	e.ChargedUser, e.ChargedPinned = c.pages-c.pinned, c.pinned
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
-	if u := l.users[counterKey{c.payer, false}]; u != nil {
-		e.User.Before, e.User.After = u.locked.Last, u.locked.Last
-	}
+	e.User.After = l.user(c.payer, false).locked.Last
+	e.User.Before = e.User.After
 	p := l.processes[c.mm]
-	if p == nil || p.id != c.process || c.mm == 0 {
-		e.Uncertain = c.pinned != 0
+	known := c.mm != 0 && p != nil && p.id == c.process
+	if e.Uncertain = !known && c.pinned != 0; !known {
 		return e
 	}
 	e.ProcessID, e.Process = p.id, Reading{Owner: c.mm, Before: p.pinned.Last, After: p.pinned.Last}
