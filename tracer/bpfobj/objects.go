@@ -118,7 +118,7 @@ type kindID struct {
 type lister struct {
 	Listing
 	index      map[kindID]int
-	unreadable int                 // processes whose descriptors could not be read
+	unreadable int                // processes whose descriptors could not be read
 	pins       map[kindID][]inode // of objects, not of links to them: each has one reference
 }
 
