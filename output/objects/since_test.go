@@ -2,6 +2,7 @@ package objects
 
 import (
 	"encoding/json"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -118,6 +119,22 @@ func TestSinceJSON(t *testing.T) {
 	// A difference is no listing to compare with.
 	if _, err := ReadEarlier("diff.jsonl", strings.NewReader(out)); err == nil || !strings.Contains(err.Error(), "diff.jsonl: line 1: a difference") {
 		t.Error(err)
+	}
+}
+
+// An object that is gone is written as it was.
+func TestGone(t *testing.T) {
+	var was, gone strings.Builder
+	if err := Write(&was, listing(), Options{JSON: true}); err != nil {
+		t.Fatal(err)
+	}
+	opts := Options{JSON: true, Since: earlier(t, listing())}
+	if err := Write(&gone, &bpfobj.Listing{Complete: true, BootID: "boot-2"}, opts); err != nil {
+		t.Fatal(err)
+	}
+	got := regexp.MustCompile(`"change":"gone","memlock_change_bytes":-[0-9]+,`).ReplaceAllString(gone.String(), "")
+	if diff := cmp.Diff(was.String(), got); diff != "" {
+		t.Errorf("was - gone +\n%s", diff)
 	}
 }
 
