@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -189,6 +190,14 @@ func commandLists(t *testing.T, listed []bpfobj.Object) {
 	}
 	if diff := cmp.Diff(want.String(), got.String()); diff != "" || out.Code != 0 {
 		t.Errorf("pinwatch maps: exit %d, want - got +\n%s\n%s", out.Code, diff, out.Stderr)
+	}
+
+	before := filepath.Join(t.TempDir(), "before.jsonl")
+	if err := os.WriteFile(before, []byte(out.Stdout), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := guesttest.Command(t, "pinwatch", "maps", "--json", "--since", before).Run(); out.Stdout != "" || !strings.Contains(out.Stderr, "before.jsonl: 0 new (0 B), 0 gone (0 B), 0 grown (0 B)") {
+		t.Errorf("pinwatch maps --since: exit %d, %s%s; nothing changed", out.Code, out.Stdout, out.Stderr)
 	}
 
 	user := guesttest.Command(t, "pinwatch", "maps", "--json")
