@@ -2,6 +2,8 @@ package cgroup
 
 import (
 	"io/fs"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -80,4 +82,33 @@ func (n *Names) Called(path string) string {
 	}
 	id := Identify(path)
 	return id.Short()
+}
+
+// Wanted are containers that a user names. What is empty leaves nothing out.
+type Wanted struct {
+	Pods       []string // names or uids
+	Namespaces []string
+	Containers []string // names, or the beginnings of ids
+}
+
+// shortestID is how many digits of a container's id name it.
+const shortestID = 12
+
+// Any reports whether anything is left out.
+func (w *Wanted) Any() bool { return len(w.Pods)+len(w.Namespaces)+len(w.Containers) > 0 }
+
+// Has reports whether a cgroup, with the names of its container, is wanted.
+func (w *Wanted) Has(path string, names container.Names) bool {
+	id := sync.OnceValue(func() Identity { return Identify(path) })
+	return has(w.Namespaces, names.Namespace, func(string) bool { return false }) &&
+		has(w.Pods, names.Pod, func(uid string) bool { return uid == id().PodUID }) &&
+		has(w.Containers, names.Container, func(start string) bool {
+			return len(start) >= shortestID && strings.HasPrefix(id().ContainerID, start)
+		})
+}
+
+// has reports whether a name is wanted, or what else one may be called by.
+func has(wanted []string, name string, orElse func(wanted string) bool) bool {
+	return len(wanted) == 0 || name != "" && slices.Contains(wanted, name) ||
+		slices.ContainsFunc(wanted, func(w string) bool { return w != "" && orElse(w) })
 }

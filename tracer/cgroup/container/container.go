@@ -28,6 +28,19 @@ func (n Names) String() string {
 	return strings.Join(known, "/")
 }
 
+// Parse is what String says.
+func Parse(text string) (n Names) {
+	switch parts := strings.Split(text, "/"); len(parts) {
+	case 1:
+		n.Container = parts[0]
+	case 2:
+		n.Namespace, n.Pod = parts[0], parts[1]
+	default:
+		n.Namespace, n.Pod, n.Container = parts[0], parts[1], parts[2]
+	}
+	return n
+}
+
 // complete takes from other names what is not known.
 func (n *Names) complete(other Names) {
 	for _, pair := range [][2]*string{{&n.Pod, &other.Pod}, {&n.Namespace, &other.Namespace}, {&n.Container, &other.Container}} {
@@ -146,14 +159,18 @@ func pod(root fs.FS, uid string) Names {
 	return Names{}
 }
 
-// longestName is the longest that Kubernetes takes. A longer text is no name.
+// longestName is the longest that Kubernetes takes. A longer text is no name, nor is one with
+// a slash, which no runtime takes.
 const longestName = 253
 
 func names(namespace, pod, container string) Names {
 	for _, name := range []*string{&namespace, &pod, &container} {
-		if len(*name) > longestName {
+		if len(*name) > longestName || strings.Contains(*name, "/") {
 			*name = ""
 		}
+	}
+	if namespace == "" || pod == "" {
+		namespace, pod = "", "" // a pod has both
 	}
 	return Names{pod, namespace, container}
 }
