@@ -13,7 +13,6 @@ import (
 	"unsafe"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
-	"github.com/pinwatch/pinwatch/tracer/workload"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
@@ -221,8 +220,8 @@ func (a *actor) do(r *request) reply {
 		return a.measureRoom(r.Pages)
 	case "storm":
 		return a.storm(r)
-	case "spare-threads":
-		return failed(workload.SpareThreads(r.Threads))
+	case "bpf-map-inside":
+		return bpfMapInside(a.rights, r.Pages)
 	case "fork":
 		return forkAndExit()
 	case "exit":
@@ -504,11 +503,16 @@ func forkAndExit() reply {
 			unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
 		}
 	}
-	var status unix.WaitStatus
+	_, err := waitFor(int(pid))
+	return failed(err)
+}
+
+// waitFor waits for a child to end.
+func waitFor(pid int) (status unix.WaitStatus, err error) {
 	for {
-		_, err := unix.Wait4(int(pid), &status, 0, nil)
+		_, err = unix.Wait4(pid, &status, 0, nil)
 		if !errors.Is(err, unix.EINTR) {
-			return failed(err)
+			return status, err
 		}
 	}
 }
