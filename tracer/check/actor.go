@@ -195,7 +195,7 @@ func (a *actor) do(r *request) reply {
 	case "redirect":
 		return failed(unix.IoctlSetInt(r.FD, unix.PERF_EVENT_IOC_SET_OUTPUT, r.Other))
 	case "mmap":
-		return result(mmap(r.FD, r.Bytes, r.Offset, r.Prot, r.Flags))
+		return result(mmapAt(r.Addr, r.FD, r.Bytes, r.Offset, r.Prot, r.Flags))
 	case "munmap":
 		_, _, errno := unix.Syscall(unix.SYS_MUNMAP, r.Addr, r.Bytes, 0)
 		return result(0, errno)
@@ -203,6 +203,9 @@ func (a *actor) do(r *request) reply {
 		return cover(r.Addr, r.Bytes)
 	case "move":
 		return move(r.Addr, r.Bytes)
+	case "resize":
+		got, _, errno := unix.Syscall6(unix.SYS_MREMAP, r.Addr, r.Bytes, uintptr(r.Pages*page()), unix.MREMAP_MAYMOVE, 0, 0)
+		return result(got, errno)
 	case "mprotect":
 		_, _, errno := unix.Syscall(unix.SYS_MPROTECT, r.Addr, r.Bytes, r.Prot)
 		return result(0, errno)
@@ -325,7 +328,11 @@ func (a *actor) take() reply {
 }
 
 func mmap(fd int, bytes, offset, prot, flags uintptr) (uintptr, unix.Errno) {
-	addr, _, errno := unix.Syscall6(unix.SYS_MMAP, 0, bytes, prot, flags, uintptr(fd), offset)
+	return mmapAt(0, fd, bytes, offset, prot, flags)
+}
+
+func mmapAt(addr uintptr, fd int, bytes, offset, prot, flags uintptr) (uintptr, unix.Errno) {
+	addr, _, errno := unix.Syscall6(unix.SYS_MMAP, addr, bytes, prot, flags, uintptr(fd), offset)
 	return addr, errno
 }
 
