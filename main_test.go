@@ -19,8 +19,8 @@ const module = "github.com/pinwatch/pinwatch/"
 // floors are the rooms of the house from the ground up. A room imports only rooms of
 // lower floors.
 var floors = [][]string{
-	{"tracer/rule", "tracer/refusal", "tracer/ledger/counter", "tracer/ledger/object", "tracer/cgroup", "tracer/child", "tracer/guest", "tracer/self", "output/lines", "output/command/value"},
-	{"bpf", "tracer/kernel", "tracer/reason", "tracer/remedy"},
+	{"tracer/rule", "tracer/refusal", "tracer/ledger/counter", "tracer/ledger/object", "tracer/cgroup", "tracer/child", "tracer/image", "tracer/self", "output/lines", "output/command/value"},
+	{"bpf", "tracer/guest", "tracer/kernel", "tracer/reason", "tracer/remedy"},
 	{"tracer/accounting", "tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
 	{"tracer/pipeline", "tracer/probe", "tracer/snapshot"},
 	{"tracer", "tracer/advice"},
