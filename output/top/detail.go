@@ -49,10 +49,10 @@ func (m *Model) fields(row int) []string {
 	u := units{pageSize: m.shown.limits.pageSize, bytes: m.opts.Bytes}
 	headings := m.list.headings()
 	for i, h := range headings {
-		text, share := m.list.text(row, i, u)
-		if h.name == "NOTE" {
+		if h.name == "NOTE" || h.drawn {
 			continue // the page has it in full
 		}
+		text, share := m.list.text(row, i, u)
 		if share >= 0 {
 			full, rest, label := meter(share, 24)
 			text = m.styles.level(share).Render(full) + m.styles.dim.Render(rest) + label
