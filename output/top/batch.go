@@ -60,7 +60,7 @@ func (m *Model) batchTable(w io.Writer) error {
 		return err
 	}
 	table := format.Table(w, 1, align, names...)
-	u := units{pageSize: m.shown.limits.pageSize, bytes: m.opts.Bytes}
+	u := m.units()
 	cells := make([]string, len(columns))
 	for row := range m.list.len() {
 		for i, column := range columns {

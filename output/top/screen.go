@@ -338,7 +338,7 @@ func (m *Model) row(row int, selected bool, headings []heading, places []place) 
 	if selected {
 		style = style.Reverse(true)
 	}
-	u := units{pageSize: m.shown.limits.pageSize, bytes: m.opts.Bytes}
+	u := m.units()
 	var line, run strings.Builder
 	// Cells of one style are rendered together.
 	flush := func() {
@@ -372,6 +372,9 @@ func (m *Model) row(row int, selected bool, headings []heading, places []place) 
 	flush()
 	return line.String()
 }
+
+// units are those that the user has chosen.
+func (m *Model) units() units { return units{pageSize: m.shown.limits.pageSize, bytes: m.opts.Bytes} }
 
 // blank says why there are no rows.
 func (m *Model) blank(room int) []string {

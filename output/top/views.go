@@ -152,6 +152,14 @@ func limitText(p *processRow, u units) string {
 	return u.pages(p.limit)
 }
 
+// limitOrNone is the limit where it is known and there is one, else 0.
+func (p *processRow) limitOrNone() int64 {
+	if !p.limitKnown || p.ceiling() == rule.Unlimited {
+		return 0
+	}
+	return p.limit
+}
+
 // used is pinned_vm of the limit; negative where there is none.
 func (p *processRow) used() float64 {
 	if p.gone || !p.limitKnown || p.ceiling() == rule.Unlimited {

@@ -195,3 +195,44 @@ func eighths(amount, top int64, steps int) int {
 	}
 	return min(steps, max(1, int(float64(amount)/float64(top)*float64(steps))))
 }
+
+// Chart draws cells as steps, in rows from the top down. The highest row ends with top. Where
+// limit is in a row, it is drawn there as a line, behind the steps; the row's number is
+// returned, or -1.
+func Chart(cells []Cell, top, limit int64, height int) (rows []string, limitRow int) {
+	limitRow = -1
+	if limit > 0 && limit <= top {
+		limitRow = height - (eighths(limit, top, 8*height)+7)/8
+	}
+	for row := range height {
+		line := make([]rune, len(cells))
+		below := 8 * (height - 1 - row) // eighths that are in the rows below
+		for i, cell := range cells {
+			line[i] = ' '
+			if row == limitRow {
+				line[i] = '─'
+			}
+			if n := min(8, eighths(cell.High, top, 8*height)-below); cell.Seen && n > 0 {
+				line[i] = levels[n-1]
+			}
+		}
+		rows = append(rows, string(line))
+	}
+	return rows, limitRow
+}
+
+// Marks has a sign below the cells in which something was refused; "" if there are none.
+func Marks(cells []Cell, sign rune) string {
+	line := make([]rune, len(cells))
+	any := false
+	for i, cell := range cells {
+		line[i] = ' '
+		if cell.Refused > 0 {
+			line[i], any = sign, true
+		}
+	}
+	if !any {
+		return ""
+	}
+	return string(line)
+}

@@ -2,6 +2,7 @@ package trend
 
 import (
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 )
@@ -121,5 +122,37 @@ func TestLate(t *testing.T) {
 	s = s.Add(c, 1e9, 5)
 	if s.Now() != 5 || s.Growth() != 4 || Peak(s.Cells(c, 3)) != 5 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// A chart has steps, the limit behind them, and what was refused below.
+func TestChart(t *testing.T) {
+	s, c := made(Over(0), 0, 4, 4, 8, 8, 8, 2, 2, 2)
+	s = s.Refuse(c, 6e9+1)
+	cells := s.Cells(c, 8)
+	for _, limit := range []struct {
+		is   int64
+		row  int
+		want string
+	}{
+		{6, 1, strings.Join([]string{"   ███  ", "───███──", " █████  ", " ███████"}, "|")},
+		{0, -1, strings.Join([]string{"   ███  ", "   ███  ", " █████  ", " ███████"}, "|")},
+		{9, -1, strings.Join([]string{"   ███  ", "   ███  ", " █████  ", " ███████"}, "|")},
+		{8, 0, strings.Join([]string{"───███──", "   ███  ", " █████  ", " ███████"}, "|")},
+	} {
+		rows, row := Chart(cells, 8, limit.is, 4)
+		if got := strings.Join(rows, "|"); got != limit.want || row != limit.row {
+			t.Errorf("limit %d: row %d\n%s\nwant %d\n%s", limit.is, row, strings.Join(rows, "\n"), limit.row, limit.want)
+		}
+	}
+	if got := Marks(cells, '✗'); got != "      ✗ " {
+		t.Errorf("%q", got)
+	}
+	if rows, _ := Chart(cells, 64, 0, 2); rows[1] != " ▁▁▂▂▂▁▁" {
+		t.Errorf("%q", rows)
+	}
+	quiet, c := made(Over(0), 1, 2)
+	if got := Marks(quiet.Cells(c, 3), '✗'); got != "" {
+		t.Errorf("%q", got)
 	}
 }
