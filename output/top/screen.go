@@ -76,7 +76,7 @@ func (m *Model) tableScreen() []string {
 	if f.tabs {
 		lines = append(lines, m.tabs())
 	}
-	places := arrange(m.list.headings(), m.width, m.places[m.view].sort)
+	places := m.columns()
 	if f.headings {
 		lines = append(lines, m.headings(places))
 	}
@@ -85,6 +85,11 @@ func (m *Model) tableScreen() []string {
 		lines = append(lines, m.footer())
 	}
 	return lines
+}
+
+// columns are those of the view that the window has room for.
+func (m *Model) columns() []place {
+	return arrange(m.list.headings(), m.width, m.places[m.view].sort)
 }
 
 // headerLine is a line of the header. Where there is no room for all of them,
@@ -269,11 +274,14 @@ func (m *Model) verdictLine() string {
 	return m.styles.alarm.Render(pad(alarm, m.width, true))
 }
 
+// tab is the name of a view, as wide as when it is shown.
+func (m *Model) tab(view int) string { return fmt.Sprintf(" %d %s ", view+1, m.tables[view].name()) }
+
 // tabs names the views, and what is filtered.
 func (m *Model) tabs() string {
 	var parts []string
-	for v, t := range m.tables {
-		label := fmt.Sprintf(" %d %s ", v+1, t.name())
+	for v := range m.tables {
+		label := m.tab(v)
 		if v == m.view {
 			label = m.styles.tab.Render("[" + strings.TrimSpace(label) + "]")
 		}

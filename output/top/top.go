@@ -80,6 +80,7 @@ type Options struct {
 	All      bool // idle processes too
 	Bytes    bool // instead of pages
 	ASCII    bool // what the screen is drawn with
+	Mouse    bool // the terminal is to report it
 }
 
 // Model is the state of the screen. It is a value: Update returns a new one and
@@ -171,6 +172,10 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 		m.layout()
 	case tea.KeyPressMsg:
 		action = m.key(msg)
+	case tea.MouseClickMsg:
+		m.click(msg)
+	case tea.MouseWheelMsg:
+		m.wheel(msg)
 	case tea.PasteMsg:
 		if m.typing {
 			m.opts.Filter += msg.Content

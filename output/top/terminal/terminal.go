@@ -109,6 +109,9 @@ func (s screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 func (s screen) View() tea.View {
 	view := tea.NewView(s.model.View())
 	view.AltScreen = true
+	if s.model.Mouse() {
+		view.MouseMode = tea.MouseModeCellMotion
+	}
 	return view
 }
 
