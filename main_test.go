@@ -20,7 +20,7 @@ const module = "github.com/pinwatch/pinwatch/"
 // lower floors.
 var floors = [][]string{
 	{"tracer/rule", "tracer/refusal", "tracer/ledger/counter", "tracer/ledger/object", "tracer/cgroup", "tracer/child", "tracer/image", "tracer/self", "output/lines", "output/command/value", "output/top/trend"},
-	{"bpf", "tracer/guest", "tracer/kernel", "tracer/reason", "tracer/remedy"},
+	{"bpf", "tracer/guest", "tracer/kernel", "tracer/ledger/call", "tracer/reason", "tracer/remedy"},
 	{"tracer/accounting", "tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
 	{"tracer/pipeline", "tracer/probe", "tracer/snapshot"},
 	{"tracer", "tracer/advice"},
@@ -33,7 +33,7 @@ var floors = [][]string{
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording"},
 	{"output", "output/checked", "output/explored", "output/emitted", "output/gate"},
-	{"output/top", "output/page", "output/command/loads"},
+	{"output/top", "output/page", "output/agent", "output/command/loads"},
 	{"output/top/terminal"},
 	{"output/command"},
 	{"."},
