@@ -43,7 +43,7 @@ var floors = [][]string{
 // workloads and views.
 var large = []string{"tracer/check", "tracer/workload", "output/top"}
 
-const mostLines = 1815
+const mostLines = 1900
 
 func floorOf(room string) int {
 	return slices.IndexFunc(floors, func(rooms []string) bool { return slices.Contains(rooms, room) })
