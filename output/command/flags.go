@@ -11,11 +11,13 @@ import (
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/image"
 	"github.com/pinwatch/pinwatch/tracer/probe"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 	"github.com/pinwatch/pinwatch/tracer/transport"
@@ -132,6 +134,17 @@ func addMachine(f *pflag.FlagSet, c *guest.Config) {
 	f.StringVar(&c.Memory, "memory", "1G", "memory of the guest")
 	f.StringVar(&c.Append, "append", "", "more kernel parameters")
 	f.StringVar(&c.Accel, "accel", "", "QEMU accelerator (default: KVM if a trial shows that it works, else emulation)")
+}
+
+// addRefresh adds the flag of commands that take kernels.
+func addRefresh(f *pflag.FlagSet, refresh *bool) {
+	f.BoolVar(refresh, "refresh", false, "fetch a kernel anew that is in the cache")
+}
+
+// kernels gets a number of kernels, and says on Err how that goes; done ends that.
+func (s *Streams) kernels(number int, refresh bool) (store image.Store, done func()) {
+	progress := report.NewProgress(s.Err, number)
+	return image.Store{Refresh: refresh, Say: progress.Say, Done: progress.Done}, progress.Clear
 }
 
 // The sources of a snapshot, as --source names them.

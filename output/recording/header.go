@@ -29,6 +29,12 @@ type Header struct {
 	Paranoid  int    `json:"perf_event_paranoid"`
 	CPUs      int    `json:"online_cpus"`
 	PageBytes uint32 `json:"page_size_bytes"`
+	// Of one of several files that are one trace: which trace, and from 0 its place in it.
+	Run  string `json:"run"` // "": it is the only one
+	Part int    `json:"part"`
+	// Events before it: lost in the whole trace, and not written since the file before it.
+	Lost       uint64 `json:"lost_before"`
+	Unrecorded uint64 `json:"unrecorded_before"`
 }
 
 const headerKind = "header"
