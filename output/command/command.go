@@ -140,7 +140,7 @@ Exit status: 0 fine, 1 failure, 2 wrong usage; that of a COMMAND that is run is 
 			root.AddCommand(c)
 		}
 	}
-	add(groupTrace, newTrace(s), newRecord(s), newReplay(s), newTop(s), newReport(s))
+	add(groupTrace, newTrace(s), newRecord(s), newReplay(s), newTop(s), newReport(s), newAgent(s))
 	add(groupAsk, newExplain(s), newMaps(s), newDoctor(s))
 	add(groupCheck, newCheck(s))
 	add(groupDevelop, newGuest(s), loads.New(s.Out, s.Err, loads.Snapshots{Flag: addSource, Open: openSnapshot}))

@@ -88,6 +88,7 @@ func TestEnumeratedFlags(t *testing.T) {
 		{"explain", "source", []string{"auto", "proc"}},
 		{"maps", "sort", objects.Sorts()},
 		{"maps", "type", types},
+		{"maps", "by", objects.Groupings()},
 		{"check", "format", report.Formats()},
 		{"check", "exit", check.ExitConventions()},
 		{"check", "scenario", check.Names()},

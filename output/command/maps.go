@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ type mapsOptions struct {
 	tracingFlags
 	show  objects.Options
 	watch time.Duration // 0: no trace
+	since string        // file; "": none
 }
 
 func newMaps(s *Streams) *cobra.Command {
@@ -42,6 +44,21 @@ BPF iterator (Linux 5.8), or by a kprobe that is attached for a moment.
   PINNED   paths on the bpffs that are mounted here
   HOLDERS  processes that have it open, and links that hold a program
 
+--orphans shows only what looks left behind, and says why in ORPHAN:
+  a pin alone holds it      the kernel counts no reference but those of its pins
+  payer's cgroup is gone    the cgroup that it was charged to was removed: its parent
+                            pays, which CGROUP names
+  payer does not hold it    processes have it open, but none of them is the user who
+                            pays, or in the cgroup that pays or in one below
+What cannot be known is not claimed, and said on stderr.
+
+--by shows sums, the largest first: by the cgroup or the pod that pays, by the
+directories of pins (in each of which an object counts), or by type. UNPAID is the
+MEMLOCK of what no cgroup, or only the root, pays for.
+
+--since compares with an earlier whole listing: what is not in the file is new, what is
+there only is gone, and what has a larger MEMLOCK is grown. Filters choose from these.
+
 Whether BPF memory is held against RLIMIT_MEMLOCK or charged to cgroups is found
 out by an experiment: a child process creates one map.
 
@@ -49,7 +66,9 @@ Needs CAP_SYS_ADMIN, and CAP_SYS_PTRACE for the holders. Without them it shows w
 is open in the processes that it may read.`,
 		Example: `  pinwatch maps --sort memlock
   pinwatch maps --cgroup /system.slice --json
-  pinwatch maps --type ringbuf --in-bytes`,
+  pinwatch maps --type ringbuf --in-bytes
+  pinwatch maps --orphans --by cgroup
+  pinwatch maps --json >before.jsonl; sleep 1h; pinwatch maps --since before.jsonl`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runMaps(cmd.Context(), &o) },
 	}
@@ -62,11 +81,15 @@ is open in the processes that it may read.`,
 	f.StringSliceVar(&o.show.Names, "name", nil, "show only objects with these names")
 	f.IntSliceVar(&o.show.PIDs, "pid", nil, "show only what these processes hold")
 	f.StringVar(&o.show.Cgroup, "cgroup", "", "show only what is held in, or charged to, this cgroup or one below")
+	f.BoolVar(&o.show.Orphans, "orphans", false, "show only what looks left behind, and why (ORPHAN)")
+	value.Enum(f, &o.show.By, "by", "", objects.Groupings(), "show sums instead")
+	f.StringVar(&o.since, "since", "", "show only what is new, gone or grown since this `file`, a whole listing by --json, was written")
 	f.BoolVar(&o.show.MapsOnly, "maps-only", false, "leave programs out")
 	f.BoolVar(&o.show.ProgramsOnly, "progs-only", false, "leave maps out")
 	f.BoolVar(&o.show.JSON, "json", false, "write JSON lines")
 	f.BoolVar(&o.show.Bytes, "in-bytes", false, "write sizes as plain bytes")
 	value.Renamed(f, "bytes", "in-bytes")
+	cmd.MarkFlagsMutuallyExclusive("by", "since")
 	return cmd
 }
 
@@ -83,6 +106,11 @@ func runMaps(ctx context.Context, o *mapsOptions) (err error) {
 	if err = o.show.Check(); err != nil {
 		return usageError{err}
 	}
+	if o.since != "" {
+		if o.show.Since, err = readEarlier(o.since); err != nil {
+			return err
+		}
+	}
 	if o.show.Cgroup, err = cgroup.Named(o.show.Cgroup, cgroup.AnyHierarchy()); err != nil {
 		return err
 	}
@@ -97,8 +125,17 @@ func runMaps(ctx context.Context, o *mapsOptions) (err error) {
 		return err
 	}
 	listing.SetCharged(charged)
-	for _, note := range objects.Notes(listing) {
+	for _, note := range objects.Notes(listing, o.show) {
 		fmt.Fprintf(o.Err, "pinwatch: %s\n", note)
 	}
 	return objects.Write(o.Out, listing, o.show)
+}
+
+func readEarlier(name string) (*objects.Earlier, error) {
+	in, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	return objects.ReadEarlier(name, in)
 }

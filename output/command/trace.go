@@ -13,7 +13,6 @@ import (
 	"github.com/pinwatch/pinwatch/output/gate"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
-	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -187,50 +186,4 @@ func runRecord(ctx context.Context, o *traceOptions) error {
 		fmt.Fprintf(o.Err, "pinwatch: recorded in %s; look at it with: pinwatch top --replay %[1]s\n", o.path)
 	}
 	return err
-}
-
-// replayOptions are those of replay.
-type replayOptions struct {
-	*Streams
-	rows rowFlags
-	path string // "-": the standard input
-}
-
-func newReplay(s *Streams) *cobra.Command {
-	o := replayOptions{Streams: s}
-	cmd := &cobra.Command{
-		Use:   "replay [flags] FILE",
-		Short: "Run a recording through the ledger again",
-		Long: `Reads what "pinwatch record" or "pinwatch trace --json" wrote, and runs it through
-the same ledger and the same outputs, on any machine and without privileges. FILE
-may be - for the standard input. Where it was cut off, as by a power cut, all that is
-whole is replayed, and the rest is said.`,
-		Example: `  pinwatch record trace.jsonl
-  pinwatch replay trace.jsonl`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			o.path = args[0]
-			return runReplay(&o)
-		},
-	}
-	o.rows.add(cmd.Flags())
-	return cmd
-}
-
-func runReplay(o *replayOptions) error {
-	in, err := o.open(o.path)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	w, err := o.rows.writer(o.Out)
-	if err != nil {
-		return err
-	}
-	recorded := recording.NewReader(in)
-	defer recorded.Tell(o.Err)
-	if err := pipeline.Run(recorded.Events(), recorded.Lost, output.NewStream(w, &o.rows.filter)); err != nil {
-		return fmt.Errorf("replay %s: %w", o.path, err)
-	}
-	return nil
 }

@@ -119,13 +119,14 @@ type Filter struct {
 	NoCalls    bool     // what is no call: what was mapped before the trace, whoever maps it, and what is closed
 	Only       []string // some of Watchable
 	Cgroup     string   // only what is in this cgroup, or charged to it, or to one below
+	FromNS     uint64   // only what returned then or later, as time_ns; what is no call is shown at any time
 }
 
 // Shows reports whether a row passes. Kinds of conditions are and-ed, the values
 // of one are or-ed.
 func (f *Filter) Shows(e *ledger.Entry) bool {
 	preexisting := e.Kind == ledger.Preexisting
-	if (preexisting || e.Kind == ledger.Closing) && !f.NoCalls {
+	if noCall := preexisting || e.Kind == ledger.Closing; noCall && !f.NoCalls || !noCall && e.TimeNS < f.FromNS {
 		return false
 	}
 	return matches(f.PIDs, e.Caller.PID) && matches(f.UIDs, e.Caller.UID) && matches(f.Comms, e.Caller.Comm) &&

@@ -10,6 +10,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/top/trend"
 )
 
 // units say how amounts of memory are written.
@@ -32,6 +33,8 @@ type column[T any] struct {
 	compare func(a, b *T) int
 	// share is what a bar shows, of 1; negative: no bar. nil: text.
 	share func(t *T) float64
+	// trend is what a sparkline shows. nil: text.
+	trend func(t *T) trend.Series
 	// word says that the filter looks at it.
 	word bool
 }
@@ -44,6 +47,7 @@ type heading struct {
 	left  bool // aligned left
 	words bool // sorted from a to z at first; amounts begin with the largest
 	rank  int  // where room is short, the highest ranks go first
+	drawn bool // a picture: nothing for plain text
 	help  string
 }
 
@@ -111,6 +115,17 @@ func bar[T any](name string, rank int, help string, share func(*T) float64) colu
 	}
 }
 
+// trendColumn is a column of sparklines, of what another column shows. It sorts by how much
+// that has grown.
+func trendColumn[T any](of string, value func(*T) trend.Series) column[T] {
+	growth := func(t *T) int64 { s := value(t); return s.Growth() }
+	return column[T]{
+		heading: heading{name: "TREND", width: 8, flex: 1, left: true, rank: 13, drawn: true, help: of + " over the last five minutes, or of a recording; sorted by its growth"},
+		compare: func(a, b *T) int { return cmp.Compare(growth(a), growth(b)) },
+		trend:   value,
+	}
+}
+
 func percent(share float64) string {
 	return strconv.FormatInt(int64(math.Round(100*share)), 10) + "%"
 }
@@ -144,6 +159,8 @@ type list interface {
 	// text is a cell, and share what its bar shows; negative: no bar.
 	text(row, column int, u units) (text string, share float64)
 	tone(row int) tone
+	// trend is what a sparkline shows in a cell; nil: no sparkline.
+	trend(row, column int) *trend.Series
 }
 
 // table is what the model knows of a view.
@@ -222,6 +239,14 @@ func (l *listOf[T]) text(row, column int, u units) (string, float64) {
 		share = c.share(t)
 	}
 	return c.text(t, u), share
+}
+
+func (l *listOf[T]) trend(row, column int) *trend.Series {
+	if of := l.view.columns[column].trend; of != nil {
+		s := of(l.rows[row])
+		return &s
+	}
+	return nil
 }
 
 // place is where a column stands on the screen.

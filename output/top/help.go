@@ -15,7 +15,10 @@ Enter            its page: what it holds, its ledger entries, and what they
                  mean; Esc goes back
 /                filter by a part of a name, a pid or a verdict; Enter keeps
                  it, Esc drops it
+<, >             sort by the column to the left, to the right
 s, S             sort by the next column; turn the order round
+m                the mouse, or not: a click sorts by a column or selects a row;
+                 Shift then selects text
 a                show idle processes and users too, or not
 b                amounts in bytes, or in pages
 p, Space         pause, and go on

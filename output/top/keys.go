@@ -135,12 +135,14 @@ func (m *Model) tableKey(key string) bool {
 		m.opts.Filter = ""
 		m.refresh()
 	case "s":
-		p.sort = (p.sort + 1) % len(m.list.headings())
-		p.descending = !m.list.headings()[p.sort].words
-		m.refresh()
+		m.sortBy((p.sort + 1) % len(m.list.headings()))
 	case "S":
 		p.descending = !p.descending
 		m.refresh()
+	case "<":
+		m.sortBeside(-1)
+	case ">":
+		m.sortBeside(1)
 	case "a":
 		m.opts.All = !m.opts.All
 		m.refresh()
@@ -158,6 +160,22 @@ func (m *Model) tableKey(key string) bool {
 	return true
 }
 
+// sortBy sorts by a column, in its usual order.
+func (m *Model) sortBy(column int) {
+	p := &m.places[m.view]
+	p.sort, p.descending = column, !m.list.headings()[column].words
+	m.refresh()
+}
+
+// sortBeside sorts by the next column to the right (1) or left (-1) on the screen.
+func (m *Model) sortBeside(direction int) {
+	places := m.columns()
+	now := slices.IndexFunc(places, func(at place) bool { return at.column == m.places[m.view].sort })
+	if next := now + direction; now >= 0 && next >= 0 && next < len(places) {
+		m.sortBy(places[next].column)
+	}
+}
+
 // flowKey is for how news come.
 func (m *Model) flowKey(key string) Action {
 	switch key {
@@ -167,6 +185,9 @@ func (m *Model) flowKey(key string) Action {
 		return m.setInterval(1)
 	case "-", "_":
 		return m.setInterval(-1)
+	case "m":
+		m.opts.Mouse = !m.opts.Mouse
+		return Action{}
 	}
 	if !m.opts.Replay {
 		return Action{}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/output/top/trend"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -78,6 +79,8 @@ type Options struct {
 	Filter   string
 	All      bool // idle processes too
 	Bytes    bool // instead of pages
+	ASCII    bool // what the screen is drawn with
+	Mouse    bool // the terminal is to report it
 }
 
 // Model is the state of the screen. It is a value: Update returns a new one and
@@ -85,6 +88,7 @@ type Options struct {
 type Model struct {
 	opts          Options
 	width, height int
+	batch         bool // plain text, without pictures
 	tables        [viewCount]table
 	places        [viewCount]placeIn
 	styles        styles
@@ -128,7 +132,11 @@ type placeIn struct {
 // New returns a model that knows nothing yet. It is an error to name a view or a
 // column that does not exist; both are told what there is.
 func New(opts Options) (Model, error) {
-	m := Model{opts: opts, tables: views(), styles: newStyles(), news: &accounts{}}
+	m := Model{opts: opts, tables: views(), styles: newStyles()}
+	m.news = &accounts{clock: trend.Over(trendWindow)}
+	if opts.Replay {
+		m.news.clock = trend.Over(0)
+	}
 	if opts.View != "" {
 		v, err := indexOf(opts.View, ViewNames(), "view")
 		if err != nil {
@@ -164,6 +172,10 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 		m.layout()
 	case tea.KeyPressMsg:
 		action = m.key(msg)
+	case tea.MouseClickMsg:
+		m.click(msg)
+	case tea.MouseWheelMsg:
+		m.wheel(msg)
 	case tea.PasteMsg:
 		if m.typing {
 			m.opts.Filter += msg.Content
@@ -177,9 +189,7 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 	case Snapshot:
 		m.news = m.news.withSnapshot(msg)
 	case Objects:
-		news := *m.news
-		news.objects = msg
-		m.news = &news
+		m.news = m.news.withObjects(msg)
 	case Tick:
 		m.usage = msg.Usage
 		m.news = m.news.at(msg.NowNS)

@@ -3,12 +3,14 @@
 package terminal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 
 	tea "charm.land/bubbletea/v2"
@@ -107,6 +109,9 @@ func (s screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 func (s screen) View() tea.View {
 	view := tea.NewView(s.model.View())
 	view.AltScreen = true
+	if s.model.Mouse() {
+		view.MouseMode = tea.MouseModeCellMotion
+	}
 	return view
 }
 
@@ -156,6 +161,14 @@ func Batch(ctx context.Context, opts top.Options, source Source, views []string,
 		return nil
 	}
 	return err
+}
+
+// ASCII reports whether the locale says that the terminal cannot show more. Without any
+// locale there is nothing against it.
+func ASCII() bool {
+	locale := cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG"))
+	name := strings.ReplaceAll(strings.ToUpper(locale), "-", "")
+	return locale != "" && !strings.Contains(name, "UTF8")
 }
 
 // Is says whether a file is a terminal that can show a screen.
