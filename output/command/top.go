@@ -65,6 +65,7 @@ what /proc tells, and says so.`,
 	f.StringVar(&o.view.Filter, "filter", "", "only rows with this `text` in a name, a pid, a uid or a verdict")
 	f.BoolVar(&o.view.All, "all", false, "include idle processes and users")
 	f.BoolVar(&o.view.ASCII, "ascii", terminal.ASCII(), "draw with ASCII characters; the default follows LC_ALL, LC_CTYPE and LANG")
+	f.BoolVar(&o.view.Tree, "tree", false, "cgroups as a tree")
 	f.BoolVar(&o.view.Mouse, "mouse", false, "begin with the mouse switched on (m); Shift then selects text")
 	f.BoolVar(&o.view.Bytes, "in-bytes", false, "amounts in bytes, not pages")
 	o.tracing.addBackend(f)

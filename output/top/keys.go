@@ -2,6 +2,7 @@ package top
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -149,7 +150,19 @@ func (m *Model) tableKey(key string) bool {
 	case "b":
 		m.opts.Bytes = !m.opts.Bytes
 		m.layout()
+	case "t":
+		if m.view != viewCgroups {
+			return false
+		}
+		m.opts.Tree = !m.opts.Tree
+		m.refresh()
+	case "space":
+		return m.fold()
 	case "enter":
+		if !m.fold() {
+			m.enter()
+		}
+	case "i":
 		m.enter()
 	case "?", "f1":
 		m.page, m.lineOffset = pageHelp, 0
@@ -253,6 +266,23 @@ func (m *Model) turn(view int) {
 	m.view = view % viewCount
 	m.page, m.subject, m.lines = pageTable, "", nil
 	m.refresh()
+}
+
+// fold folds the selected branch of a tree, or unfolds it. It reports whether one is selected.
+func (m *Model) fold() bool {
+	p := &m.places[m.view]
+	if m.list.len() == 0 || !m.list.branch(p.row) {
+		return false
+	}
+	m.move(p.row)
+	folded := maps.Clone(m.folded)
+	if folded == nil {
+		folded = map[string]bool{}
+	}
+	folded[p.selected] = !folded[p.selected]
+	m.folded = folded
+	m.refresh()
+	return true
 }
 
 // enter opens the detail page of the selected row.

@@ -44,7 +44,7 @@ func (m Model) View() string {
 
 // ascii has a character for each that the screen is drawn with. Names are as they are.
 var ascii = strings.NewReplacer("▁", "_", "▂", ".", "▃", ":", "▄", "-", "▅", "=", "▆", "+", "▇", "*", "█", "#",
-	"░", ".", "·", ".", "…", "~", "✗", "x", "×", "x", "≥", ">", "▲", "^", "▼", "v", "▏", "_", "─", "-", "│", "|", "└", "`", "├", "+", "↑", "^", "↓", "v")
+	"░", ".", "·", ".", "…", "~", "✗", "x", "×", "x", "≥", ">", "▲", "^", "▼", "v", "▏", "_", "─", "-", "│", "|", "└", "`", "├", "+", "↑", "^", "↓", "v", "▸", "+", "▾", "-")
 
 // frame is how the lines of a window are shared out.
 type frame struct {

@@ -79,6 +79,7 @@ type Options struct {
 	Filter   string
 	All      bool // idle processes too
 	Bytes    bool // instead of pages
+	Tree     bool // of cgroups
 	ASCII    bool // what the screen is drawn with
 	Mouse    bool // the terminal is to report it
 }
@@ -101,8 +102,9 @@ type Model struct {
 	usage    Usage
 	troubles []troubleLine
 	ended    bool
-	typing   bool   // a filter
-	before   string // the filter before it was typed
+	folded   map[string]bool // branches of the tree; never changed
+	typing   bool            // a filter
+	before   string          // the filter before it was typed
 
 	page       page
 	subject    string   // id of the row that a detail page is about
@@ -230,7 +232,7 @@ func (m *Model) show() {
 // processes. Whoever is selected stays selected.
 func (m *Model) refresh() {
 	p := &m.places[m.view]
-	m.list = m.tables[m.view].list(m.shown, query{column: p.sort, descending: p.descending, filter: m.opts.Filter, all: m.opts.All})
+	m.list = m.tables[m.view].list(m.shown, query{column: p.sort, descending: p.descending, filter: m.opts.Filter, all: m.opts.All, tree: m.opts.Tree, folded: m.folded})
 	p.find(m.list)
 	m.layout()
 }

@@ -156,6 +156,7 @@ func TestScreens(t *testing.T) {
 		"events-200x60":         press(t, replayed(t, cumulative, 56, 200, 60), "5"),
 		"process-page-100x30":   press(t, replayed(t, cumulative, 56, 100, 30), "enter"),
 		"refused-page-80x40":    press(t, replayed(t, cumulative, 80, 80, 40), "2", "down", "enter"),
+		"tree-80x24":            nested(t),
 		"bpf-page-80x24":        press(t, watched(t, 80, 24), "4", "enter"),
 		"event-page-100x30":     press(t, replayed(t, cumulative, 56, 100, 30), "5", "/", "r", "e", "f", "u", "s", "enter", "enter"),
 		"help-80x24":            press(t, replayed(t, cumulative, 56, 80, 24), "?"),

@@ -321,6 +321,9 @@ func userRows(a *accounts, all bool) []userRow {
 // cgroupRow is one row of the cgroups.
 type cgroupRow struct {
 	name, container        string
+	path                   string // "": not known
+	label                  string // in a tree
+	branch                 bool
 	processes, buffers     int64
 	pinned, share, over    int64
 	refusals, events       uint64
@@ -336,7 +339,7 @@ func cgroupView() *view[cgroupRow] {
 		title: "cgroups",
 		sort:  "PINNED_VM",
 		columns: []column[cgroupRow]{
-			word("CGROUP", 16, 3, 1, "", func(g *cgroupRow) string { return g.name }),
+			word("CGROUP", 16, 3, 1, "", func(g *cgroupRow) string { return cmp.Or(g.label, g.name) }),
 			word("CONTAINER", 12, 1, 8, "where it is known", func(g *cgroupRow) string { return format.Printable(g.container) }),
 			number("PROCS", 5, 6, "its processes that have to do with locked memory", func(g *cgroupRow) int64 { return g.processes }),
 			amount("PINNED_VM", 10, 2, helpPinnedMany, func(g *cgroupRow) int64 { return g.pinned }),
@@ -351,6 +354,7 @@ func cgroupView() *view[cgroupRow] {
 		rows: cgroupRows,
 		id:   func(g *cgroupRow) string { return g.name },
 		tone: func(g *cgroupRow) tone { return toneOf(g.broken, g.refusals, false) },
+		tree: cgroupTree(),
 	}
 }
 
@@ -366,7 +370,7 @@ func cgroupRows(a *accounts, all bool) []cgroupRow {
 		}
 		g := groups[name]
 		if g == nil {
-			g = &cgroupRow{name: name, container: a.containers[p.cgroup], allowance: a.limits.Allowance, trend: a.groups[p.groupKey()].trend}
+			g = &cgroupRow{name: name, path: p.cgroup, container: a.containers[p.cgroup], allowance: a.limits.Allowance, trend: a.groups[p.groupKey()].trend}
 			groups[name] = g
 		}
 		g.add(p)
@@ -380,19 +384,8 @@ func cgroupRows(a *accounts, all bool) []cgroupRow {
 }
 
 func (g *cgroupRow) add(p *process) {
-	g.members = append(g.members, p)
-	g.processes++
-	g.buffers += p.buffers
-	g.bufferPages += p.bufferPages
-	g.pinned += p.pinned
-	g.share += p.share
-	g.over += p.overcharged
-	g.refusals += p.refusals
-	g.events += p.events
-	g.perSecond += p.rate.perSecond
-	if p.broken != nil && (g.broken == nil || p.broken.Number > g.broken.Number) {
-		g.broken = p.broken
-	}
+	g.sum(&cgroupRow{members: []*process{p}, processes: 1, buffers: p.buffers, bufferPages: p.bufferPages, pinned: p.pinned, share: p.share,
+		over: p.overcharged, refusals: p.refusals, events: p.events, perSecond: p.rate.perSecond, broken: p.broken})
 }
 
 // Object is a BPF map or program: one row of the BPF objects.
