@@ -19,6 +19,8 @@ Enter            its page: what it holds, its ledger entries, and what they
 s, S             sort by the next column; turn the order round
 m                the mouse, or not: a click sorts by a column or selects a row;
                  Shift then selects text
+F                follow the row: it stays selected in every view, and the
+                 latest of its events; any way elsewhere ends it
 t                cgroups: a tree of them, with sums; Space or Enter folds, i is
                  the page of a row, here too
 a                show idle processes and users too, or not

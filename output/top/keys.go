@@ -144,6 +144,8 @@ func (m *Model) tableKey(key string) bool {
 		m.sortBeside(-1)
 	case ">":
 		m.sortBeside(1)
+	case "F":
+		m.toggleFollow()
 	case "a":
 		m.opts.All = !m.opts.All
 		m.refresh()
@@ -256,7 +258,11 @@ func (m *Model) move(row int) {
 	if m.list.len() == 0 {
 		return
 	}
-	p.row = max(0, min(row, m.list.len()-1))
+	row = max(0, min(row, m.list.len()-1))
+	if row != p.row {
+		m.follow = nil
+	}
+	p.row = row
 	p.selected = m.list.id(p.row)
 	m.layout()
 }

@@ -298,6 +298,7 @@ func (m *Model) tabs() string {
 	if m.opts.All {
 		note += ", idle ones too"
 	}
+	note += m.followNote()
 	if space := m.width - ansi.StringWidth(line); ansi.StringWidth(note) > space && (m.typing || m.opts.Filter != "") {
 		return clip(note, m.width) // what is typed is seen before anything else
 	}

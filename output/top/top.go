@@ -102,6 +102,7 @@ type Model struct {
 	usage    Usage
 	troubles []troubleLine
 	ended    bool
+	follow   *followed       // nil: nothing; never changed
 	folded   map[string]bool // branches of the tree; never changed
 	typing   bool            // a filter
 	before   string          // the filter before it was typed
@@ -233,6 +234,9 @@ func (m *Model) show() {
 func (m *Model) refresh() {
 	p := &m.places[m.view]
 	m.list = m.tables[m.view].list(m.shown, query{column: p.sort, descending: p.descending, filter: m.opts.Filter, all: m.opts.All, tree: m.opts.Tree, folded: m.folded})
+	if m.follow != nil {
+		m.selectFollowed()
+	}
 	p.find(m.list)
 	m.layout()
 }

@@ -364,10 +364,7 @@ func cgroupRows(a *accounts, all bool) []cgroupRow {
 		if !all && p.idle() {
 			continue
 		}
-		name := cgroupText(p.cgroup, p.cgroupID, "")
-		if name == "" {
-			name = "(not known)"
-		}
+		name := groupName(p)
 		g := groups[name]
 		if g == nil {
 			g = &cgroupRow{name: name, path: p.cgroup, container: a.containers[p.cgroup], allowance: a.limits.Allowance, trend: a.groups[p.groupKey()].trend}
