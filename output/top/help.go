@@ -27,6 +27,7 @@ a                show idle processes and users too, or not
 b                amounts in bytes, or in pages
 p, Space         pause, and go on
 +, -             longer or shorter interval
+W                keep the view, its order and these settings for the next time
 Ctrl-Z           suspend to the shell
 n, .             recording: pause, and enter the next event
 [, ]             recording: slower, faster`

@@ -200,6 +200,8 @@ func (m *Model) flowKey(key string) Action {
 		return m.setInterval(1)
 	case "-", "_":
 		return m.setInterval(-1)
+	case "W":
+		return Action{Save: m.Settings()}
 	case "m":
 		m.opts.Mouse = !m.opts.Mouse
 		return Action{}

@@ -415,6 +415,9 @@ func (m *Model) footer() string {
 	if m.typing {
 		keys = []string{"Enter keep the filter", "Esc drop it", "Backspace, Ctrl-U"}
 	}
+	if m.notice != "" {
+		return m.styles.notice.Render(" " + m.notice + " ")
+	}
 	return m.keyLine(keys)
 }
 

@@ -47,6 +47,8 @@ type (
 		Topic string
 		Texts []string
 	}
+	// Notice is something to say once.
+	Notice string
 	// Ended says that a recording is at its end.
 	Ended struct{}
 )
@@ -64,6 +66,7 @@ type Action struct {
 	Pause, Resume bool          // replay
 	Interval      time.Duration // new; 0: as before
 	Speed         float64       // replay: new; 0: as before
+	Save          string        // settings to keep
 }
 
 // Options say what a model starts with.
@@ -102,6 +105,7 @@ type Model struct {
 	usage    Usage
 	troubles []troubleLine
 	ended    bool
+	notice   string          // until the next key
 	follow   *followed       // nil: nothing; never changed
 	folded   map[string]bool // branches of the tree; never changed
 	typing   bool            // a filter
@@ -174,6 +178,7 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 		m.width, m.height = max(0, msg.Width), max(0, msg.Height)
 		m.layout()
 	case tea.KeyPressMsg:
+		m.notice = ""
 		action = m.key(msg)
 	case tea.MouseClickMsg:
 		m.click(msg)
@@ -202,6 +207,8 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 	case Trouble:
 		m.trouble(msg)
 		m.layout()
+	case Notice:
+		m.notice = format.Printable(string(msg))
 	case Ended:
 		m.ended = true
 	}
