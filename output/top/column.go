@@ -51,12 +51,19 @@ type heading struct {
 	help  string
 }
 
+// nothing is written for an amount of none, in every column that counts something: the others
+// stand out. A limit of 0 is 0, and so is a number of buffers that still fit.
+const nothing = "·"
+
 // amount is a column of pages. A negative number is one that is not known.
 func amount[T any](name string, width, rank int, help string, value func(*T) int64) column[T] {
 	return column[T]{
 		heading: heading{name: name, width: width, rank: rank, help: help},
 		text: func(t *T, u units) string {
-			if n := value(t); n >= 0 {
+			switch n := value(t); {
+			case n == 0:
+				return nothing
+			case n > 0:
 				return u.pages(n)
 			}
 			return "?"
@@ -65,8 +72,7 @@ func amount[T any](name string, width, rank int, help string, value func(*T) int
 	}
 }
 
-// number is a column of something that is counted. 0 is written as nothing, to
-// let the others stand out.
+// number is a column of something that is counted.
 func number[T any](name string, width, rank int, help string, value func(*T) int64) column[T] {
 	return column[T]{
 		heading: heading{name: name, width: width, rank: rank, help: help},
@@ -74,7 +80,7 @@ func number[T any](name string, width, rank int, help string, value func(*T) int
 			if n := value(t); n != 0 {
 				return strconv.FormatInt(n, 10)
 			}
-			return "·"
+			return nothing
 		},
 		compare: func(a, b *T) int { return cmp.Compare(value(a), value(b)) },
 	}
@@ -134,7 +140,7 @@ func percent(share float64) string {
 func perSecond(r float64) string {
 	switch {
 	case r == 0:
-		return "·"
+		return nothing
 	case r < 10:
 		return strconv.FormatFloat(r, 'f', 1, 64)
 	}

@@ -226,7 +226,7 @@ func (a *accounts) fullest() (most *user) {
 // trafficLine says how much comes, and from where, and what pinwatch costs.
 func (m *Model) trafficLine() string {
 	c := m.shown.counts
-	parts := []string{format.Count(c.Events, "event"), strings.Replace(perSecond(m.shown.rate.perSecond), "·", "0", 1) + "/s"}
+	parts := []string{format.Count(c.Events, "event"), strings.Replace(perSecond(m.shown.rate.perSecond), nothing, "0", 1) + "/s"}
 	lost := fmt.Sprintf("%d lost", m.shown.lost)
 	if m.shown.lost > 0 {
 		lost = m.styles.warning.Render(lost)
@@ -236,7 +236,11 @@ func (m *Model) trafficLine() string {
 		parts = append(parts, "accounting "+cmp.Or(c.Scheme, scheme).String())
 	}
 	if m.usage.RSS > 0 {
-		parts = append(parts, fmt.Sprintf("pinwatch %.1f%% CPU %s", 100*m.usage.CPU, format.Bytes(m.usage.RSS>>20<<20)))
+		own := "pinwatch "
+		if m.usage.CPU >= 0 {
+			own += fmt.Sprintf("%.1f%% CPU ", 100*m.usage.CPU)
+		}
+		parts = append(parts, own+format.Bytes(m.usage.RSS>>20<<20))
 	}
 	if s := m.shown.snapshot; s != nil {
 		parts = append(parts, "snapshot by "+s.Source)

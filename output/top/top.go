@@ -55,7 +55,7 @@ type (
 
 // Usage is what pinwatch itself takes.
 type Usage struct {
-	CPU float64 // of one CPU, 1 is all of it
+	CPU float64 // of one CPU, 1 is all of it; negative: not known yet
 	RSS int64   // bytes
 }
 

@@ -248,11 +248,26 @@ func userView() *view[userRow] {
 			word("NAME", 10, 1, 6, "", func(u *userRow) string { return format.Printable(u.name) }),
 			{heading: heading{name: "LOCKED", width: 10, rank: 2, help: "the counter that perf buffers are charged to; with ≥ what is known of it"},
 				text: func(u *userRow, units units) string {
+					if u.known && u.locked == 0 {
+						return nothing
+					}
 					return atLeast(units.pages(u.locked), u.known)
 				},
 				compare: func(a, b *userRow) int { return cmp.Compare(a.locked, b.locked) }},
-			amount("ALLOWANCE", 10, 4, "perf_event_mlock_kb in pages × online CPUs", func(u *userRow) int64 { return u.allowance }),
-			bar("USED", 3, "LOCKED of ALLOWANCE", func(u *userRow) float64 { return float64(u.locked) / float64(max(1, u.allowance)) }),
+			{heading: heading{name: "ALLOWANCE", width: 10, rank: 4, help: "perf_event_mlock_kb in pages × online CPUs; none: it is negative, and nothing limits"},
+				text: func(u *userRow, units units) string {
+					if u.allowance < 0 {
+						return "none"
+					}
+					return units.pages(u.allowance)
+				},
+				compare: func(a, b *userRow) int { return cmp.Compare(a.allowance, b.allowance) }},
+			bar("USED", 3, "LOCKED of ALLOWANCE", func(u *userRow) float64 {
+				if u.allowance < 0 {
+					return -1
+				}
+				return float64(u.locked) / float64(max(1, u.allowance))
+			}),
 			amount("LOCKED_VM", 10, 11, "user_struct.locked_vm, by the snapshot", func(u *userRow) int64 {
 				if u.otherKnown {
 					return u.lockedVM
@@ -418,7 +433,10 @@ func objectView() *view[objectRow] {
 		return column[objectRow]{
 			heading: heading{name: name, width: 10, rank: rank, help: help},
 			text: func(o *objectRow, _ units) string {
-				if n := value(o); n >= 0 {
+				switch n := value(o); {
+				case n == 0:
+					return nothing
+				case n > 0:
 					return format.Bytes(n)
 				}
 				return "?"
