@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -157,7 +158,18 @@ func topReplay(ctx context.Context, o *topOptions) error {
 	defer in.Close()
 	o.view.Replay, o.view.Title = true, filepath.Base(o.replay)
 	recorded := recording.NewReader(in)
-	source := &terminal.Replay{Recorded: recorded, Speed: o.view.Speed, Paused: o.view.Paused, Interval: o.view.Interval}
+	again := func() (*recording.Reader, error) {
+		file, ok := in.(io.Seeker)
+		if !ok {
+			return nil, errors.New("it is the standard input")
+		}
+		if _, err := file.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		recorded = recording.NewReader(in)
+		return recorded, nil
+	}
+	source := &terminal.Replay{Recorded: recorded, Again: again, Speed: o.view.Speed, Paused: o.view.Paused, Interval: o.view.Interval}
 	if o.plain() {
 		source.Speed, source.Paused, o.view.Paused = 0, false, false
 	}

@@ -46,6 +46,14 @@ type accounts struct {
 	limits     limits
 }
 
+// newAccounts know nothing yet.
+func newAccounts(replay bool) *accounts {
+	if replay {
+		return &accounts{clock: trend.Over(0)}
+	}
+	return &accounts{clock: trend.Over(trendWindow)}
+}
+
 // groupKey names a cgroup: by its path, and by its id where no path is known.
 type groupKey struct {
 	path string

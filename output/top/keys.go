@@ -30,6 +30,8 @@ func (m *Model) key(k tea.KeyPressMsg) Action {
 	case m.typing:
 		m.typeFilter(k)
 		return Action{}
+	case m.asking:
+		return m.typeTarget(k)
 	case key == "q":
 		return Action{Quit: true}
 	case m.page != pageTable && m.pageKey(key):
@@ -52,14 +54,19 @@ func (m *Model) typeFilter(k tea.KeyPressMsg) {
 		if m.opts.Filter == "" {
 			m.typing = false
 		}
-		_, size := utf8.DecodeLastRuneInString(m.opts.Filter)
-		m.opts.Filter = m.opts.Filter[:len(m.opts.Filter)-size]
+		m.opts.Filter = withoutLast(m.opts.Filter)
 	case "ctrl+u":
 		m.opts.Filter = ""
 	default:
 		m.opts.Filter += k.Text
 	}
 	m.refresh()
+}
+
+// withoutLast is a text without its last character.
+func withoutLast(s string) string {
+	_, size := utf8.DecodeLastRuneInString(s)
+	return s[:len(s)-size]
 }
 
 // pageKey is for the help and detail pages. It says whether the key meant
@@ -213,6 +220,10 @@ func (m *Model) flowKey(key string) Action {
 	case "n", ".":
 		m.opts.Paused = true
 		return Action{Pause: true, Step: true}
+	case "N", ",":
+		return m.back()
+	case ":", "T":
+		m.asking, m.target = true, ""
 	case "]":
 		return m.setSpeed(2)
 	case "[":

@@ -294,6 +294,8 @@ func (m *Model) tabs() string {
 	line := strings.Join(parts, "")
 	note := fmt.Sprintf(" rows: %d", m.list.len())
 	switch {
+	case m.asking:
+		note = " go to: " + format.Printable(m.target) + "▏ (" + targets + ")"
 	case m.typing:
 		note = " filter: " + format.Printable(m.opts.Filter) + "▏"
 	case m.opts.Filter != "":
@@ -303,7 +305,7 @@ func (m *Model) tabs() string {
 		note += ", idle ones too"
 	}
 	note += m.followNote()
-	if space := m.width - ansi.StringWidth(line); ansi.StringWidth(note) > space && (m.typing || m.opts.Filter != "") {
+	if space := m.width - ansi.StringWidth(line); ansi.StringWidth(note) > space && (m.typing || m.asking || m.opts.Filter != "") {
 		return clip(note, m.width) // what is typed is seen before anything else
 	}
 	return line + note
@@ -414,7 +416,7 @@ func (m *Model) blank(room int) []string {
 func (m *Model) footer() string {
 	keys := []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail", "p pause", "+/- interval"}
 	if m.opts.Replay {
-		keys = []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail", "p pause", "n step", "[ ] speed"}
+		keys = []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail", "p pause", "n/N step", ": go to", "[ ] speed"}
 	}
 	if m.typing {
 		keys = []string{"Enter keep the filter", "Esc drop it", "Backspace, Ctrl-U"}

@@ -15,7 +15,6 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
-	"github.com/pinwatch/pinwatch/output/top/trend"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -67,6 +66,7 @@ type Action struct {
 	Interval      time.Duration // new; 0: as before
 	Speed         float64       // replay: new; 0: as before
 	Save          string        // settings to keep
+	Seek          Seek          // replay
 }
 
 // Options say what a model starts with.
@@ -105,6 +105,9 @@ type Model struct {
 	usage    Usage
 	troubles []troubleLine
 	ended    bool
+	seeking  bool            // nothing is shown until it is there
+	asking   bool            // for a place in the recording
+	target   string          // the place, as far as it is typed
 	notice   string          // until the next key
 	follow   *followed       // nil: nothing; never changed
 	folded   map[string]bool // branches of the tree; never changed
@@ -140,10 +143,7 @@ type placeIn struct {
 // column that does not exist; both are told what there is.
 func New(opts Options) (Model, error) {
 	m := Model{opts: opts, tables: views(), styles: newStyles()}
-	m.news = &accounts{clock: trend.Over(trendWindow)}
-	if opts.Replay {
-		m.news.clock = trend.Over(0)
-	}
+	m.news = newAccounts(opts.Replay)
 	if opts.View != "" {
 		v, err := indexOf(opts.View, ViewNames(), "view")
 		if err != nil {
@@ -191,7 +191,7 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 		}
 	case Entries:
 		m.news = m.news.withEntries(msg)
-		if m.opts.Replay {
+		if m.opts.Replay && !m.seeking {
 			m.show()
 		}
 	case Snapshot:
@@ -201,12 +201,19 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 	case Tick:
 		m.usage = msg.Usage
 		m.news = m.news.at(msg.NowNS)
-		if !m.opts.Paused || m.opts.Replay {
+		if (!m.opts.Paused || m.opts.Replay) && !m.seeking {
 			m.show()
 		}
 	case Trouble:
 		m.trouble(msg)
 		m.layout()
+	case Seeking:
+		if m.seeking, m.ended = true, false; msg.Back {
+			m.news = newAccounts(m.opts.Replay)
+		}
+	case Sought:
+		m.seeking, m.notice = false, format.Printable(msg.Failed)
+		m.show()
 	case Notice:
 		m.notice = format.Printable(string(msg))
 	case Ended:
