@@ -15,6 +15,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/accounting"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/image"
 	"github.com/pinwatch/pinwatch/tracer/probe"
@@ -98,10 +99,18 @@ func (r *rowFlags) add(f *pflag.FlagSet) {
 	f.UintSliceVar(&r.uids, "uid", nil, "show only these users")
 	f.StringSliceVar(&r.filter.Comms, "comm", nil, "show only commands with these names")
 	f.StringVar(&r.filter.Cgroup, "cgroup", "", "show only what is in this cgroup or charged to it, or to one below")
+	addContainers(f, &r.filter.Containers)
 	f.BoolVar(&r.filter.Violations, "violations", false, "show only what breaks a rule")
 	f.BoolVar(&r.filter.Self, "include-self", false, "include pinwatch's own buffers (with --transport perf)")
 	value.Renamed(f, "broken", "violations")
 	value.Renamed(f, "own", "include-self")
+}
+
+// addContainers adds the choice of containers, by what people call them.
+func addContainers(f *pflag.FlagSet, w *cgroup.Wanted) {
+	f.StringSliceVar(&w.Pods, "pod", nil, "show only what is in these pods or charged to them, by name or uid")
+	f.StringSliceVar(&w.Namespaces, "namespace", nil, "show only what is in pods of these namespaces or charged to them")
+	f.StringSliceVar(&w.Containers, "container", nil, "show only what is in these containers or charged to them, by name or id (12 digits or more)")
 }
 
 // writer returns a writer of rows, and completes the filter.

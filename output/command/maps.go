@@ -39,7 +39,8 @@ BPF iterator (Linux 5.8), or by a kprobe that is attached for a moment.
   MEMLOCK  the kernel's own estimate (fdinfo): before Linux 5.11 what is charged
   CHARGED  what pinwatch saw the kernel charge, which takes a trace
   UID      of a map, who is charged (before 5.11); of a program, who loaded it
-  CGROUP   the memory cgroup that a map is charged to (since 5.11); / is no limit
+  CGROUP   the memory cgroup that a map is charged to (since 5.11); / is no limit.
+           Of a container whose names are known: namespace/pod/container
   USES     the programs that use a map; the maps that a program uses
   PINNED   paths on the bpffs that are mounted here
   HOLDERS  processes that have it open, and links that hold a program
@@ -81,6 +82,7 @@ is open in the processes that it may read.`,
 	f.StringSliceVar(&o.show.Names, "name", nil, "show only objects with these names")
 	f.IntSliceVar(&o.show.PIDs, "pid", nil, "show only what these processes hold")
 	f.StringVar(&o.show.Cgroup, "cgroup", "", "show only what is held in, or charged to, this cgroup or one below")
+	addContainers(f, &o.show.Containers)
 	f.BoolVar(&o.show.Orphans, "orphans", false, "show only what looks left behind, and why (ORPHAN)")
 	value.Enum(f, &o.show.By, "by", "", objects.Groupings(), "show sums instead")
 	f.StringVar(&o.since, "since", "", "show only what is new, gone or grown since this `file`, a whole listing by --json, was written")

@@ -182,7 +182,7 @@ func topReplay(ctx context.Context, o *topOptions) error {
 
 func topLive(ctx context.Context, o *topOptions) error {
 	source := &terminal.Live{Interval: o.view.Interval, Objects: terminal.Objects(bpfobj.ListHeld),
-		Container: container}
+		Container: cgroup.HostNames().Called}
 	from := snapshotFrom(ctx, "", o.tracing.btf)
 	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: from})
 	if err == nil {
@@ -211,10 +211,4 @@ func (o *topOptions) show(ctx context.Context, source terminal.Source) error {
 		return terminal.Batch(ctx, o.view, source, o.views, o.count, o.Out)
 	}
 	return terminal.Run(ctx, o.view, source, o.Terminal(), o.keep)
-}
-
-// container names the container of a cgroup; "": none.
-func container(path string) string {
-	id := cgroup.Identify(path)
-	return id.Short()
 }
