@@ -291,7 +291,7 @@ func TestBroken(t *testing.T) {
 		"noPVH":       {whole(17), "", "a vmlinux without PVH (CONFIG_PVH), which QEMU cannot start: name its bzImage"},
 		"gone":        {nil, server.URL + "/gone", "answers 404 Not Found: want a kernel or a package there"},
 		"half":        {nil, server.URL + "/short", "damaged: it ends early"},
-		"refused":     {nil, "http://127.0.0.1:1/vmlinuz", "connection refused"},
+		"refused":     {nil, "http://127.0.0.1:1/vmlinuz", "http://127.0.0.1:1/vmlinuz: dial tcp 127.0.0.1:1: connect: connection refused"},
 		"scheme":      {nil, "ftp://127.0.0.1/vmlinuz", "no way to fetch from ftp://: want a file"},
 		"headers.deb": {debOf(t, "xz", file{"usr/src/linux/Makefile", []byte("all:")}), "", "no kernel in it: looked for boot/vmlinuz*, modules/*/vmlinuz* and boot/vmlinux*; packages that have one are called linux-image-*"},
 		"debug.deb":   {debOf(t, "xz", file{"boot/vmlinux-6.1", whole(17)}), "", "boot/vmlinux-6.1 in it: a vmlinux without PVH"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"path"
 	"runtime"
 	"sync/atomic"
@@ -19,14 +20,18 @@ import (
 )
 
 // openURL fetches a file.
-func openURL(url string) func(context.Context, *meter) (found, error) {
+func openURL(address string) func(context.Context, *meter) (found, error) {
 	return func(ctx context.Context, m *meter) (found, error) {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 		if err != nil {
 			return found{}, err
 		}
 		client := http.Client{Transport: m}
 		response, err := client.Do(request)
+		var said *url.Error
+		if errors.As(err, &said) {
+			err = said.Err // without the URL, which is known
+		}
 		if err != nil {
 			return found{}, err
 		}
