@@ -3,9 +3,11 @@
 package format
 
 import (
+	"bytes"
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -79,4 +81,27 @@ func Count[N ~int | ~int64 | ~uint32 | ~uint64](n N, name string) string {
 		plural = name + "es"
 	}
 	return fmt.Sprintf("%d %s", n, plural)
+}
+
+// EscapeJSON makes JSON safe for a terminal: what does not print is escaped in its strings.
+// The encoder escapes no more than JSON itself wants, and leaves, for one, the controls of C1
+// and those of writing from right to left as they are.
+func EscapeJSON(raw []byte) []byte {
+	safe := func(c rune) bool { return c == '\n' || strconv.IsPrint(c) }
+	if bytes.IndexFunc(raw, func(c rune) bool { return !safe(c) }) < 0 {
+		return raw
+	}
+	escaped := make([]byte, 0, len(raw)+32)
+	for _, c := range string(raw) {
+		switch {
+		case safe(c):
+			escaped = utf8.AppendRune(escaped, c)
+		case c > 0xffff:
+			high, low := utf16.EncodeRune(c)
+			escaped = fmt.Appendf(escaped, `\u%04x\u%04x`, high, low)
+		default:
+			escaped = fmt.Appendf(escaped, `\u%04x`, c)
+		}
+	}
+	return escaped
 }
