@@ -5,6 +5,7 @@ package hostile
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -23,7 +24,7 @@ func Texts() map[string]string {
 		"bidi controls":          "a\u202eb\u2066c\u200fd\u061ce",
 		"what has no width":      "a\u200bb\ufeffc\u00add\U000e0041e",
 		"invalid UTF-8":          "a\xff\xfe\xc3(b\xed\xa0\x80c\xf8\x88",
-		"size":                   strings.Repeat("0123456789abcdef", 4096),
+		"size":                   strings.Repeat("0123456789abcdef", 1024),
 		"wide runes":             strings.Repeat("界", 300),
 		"HTML":                   "</script><script>alert(1)</script><!--<img src=x onerror=alert(1)>&lt;",
 		"Markdown":               "a`b``c| [x](javascript:alert(1)) **d** <b>\n# e",
@@ -60,4 +61,27 @@ func JSON(lines string) error {
 		}
 	}
 	return Terminal(lines)
+}
+
+// Fill sets every text in a value to one: the fields of structures, and what is in slices and
+// behind pointers.
+func Fill(value any, text string) { fill(reflect.ValueOf(value), text) }
+
+func fill(v reflect.Value, text string) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		fill(v.Elem(), text)
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			fill(v.Index(i), text)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(v.Field(i), text)
+		}
+	case reflect.String:
+		if v.CanSet() {
+			v.SetString(text)
+		}
+	}
 }
