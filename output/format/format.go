@@ -4,7 +4,9 @@ package format
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -34,13 +36,23 @@ func Fit(s string, width int) string {
 // Printable makes a text safe for a terminal: a comm or a path may hold escape
 // sequences.
 func Printable(s string) string {
-	for _, c := range s {
-		if c == utf8.RuneError || !strconv.IsPrint(c) {
-			quoted := strconv.Quote(s)
-			return quoted[1 : len(quoted)-1]
-		}
+	unsafe := func(c rune) bool { return c == utf8.RuneError || !strconv.IsPrint(c) }
+	if strings.IndexFunc(s, unsafe) < 0 {
+		return s
 	}
-	return s
+	// What prints stays as it is, so that a text can be part of one that is made safe again.
+	var b strings.Builder
+	for len(s) > 0 {
+		c, size := utf8.DecodeRuneInString(s)
+		if unsafe(c) {
+			quoted := strconv.Quote(s[:size])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteString(s[:size])
+		}
+		s = s[size:]
+	}
+	return b.String()
 }
 
 // Errno is the name of an error number.
@@ -81,6 +93,16 @@ func Count[N ~int | ~int64 | ~uint32 | ~uint64](n N, name string) string {
 		plural = name + "es"
 	}
 	return fmt.Sprintf("%d %s", n, plural)
+}
+
+// WriteJSON writes a value as JSON of several lines, safe for a terminal.
+func WriteJSON(w io.Writer, value any) error {
+	raw, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(EscapeJSON(raw), '\n'))
+	return err
 }
 
 // EscapeJSON makes JSON safe for a terminal: what does not print is escaped in its strings.
