@@ -94,3 +94,30 @@ func TestHostileReports(t *testing.T) {
 		}
 	}
 }
+
+// Nor in what is explored. The image and the flags are the user's own.
+func TestHostileExplored(t *testing.T) {
+	for name, text := range hostile.Texts() {
+		for _, f := range []string{FormatTable, FormatJSON} {
+			write, err := ExploredWriter(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := anExplored()
+			for i := range r.Kernels {
+				hostile.Fill(&r.Kernels[i], text)
+				r.Kernels[i].Image = "x"
+			}
+			var out strings.Builder
+			if err := write(&out, r, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := hostile.Terminal(out.String()); err != nil {
+				t.Errorf("%s: %s: %v", f, name, err)
+			}
+			if f == FormatTable && regexp.MustCompile(`(?m)^(ok|not ok|b$|::error)`).MatchString(out.String()) {
+				t.Errorf("%s: %s: a line of its own:\n%s", f, name, out.String())
+			}
+		}
+	}
+}
