@@ -92,6 +92,9 @@ func writeTar(w io.Writer, tree, prefix string, date time.Time) error {
 		if err != nil {
 			return err
 		}
+		if name == tree && prefix == "" {
+			return nil
+		}
 		info, err := d.Info()
 		if err != nil {
 			return err
