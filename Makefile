@@ -38,6 +38,11 @@ build: ## build ./pinwatch, one static binary
 build-arm64: ## build ./pinwatch-arm64, for guests that are arm64 (pinwatch check, pinwatch guest)
 	GOARCH=arm64 $(GO) build -trimpath -ldflags "-s -w" -o pinwatch-arm64 .
 
+.PHONY: dist
+dist: ## tarballs, .deb, .rpm and image of the last commit, in dist/: the same bytes each time
+	cd testdata/dist && ../busy.sh "make dist" $(GO) run . ../.. ../../dist
+	@ls -sh dist
+
 .PHONY: demo
 demo: build ## show a correct kernel live (this host's if it can be traced, else in QEMU), and then the bug, recorded
 	@if ./pinwatch trace --duration 10ms >/dev/null 2>&1; then \

@@ -31,6 +31,9 @@ func writeAdvice(w io.Writer, x any, asJSON bool, text string) error {
 func AdviceText(x *advice.Explanation) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n\n%s\n", adviceTitle(x), adviceVerdict(x))
+	for _, sentence := range x.Notes {
+		fmt.Fprintf(&b, "%s.\n", sentence)
+	}
 	if x.Verdict.Limit != advice.LimitGeometry && x.Verdict.Limit != advice.LimitOther {
 		adviceRule(&b, x)
 	}

@@ -106,5 +106,5 @@ func (m *Model) followNote() string {
 	if m.follow == nil {
 		return ""
 	}
-	return between + m.styles.notice.Render(" follows "+format.Printable(m.follow.String())+" ")
+	return between + m.styles.notice.Render("follows "+format.Printable(m.follow.String()))
 }

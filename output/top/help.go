@@ -29,7 +29,7 @@ p, Space         pause, and go on
 +, -             longer or shorter interval
 W                keep the view, its order and these settings for the next time
 Ctrl-Z           suspend to the shell
-n, .  N and ,    recording: pause, and go to the next event; back to the one before
+n . and N ,      recording: pause, and go to the next event; to the one before
 :, T             recording: go to a time (10:48:36), a time from here (+5s,
                  -5s), a part of its time (50%), or an event (#12)
 [, ]             recording: slower, faster`

@@ -210,7 +210,10 @@ func (m *Model) flowKey(key string) Action {
 	case "W":
 		return Action{Save: m.Settings()}
 	case "m":
-		m.opts.Mouse = !m.opts.Mouse
+		m.notice = "the mouse is the terminal's again: it selects text"
+		if m.opts.Mouse = !m.opts.Mouse; m.opts.Mouse {
+			m.notice = "a click sorts by a column or selects a row; Shift and the mouse select text (m: as before)"
+		}
 		return Action{}
 	}
 	if !m.opts.Replay {

@@ -213,12 +213,16 @@ func (m *Model) allowanceLine() string {
 // How many characters the trend of the allowance takes.
 const leastTrend, mostTrend = 8, 40
 
-// fullest is the user that has used the most of its allowance; nil: nobody has used any.
-func (a *accounts) fullest() (most *user) {
+// fullest is the user that uses the most of its allowance, or did; nil: nobody has used any.
+func (a *accounts) fullest() *user {
+	most := &user{}
 	for _, u := range a.users {
-		if n := u.trend.Now(); n > 0 && (most == nil || n > most.trend.Now() || n == most.trend.Now() && u.uid < most.uid) {
+		if cmp.Or(cmp.Compare(u.trend.Now(), most.trend.Now()), cmp.Compare(u.trend.Peak(), most.trend.Peak()), cmp.Compare(most.uid, u.uid)) > 0 && u.trend.Peak() > 0 {
 			most = u
 		}
+	}
+	if most.trend.Peak() == 0 {
+		return nil
 	}
 	return most
 }

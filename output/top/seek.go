@@ -93,7 +93,8 @@ func (m *Model) typeTarget(k tea.KeyPressMsg) Action {
 			m.notice = err.Error()
 			return Action{}
 		}
-		return Action{Seek: seek}
+		m.opts.Paused = true // whoever goes somewhere wants to look
+		return Action{Pause: true, Seek: seek}
 	case "esc":
 		m.asking = false
 	case "backspace":
