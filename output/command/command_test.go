@@ -88,6 +88,7 @@ func TestEnumeratedFlags(t *testing.T) {
 		{"explain", "source", []string{"auto", "proc"}},
 		{"maps", "sort", objects.Sorts()},
 		{"maps", "type", types},
+		{"maps", "by", objects.Groupings()},
 		{"check", "format", report.Formats()},
 		{"check", "exit", check.ExitConventions()},
 		{"check", "scenario", check.Names()},
@@ -197,7 +198,7 @@ func TestBufferFlag(t *testing.T) {
 func TestHelp(t *testing.T) {
 	got := run(t, "", "--help")
 	for _, want := range []string{
-		"Trace this kernel, or replay a trace:\n  record", "Ask about this machine:\n  doctor", "Check a kernel:\n  check", "Develop and try:\n  guest",
+		"Trace this kernel, or replay a trace:\n  agent", "Ask about this machine:\n  doctor", "Check a kernel:\n  check", "Develop and try:\n  guest",
 	} {
 		if !strings.Contains(got.out, want) {
 			t.Errorf("no %q in\n%s", want, got.out)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/top"
@@ -27,7 +28,7 @@ import (
 // topOptions are those of top.
 type topOptions struct {
 	*Streams
-	tracing tracingFlags
+	tracing tracing.Flags
 	view    top.Options
 	views   []string // what to show first, and in a batch all of
 	replay  string   // a recording, "-": the standard input; "": the running kernel
@@ -80,8 +81,8 @@ what /proc tells, and says so.`,
 	f.BoolVar(&o.view.Bytes, "in-bytes", false, "amounts in bytes, not pages")
 	f.StringVar(&o.config, "config", "", "`file` of settings, to begin with and for W; by default the user's, which is not for --batch")
 	f.BoolVar(&o.save, "save", false, "keep view, sort, interval and the like for the next time, as W does")
-	o.tracing.addBackend(f)
-	o.tracing.addBuffer(f)
+	o.tracing.AddBackend(f)
+	o.tracing.AddBuffer(f)
 	value.Renamed(f, "bytes", "in-bytes")
 	cmd.RegisterFlagCompletionFunc("sort", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return top.ColumnNames(o.views[0]), cobra.ShellCompDirectiveNoFileComp
@@ -182,9 +183,9 @@ func topReplay(ctx context.Context, o *topOptions) error {
 
 func topLive(ctx context.Context, o *topOptions) error {
 	source := &terminal.Live{Interval: o.view.Interval, Objects: terminal.Objects(bpfobj.ListHeld),
-		Container: container}
-	from := snapshotFrom(ctx, "", o.tracing.btf)
-	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: from})
+		Container: cgroup.HostNames().Called}
+	from := tracing.SnapshotFrom(ctx, "", o.tracing.BTF)
+	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.Options(), Snapshot: from})
 	if err == nil {
 		defer s.Close()
 		source.Trace, source.Snapshot = s, s.State.Take
@@ -211,10 +212,4 @@ func (o *topOptions) show(ctx context.Context, source terminal.Source) error {
 		return terminal.Batch(ctx, o.view, source, o.views, o.count, o.Out)
 	}
 	return terminal.Run(ctx, o.view, source, o.Terminal(), o.keep)
-}
-
-// container names the container of a cgroup; "": none.
-func container(path string) string {
-	id := cgroup.Identify(path)
-	return id.Short()
 }

@@ -247,17 +247,24 @@ func checkScreen(t *testing.T, m Model) {
 
 // Whatever the window, and wherever the user is, there is a screen.
 func TestAllSizes(t *testing.T) {
+	var sizes []tea.WindowSizeMsg
+	for _, height := range []int{0, 1, 4, 11} {
+		for _, width := range []int{0, 1, 10, 33, 81, 200} {
+			sizes = append(sizes, tea.WindowSizeMsg{Width: width, Height: height})
+		}
+	}
 	ways := [][]string{{}, {"?"}, {"enter"}, {"/", "x"}, {"end"}, {"S"}, {"b"}, {"a", "end", "enter", "pgdown"}}
 	for _, base := range []Model{replayed(t, "several-users-cumulative.jsonl", 0, 1, 1), watched(t, 1, 1), newModel(t, Options{}, 0, 0)} {
 		for view := range viewCount {
 			for _, way := range ways {
 				m := press(t, press(t, base, fmt.Sprint(view+1)), way...)
-				for _, width := range []int{0, 1, 10, 33, 81, 200} {
-					for _, height := range []int{0, 1, 4, 11} {
-						m, _ = m.Update(tea.WindowSizeMsg{Width: width, Height: height})
-						checkScreen(t, m)
-						checkScreen(t, press(t, m, "down", "pgdown", "up"))
+				for i, size := range sizes {
+					if len(way) > 0 && i%5 != 0 {
+						continue // what is drawn on one screen is drawn on all
 					}
+					m, _ = m.Update(size)
+					checkScreen(t, m)
+					checkScreen(t, press(t, m, "down", "pgdown", "up"))
 				}
 			}
 		}

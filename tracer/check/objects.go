@@ -70,6 +70,37 @@ func (o *objects) bpfMap(r *request) reply {
 	return reply{}
 }
 
+// bpfMapInside has a child in a cgroup create one array map, and end with it. The child
+// has this process's memory as a copy, makes nothing but system calls and tells the errno
+// by its exit status: so it wants nothing of a cgroup that the map has filled.
+func bpfMapInside(cgroup int, pages int64) reply {
+	spec := arrayOf(pages)
+	attr := [5]uint32{uint32(spec.Type), spec.KeySize, spec.ValueSize, spec.MaxEntries} // and map_flags
+	clone := struct {
+		flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+	}{flags: unix.CLONE_INTO_CGROUP, exitSignal: uint64(unix.SIGCHLD), cgroup: uint64(cgroup)}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	pid, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&clone)), unsafe.Sizeof(clone), 0)
+	if errno != 0 {
+		return failed(fmt.Errorf("make a child in a cgroup: %w", errno))
+	}
+	if pid == 0 {
+		_, _, errno = unix.RawSyscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+		for {
+			unix.RawSyscall(unix.SYS_EXIT_GROUP, uintptr(min(errno, 255)), 0, 0)
+		}
+	}
+	status, err := waitFor(int(pid))
+	if err == nil && !status.Exited() {
+		err = fmt.Errorf("the child in the cgroup was ended by %v", status.Signal())
+	}
+	if err != nil {
+		return failed(err)
+	}
+	return reply{Errno: status.ExitStatus()}
+}
+
 // mapPages is about what each map of mapSpecs takes, where its type lets it.
 const mapPages = 256
 

@@ -9,8 +9,6 @@ package guest
 
 import (
 	"context"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +22,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pinwatch/pinwatch/tracer/image"
 )
 
 // Config says what to boot and what to run.
@@ -397,8 +397,8 @@ func (c Config) machine() (machine, error) {
 	arch := c.Arch
 	if arch == "" {
 		var err error
-		if arch, err = ImageArch(c.Kernel); err != nil {
-			return machine{}, err
+		if arch, err = image.Arch(c.Kernel); err != nil {
+			return machine{}, fmt.Errorf("kernel image %s: %w", c.Kernel, err)
 		}
 	}
 	for _, m := range machines() {
@@ -428,30 +428,6 @@ func BinaryFor(arch string) (string, error) {
 		return "", fmt.Errorf("%w: an %s guest requires a pinwatch for it: CGO_ENABLED=0 GOARCH=%s go build -o %s (make build-arm64), or name one", err, arch, arch, beside)
 	}
 	return beside, nil
-}
-
-// ImageArch reads the architecture off a kernel image's header.
-func ImageArch(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("kernel image: %w", err)
-	}
-	defer f.Close()
-	head := make([]byte, 0x210)
-	if _, err := io.ReadFull(f, head); err != nil {
-		return "", fmt.Errorf("kernel image %s: too short", path)
-	}
-	switch {
-	case string(head[:4]) == elf.ELFMAG && binary.LittleEndian.Uint16(head[0x12:]) == uint16(elf.EM_X86_64):
-		return "amd64", nil // vmlinux: QEMU starts it by PVH
-	case string(head[0x202:0x206]) == "HdrS":
-		return "amd64", nil
-	case string(head[0x38:0x3c]) == "ARM\x64":
-		return "arm64", nil
-	case string(head[4:8]) == "zimg": // EFI zboot: the compressed arm64 image
-		return "", fmt.Errorf("kernel image %s: an EFI zboot image, which QEMU 7 cannot boot: unpack it first", path)
-	}
-	return "", fmt.Errorf("kernel image %s: neither an x86 bzImage or vmlinux nor an arm64 Image", path)
 }
 
 // tcg emulates with one thread: with several, some kernels die patching their
