@@ -247,7 +247,7 @@ func TestRealTerminal(t *testing.T) {
 		t.Parallel()
 		x := start(t, 120, 30, "LC_ALL=C")
 		x.types(replay)
-		x.shows("END", "uid 1002 0 ", "_..:", "[1 processes]")
+		x.shows("END", "uid 1002 0 ", "#######", "[1 processes]")
 		if screen := x.screen(); strings.ContainsAny(screen, "█▁·▼✗") {
 			t.Errorf("not in ASCII:\n%s", screen)
 		}
