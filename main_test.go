@@ -19,7 +19,7 @@ const module = "github.com/pinwatch/pinwatch/"
 // floors are the rooms of the house from the ground up. A room imports only rooms of
 // lower floors.
 var floors = [][]string{
-	{"tracer/rule", "tracer/refusal", "tracer/ledger/counter", "tracer/ledger/object", "tracer/cgroup", "tracer/child", "tracer/image", "tracer/self", "output/lines", "output/command/value", "output/top/trend"},
+	{"tracer/rule", "tracer/refusal", "tracer/ledger/counter", "tracer/ledger/object", "tracer/cgroup", "tracer/child", "tracer/evidence", "tracer/image", "tracer/self", "output/lines", "output/command/value", "output/top/trend"},
 	{"bpf", "tracer/guest", "tracer/kernel", "tracer/ledger/call", "tracer/reason", "tracer/remedy"},
 	{"tracer/accounting", "tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
 	{"tracer/pipeline", "tracer/probe", "tracer/snapshot"},

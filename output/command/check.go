@@ -4,17 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/checked"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/emitted"
 	"github.com/pinwatch/pinwatch/output/explored"
+	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/evidence"
 	"github.com/pinwatch/pinwatch/tracer/image"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 // checkOptions are those of check.
@@ -33,6 +38,8 @@ type checkOptions struct {
 	reports   checked.Reports
 	known     checked.Known
 	refresh   bool
+	evidence  string // directory; "": none
+	sendTrace bool   // to the check that runs this one
 	emit      emitted.Flags
 }
 
@@ -65,6 +72,8 @@ With --output several reports are written at once. github is annotations for the
 a workflow, and appends markdown to the file that GITHUB_STEP_SUMMARY names. kcidb is
 for the database of kernel CI, in its schema 5.3.
 
+` + checked.EvidenceHelp + `
+
 With --known the failures of a list are shown as known, and count as passed. The list is
 a file, or stock: what testdata/findings has of stock kernels. A fail whose verdict is not
 listed for the kernel is new; what is listed and does not come is said. --write-known
@@ -94,7 +103,7 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// What chooses what runs, or how it is told, does not matter to see it again.
-			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "emit", "explore", "programs", "from", "refresh", "output", "known", "write-known")
+			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "evidence", "parallel", "in-guest", "emit", "explore", "programs", "from", "refresh", "output", "known", "write-known")
 			return runCheck(cmd.Context(), &o)
 		},
 	}
@@ -111,6 +120,9 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 	value.Enum(f, &o.exit, "exit", check.ExitDefault, check.ExitConventions(), "convention of the exit status")
 	f.BoolVar(&o.invasive, "invasive", false, "also run scenarios that change settings of the whole machine")
 	f.DurationVar(&o.guests.Timeout, "timeout", 2*time.Minute, "give up on a kernel after this time")
+	f.StringVar(&o.evidence, "evidence", "", "keep in this `directory` what every kernel leaves: console, command line of QEMU, report, recording of the trace")
+	f.BoolVar(&o.sendTrace, "send-trace", false, "send the trace on stderr")
+	f.MarkHidden("send-trace")
 	f.BoolVar(&o.guests.KeepLog, "keep-log", false, "keep the kernel's messages if something fails")
 	f.StringVar(&o.arm64, "binary-arm64", "", "static pinwatch for arm64 guests (default: pinwatch-arm64 beside this program)")
 	f.IntVar(&o.guests.Parallel, "parallel", 0, "guests at a time (default: as many as the machine has cores)")
@@ -120,6 +132,9 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 	o.reports.Add(cmd)
 	o.emit.Add(cmd)
 	o.known.Add(cmd)
+	for _, other := range []string{"explore", "list", "in-guest"} {
+		cmd.MarkFlagsMutuallyExclusive("evidence", other)
+	}
 	addMachine(f, &o.guests.Base)
 	return cmd
 }
@@ -151,6 +166,11 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	}
 	if err := o.guests.CheckTypes(); err != nil {
 		return usageError{err}
+	}
+	if o.evidence != "" {
+		if o.guests.Evidence, err = checked.Evidence(o.evidence, &o.guests); err != nil {
+			return usageError{err}
+		}
 	}
 	switch {
 	case o.list:
@@ -238,11 +258,39 @@ func (o *checkOptions) boot() {
 	o.guests.Binaries = map[string]string{"arm64": o.arm64}
 }
 
+// sender is a sink that sends a recording of the trace, as Guests.Evidence keeps it.
+func (o *checkOptions) sender() (pipeline.Sink, error) {
+	header, err := recording.NewHeader(version(), true)
+	if err != nil {
+		return nil, err
+	}
+	to, err := recording.Compress(evidence.Sender(o.Err), evidence.TraceEnding, 200*time.Millisecond)
+	if err != nil {
+		return nil, err
+	}
+	filter := recording.Everything()
+	return sent{output.NewStream(recording.NewWriter(to), &filter), to}, header.Write(to)
+}
+
+// sent is a recording that is sent.
+type sent struct {
+	*output.Stream
+	to io.Closer
+}
+
+// Close writes the summary, and ends what is sent.
+func (s sent) Close(now pipeline.View, lost uint64) error {
+	return errors.Join(s.Stream.Close(now, lost), s.to.Close())
+}
+
 // checkThis checks the running kernel.
 func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
 	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
 	if o.inGuest {
 		opts.TellHost(o.Out, o.Err)
+	}
+	if o.sendTrace {
+		opts.Sink = o.sender
 	}
 	return checked.Here(ctx, opts, o.guests.BTF)
 }
