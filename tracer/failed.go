@@ -70,7 +70,8 @@ func (c compared) failed(r *bpf.ChargersRecord, flags bpf.PerfRecordFlag) (*refu
 	if r.Function == bpf.ChargersFunctionFUNCTION_RING_SETUP {
 		call.request = 0 // flags: all rings are compared alike
 	}
-	if accounting != refusal.Unseen && c.calls != nil {
+	// What is seen of vfio's does not always tell.
+	if accounting != refusal.Unseen && c.calls != nil && r.Function != bpf.ChargersFunctionFUNCTION_VFIO_MAP {
 		c.calls[call] = true
 	}
 	if errnoOf(r.Ret) == 0 || functions[r.Function] == "" {

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pinwatch/pinwatch/output/agent"
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/session"
@@ -17,7 +18,7 @@ import (
 // agentOptions are those of agent.
 type agentOptions struct {
 	*Streams
-	tracing tracingFlags
+	tracing tracing.Flags
 	run     agent.Options
 }
 
@@ -36,7 +37,7 @@ takes no more than the last one. The oldest files go when all together have
 --max-size, or when they are older than --max-age. A disk that is full is logged, and
 recording goes on when there is room.
 
-` + aboutOnly + `
+` + tracing.AboutOnly + `
 
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 		Example: `  pinwatch agent --dir /var/lib/pinwatch
@@ -50,9 +51,9 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 	value.Duration(f, &o.run.MaxAge, "max-age", 7*24*time.Hour, "how old its events may get; 0: as old as there is room for")
 	f.BoolVar(&o.run.Anonymous, "anonymous", false, "leave the name of the host out of the files")
 	value.Enum(f, &o.run.LogFormat, "log", agent.Logfmt, agent.LogFormats(), "what log lines are")
-	o.tracing.addBackend(f)
-	o.tracing.addBuffer(f)
-	o.tracing.addOnly(f)
+	o.tracing.AddBackend(f)
+	o.tracing.AddBuffer(f)
+	o.tracing.AddOnly(f)
 	return cmd
 }
 
@@ -61,5 +62,5 @@ func runAgent(ctx context.Context, o *agentOptions) error {
 		return usageError{errors.New("--max-size: want at least 1MB (see pinwatch agent --help)")}
 	}
 	o.run.Version = version()
-	return agent.Run(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: snapshot.Options{BTF: o.tracing.btf}}, &o.run, o.Err)
+	return agent.Run(ctx, session.Options{Tracer: o.tracing.Options(), Snapshot: snapshot.Options{BTF: o.tracing.BTF}}, &o.run, o.Err)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/checked"
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/emitted"
 	"github.com/pinwatch/pinwatch/output/explored"
@@ -25,7 +26,7 @@ import (
 // checkOptions are those of check.
 type checkOptions struct {
 	*Streams
-	tracing   tracingFlags
+	tracing   tracing.Flags
 	flags     []string // what was given that matters to a scenario, to see it again
 	guests    check.Guests
 	scenarios []string // none: all
@@ -111,7 +112,7 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 	f.StringArrayVar(&o.guests.Kernels, "kernel", nil, "`kernel` to boot and check; may be given several times")
 	addRefresh(f, &o.refresh)
 	value.NamedPaths(f, &o.guests.BTF, &o.guests.Kernels, "btf", "the kernel's types, for kernels without BTF: a `path`, or KERNEL=FILE; may be given several times")
-	o.tracing.addWay(f)
+	o.tracing.AddWay(f)
 	value.EnumsFunc(f, &o.scenarios, "scenario", nil, check.Names(), "only these scenarios", func(name string) error {
 		_, err := check.Choose([]string{name})
 		return err
@@ -254,7 +255,7 @@ func checkAll(ctx context.Context, o *checkOptions, exercises []check.Exercise) 
 // boot has guests take what was asked for.
 func (o *checkOptions) boot() {
 	o.guests.Scenarios, o.guests.Flags = o.scenarios, o.flags
-	o.guests.Tracer = o.tracing.options()
+	o.guests.Tracer = o.tracing.Options()
 	o.guests.Binaries = map[string]string{"arm64": o.arm64}
 }
 
@@ -285,7 +286,7 @@ func (s sent) Close(now pipeline.View, lost uint64) error {
 
 // checkThis checks the running kernel.
 func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
-	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
+	opts := check.Options{Tracer: o.tracing.Options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
 	if o.inGuest {
 		opts.TellHost(o.Out, o.Err)
 	}

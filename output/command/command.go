@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/command/loads"
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/check"
@@ -143,7 +144,7 @@ Exit status: 0 fine, 1 failure, 2 wrong usage; that of a COMMAND that is run is 
 	add(groupTrace, newTrace(s), newRecord(s), newReplay(s), newTop(s), newReport(s), newAgent(s))
 	add(groupAsk, newExplain(s), newMaps(s), newDoctor(s))
 	add(groupCheck, newCheck(s))
-	add(groupDevelop, newGuest(s), loads.New(s.Out, s.Err, loads.Snapshots{Flag: addSource, Open: openSnapshot}))
+	add(groupDevelop, newGuest(s), loads.New(s.Out, s.Err, loads.Snapshots{Flag: tracing.AddSource, Open: tracing.OpenSnapshot}))
 	root.AddCommand(newFields(s), newVersion(s))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return wrongUsage(c, wrongValue(err)) })
 	finish(root)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/objects"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
@@ -21,7 +22,7 @@ import (
 // mapsOptions are those of maps.
 type mapsOptions struct {
 	*Streams
-	tracingFlags
+	tracing.Flags
 	show  objects.Options
 	watch time.Duration // 0: no trace
 	since string        // file; "": none
@@ -39,7 +40,8 @@ BPF iterator (Linux 5.8), or by a kprobe that is attached for a moment.
   MEMLOCK  the kernel's own estimate (fdinfo): before Linux 5.11 what is charged
   CHARGED  what pinwatch saw the kernel charge, which takes a trace
   UID      of a map, who is charged (before 5.11); of a program, who loaded it
-  CGROUP   the memory cgroup that a map is charged to (since 5.11); / is no limit
+  CGROUP   the memory cgroup that a map is charged to (since 5.11); / is no limit.
+           Of a container whose names are known: namespace/pod/container
   USES     the programs that use a map; the maps that a program uses
   PINNED   paths on the bpffs that are mounted here
   HOLDERS  processes that have it open, and links that hold a program
@@ -73,7 +75,7 @@ is open in the processes that it may read.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runMaps(cmd.Context(), &o) },
 	}
 	f := cmd.Flags()
-	o.addBTF(f)
+	o.AddBTF(f)
 	f.DurationVar(&o.watch, "watch", 0, "trace for this time first, to know what is charged for the objects made meanwhile")
 	value.Enum(f, &o.show.Sort, "sort", "id", objects.Sorts(), "order")
 	types := slices.Compact(slices.Sorted(slices.Values(slices.Concat(bpfobj.MapTypes(), bpfobj.ProgramTypes()))))
@@ -81,6 +83,7 @@ is open in the processes that it may read.`,
 	f.StringSliceVar(&o.show.Names, "name", nil, "show only objects with these names")
 	f.IntSliceVar(&o.show.PIDs, "pid", nil, "show only what these processes hold")
 	f.StringVar(&o.show.Cgroup, "cgroup", "", "show only what is held in, or charged to, this cgroup or one below")
+	tracing.AddContainers(f, &o.show.Containers)
 	f.BoolVar(&o.show.Orphans, "orphans", false, "show only what looks left behind, and why (ORPHAN)")
 	value.Enum(f, &o.show.By, "by", "", objects.Groupings(), "show sums instead")
 	f.StringVar(&o.since, "since", "", "show only what is new, gone or grown since this `file`, a whole listing by --json, was written")
@@ -116,11 +119,11 @@ func runMaps(ctx context.Context, o *mapsOptions) (err error) {
 	}
 	var charged map[bpfobj.ID]int64
 	if o.watch > 0 {
-		if charged, err = session.WatchObjects(ctx, o.watch, o.btf); err != nil {
+		if charged, err = session.WatchObjects(ctx, o.watch, o.BTF); err != nil {
 			return err
 		}
 	}
-	listing, err := bpfobj.List(ctx, o.btf)
+	listing, err := bpfobj.List(ctx, o.BTF)
 	if err != nil {
 		return err
 	}

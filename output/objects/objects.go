@@ -28,7 +28,8 @@ type Options struct {
 	Types        []string
 	Names        []string
 	PIDs         []int
-	Cgroup       string // holders in it or below, or the payer
+	Cgroup       string        // holders in it or below, or the payer
+	Containers   cgroup.Wanted // of holders, or of the payer
 	MapsOnly     bool
 	ProgramsOnly bool
 	Orphans      bool     // only those
@@ -128,6 +129,9 @@ func objectColumns(size func(int64) string, bootID string) []column {
 		{name: "cgroup_known", value: func(o *object) any { return o.CgroupKnown }},
 		{name: "container_id", value: func(o *object) any { return cgroup.Identify(o.Cgroup).ContainerID }},
 		{name: "pod_uid", value: func(o *object) any { return cgroup.Identify(o.Cgroup).PodUID }},
+		{name: "pod_name", value: func(o *object) any { return o.Names.Pod }},
+		{name: "pod_namespace", value: func(o *object) any { return o.Names.Namespace }},
+		{name: "container_name", value: func(o *object) any { return o.Names.Container }},
 		{name: "uses", value: func(o *object) any { return list(o.Refs) }, header: "USES", left: true, cell: uses},
 		{name: "links", value: func(o *object) any { return list(o.Links) }},
 		{name: "pinned", value: func(o *object) any { return list(o.Pinned) }, header: "PINNED", left: true,
@@ -170,10 +174,11 @@ func known(is func(o *object) bool, text func(o *object) string) func(o *object)
 	}
 }
 
-// payer is the cgroup that is charged, and the id of one whose path is not known.
+// payer is the container, or the cgroup, that is charged, and the id of a cgroup whose path is
+// not known.
 func payer(o *object) string {
 	if o.CgroupKnown || o.CgroupID == 0 {
-		return o.Cgroup
+		return cmp.Or(o.Names.String(), o.Cgroup)
 	}
 	if o.PayerGoneKnown && o.PayerGone {
 		return fmt.Sprintf("gone (id %d)", o.CgroupID)
@@ -312,6 +317,10 @@ func (o *Options) wants(object *bpfobj.Object) bool {
 		len(o.Types) > 0 && !slices.Contains(o.Types, object.Type),
 		len(o.Names) > 0 && !slices.Contains(o.Names, object.Name),
 		len(o.PIDs) > 0 && !slices.ContainsFunc(object.Holders, func(h bpfobj.Holder) bool { return slices.Contains(o.PIDs, h.PID) }):
+		return false
+	}
+	if o.Containers.Any() && !o.Containers.Has(object.Cgroup, object.Names) &&
+		!slices.ContainsFunc(object.Holders, func(h bpfobj.Holder) bool { return o.Containers.Has(h.Cgroup, h.Names) }) {
 		return false
 	}
 	if o.Cgroup == "" {

@@ -72,10 +72,11 @@ func TestMapsJSON(t *testing.T) {
 		"v": 2.0, "kind": "map", "id": 7.0, "type": "hash", "name": "flows", "key_size_bytes": 8.0, "value_size_bytes": 16.0,
 		"max_entries": 4096.0, "flags": 1.0, "memlock_bytes": 393216.0, "charged_bytes": 0.0, "charged_known": false, "regime": "memcg",
 		"uid": 0.0, "uid_known": false, "cgroup": "/a/b", "cgroup_id": 42.0, "cgroup_known": true, "container_id": "", "pod_uid": "",
+		"pod_name": "", "pod_namespace": "", "container_name": "",
 		"uses": []any{1.0, 2.0, 3.0, 4.0, 5.0}, "links": []any{}, "pinned": []any{"/sys/fs/bpf/flows", "/run/bpf/flows"},
 		"holders": []any{
-			map[string]any{"pid": 10.0, "comm": "agent", "fds": 2.0, "cgroup": "/a", "uid": 0.0, "uid_known": false},
-			map[string]any{"pid": 11.0, "comm": "\x1b[31mred", "fds": 1.0, "cgroup": "/c", "uid": 0.0, "uid_known": false},
+			map[string]any{"pid": 10.0, "comm": "agent", "fds": 2.0, "cgroup": "/a", "pod_name": "", "pod_namespace": "", "container_name": "", "uid": 0.0, "uid_known": false},
+			map[string]any{"pid": 11.0, "comm": "\x1b[31mred", "fds": 1.0, "cgroup": "/c", "pod_name": "", "pod_namespace": "", "container_name": "", "uid": 0.0, "uid_known": false},
 		},
 		"references": 0.0, "references_known": false, "payer_gone": false, "payer_gone_known": false, "orphan": []any{}, "boot_id": "boot-2",
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
@@ -22,35 +23,36 @@ type Earlier struct {
 
 // earlierLine is a line of a listing. Older ones lack some fields.
 type earlierLine struct {
-	Version         int                  `json:"v"`
-	Kind            string               `json:"kind"`
-	ID              uint32               `json:"id"`
-	Type            string               `json:"type"`
-	Name            string               `json:"name"`
-	KeySize         uint32               `json:"key_size_bytes"`
-	ValueSize       uint32               `json:"value_size_bytes"`
-	MaxEntries      uint32               `json:"max_entries"`
-	Flags           uint32               `json:"flags"`
-	Memlock         int64                `json:"memlock_bytes"`
-	Charged         int64                `json:"charged_bytes"`
-	ChargedKnown    bool                 `json:"charged_known"`
-	Accounting      kernel.BPFAccounting `json:"regime"`
-	UID             uint32               `json:"uid"`
-	UIDKnown        bool                 `json:"uid_known"`
-	Cgroup          string               `json:"cgroup"`
-	CgroupID        uint64               `json:"cgroup_id"`
-	CgroupKnown     bool                 `json:"cgroup_known"`
-	Uses            []uint32             `json:"uses"`
-	Links           []uint32             `json:"links"`
-	Pinned          []string             `json:"pinned"`
-	Holders         []bpfobj.Holder      `json:"holders"`
-	References      uint64               `json:"references"`
-	ReferencesKnown bool                 `json:"references_known"`
-	PayerGone       bool                 `json:"payer_gone"`
-	PayerGoneKnown  bool                 `json:"payer_gone_known"`
-	Orphan          []bpfobj.Reason      `json:"orphan"`
-	BootID          string               `json:"boot_id"`
-	Change          string               `json:"change"`
+	Version      int                  `json:"v"`
+	Kind         string               `json:"kind"`
+	ID           uint32               `json:"id"`
+	Type         string               `json:"type"`
+	Name         string               `json:"name"`
+	KeySize      uint32               `json:"key_size_bytes"`
+	ValueSize    uint32               `json:"value_size_bytes"`
+	MaxEntries   uint32               `json:"max_entries"`
+	Flags        uint32               `json:"flags"`
+	Memlock      int64                `json:"memlock_bytes"`
+	Charged      int64                `json:"charged_bytes"`
+	ChargedKnown bool                 `json:"charged_known"`
+	Accounting   kernel.BPFAccounting `json:"regime"`
+	UID          uint32               `json:"uid"`
+	UIDKnown     bool                 `json:"uid_known"`
+	Cgroup       string               `json:"cgroup"`
+	CgroupID     uint64               `json:"cgroup_id"`
+	CgroupKnown  bool                 `json:"cgroup_known"`
+	container.Names
+	Uses            []uint32        `json:"uses"`
+	Links           []uint32        `json:"links"`
+	Pinned          []string        `json:"pinned"`
+	Holders         []bpfobj.Holder `json:"holders"`
+	References      uint64          `json:"references"`
+	ReferencesKnown bool            `json:"references_known"`
+	PayerGone       bool            `json:"payer_gone"`
+	PayerGoneKnown  bool            `json:"payer_gone_known"`
+	Orphan          []bpfobj.Reason `json:"orphan"`
+	BootID          string          `json:"boot_id"`
+	Change          string          `json:"change"`
 }
 
 // longestLine is how long a line of an earlier listing may be, in bytes: it names every holder.
@@ -94,7 +96,7 @@ func (e *Earlier) parse(line []byte) (bpfobj.Object, error) {
 	e.bootID = l.BootID
 	return bpfobj.Object{Kind: l.Kind, ID: l.ID, Type: l.Type, Name: l.Name, KeySize: l.KeySize, ValueSize: l.ValueSize,
 		MaxEntries: l.MaxEntries, Flags: l.Flags, Memlock: l.Memlock, Charged: l.Charged, ChargedKnown: l.ChargedKnown, Accounting: l.Accounting,
-		UID: l.UID, UIDKnown: l.UIDKnown, Cgroup: l.Cgroup, CgroupID: l.CgroupID, CgroupKnown: l.CgroupKnown, Refs: l.Uses, Links: l.Links,
+		UID: l.UID, UIDKnown: l.UIDKnown, Cgroup: l.Cgroup, CgroupID: l.CgroupID, CgroupKnown: l.CgroupKnown, Names: l.Names, Refs: l.Uses, Links: l.Links,
 		Pinned: l.Pinned, Holders: l.Holders, References: l.References, ReferencesKnown: l.ReferencesKnown,
 		PayerGone: l.PayerGone, PayerGoneKnown: l.PayerGoneKnown, Orphan: l.Orphan}, nil
 }

@@ -17,7 +17,8 @@ func Groupings() []string { return []string{"cgroup", "pod", "pin", "type"} }
 // sum is what the objects of a group are together.
 type sum struct {
 	group string
-	known bool // what group they are of
+	known bool   // what group they are of
+	label string // how the table names the group
 
 	objects, maps, programs int
 	memlock                 int64 // bytes, as the others
@@ -52,8 +53,9 @@ func (o *Options) sumColumns(bootID string) []columnOf[sum] {
 				if !s.known {
 					return "not known"
 				}
-				return cmp.Or(s.group, none)
+				return cmp.Or(s.label, s.group, none)
 			}},
+		{name: "label", value: func(s *sum) any { return s.label }},
 		{name: "group_known", value: func(s *sum) any { return s.known }},
 		{name: "objects", value: number(func(s *sum) int { return s.objects })},
 		{name: "maps", value: number(func(s *sum) int { return s.maps }), header: "MAPS"},
@@ -91,7 +93,7 @@ func (o *Options) sums(l *bpfobj.Listing, shown []object) (sums []sum) {
 			if !ok {
 				i = len(sums)
 				index[g] = i
-				sums = append(sums, sum{group: name, known: known})
+				sums = append(sums, sum{group: name, known: known, label: label(o.By, object)})
 			}
 			sums[i].add(object, l.Accounting)
 		}
@@ -114,7 +116,10 @@ func (o *Options) sums(l *bpfobj.Listing, shown []object) (sums []sum) {
 func groupsOf(by string, o object, l *bpfobj.Listing) (names []string, known bool) {
 	switch by {
 	case "cgroup":
-		return []string{payer(&o)}, o.CgroupKnown || o.CgroupID != 0
+		if o.CgroupKnown {
+			return []string{o.Cgroup}, true
+		}
+		return []string{payer(&o)}, o.CgroupID != 0
 	case "pod":
 		return []string{cgroup.Identify(o.Cgroup).PodUID}, o.CgroupKnown
 	case "pin":
@@ -129,6 +134,19 @@ func groupsOf(by string, o object, l *bpfobj.Listing) (names []string, known boo
 		return names, l.Complete
 	}
 	return []string{o.Type}, true
+}
+
+// label is what people call an object's group, where that is known.
+func label(by string, o object) string {
+	names := o.Names
+	switch by {
+	case "cgroup":
+		return names.String()
+	case "pod":
+		names.Container = ""
+		return names.String()
+	}
+	return ""
 }
 
 func (s *sum) add(o object, accounting kernel.BPFAccounting) {

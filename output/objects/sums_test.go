@@ -105,7 +105,7 @@ func TestSumsJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(line), &got); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]any{"v": 2.0, "kind": "sum", "by": "pod", "group": "3b6f3c1e-8f0a-4a55-9d7e-0c1d2e3f4a5b", "group_known": true,
+	want := map[string]any{"v": 2.0, "kind": "sum", "by": "pod", "group": "3b6f3c1e-8f0a-4a55-9d7e-0c1d2e3f4a5b", "group_known": true, "label": "",
 		"objects": 2.0, "maps": 2.0, "progs": 0.0, "memlock_bytes": 12288.0, "charged_bytes": 0.0, "charged_objects": 0.0,
 		"unpaid_bytes": 0.0, "payer_unknown_bytes": 0.0, "orphans": 0.0, "boot_id": "b"}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -46,16 +46,25 @@ type accounts struct {
 	limits     limits
 }
 
+// newAccounts know nothing yet.
+func newAccounts(replay bool) *accounts {
+	if replay {
+		return &accounts{clock: trend.Over(0)}
+	}
+	return &accounts{clock: trend.Over(trendWindow)}
+}
+
 // groupKey names a cgroup: by its path, and by its id where no path is known.
 type groupKey struct {
 	path string
 	id   uint64
 }
 
-// group is what the processes of a cgroup have been charged.
+// group is what the processes of a cgroup have been charged, and with all that are in cgroups
+// below it.
 type group struct {
-	pinned int64
-	trend  trend.Series
+	pinned, total int64
+	trend, totals trend.Series
 }
 
 // limits are the settings that the accounting depends on.
@@ -298,6 +307,11 @@ func (a *accounts) settle(from groupKey, was int64, e *ledger.Entry) {
 		g := a.groups[to]
 		g.trend = g.trend.Refuse(a.clock, e.TimeNS)
 		a.groups[to] = g
+		for path := range upwards(to.path) {
+			g := a.groups[groupKey{path: path}]
+			g.totals = g.totals.Refuse(a.clock, e.TimeNS)
+			a.groups[groupKey{path: path}] = g
+		}
 	}
 }
 
@@ -307,6 +321,12 @@ func (a *accounts) grow(key groupKey, pages int64, atNS uint64) {
 	g.pinned += pages
 	g.trend = g.trend.Add(a.clock, atNS, g.pinned)
 	a.groups[key] = g
+	for path := range upwards(key.path) {
+		g := a.groups[groupKey{path: path}]
+		g.total += pages
+		g.totals = g.totals.Add(a.clock, atNS, g.total)
+		a.groups[groupKey{path: path}] = g
+	}
 }
 
 // schemeAt is how this kernel is known to account at an entry: as the trace has seen it,
@@ -454,10 +474,22 @@ func (a *accounts) sample(atNS uint64) {
 			p.trend = p.trend.Add(a.clock, atNS, p.pinned)
 		}
 	}
-	maps.DeleteFunc(a.groups, func(key groupKey, _ group) bool { _, there := sums[key]; return !there })
+	there := make(map[groupKey]bool, len(a.groups))
+	for key := range sums {
+		there[key] = true
+		for path := range upwards(key.path) {
+			there[groupKey{path: path}] = true
+		}
+	}
+	for key, g := range maps.Clone(a.groups) {
+		if _, used := sums[key]; !used && g.pinned != 0 {
+			a.grow(key, -g.pinned, atNS)
+		}
+	}
 	for key, pinned := range sums {
 		a.grow(key, pinned-a.groups[key].pinned, atNS)
 	}
+	maps.DeleteFunc(a.groups, func(key groupKey, _ group) bool { return !there[key] })
 	held := sharesByUser(a)
 	for uid := range a.users {
 		locked, _ := a.lockedOf(uid, held[uid])

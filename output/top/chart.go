@@ -29,7 +29,7 @@ func (m *Model) chart(name string, s *trend.Series, limit int64, limitName strin
 	}
 	gutter := 2 + max(len(amount(top)), len(amount(limit)))
 	cells := s.Cells(c, max(8, m.width-gutter-3))
-	rows, limitRow := trend.Chart(cells, top, limit, max(4, min(8, m.height/4)))
+	rows, limitRow := trend.Chart(cells, top, limit, max(4, min(8, m.height-20)))
 	if limitRow >= 0 {
 		title += between + "─ " + limitName
 	}

@@ -51,12 +51,19 @@ type heading struct {
 	help  string
 }
 
+// nothing is written for an amount of none, in every column that counts something: the others
+// stand out. A limit of 0 is 0, and so is a number of buffers that still fit.
+const nothing = "·"
+
 // amount is a column of pages. A negative number is one that is not known.
 func amount[T any](name string, width, rank int, help string, value func(*T) int64) column[T] {
 	return column[T]{
 		heading: heading{name: name, width: width, rank: rank, help: help},
 		text: func(t *T, u units) string {
-			if n := value(t); n >= 0 {
+			switch n := value(t); {
+			case n == 0:
+				return nothing
+			case n > 0:
 				return u.pages(n)
 			}
 			return "?"
@@ -65,8 +72,7 @@ func amount[T any](name string, width, rank int, help string, value func(*T) int
 	}
 }
 
-// number is a column of something that is counted. 0 is written as nothing, to
-// let the others stand out.
+// number is a column of something that is counted.
 func number[T any](name string, width, rank int, help string, value func(*T) int64) column[T] {
 	return column[T]{
 		heading: heading{name: name, width: width, rank: rank, help: help},
@@ -74,7 +80,7 @@ func number[T any](name string, width, rank int, help string, value func(*T) int
 			if n := value(t); n != 0 {
 				return strconv.FormatInt(n, 10)
 			}
-			return "·"
+			return nothing
 		},
 		compare: func(a, b *T) int { return cmp.Compare(value(a), value(b)) },
 	}
@@ -134,7 +140,7 @@ func percent(share float64) string {
 func perSecond(r float64) string {
 	switch {
 	case r == 0:
-		return "·"
+		return nothing
 	case r < 10:
 		return strconv.FormatFloat(r, 'f', 1, 64)
 	}
@@ -149,6 +155,7 @@ type view[T any] struct {
 	rows    func(a *accounts, all bool) []T
 	id      func(*T) string
 	tone    func(*T) tone
+	tree    *tree[T] // nil: it has none
 }
 
 // list is a view's rows at one moment: sorted and filtered, not drawn.
@@ -159,6 +166,7 @@ type list interface {
 	// text is a cell, and share what its bar shows; negative: no bar.
 	text(row, column int, u units) (text string, share float64)
 	tone(row int) tone
+	branch(row int) bool // in a tree: others hang on it
 	// trend is what a sparkline shows in a cell; nil: no sparkline.
 	trend(row, column int) *trend.Series
 }
@@ -177,6 +185,8 @@ type query struct {
 	descending bool
 	filter     string // part of one of the words; letter case does not matter
 	all        bool   // idle ones too
+	tree       bool
+	folded     map[string]bool // branches of the tree, by id
 }
 
 type listOf[T any] struct {
@@ -200,13 +210,19 @@ func (v *view[T]) sortedBy() int {
 
 // list makes the rows: this is the one place that looks at all of them.
 func (v *view[T]) list(a *accounts, q query) list {
-	all := v.rows(a, q.all)
+	all, hung := v.rows(a, q.all), q.tree && v.tree != nil
+	if hung {
+		all = v.tree.grown(a, all)
+	}
 	rows := make([]*T, 0, len(all)) // pointers: they are cheaper to sort
 	needle := strings.ToLower(q.filter)
 	for i := range all {
 		if needle == "" || v.matches(&all[i], needle) {
 			rows = append(rows, &all[i])
 		}
+	}
+	if hung && needle != "" {
+		rows = v.withBranches(rows, all)
 	}
 	compare := v.columns[q.column].compare
 	slices.SortStableFunc(rows, func(x, y *T) int {
@@ -215,6 +231,9 @@ func (v *view[T]) list(a *accounts, q query) list {
 		}
 		return compare(x, y)
 	})
+	if hung {
+		rows = v.hang(rows, q.folded)
+	}
 	return &listOf[T]{v, rows}
 }
 
@@ -239,6 +258,10 @@ func (l *listOf[T]) text(row, column int, u units) (string, float64) {
 		share = c.share(t)
 	}
 	return c.text(t, u), share
+}
+
+func (l *listOf[T]) branch(row int) bool {
+	return l.view.tree != nil && l.view.tree.branch(l.rows[row])
 }
 
 func (l *listOf[T]) trend(row, column int) *trend.Series {

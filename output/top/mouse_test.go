@@ -60,8 +60,8 @@ func TestClicksAnywhere(t *testing.T) {
 	for _, base := range []Model{replayed(t, "several-users-cumulative.jsonl", 0, 80, 12), watched(t, 40, 5), newModel(t, Options{}, 20, 3)} {
 		for _, keys := range [][]string{{}, {"enter"}, {"?"}, {"/"}, {"5", "end"}} {
 			m := press(t, base, keys...)
-			for y := -1; y < 14; y++ {
-				for x := -1; x < 90; x += 7 {
+			for y := -1; y < 14; y += 2 {
+				for x := -1 + y%3; x < 90; x += 17 {
 					m, _ = m.Update(tea.MouseClickMsg{X: x, Y: y, Button: tea.MouseLeft})
 					m, _ = m.Update(tea.MouseWheelMsg{X: x, Y: y, Button: tea.MouseWheelUp})
 					checkScreen(t, m)

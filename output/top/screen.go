@@ -44,7 +44,7 @@ func (m Model) View() string {
 
 // ascii has a character for each that the screen is drawn with. Names are as they are.
 var ascii = strings.NewReplacer("▁", "_", "▂", ".", "▃", ":", "▄", "-", "▅", "=", "▆", "+", "▇", "*", "█", "#",
-	"░", ".", "·", ".", "…", "~", "✗", "x", "×", "x", "≥", ">", "▲", "^", "▼", "v", "▏", "_", "─", "-", "│", "|", "└", "`", "├", "+", "↑", "^", "↓", "v")
+	"░", ".", "·", ".", "…", "~", "✗", "x", "×", "x", "≥", ">", "▲", "^", "▼", "v", "▏", "_", "─", "-", "│", "|", "└", "`", "├", "+", "↑", "^", "↓", "v", "▸", "+", "▾", "-")
 
 // frame is how the lines of a window are shared out.
 type frame struct {
@@ -213,12 +213,16 @@ func (m *Model) allowanceLine() string {
 // How many characters the trend of the allowance takes.
 const leastTrend, mostTrend = 8, 40
 
-// fullest is the user that has used the most of its allowance; nil: nobody has used any.
-func (a *accounts) fullest() (most *user) {
+// fullest is the user that uses the most of its allowance, or did; nil: nobody has used any.
+func (a *accounts) fullest() *user {
+	most := &user{}
 	for _, u := range a.users {
-		if n := u.trend.Now(); n > 0 && (most == nil || n > most.trend.Now() || n == most.trend.Now() && u.uid < most.uid) {
+		if cmp.Or(cmp.Compare(u.trend.Now(), most.trend.Now()), cmp.Compare(u.trend.Peak(), most.trend.Peak()), cmp.Compare(most.uid, u.uid)) > 0 && u.trend.Peak() > 0 {
 			most = u
 		}
+	}
+	if most.trend.Peak() == 0 {
+		return nil
 	}
 	return most
 }
@@ -226,7 +230,7 @@ func (a *accounts) fullest() (most *user) {
 // trafficLine says how much comes, and from where, and what pinwatch costs.
 func (m *Model) trafficLine() string {
 	c := m.shown.counts
-	parts := []string{format.Count(c.Events, "event"), strings.Replace(perSecond(m.shown.rate.perSecond), "·", "0", 1) + "/s"}
+	parts := []string{format.Count(c.Events, "event"), strings.Replace(perSecond(m.shown.rate.perSecond), nothing, "0", 1) + "/s"}
 	lost := fmt.Sprintf("%d lost", m.shown.lost)
 	if m.shown.lost > 0 {
 		lost = m.styles.warning.Render(lost)
@@ -236,7 +240,11 @@ func (m *Model) trafficLine() string {
 		parts = append(parts, "accounting "+cmp.Or(c.Scheme, scheme).String())
 	}
 	if m.usage.RSS > 0 {
-		parts = append(parts, fmt.Sprintf("pinwatch %.1f%% CPU %s", 100*m.usage.CPU, format.Bytes(m.usage.RSS>>20<<20)))
+		own := "pinwatch "
+		if m.usage.CPU >= 0 {
+			own += fmt.Sprintf("%.1f%% CPU ", 100*m.usage.CPU)
+		}
+		parts = append(parts, own+format.Bytes(m.usage.RSS>>20<<20))
 	}
 	if s := m.shown.snapshot; s != nil {
 		parts = append(parts, "snapshot by "+s.Source)
@@ -290,6 +298,8 @@ func (m *Model) tabs() string {
 	line := strings.Join(parts, "")
 	note := fmt.Sprintf(" rows: %d", m.list.len())
 	switch {
+	case m.asking:
+		note = " go to: " + format.Printable(m.target) + "▏ (" + targets + ")"
 	case m.typing:
 		note = " filter: " + format.Printable(m.opts.Filter) + "▏"
 	case m.opts.Filter != "":
@@ -298,7 +308,8 @@ func (m *Model) tabs() string {
 	if m.opts.All {
 		note += ", idle ones too"
 	}
-	if space := m.width - ansi.StringWidth(line); ansi.StringWidth(note) > space && (m.typing || m.opts.Filter != "") {
+	note += m.followNote()
+	if space := m.width - ansi.StringWidth(line); ansi.StringWidth(note) > space && (m.typing || m.asking || m.opts.Filter != "") {
 		return clip(note, m.width) // what is typed is seen before anything else
 	}
 	return line + note
@@ -409,10 +420,13 @@ func (m *Model) blank(room int) []string {
 func (m *Model) footer() string {
 	keys := []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail", "p pause", "+/- interval"}
 	if m.opts.Replay {
-		keys = []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail", "p pause", "n step", "[ ] speed"}
+		keys = []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail", "p pause", "n/N step", ": go to", "[ ] speed"}
 	}
 	if m.typing {
 		keys = []string{"Enter keep the filter", "Esc drop it", "Backspace, Ctrl-U"}
+	}
+	if m.notice != "" {
+		return m.styles.notice.Render(" " + m.notice + " ")
 	}
 	return m.keyLine(keys)
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
-	"github.com/pinwatch/pinwatch/output/top/trend"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -47,13 +46,15 @@ type (
 		Topic string
 		Texts []string
 	}
+	// Notice is something to say once.
+	Notice string
 	// Ended says that a recording is at its end.
 	Ended struct{}
 )
 
 // Usage is what pinwatch itself takes.
 type Usage struct {
-	CPU float64 // of one CPU, 1 is all of it
+	CPU float64 // of one CPU, 1 is all of it; negative: not known yet
 	RSS int64   // bytes
 }
 
@@ -64,6 +65,8 @@ type Action struct {
 	Pause, Resume bool          // replay
 	Interval      time.Duration // new; 0: as before
 	Speed         float64       // replay: new; 0: as before
+	Save          string        // settings to keep
+	Seek          Seek          // replay
 }
 
 // Options say what a model starts with.
@@ -79,6 +82,7 @@ type Options struct {
 	Filter   string
 	All      bool // idle processes too
 	Bytes    bool // instead of pages
+	Tree     bool // of cgroups
 	ASCII    bool // what the screen is drawn with
 	Mouse    bool // the terminal is to report it
 }
@@ -101,8 +105,14 @@ type Model struct {
 	usage    Usage
 	troubles []troubleLine
 	ended    bool
-	typing   bool   // a filter
-	before   string // the filter before it was typed
+	seeking  bool            // nothing is shown until it is there
+	asking   bool            // for a place in the recording
+	target   string          // the place, as far as it is typed
+	notice   string          // until the next key
+	follow   *followed       // nil: nothing; never changed
+	folded   map[string]bool // branches of the tree; never changed
+	typing   bool            // a filter
+	before   string          // the filter before it was typed
 
 	page       page
 	subject    string   // id of the row that a detail page is about
@@ -133,10 +143,7 @@ type placeIn struct {
 // column that does not exist; both are told what there is.
 func New(opts Options) (Model, error) {
 	m := Model{opts: opts, tables: views(), styles: newStyles()}
-	m.news = &accounts{clock: trend.Over(trendWindow)}
-	if opts.Replay {
-		m.news.clock = trend.Over(0)
-	}
+	m.news = newAccounts(opts.Replay)
 	if opts.View != "" {
 		v, err := indexOf(opts.View, ViewNames(), "view")
 		if err != nil {
@@ -171,6 +178,7 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 		m.width, m.height = max(0, msg.Width), max(0, msg.Height)
 		m.layout()
 	case tea.KeyPressMsg:
+		m.notice = ""
 		action = m.key(msg)
 	case tea.MouseClickMsg:
 		m.click(msg)
@@ -183,7 +191,7 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 		}
 	case Entries:
 		m.news = m.news.withEntries(msg)
-		if m.opts.Replay {
+		if m.opts.Replay && !m.seeking {
 			m.show()
 		}
 	case Snapshot:
@@ -193,12 +201,21 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 	case Tick:
 		m.usage = msg.Usage
 		m.news = m.news.at(msg.NowNS)
-		if !m.opts.Paused || m.opts.Replay {
+		if (!m.opts.Paused || m.opts.Replay) && !m.seeking {
 			m.show()
 		}
 	case Trouble:
 		m.trouble(msg)
 		m.layout()
+	case Seeking:
+		if m.seeking, m.ended = true, false; msg.Back {
+			m.news = newAccounts(m.opts.Replay)
+		}
+	case Sought:
+		m.seeking, m.notice = false, format.Printable(msg.Failed)
+		m.show()
+	case Notice:
+		m.notice = format.Printable(string(msg))
 	case Ended:
 		m.ended = true
 	}
@@ -230,7 +247,10 @@ func (m *Model) show() {
 // processes. Whoever is selected stays selected.
 func (m *Model) refresh() {
 	p := &m.places[m.view]
-	m.list = m.tables[m.view].list(m.shown, query{column: p.sort, descending: p.descending, filter: m.opts.Filter, all: m.opts.All})
+	m.list = m.tables[m.view].list(m.shown, query{column: p.sort, descending: p.descending, filter: m.opts.Filter, all: m.opts.All, tree: m.opts.Tree, folded: m.folded})
+	if m.follow != nil {
+		m.selectFollowed()
+	}
 	p.find(m.list)
 	m.layout()
 }

@@ -248,11 +248,26 @@ func userView() *view[userRow] {
 			word("NAME", 10, 1, 6, "", func(u *userRow) string { return format.Printable(u.name) }),
 			{heading: heading{name: "LOCKED", width: 10, rank: 2, help: "the counter that perf buffers are charged to; with ≥ what is known of it"},
 				text: func(u *userRow, units units) string {
+					if u.known && u.locked == 0 {
+						return nothing
+					}
 					return atLeast(units.pages(u.locked), u.known)
 				},
 				compare: func(a, b *userRow) int { return cmp.Compare(a.locked, b.locked) }},
-			amount("ALLOWANCE", 10, 4, "perf_event_mlock_kb in pages × online CPUs", func(u *userRow) int64 { return u.allowance }),
-			bar("USED", 3, "LOCKED of ALLOWANCE", func(u *userRow) float64 { return float64(u.locked) / float64(max(1, u.allowance)) }),
+			{heading: heading{name: "ALLOWANCE", width: 10, rank: 4, help: "perf_event_mlock_kb in pages × online CPUs; none: it is negative, and nothing limits"},
+				text: func(u *userRow, units units) string {
+					if u.allowance < 0 {
+						return "none"
+					}
+					return units.pages(u.allowance)
+				},
+				compare: func(a, b *userRow) int { return cmp.Compare(a.allowance, b.allowance) }},
+			bar("USED", 3, "LOCKED of ALLOWANCE", func(u *userRow) float64 {
+				if u.allowance < 0 {
+					return -1
+				}
+				return float64(u.locked) / float64(max(1, u.allowance))
+			}),
 			amount("LOCKED_VM", 10, 11, "user_struct.locked_vm, by the snapshot", func(u *userRow) int64 {
 				if u.otherKnown {
 					return u.lockedVM
@@ -321,6 +336,9 @@ func userRows(a *accounts, all bool) []userRow {
 // cgroupRow is one row of the cgroups.
 type cgroupRow struct {
 	name, container        string
+	path                   string // "": not known
+	label                  string // in a tree
+	branch                 bool
 	processes, buffers     int64
 	pinned, share, over    int64
 	refusals, events       uint64
@@ -336,7 +354,7 @@ func cgroupView() *view[cgroupRow] {
 		title: "cgroups",
 		sort:  "PINNED_VM",
 		columns: []column[cgroupRow]{
-			word("CGROUP", 16, 3, 1, "", func(g *cgroupRow) string { return g.name }),
+			word("CGROUP", 16, 3, 1, "", func(g *cgroupRow) string { return cmp.Or(g.label, g.name) }),
 			word("CONTAINER", 12, 1, 8, "where it is known", func(g *cgroupRow) string { return format.Printable(g.container) }),
 			number("PROCS", 5, 6, "its processes that have to do with locked memory", func(g *cgroupRow) int64 { return g.processes }),
 			amount("PINNED_VM", 10, 2, helpPinnedMany, func(g *cgroupRow) int64 { return g.pinned }),
@@ -351,6 +369,7 @@ func cgroupView() *view[cgroupRow] {
 		rows: cgroupRows,
 		id:   func(g *cgroupRow) string { return g.name },
 		tone: func(g *cgroupRow) tone { return toneOf(g.broken, g.refusals, false) },
+		tree: cgroupTree(),
 	}
 }
 
@@ -360,13 +379,10 @@ func cgroupRows(a *accounts, all bool) []cgroupRow {
 		if !all && p.idle() {
 			continue
 		}
-		name := cgroupText(p.cgroup, p.cgroupID, "")
-		if name == "" {
-			name = "(not known)"
-		}
+		name := groupName(p)
 		g := groups[name]
 		if g == nil {
-			g = &cgroupRow{name: name, container: a.containers[p.cgroup], allowance: a.limits.Allowance, trend: a.groups[p.groupKey()].trend}
+			g = &cgroupRow{name: name, path: p.cgroup, container: a.containers[p.cgroup], allowance: a.limits.Allowance, trend: a.groups[p.groupKey()].trend}
 			groups[name] = g
 		}
 		g.add(p)
@@ -380,19 +396,8 @@ func cgroupRows(a *accounts, all bool) []cgroupRow {
 }
 
 func (g *cgroupRow) add(p *process) {
-	g.members = append(g.members, p)
-	g.processes++
-	g.buffers += p.buffers
-	g.bufferPages += p.bufferPages
-	g.pinned += p.pinned
-	g.share += p.share
-	g.over += p.overcharged
-	g.refusals += p.refusals
-	g.events += p.events
-	g.perSecond += p.rate.perSecond
-	if p.broken != nil && (g.broken == nil || p.broken.Number > g.broken.Number) {
-		g.broken = p.broken
-	}
+	g.sum(&cgroupRow{members: []*process{p}, processes: 1, buffers: p.buffers, bufferPages: p.bufferPages, pinned: p.pinned, share: p.share,
+		over: p.overcharged, refusals: p.refusals, events: p.events, perSecond: p.rate.perSecond, broken: p.broken})
 }
 
 // Object is a BPF map or program: one row of the BPF objects.
@@ -428,7 +433,10 @@ func objectView() *view[objectRow] {
 		return column[objectRow]{
 			heading: heading{name: name, width: 10, rank: rank, help: help},
 			text: func(o *objectRow, _ units) string {
-				if n := value(o); n >= 0 {
+				switch n := value(o); {
+				case n == 0:
+					return nothing
+				case n > 0:
 					return format.Bytes(n)
 				}
 				return "?"

@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
@@ -54,6 +55,7 @@ type Object struct {
 	Cgroup      string
 	CgroupID    uint64
 	CgroupKnown bool
+	Names       container.Names // of the container that the path names
 	// PayerGone reports whether the cgroup that a map was charged to was removed. Its
 	// charges are its parent's then.
 	PayerGone      bool
@@ -77,6 +79,7 @@ type Holder struct {
 	Comm   string `json:"comm"`
 	FDs    int    `json:"fds"`
 	Cgroup string `json:"cgroup"` // "" where it is not known
+	container.Names
 	// UID is the user whom the kernel charges for what the process makes: its real one.
 	UID      uint32 `json:"uid"`
 	UIDKnown bool   `json:"uid_known"`
@@ -118,6 +121,7 @@ type kindID struct {
 type lister struct {
 	Listing
 	index      map[kindID]int
+	names      *cgroup.Names
 	unreadable int                // processes whose descriptors could not be read
 	pins       map[kindID][]inode // of objects, not of links to them: each has one reference
 }
@@ -151,7 +155,7 @@ func ListHeld(context.Context) (*Listing, error) {
 // list lists all objects and who holds them. The tree is nil where no hierarchy is
 // mounted.
 func list() (*lister, *cgroup.Tree, error) {
-	l := &lister{index: map[kindID]int{}, pins: map[kindID][]inode{}}
+	l := &lister{index: map[kindID]int{}, pins: map[kindID][]inode{}, names: cgroup.HostNames()}
 	l.BootID = kernel.BootID()
 	tree, err := cgroup.Host()
 	if err != nil {
@@ -336,6 +340,7 @@ func (l *lister) addHolders(held []descriptor, tree *cgroup.Tree) {
 			i = len(o.Holders)
 			h := Holder{PID: d.pid, Comm: comm(d.pid), Cgroup: cgroupOf(tree, d.pid)}
 			h.UID, h.UIDKnown = realUID(d.pid)
+			h.Names = l.names.Of(h.Cgroup)
 			o.Holders = append(o.Holders, h)
 		}
 		o.Holders[i].FDs++

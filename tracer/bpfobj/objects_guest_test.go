@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -238,18 +239,26 @@ func checkMade(t *testing.T, listed []bpfobj.Object, step workload.BPFStep, regi
 	}
 }
 
-// orphan is an object that was left behind.
-type orphan struct{ name, pin string }
+// orphan is an object that was left behind, and the cgroup that it was charged to.
+type orphan struct{ name, pin, cgroup string }
 
 // leaveOrphans leaves a map to its pin, and removes the cgroup that it was charged to; one
-// to this test, which is neither its payer nor in its payer's cgroup; and a program to its
-// pin.
+// to this test, which is neither its payer nor in its payer's cgroup, which is a container of
+// containerd's; and a program to its pin.
 func leaveOrphans(t *testing.T) []orphan {
 	t.Helper()
-	left := []orphan{{"left_alone", "/sys/fs/bpf/left_alone"}, {"left_to_other", "/sys/fs/bpf/left_to_other"},
-		{"left_alone", "/sys/fs/bpf/left_program"}}
+	id := strings.Repeat("0123456789abcdef", 4)
+	left := []orphan{{"left_alone", "/sys/fs/bpf/left_alone", "left_alone"}, {"left_to_other", "/sys/fs/bpf/left_to_other", id},
+		{"left_alone", "/sys/fs/bpf/left_program", ""}}
+	bundle := "/run/containerd/io.containerd.runtime.v2.task/k8s.io/" + id
+	if err := os.MkdirAll(bundle, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bundle+"/config.json", []byte(`{"annotations":{"io.kubernetes.cri.sandbox-namespace":"prod","io.kubernetes.cri.sandbox-name":"web-1","io.kubernetes.cri.container-name":"nginx"}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, o := range left[:2] {
-		payer := "/sys/fs/cgroup/" + o.name
+		payer := "/sys/fs/cgroup/" + o.cgroup
 		if out := guesttest.Command(t, "pinwatch", "workload", "bpf-maps", "--type", "array", "--name", o.name, "--uid", "2000",
 			"--memlock-kib", "65536", "--cgroup", payer, "--pin", o.pin).Run(); out.Code != 0 {
 			t.Fatalf("%s: exit %d, %s", o.name, out.Code, out.Stderr)
@@ -285,6 +294,9 @@ func checkOrphans(t *testing.T, listing *bpfobj.Listing, left []orphan, regime k
 	}
 	got := map[string][]bpfobj.Reason{}
 	for _, o := range listing.Objects {
+		if o.Name == left[1].name && regime == kernel.BPFMemcg && o.Names != (container.Names{Pod: "web-1", Namespace: "prod", Container: "nginx"}) {
+			t.Errorf("%s is paid by %+v, cgroup %s", o.Name, o.Names, o.Cgroup)
+		}
 		// An inner map of the workload is made by root, before the workload is a user's.
 		if len(o.Orphan) > 0 && (regime == kernel.BPFMemcg || len(o.Pinned) > 0) {
 			got[strings.Join(o.Pinned, " ")] = o.Orphan

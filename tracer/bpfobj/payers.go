@@ -101,6 +101,7 @@ func (l *lister) addPayers(tree *cgroup.Tree, btf string) {
 	for _, p := range payments {
 		if o := l.find(KindMap, p.id); o != nil {
 			o.setPayer(accounting, p, tree)
+			o.Names = l.names.Of(o.Cgroup)
 		}
 	}
 	if accounting == kernel.BPFMemcg {

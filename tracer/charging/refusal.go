@@ -175,7 +175,11 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 	if f.Call == reason.RegisterBuffers && c.Accounting == refusal.Unseen && !f.Exceeds() {
 		f.Asked = nil // the arguments do not tell of huge pages: it may have been more
 	}
-	accepted(f, c.Accounting)
+	if f.Call == reason.MapVFIO {
+		vfioFacts(f, c)
+	} else {
+		accepted(f, c.Accounting)
+	}
 	ringMaker(f, e)
 	if c.Accounting != refusal.Refused {
 		f.CgroupRefused = answer(c.Memory)
@@ -194,6 +198,19 @@ func chargerFacts(f *reason.Facts, e *ledger.Entry) {
 			disabled := int64(c.RingsFor - refusal.RingsForAll)
 			f.RingDisabled = &disabled
 		}
+	}
+}
+
+// vfioFacts are those of a call that asks for pages, of which those that are a device's are
+// compared with nothing. Refused is that pages were pinned last, which are compared next.
+func vfioFacts(f *reason.Facts, c *refusal.Call) {
+	switch refuses := f.Exceeds() && (f.CapIPCLock == nil || !*f.CapIPCLock); {
+	case c.Accounting != refusal.Refused && c.Accounting != refusal.Unseen:
+		accepted(f, c.Accounting)
+	case refuses && c.Accounting == refusal.Refused && !f.Disturbed:
+		f.Accepted = new(bool)
+	case refuses:
+		f.Asked = nil // it may have been less
 	}
 }
 

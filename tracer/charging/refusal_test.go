@@ -199,14 +199,20 @@ func TestOfRefusal(t *testing.T) {
 		}), reason.Limit, []string{"11 pages + 11 pages = 22 pages > 16 pages", "Of the 11 held, 11 are BPF objects that process 42 made; what was closed a moment ago still counts", "ulimit -l 88", "no capability lifts this limit"}, []string{"or CAP_IPC_LOCK"}},
 		"map without the capability": {refused(unix.EPERM, created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1, Watched: true}, refusal.Unseen)), reason.OtherRule,
 			[]string{"it takes CAP_BPF", "no limit has a part in it"}, []string{"MEMLOCK may be"}},
-		"vfio, locked_vm of the process": {refused(unix.ENOMEM, pinned("vfio", refusal.VFIOMap, refusal.Unseen, 10, 100, 200, 7)), reason.Limit,
+		"vfio, locked_vm of the process": {refused(unix.ENOMEM, pinned("vfio", refusal.VFIOMap, refusal.Refused, 10, 100, 200, 7)), reason.Limit,
 			[]string{"locked_vm of the process: 7 pages + 10 pages = 17 pages > 16 pages, over by 1 page", "in which mlock() counts", "at most 9 pages at once", "ulimit -l 68", "CAP_IPC_LOCK"}, []string{"Of the 100", "who holds nothing else"}},
+		"vfio, memory of a device, perhaps": {refused(unix.ENOMEM, pinned("vfio", refusal.VFIOMap, refusal.Unseen, 10, 0, 0, 7)), reason.Unknown,
+			[]string{"one of these", "no memory for its bookkeeping"}, []string{"ulimit", "17 pages"}},
+		"vfio, memory of a device": {refused(unix.ENOMEM, pinned("vfio", refusal.VFIOMap, refusal.Passed, 10, 0, 0, 7)), reason.NoMemory,
+			[]string{"RLIMIT_MEMLOCK did not refuse: the kernel's comparison was seen not to"}, []string{"ulimit", "17 pages"}},
+		"vfio, pinned, and within the limit": {refused(unix.ENOMEM, pinned("vfio", refusal.VFIOMap, refusal.Refused, 9, 0, 0, 7)), reason.NoMemory,
+			[]string{"RLIMIT_MEMLOCK did not refuse: 7 + 9 = 16 pages of 16"}, []string{"ulimit"}},
 		"vfio, with the capability": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			pinned("vfio", refusal.VFIOMap, refusal.Unseen, 10, 0, 0, 7)(e)
 			e.Caller.CapIPCLock = true
 		}), reason.NoMemory, []string{"RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK"}, []string{"ulimit"}},
 		"vfio, another call moved the counter": {refused(unix.ENOMEM, func(e *ledger.Entry) {
-			pinned("vfio", refusal.VFIOMap, refusal.Unseen, 10, 0, 0, 7)(e)
+			pinned("vfio", refusal.VFIOMap, refusal.Refused, 10, 0, 0, 7)(e)
 			e.Process.Shared = true
 		}), reason.Unknown, []string{"one of these"}, []string{"ulimit"}},
 		"RDMA, pinned_vm of the process": {refused(unix.ENOMEM, pinned("rdma", refusal.RDMAGet, refusal.Unseen, 10, 100, 7, 0)), reason.Limit,

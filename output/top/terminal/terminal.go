@@ -27,8 +27,8 @@ type Source interface {
 }
 
 // Run shows a source on the terminal until the user quits or ctx ends. The
-// terminal is put back whatever happens.
-func Run(ctx context.Context, opts top.Options, source Source, out *os.File) error {
+// terminal is put back whatever happens. Settings that are to be kept go to save.
+func Run(ctx context.Context, opts top.Options, source Source, out *os.File, save func(settings string) (where string, err error)) error {
 	model, err := top.New(opts)
 	if err != nil {
 		return err
@@ -37,7 +37,7 @@ func Run(ctx context.Context, opts top.Options, source Source, out *os.File) err
 	defer cancel()
 	orders := make(chan top.Action, 64)
 	stops := newStops()
-	program := tea.NewProgram(screen{model, orders},
+	program := tea.NewProgram(screen{model, orders, save},
 		// Signals end ctx; what they are is main's affair.
 		tea.WithContext(ctx), tea.WithoutSignalHandler(), tea.WithOutput(out),
 		tea.WithFilter(stops.filter))
@@ -84,6 +84,7 @@ func guarded(run func() error) (err error) {
 type screen struct {
 	model  top.Model
 	orders chan<- top.Action
+	save   func(settings string) (string, error)
 }
 
 func (s screen) Init() tea.Cmd { return nil }
@@ -98,6 +99,14 @@ func (s screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		return s, tea.Quit
 	case action.Suspend:
 		return s, tea.Suspend
+	case action.Save != "":
+		return s, func() tea.Msg {
+			where, err := s.save(action.Save)
+			if err != nil {
+				return top.Notice("not saved: " + err.Error())
+			}
+			return top.Notice("saved in " + where)
+		}
 	}
 	select {
 	case s.orders <- action:

@@ -26,7 +26,7 @@ const sourceEnv = "PINWATCH_TEST_SOURCE"
 
 func TestMain(m *testing.M) {
 	if how := os.Getenv(sourceEnv); how != "" {
-		err := terminal.Run(context.Background(), top.Options{Title: "test", Interval: time.Second}, panicking(how), os.Stdout)
+		err := terminal.Run(context.Background(), top.Options{Title: "test", Interval: time.Second}, panicking(how), os.Stdout, nil)
 		fmt.Println("Run returned:", strings.SplitN(fmt.Sprint(err), "\n", 2)[0])
 		os.Exit(1)
 	}

@@ -69,6 +69,15 @@ func (s *Series) Seen() bool { return s.seen }
 // Now is the latest value.
 func (s *Series) Now() int64 { return s.last.value }
 
+// Peak is the most that the amount was.
+func (s *Series) Peak() int64 {
+	peak := s.last.high
+	for _, sample := range s.past {
+		peak = max(peak, sample.high)
+	}
+	return max(0, peak)
+}
+
 // Growth is how much the amount has grown since its history begins.
 func (s *Series) Growth() int64 {
 	if len(s.past) == 0 {
