@@ -4,21 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/checked"
 	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/emitted"
 	"github.com/pinwatch/pinwatch/output/explored"
-	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
-	"github.com/pinwatch/pinwatch/tracer/evidence"
 	"github.com/pinwatch/pinwatch/tracer/image"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
@@ -259,31 +255,6 @@ func (o *checkOptions) boot() {
 	o.guests.Binaries = map[string]string{"arm64": o.arm64}
 }
 
-// sender is a sink that sends a recording of the trace, as Guests.Evidence keeps it.
-func (o *checkOptions) sender() (pipeline.Sink, error) {
-	header, err := recording.NewHeader(version(), true)
-	if err != nil {
-		return nil, err
-	}
-	to, err := recording.Compress(evidence.Sender(o.Err), evidence.TraceEnding, 200*time.Millisecond)
-	if err != nil {
-		return nil, err
-	}
-	filter := recording.Everything()
-	return sent{output.NewStream(recording.NewWriter(to), &filter), to}, header.Write(to)
-}
-
-// sent is a recording that is sent.
-type sent struct {
-	*output.Stream
-	to io.Closer
-}
-
-// Close writes the summary, and ends what is sent.
-func (s sent) Close(now pipeline.View, lost uint64) error {
-	return errors.Join(s.Stream.Close(now, lost), s.to.Close())
-}
-
 // checkThis checks the running kernel.
 func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
 	opts := check.Options{Tracer: o.tracing.Options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
@@ -291,7 +262,7 @@ func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise)
 		opts.TellHost(o.Out, o.Err)
 	}
 	if o.sendTrace {
-		opts.Sink = o.sender
+		opts.Sink = func() (pipeline.Sink, error) { return tracing.Sender(o.Err, version()) }
 	}
 	return checked.Here(ctx, opts, o.guests.BTF)
 }
