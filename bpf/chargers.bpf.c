@@ -92,6 +92,8 @@ struct call {
 	__u64 memcg;	/* in which memory is being freed for the call */
 	__u64 memcg_pages; /* that the call wants it to have room for */
 	__u32 comparing; /* functions that compare, one of which may call the other */
+	__u32 pinned_at_once; /* by vfio, the last time */
+	__s64 uncompared; /* pages that vfio has pinned, and not yet been let have */
 };
 #define CALL_SLOTS 256
 #define CALL_OVERFLOW 2048
@@ -858,7 +860,10 @@ static __always_inline __u64 pages_spanned(__u64 address, __u64 bytes)
 	return config ? vector_pages(&v, config->page_shift) : 0;
 }
 
-/* The comparison is a part of what compilers inline, and so is all between it and this. */
+/* The comparison is a part of what compilers inline, and so is all between it and this. What
+ * it calls in other files tells how far it came: it pins pages, compares each with the limit,
+ * and charges them, which may fail too. The memory of a device cannot be pinned so, and is not
+ * compared. */
 #define VFIO_IOMMU_MAP_DMA 0x3b71
 #define VFIO_IOMMU_UNMAP_DMA 0x3b72
 /* The beginning of struct vfio_iommu_type1_dma_map. */
@@ -888,6 +893,57 @@ SEC("kretprobe/vfio_iommu_type1_ioctl")
 int BPF_KRETPROBE(kretprobe_vfio_iommu_type1_ioctl, int ret)
 {
 	pin_end(ctx, CHARGER_VFIO, ret);
+	return 0;
+}
+
+static __always_inline struct call *vfio_maps(void)
+{
+	struct call *call = charge_find(OUTER(CHARGER_VFIO));
+
+	return call && call->record.function == FUNCTION_VFIO_MAP ? call : 0;
+}
+
+SEC("kretprobe/pin_user_pages_remote")
+int BPF_KRETPROBE(kretprobe_vfio_pin, long pages)
+{
+	struct call *call = vfio_maps();
+
+	if (!call)
+		return 0;
+	call->record.accounting = pages > 0 ? ACCOUNTING_REFUSED : ACCOUNTING_PASSED; /* if this is the end of it */
+	call->pinned_at_once = pages;
+	call->uncompared = pages > 0 ? call->uncompared + pages : 0;
+	return 0;
+}
+
+SEC("kprobe/__account_locked_vm")
+int BPF_KPROBE(kprobe_vfio_account, struct mm_struct *mm, __u64 pages, bool more)
+{
+	struct call *call = vfio_maps();
+
+	if (call)
+		call->argument = more ? pages : 0; /* nor does it matter what is given back after a failure */
+	return 0;
+}
+
+SEC("kretprobe/__account_locked_vm")
+int BPF_KRETPROBE(kretprobe_vfio_account, int ret)
+{
+	struct call *call = vfio_maps();
+
+	if (!call || !call->argument)
+		return 0;
+	call->uncompared -= call->argument;
+	if (ret < 0)
+		call->record.accounting = ACCOUNTING_REFUSED;
+	else if (call->uncompared <= 0)
+		call->record.accounting = ACCOUNTING_PASSED;
+	/* Where it pins page by page, one that does not lie beside the last is let go, and
+	 * pinned again: it may be that, or one that is compared next. */
+	else if (call->pinned_at_once == 1)
+		call->record.accounting = ACCOUNTING_UNSEEN;
+	else
+		call->record.accounting = ACCOUNTING_REFUSED;
 	return 0;
 }
 

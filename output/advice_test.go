@@ -5,15 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/doctor"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -113,6 +116,14 @@ func TestAdviceText(t *testing.T) {
 		"assumed": func(s *snapshot.Snapshot, a *advice.Ask) {
 			s.Accounting = accounting.Assume("becoming a throwaway user takes CAP_SETUID and CAP_SETGID: run as root")
 		},
+		"named": func(s *snapshot.Snapshot, a *advice.Ask) {
+			id := strings.Repeat("0123456789abcdef", 4)
+			s.Names = cgroup.NewNames(fstest.MapFS{
+				"var/lib/docker/containers/" + id + "/config.v2.json":      {Data: []byte(`{"Name":"/profiler\u001b[2J"}`)},
+				"var/log/pods/prod_web-1_33d556edd3ae8ef21980288cef77ae8b": {Mode: fs.ModeDir},
+			})
+			s.Processes[1].CgroupPath = "/kubepods/pod33d556edd3ae8ef21980288cef77ae8b"
+		},
 		"further-mappings": func(s *snapshot.Snapshot, a *advice.Ask) { s.Accounting.Remaps = true },
 		"published":        published,
 		"history-without-effect": func(s *snapshot.Snapshot, a *advice.Ask) {
@@ -159,8 +170,8 @@ func TestAdviceJSON(t *testing.T) {
 	}
 	refused := keys(explained(t, nil))
 	invalid := keys(explained(t, func(s *snapshot.Snapshot, a *advice.Ask) { a.Pages, s.Users, s.Buffers = 101, nil, nil }))
-	if len(refused) != len(invalid) || len(refused) != 22 {
-		t.Errorf("%d fields when refused, %d when invalid; want 22", len(refused), len(invalid))
+	if len(refused) != len(invalid) || len(refused) != 23 {
+		t.Errorf("%d fields when refused, %d when invalid; want 23", len(refused), len(invalid))
 	}
 }
 

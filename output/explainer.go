@@ -92,6 +92,9 @@ func (x *Explainer) Enter(e *ledger.Entry) error {
 		return x.note(e, refused)
 	}
 	explanation := advice.OfEntry(e, x.Accounting)
+	if explanation.Verdict.Errno == "EPERM" {
+		explanation.Notes = charging.MappingNotes(e)
+	}
 	if s, err := x.Take(); err == nil {
 		explanation.AddHolders(s, x.Facts(e.Caller.PID))
 	}

@@ -249,6 +249,7 @@ func (t *Tracer) watchObjects(opts Options, specs probe.Specs, running probe.Ker
 		t.decoder.compared.mapsProbed = slices.ContainsFunc(mapComparisons, t.bpfObjects.Watches)
 		t.decoder.compared.objectCgroups = t.bpfObjects.Watches(cgroupReclaim)
 		t.decoder.compared.verifier = t.bpfObjects.Watches("bpf_check")
+		t.decoder.compared.programs = t.bpfObjects.Watches("bpf_prog_alloc")
 		return t.testObjects()
 	case opts.Memcg || opts.NotPerf:
 		return fmt.Errorf("watch BPF objects: %w", err)

@@ -86,6 +86,7 @@ type Facts struct {
 	Elements        *int64 // of a map that is updated, before
 	Frozen          *bool
 	Instructions    *int64
+	Later           *bool // the attributes go beyond those that this kernel has
 	Verified        *bool // the verifier was called
 	Accepts         *bool // and accepted
 }
@@ -230,6 +231,7 @@ func (f *Facts) values() map[string]string {
 		v["cgroup"] = f.Cgroup
 	}
 	if f.Map != nil {
+		v["key"] = count(int64(f.Map.KeySize), "byte")
 		v["value"] = count(int64(f.Map.ValueSize), "byte")
 		v["entries"] = count(int64(f.Map.MaxEntries), "element")
 		if mem, ok := f.Map.Memory(f.mapMachine()); ok {

@@ -83,6 +83,11 @@ type Call struct {
 
 	// Verifier is what the verifier said of a BPF program.
 	Verifier Accounting
+	// Allocation is whether there was memory for a program as such, before its verifier's.
+	Allocation Accounting
+	// AttributesKnown reports that the attributes of bpf(2) have nothing beyond those that
+	// this kernel has.
+	AttributesKnown bool
 	// Memory is what the memory cgroups said to what a call of io_uring's or of bpf(2)'s
 	// allocated, and Limit the one that had no room for a ring at last.
 	Memory Accounting
