@@ -97,9 +97,10 @@ func (p *process) inside(cgroup string, r request) message {
 
 func memcgLimit(s *Scene) {
 	cgroup := s.sub("bpf")
-	// What a refused map had taken is given back by a worker. Meanwhile nothing is left in
-	// the cgroup, not even for an answer: so a child creates the map, and the creator, who
-	// may put it there by CAP_DAC_OVERRIDE, is elsewhere.
+	// What a refused map had taken is given back by a worker (defer_vm_area_cleanup() of
+	// vmalloc, where kernels have it). Meanwhile nothing is left in the cgroup, not even for
+	// an answer: so a child creates the map, and the creator, who may put it there by
+	// CAP_DAC_OVERRIDE, is elsewhere.
 	p := s.Process(Who{Name: "creator", Caps: append(bpfCaps(), "cap_dac_override")})
 	// The child should end by itself, and not for want of a page.
 	s.check(os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.pid), []byte("-1000"), 0))
