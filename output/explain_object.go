@@ -115,6 +115,9 @@ func explainObjectVerdict(r *row.Row) string {
 // cgroupName is a cgroup's path, or its id where the path is not known.
 func cgroupName(path string, id uint64) string {
 	if path == "" {
+		if id&ledger.CgroupV1 != 0 {
+			return fmt.Sprintf("cgroup %d of v1", id&^ledger.CgroupV1)
+		}
 		return fmt.Sprintf("cgroup %d", id)
 	}
 	return format.Printable(path)
