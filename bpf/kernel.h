@@ -686,6 +686,17 @@ static __always_inline struct mem_cgroup *page_memcg(struct page *page)
 	return BPF_CORE_READ((struct obj_cgroup *)(data & ~7UL), memcg);
 }
 
+/* The bytes of the attributes of bpf(2) that this kernel has: those beyond them must be zeroes
+ * (bpf_check_uarg_tail_zero()). */
+union bpf_attr___kernel {
+	__u32 map_type;
+} __attribute__((preserve_access_index));
+
+static __always_inline __u32 bpf_attr_size(void)
+{
+	return bpf_core_type_size(union bpf_attr___kernel);
+}
+
 /* Reports whether BPF objects are charged to a user here: until 5.10 their structs
  * have a place for it. */
 static __always_inline bool map_has_user(void)

@@ -603,11 +603,6 @@ static __always_inline bool updates_map(__u64 cmd)
 	return cmd == BPF_MAP_UPDATE_ELEM || cmd == BPF_MAP_UPDATE_BATCH;
 }
 
-/* As large as the kernel has it: what lies beyond must be zeroes (bpf_check_uarg_tail_zero). */
-union bpf_attr___kernel {
-	__u32 map_type;
-} __attribute__((preserve_access_index));
-
 static __always_inline void call_is_making(struct call *call, __u64 cmd, const void *attr, __u32 size)
 {
 	struct record *r = &call->record;
@@ -616,7 +611,7 @@ static __always_inline void call_is_making(struct call *call, __u64 cmd, const v
 	r->kind = cmd == BPF_PROG_LOAD ? KIND_PROG : KIND_MAP;
 	if (map_has_user())
 		r->header.flags |= FLAG_RLIMIT;
-	if (size <= bpf_core_type_size(union bpf_attr___kernel))
+	if (size <= bpf_attr_size())
 		r->header.flags |= FLAG_ATTR_KNOWN;
 	read_attr(r, cmd, attr, size);
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
 
 // describeObject names an object and its size.
@@ -115,8 +116,8 @@ func explainObjectVerdict(r *row.Row) string {
 // cgroupName is a cgroup's path, or its id where the path is not known.
 func cgroupName(path string, id uint64) string {
 	if path == "" {
-		if id&ledger.CgroupV1 != 0 {
-			return fmt.Sprintf("cgroup %d of v1", id&^ledger.CgroupV1)
+		if id&refusal.CgroupV1 != 0 {
+			return fmt.Sprintf("cgroup %d of v1", id&^refusal.CgroupV1)
 		}
 		return fmt.Sprintf("cgroup %d", id)
 	}

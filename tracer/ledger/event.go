@@ -27,10 +27,6 @@ const (
 	Close                   // the last reference to a BPF object, an io_uring or a umem went: it is released later
 )
 
-// CgroupV1 marks the id of a memory cgroup that is in a hierarchy of v1, where ids are those of
-// that hierarchy.
-const CgroupV1 = 1 << 52
-
 // Charger is who charges locked_vm and pinned_vm besides perf buffers and BPF objects, by
 // the name that rows have for it: io_uring, xdp and others (see chargers in
 // tracer/decode.go). "": none.
