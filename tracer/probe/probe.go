@@ -36,11 +36,13 @@ type Probe struct {
 	Hot bool
 	// AtOnce is how many calls may be under way without their returns going unseen. 0:
 	// the kernel's own choice, one per CPU or two with a floor of ten. Another number
-	// takes tracefs.
+	// takes tracefs, unless it is a session.
 	AtOnce int
 
-	ret        bool // at the function's return
-	trampoline bool // by fentry or fexit, else by a kprobe
+	ret        bool   // at the function's return
+	trampoline bool   // by fentry or fexit, else by a kprobe
+	multi      bool   // by kprobe.multi
+	entry      string // the program for the function's entry, if it is a session; Program is for the return
 }
 
 // State is what became of a probe.
@@ -70,8 +72,11 @@ func (p Probe) fromELF(spec *ebpf.ProgramSpec) Probe {
 
 // hook is what a probe is attached by, as --attach names it.
 func (p Probe) hook() string {
-	if p.trampoline {
+	switch {
+	case p.trampoline:
 		return AttachFentry
+	case p.multi:
+		return AttachSession
 	}
 	return AttachKprobe
 }
@@ -79,8 +84,11 @@ func (p Probe) hook() string {
 // loaded names the probe's program as it is loaded. A trampoline's is bound to its
 // function, so it may be there several times.
 func (p Probe) loaded() string {
-	if p.trampoline {
+	switch {
+	case p.trampoline:
 		return p.Program + "@" + p.Symbol
+	case p.entry != "":
+		return p.entry + "+" + p.Program
 	}
 	return p.Program
 }
