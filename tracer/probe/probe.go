@@ -49,14 +49,27 @@ type Probe struct {
 type State struct {
 	Symbol string `json:"symbol"`
 	Return bool   `json:"return"` // on the function's return
+	Entry  bool   `json:"entry"`  // on its entry
 	Fired  bool   `json:"fired"`
 }
 
 func (s State) String() string {
-	if s.Return {
+	switch {
+	case s.Return && s.Entry:
+		return s.Symbol + " and its return"
+	case s.Return:
 		return "the return of " + s.Symbol
 	}
 	return s.Symbol
+}
+
+// state is what became of the probe, whose program has run so often.
+func (p Probe) state(runs uint64) State {
+	s := State{Symbol: p.Symbol, Return: p.ret, Entry: !p.ret || p.entry != "", Fired: runs > 0}
+	if p.entry != "" {
+		s.Fired = runs > 1
+	}
+	return s
 }
 
 // fromELF completes a row by its program: the function, and entry or return.

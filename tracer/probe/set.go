@@ -148,7 +148,7 @@ func (s *Set) forgo(p Probe, err error) {
 	case p.Without != "":
 		s.notes = append(s.notes, fmt.Sprintf("%s: cannot attach to %s: %v", p.Without, p.Symbol, err))
 	case known || !Unsupported(err):
-		s.notes = append(s.notes, fmt.Sprintf("%s is not watched: %v", State{Symbol: p.Symbol, Return: p.ret}, err))
+		s.notes = append(s.notes, fmt.Sprintf("%s is not watched: %v", p.state(0), err))
 	}
 }
 
@@ -202,7 +202,7 @@ func (s *Set) Fired() (states []State, silent []string, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		state := State{Symbol: l.probe.Symbol, Return: l.probe.ret, Fired: stats.RunCount > 0}
+		state := l.probe.state(stats.RunCount)
 		if !state.Fired && l.probe.mustFire() {
 			silent = append(silent, state.String())
 		}
@@ -218,7 +218,9 @@ func (p Probe) mustFire() bool { return !p.Optional && !p.Idle && !p.Hot }
 // reported: for kernels that do not count the runs of programs.
 func (s *Set) Assumed(reported bool) (states []State) {
 	for _, l := range s.links {
-		states = append(states, State{Symbol: l.probe.Symbol, Return: l.probe.ret, Fired: reported && !l.probe.Idle})
+		state := l.probe.state(0)
+		state.Fired = reported && !l.probe.Idle
+		states = append(states, state)
 	}
 	return states
 }
