@@ -102,6 +102,7 @@ func Open(opts Options) (t *Tracer, err error) {
 // openAny opens a trace by the first backend that works.
 func openAny(opts Options) (_ *Tracer, err error) {
 	defer kernel.LiftMemlock()()
+	probe.RemoveLeftovers()
 	via, note, err := transport.Choose(opts.Transport)
 	if err != nil {
 		return nil, err

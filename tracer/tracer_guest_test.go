@@ -379,6 +379,39 @@ func crowdByFentry(t *testing.T) {
 	}
 }
 
+// One that is killed leaves nothing where sessions are, and elsewhere probes in tracefs, which
+// the next one takes away, and nobody else's.
+func TestKilled(t *testing.T) {
+	guests.Test(t, guesttest.Ends, func(t *testing.T, k guesttest.Kernel) {
+		const events = "/sys/kernel/tracing/kprobe_events"
+		others := "p:kprobes/of_others do_exit\n"
+		f, err := os.OpenFile(events, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString(others); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		left := func(args ...string) int {
+			c := guesttest.Command(t, "pinwatch", append([]string{"trace"}, args...)...).Start()
+			c.WaitFor("watching")
+			c.Stop(unix.SIGKILL)
+			return strings.Count(read(t, events), "\n") - 1
+		}
+		if n := left(); !k.Before("6.14") && n != 0 {
+			t.Errorf("%d probes are left:\n%s", n, read(t, events))
+		}
+		if n := left("--attach", "kprobe"); n == 0 {
+			t.Error("none is left of kprobes: nothing to take away")
+		}
+		run(t, "pinwatch", "trace", "--only", "perf", "--duration", "1ms")
+		if got := read(t, events); got != others {
+			t.Errorf("after the next start:\n%s\nwant what others have:\n%s", got, others)
+		}
+	})
+}
+
 // Nothing is lost unnoticed: with a tiny buffer that nobody reads, seen and lost add up.
 func TestLossIsCounted(t *testing.T) {
 	guests.Test(t, guesttest.First, func(t *testing.T, _ guesttest.Kernel) {

@@ -179,7 +179,11 @@ func (k Kernel) attachLink(p Probe, program *ebpf.Program) (link.Link, error) {
 	}
 	if p.AtOnce > 0 {
 		// Only tracefs takes a number, and it may not be there.
-		if l, err := link.Kretprobe(p.Symbol, program, &link.KprobeOptions{RetprobeMaxActive: p.AtOnce}); err == nil {
+		options := link.KprobeOptions{RetprobeMaxActive: p.AtOnce}
+		if self, err := thisMaker(); err == nil {
+			options.TraceFSPrefix = self.group()
+		}
+		if l, err := link.Kretprobe(p.Symbol, program, &options); err == nil {
 			return l, nil
 		}
 	}
