@@ -144,8 +144,8 @@ func (s *Scene) madeInside(cgroup, op string, pages int64) (holder *process, fd 
 
 // bpfMapUpdates has elements of 4 KiB: how many fit is what memory.max leaves.
 func bpfMapUpdates(s *Scene) {
-	const pages = 2048
 	perPage := max(1, page()/4096)
+	pages := max(1024, 2048/perPage) // fewer are too few for the tolerance, more take an emulated guest too long
 	elements, tolerated := pages*perPage, tolerance*perPage
 	cgroup := s.sub("bpf")
 	holder, fd := s.madeInside(cgroup, "bpf-hash", 2*elements)
@@ -181,7 +181,7 @@ func needArena(r *run) string {
 	case 0:
 		return ""
 	case unix.ENOMEM: // seen on 7.3 in a guest whose CPU had no cx16, and not in one that had
-		return "this kernel makes no BPF arena: ENOMEM, as newer kernels say on a CPU without cmpxchg16b, such as that of an emulated guest"
+		return "this kernel makes no BPF arena: ENOMEM, as newer kernels say on a CPU without cmpxchg16b, such as that of an emulated amd64 guest"
 	default:
 		return "requires BPF arenas (6.9): " + errnoName(errno)
 	}
