@@ -22,7 +22,7 @@ TEST_SERIES := 5.10 6.1 6.12 newest
 ALL_SERIES := 6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10 arm64/6.12 arm64/6.12-16k arm64/newest
 SOAK ?= 1h
 # What has tests; ./... leaves testdata out.
-PACKAGES := ./... ./testdata/bench ./testdata/gotest ./testdata/kernels
+PACKAGES := ./... ./testdata/bench ./testdata/gotest ./testdata/kernels ./testdata/man
 # go test -json is shown by it, a line per test that took a second.
 SHOW = $(GO) run ./testdata/gotest
 

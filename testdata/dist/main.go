@@ -128,8 +128,8 @@ func (r release) build(ctx context.Context, arch, binary string) (string, error)
 
 // fill adds to a tree, which is what /usr gets, all but the binary.
 func (r release) fill(ctx context.Context, tree string) error {
-	if _, err := output(ctx, filepath.Join(r.source, "testdata/dist"), "env", "GOFLAGS=",
-		"go", "run", "-trimpath", "./man", tree, r.version, r.date.Format(time.DateOnly)); err != nil {
+	if _, err := output(ctx, r.source, "env", "GOFLAGS=",
+		"go", "run", "-trimpath", "./testdata/man", tree, r.version, r.date.Format(time.DateOnly)); err != nil {
 		return err
 	}
 	doc := filepath.Join(tree, "share/doc/pinwatch")
