@@ -17,5 +17,8 @@ package main
 //go:generate compile -output-stem objects_legacy ObjectsLegacy bpf/objects.bpf.c -- -DPINWATCH_LEGACY
 //go:generate compile -output-stem chargers_legacy ChargersLegacy bpf/chargers.bpf.c -- -DPINWATCH_LEGACY
 
+// The copies of the large ones that the binary embeds.
+//go:generate sh -c "go run ./bpf/testdata/pack bpf/perf_*.o bpf/objects_*.o bpf/chargers_*.o"
+
 // The structures of old kernels, which tests load the Legacy flavours against.
 //go:generate sh bpf/testdata/layouts.sh

@@ -92,6 +92,8 @@ struct call {
 	__u64 memcg;	/* in which memory is being freed for the call */
 	__u64 memcg_pages; /* that the call wants it to have room for */
 	__u32 comparing; /* functions that compare, one of which may call the other */
+	__u32 pinned_at_once; /* by vfio, the last time */
+	__s64 uncompared; /* pages that vfio has pinned, and not yet been let have */
 };
 #define CALL_SLOTS 256
 #define CALL_OVERFLOW 2048
@@ -288,6 +290,7 @@ struct vectors_given {
 };
 #define REGISTER_BUFFERS 0
 #define REGISTER_BUFFERS2 15
+#define REGISTER_BUFFERS_UPDATE 16
 #define REGISTER_CLONE_BUFFERS 30 /* 6.12 (7cc2a6eadcd7) */
 #ifdef PINWATCH_LEGACY
 #define VECTORS_READ 16 /* without a loop */
@@ -426,13 +429,30 @@ int BPF_KRETPROBE(kretprobe_sys_io_uring_setup, int ret)
 	return 0;
 }
 
+/* How many buffers, of what else how many: the newer calls are given the size of a struct, which
+ * has the number. */
+static __always_inline __u32 number_given(__u32 request, __u64 argument, __u32 count)
+{
+	__u64 at = 0; /* in struct io_uring_rsrc_register */
+
+	if (request == REGISTER_BUFFERS_UPDATE)
+		at = 24; /* in struct io_uring_rsrc_update2 */
+	else if (request != REGISTER_BUFFERS2)
+		return count;
+	if (bpf_probe_read_user(&count, sizeof(count), (void *)(argument + at)))
+		return 0;
+	return count;
+}
+
 SEC("kprobe/sys_io_uring_register")
 int BPF_KPROBE(kprobe_sys_io_uring_register, struct pt_regs *regs)
 {
-	__u32 request = syscall_arg(regs, 1);
-	struct call *call = ring_call_begin(FUNCTION_RING_REGISTER, request, syscall_arg(regs, 3), syscall_arg(regs, 2));
+	__u32 given = syscall_arg(regs, 1), request = given & ~RING_BY_INDEX;
+	__u64 argument = syscall_arg(regs, 2);
+	struct call *call = ring_call_begin(FUNCTION_RING_REGISTER, request,
+					    number_given(request, argument, syscall_arg(regs, 3)), argument);
 
-	if (call && !(request & RING_BY_INDEX))
+	if (call && !(given & RING_BY_INDEX))
 		call_holder(call, ring_of_fd(syscall_arg(regs, 0)));
 	return 0;
 }
@@ -445,7 +465,7 @@ int BPF_KRETPROBE(kretprobe_sys_io_uring_register, int ret)
 	if (call && is_refusal(ret))
 		derive_asked(call);
 	/* Another ring has the buffers now too: they may outlive the one that was charged. */
-	else if (call && ret >= 0 && (call->record.request & ~RING_BY_INDEX) == REGISTER_CLONE_BUFFERS)
+	else if (call && ret >= 0 && call->record.request == REGISTER_CLONE_BUFFERS)
 		report_closed(ctx, CHARGER_IO_URING, (void *)call->user, 0, 0);
 	charge_end(ctx, OUTER(CHARGER_IO_URING), ret);
 	return 0;
@@ -858,7 +878,10 @@ static __always_inline __u64 pages_spanned(__u64 address, __u64 bytes)
 	return config ? vector_pages(&v, config->page_shift) : 0;
 }
 
-/* The comparison is a part of what compilers inline, and so is all between it and this. */
+/* The comparison is a part of what compilers inline, and so is all between it and this. What
+ * it calls in other files tells how far it came: it pins pages, compares each with the limit,
+ * and charges them, which may fail too. The memory of a device cannot be pinned so, and is not
+ * compared. */
 #define VFIO_IOMMU_MAP_DMA 0x3b71
 #define VFIO_IOMMU_UNMAP_DMA 0x3b72
 /* The beginning of struct vfio_iommu_type1_dma_map. */
@@ -888,6 +911,57 @@ SEC("kretprobe/vfio_iommu_type1_ioctl")
 int BPF_KRETPROBE(kretprobe_vfio_iommu_type1_ioctl, int ret)
 {
 	pin_end(ctx, CHARGER_VFIO, ret);
+	return 0;
+}
+
+static __always_inline struct call *vfio_maps(void)
+{
+	struct call *call = charge_find(OUTER(CHARGER_VFIO));
+
+	return call && call->record.function == FUNCTION_VFIO_MAP ? call : 0;
+}
+
+SEC("kretprobe/pin_user_pages_remote")
+int BPF_KRETPROBE(kretprobe_vfio_pin, long pages)
+{
+	struct call *call = vfio_maps();
+
+	if (!call)
+		return 0;
+	call->record.accounting = pages > 0 ? ACCOUNTING_REFUSED : ACCOUNTING_PASSED; /* if this is the end of it */
+	call->pinned_at_once = pages;
+	call->uncompared = pages > 0 ? call->uncompared + pages : 0;
+	return 0;
+}
+
+SEC("kprobe/__account_locked_vm")
+int BPF_KPROBE(kprobe_vfio_account, struct mm_struct *mm, __u64 pages, bool more)
+{
+	struct call *call = vfio_maps();
+
+	if (call)
+		call->argument = more ? pages : 0; /* nor does it matter what is given back after a failure */
+	return 0;
+}
+
+SEC("kretprobe/__account_locked_vm")
+int BPF_KRETPROBE(kretprobe_vfio_account, int ret)
+{
+	struct call *call = vfio_maps();
+
+	if (!call || !call->argument)
+		return 0;
+	call->uncompared -= call->argument;
+	if (ret < 0)
+		call->record.accounting = ACCOUNTING_REFUSED;
+	else if (call->uncompared <= 0)
+		call->record.accounting = ACCOUNTING_PASSED;
+	/* Where it pins page by page, one that does not lie beside the last is let go, and
+	 * pinned again: it may be that, or one that is compared next. */
+	else if (call->pinned_at_once == 1)
+		call->record.accounting = ACCOUNTING_UNSEEN;
+	else
+		call->record.accounting = ACCOUNTING_REFUSED;
 	return 0;
 }
 

@@ -49,6 +49,7 @@ const (
 	ChargersLegacyProgKprobeSockZerocopyCallback         = "kprobe_sock_zerocopy_callback"
 	ChargersLegacyProgKprobeSysIoUringRegister           = "kprobe_sys_io_uring_register"
 	ChargersLegacyProgKprobeSysIoUringSetup              = "kprobe_sys_io_uring_setup"
+	ChargersLegacyProgKprobeVfioAccount                  = "kprobe_vfio_account"
 	ChargersLegacyProgKprobeVfioIommuType1DetachGroup    = "kprobe_vfio_iommu_type1_detach_group"
 	ChargersLegacyProgKprobeVfioIommuType1Ioctl          = "kprobe_vfio_iommu_type1_ioctl"
 	ChargersLegacyProgKprobeVfioIommuType1Release        = "kprobe_vfio_iommu_type1_release"
@@ -78,9 +79,11 @@ const (
 	ChargersLegacyProgKretprobeSockZerocopyCallback      = "kretprobe_sock_zerocopy_callback"
 	ChargersLegacyProgKretprobeSysIoUringRegister        = "kretprobe_sys_io_uring_register"
 	ChargersLegacyProgKretprobeSysIoUringSetup           = "kretprobe_sys_io_uring_setup"
+	ChargersLegacyProgKretprobeVfioAccount               = "kretprobe_vfio_account"
 	ChargersLegacyProgKretprobeVfioIommuType1DetachGroup = "kretprobe_vfio_iommu_type1_detach_group"
 	ChargersLegacyProgKretprobeVfioIommuType1Ioctl       = "kretprobe_vfio_iommu_type1_ioctl"
 	ChargersLegacyProgKretprobeVfioIommuType1Release     = "kretprobe_vfio_iommu_type1_release"
+	ChargersLegacyProgKretprobeVfioPin                   = "kretprobe_vfio_pin"
 	ChargersLegacyProgKretprobeVhostVdpaProcessIotlbMsg  = "kretprobe_vhost_vdpa_process_iotlb_msg"
 	ChargersLegacyProgKretprobeVhostVdpaRelease          = "kretprobe_vhost_vdpa_release"
 	ChargersLegacyProgKretprobeXdpPutUmem                = "kretprobe_xdp_put_umem"
@@ -154,6 +157,7 @@ type ChargersLegacyProgramSpecs struct {
 	KprobeSockZerocopyCallback         *ebpf.ProgramSpec `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister           *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup              *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_setup"`
+	KprobeVfioAccount                  *ebpf.ProgramSpec `ebpf:"kprobe_vfio_account"`
 	KprobeVfioIommuType1DetachGroup    *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_detach_group"`
 	KprobeVfioIommuType1Ioctl          *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_ioctl"`
 	KprobeVfioIommuType1Release        *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_release"`
@@ -183,9 +187,11 @@ type ChargersLegacyProgramSpecs struct {
 	KretprobeSockZerocopyCallback      *ebpf.ProgramSpec `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup           *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_setup"`
+	KretprobeVfioAccount               *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_account"`
 	KretprobeVfioIommuType1DetachGroup *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_detach_group"`
 	KretprobeVfioIommuType1Ioctl       *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_ioctl"`
 	KretprobeVfioIommuType1Release     *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_release"`
+	KretprobeVfioPin                   *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_pin"`
 	KretprobeVhostVdpaProcessIotlbMsg  *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_process_iotlb_msg"`
 	KretprobeVhostVdpaRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_release"`
 	KretprobeXdpPutUmem                *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_put_umem"`
@@ -293,6 +299,7 @@ type ChargersLegacyPrograms struct {
 	KprobeSockZerocopyCallback         *ebpf.Program `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister           *ebpf.Program `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup              *ebpf.Program `ebpf:"kprobe_sys_io_uring_setup"`
+	KprobeVfioAccount                  *ebpf.Program `ebpf:"kprobe_vfio_account"`
 	KprobeVfioIommuType1DetachGroup    *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_detach_group"`
 	KprobeVfioIommuType1Ioctl          *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_ioctl"`
 	KprobeVfioIommuType1Release        *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_release"`
@@ -322,9 +329,11 @@ type ChargersLegacyPrograms struct {
 	KretprobeSockZerocopyCallback      *ebpf.Program `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister        *ebpf.Program `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup           *ebpf.Program `ebpf:"kretprobe_sys_io_uring_setup"`
+	KretprobeVfioAccount               *ebpf.Program `ebpf:"kretprobe_vfio_account"`
 	KretprobeVfioIommuType1DetachGroup *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_detach_group"`
 	KretprobeVfioIommuType1Ioctl       *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_ioctl"`
 	KretprobeVfioIommuType1Release     *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_release"`
+	KretprobeVfioPin                   *ebpf.Program `ebpf:"kretprobe_vfio_pin"`
 	KretprobeVhostVdpaProcessIotlbMsg  *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_process_iotlb_msg"`
 	KretprobeVhostVdpaRelease          *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_release"`
 	KretprobeXdpPutUmem                *ebpf.Program `ebpf:"kretprobe_xdp_put_umem"`
@@ -358,6 +367,7 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KprobeSockZerocopyCallback,
 		p.KprobeSysIoUringRegister,
 		p.KprobeSysIoUringSetup,
+		p.KprobeVfioAccount,
 		p.KprobeVfioIommuType1DetachGroup,
 		p.KprobeVfioIommuType1Ioctl,
 		p.KprobeVfioIommuType1Release,
@@ -387,9 +397,11 @@ func (p *ChargersLegacyPrograms) Close() error {
 		p.KretprobeSockZerocopyCallback,
 		p.KretprobeSysIoUringRegister,
 		p.KretprobeSysIoUringSetup,
+		p.KretprobeVfioAccount,
 		p.KretprobeVfioIommuType1DetachGroup,
 		p.KretprobeVfioIommuType1Ioctl,
 		p.KretprobeVfioIommuType1Release,
+		p.KretprobeVfioPin,
 		p.KretprobeVhostVdpaProcessIotlbMsg,
 		p.KretprobeVhostVdpaRelease,
 		p.KretprobeXdpPutUmem,

@@ -136,6 +136,7 @@ const (
 	ChargersProgKprobeSockZerocopyCallback         = "kprobe_sock_zerocopy_callback"
 	ChargersProgKprobeSysIoUringRegister           = "kprobe_sys_io_uring_register"
 	ChargersProgKprobeSysIoUringSetup              = "kprobe_sys_io_uring_setup"
+	ChargersProgKprobeVfioAccount                  = "kprobe_vfio_account"
 	ChargersProgKprobeVfioIommuType1DetachGroup    = "kprobe_vfio_iommu_type1_detach_group"
 	ChargersProgKprobeVfioIommuType1Ioctl          = "kprobe_vfio_iommu_type1_ioctl"
 	ChargersProgKprobeVfioIommuType1Release        = "kprobe_vfio_iommu_type1_release"
@@ -165,9 +166,11 @@ const (
 	ChargersProgKretprobeSockZerocopyCallback      = "kretprobe_sock_zerocopy_callback"
 	ChargersProgKretprobeSysIoUringRegister        = "kretprobe_sys_io_uring_register"
 	ChargersProgKretprobeSysIoUringSetup           = "kretprobe_sys_io_uring_setup"
+	ChargersProgKretprobeVfioAccount               = "kretprobe_vfio_account"
 	ChargersProgKretprobeVfioIommuType1DetachGroup = "kretprobe_vfio_iommu_type1_detach_group"
 	ChargersProgKretprobeVfioIommuType1Ioctl       = "kretprobe_vfio_iommu_type1_ioctl"
 	ChargersProgKretprobeVfioIommuType1Release     = "kretprobe_vfio_iommu_type1_release"
+	ChargersProgKretprobeVfioPin                   = "kretprobe_vfio_pin"
 	ChargersProgKretprobeVhostVdpaProcessIotlbMsg  = "kretprobe_vhost_vdpa_process_iotlb_msg"
 	ChargersProgKretprobeVhostVdpaRelease          = "kretprobe_vhost_vdpa_release"
 	ChargersProgKretprobeXdpPutUmem                = "kretprobe_xdp_put_umem"
@@ -241,6 +244,7 @@ type ChargersProgramSpecs struct {
 	KprobeSockZerocopyCallback         *ebpf.ProgramSpec `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister           *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup              *ebpf.ProgramSpec `ebpf:"kprobe_sys_io_uring_setup"`
+	KprobeVfioAccount                  *ebpf.ProgramSpec `ebpf:"kprobe_vfio_account"`
 	KprobeVfioIommuType1DetachGroup    *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_detach_group"`
 	KprobeVfioIommuType1Ioctl          *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_ioctl"`
 	KprobeVfioIommuType1Release        *ebpf.ProgramSpec `ebpf:"kprobe_vfio_iommu_type1_release"`
@@ -270,9 +274,11 @@ type ChargersProgramSpecs struct {
 	KretprobeSockZerocopyCallback      *ebpf.ProgramSpec `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister        *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup           *ebpf.ProgramSpec `ebpf:"kretprobe_sys_io_uring_setup"`
+	KretprobeVfioAccount               *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_account"`
 	KretprobeVfioIommuType1DetachGroup *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_detach_group"`
 	KretprobeVfioIommuType1Ioctl       *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_ioctl"`
 	KretprobeVfioIommuType1Release     *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_iommu_type1_release"`
+	KretprobeVfioPin                   *ebpf.ProgramSpec `ebpf:"kretprobe_vfio_pin"`
 	KretprobeVhostVdpaProcessIotlbMsg  *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_process_iotlb_msg"`
 	KretprobeVhostVdpaRelease          *ebpf.ProgramSpec `ebpf:"kretprobe_vhost_vdpa_release"`
 	KretprobeXdpPutUmem                *ebpf.ProgramSpec `ebpf:"kretprobe_xdp_put_umem"`
@@ -374,6 +380,7 @@ type ChargersPrograms struct {
 	KprobeSockZerocopyCallback         *ebpf.Program `ebpf:"kprobe_sock_zerocopy_callback"`
 	KprobeSysIoUringRegister           *ebpf.Program `ebpf:"kprobe_sys_io_uring_register"`
 	KprobeSysIoUringSetup              *ebpf.Program `ebpf:"kprobe_sys_io_uring_setup"`
+	KprobeVfioAccount                  *ebpf.Program `ebpf:"kprobe_vfio_account"`
 	KprobeVfioIommuType1DetachGroup    *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_detach_group"`
 	KprobeVfioIommuType1Ioctl          *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_ioctl"`
 	KprobeVfioIommuType1Release        *ebpf.Program `ebpf:"kprobe_vfio_iommu_type1_release"`
@@ -403,9 +410,11 @@ type ChargersPrograms struct {
 	KretprobeSockZerocopyCallback      *ebpf.Program `ebpf:"kretprobe_sock_zerocopy_callback"`
 	KretprobeSysIoUringRegister        *ebpf.Program `ebpf:"kretprobe_sys_io_uring_register"`
 	KretprobeSysIoUringSetup           *ebpf.Program `ebpf:"kretprobe_sys_io_uring_setup"`
+	KretprobeVfioAccount               *ebpf.Program `ebpf:"kretprobe_vfio_account"`
 	KretprobeVfioIommuType1DetachGroup *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_detach_group"`
 	KretprobeVfioIommuType1Ioctl       *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_ioctl"`
 	KretprobeVfioIommuType1Release     *ebpf.Program `ebpf:"kretprobe_vfio_iommu_type1_release"`
+	KretprobeVfioPin                   *ebpf.Program `ebpf:"kretprobe_vfio_pin"`
 	KretprobeVhostVdpaProcessIotlbMsg  *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_process_iotlb_msg"`
 	KretprobeVhostVdpaRelease          *ebpf.Program `ebpf:"kretprobe_vhost_vdpa_release"`
 	KretprobeXdpPutUmem                *ebpf.Program `ebpf:"kretprobe_xdp_put_umem"`
@@ -439,6 +448,7 @@ func (p *ChargersPrograms) Close() error {
 		p.KprobeSockZerocopyCallback,
 		p.KprobeSysIoUringRegister,
 		p.KprobeSysIoUringSetup,
+		p.KprobeVfioAccount,
 		p.KprobeVfioIommuType1DetachGroup,
 		p.KprobeVfioIommuType1Ioctl,
 		p.KprobeVfioIommuType1Release,
@@ -468,9 +478,11 @@ func (p *ChargersPrograms) Close() error {
 		p.KretprobeSockZerocopyCallback,
 		p.KretprobeSysIoUringRegister,
 		p.KretprobeSysIoUringSetup,
+		p.KretprobeVfioAccount,
 		p.KretprobeVfioIommuType1DetachGroup,
 		p.KretprobeVfioIommuType1Ioctl,
 		p.KretprobeVfioIommuType1Release,
+		p.KretprobeVfioPin,
 		p.KretprobeVhostVdpaProcessIotlbMsg,
 		p.KretprobeVhostVdpaRelease,
 		p.KretprobeXdpPutUmem,

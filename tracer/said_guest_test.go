@@ -5,6 +5,7 @@ package tracer_test
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,7 @@ type saying struct {
 
 // sayings are those of a kernel.
 func sayings(k guesttest.Kernel) []saying {
+	sends := 64 / k.PageKiB() // the limit, in pages
 	list := []saying{
 		{"perf-limit", unix.EPERM, "limit", []string{"extra 3581", "1533 pages (6.0 MiB) over", "on each of 4 CPUs", "ulimit -l 63488", "perf_event_mlock_kb=14340", "buffers of 513 pages"}, nil, true,
 			[]string{"RLIMIT_MEMLOCK is exceeded by 1533 pages", "on each of 4 CPUs", "ulimit -l 63488", "kernel.perf_event_mlock_kb=14340", "buffers of 513 pages"}},
@@ -45,14 +47,14 @@ func sayings(k guesttest.Kernel) []saying {
 		{"perf-private", unix.EINVAL, "other_rule", []string{"MAP_SHARED"}, []string{"power of two"}, false, nil},
 		{"perf-size", unix.EINVAL, "other_rule", []string{"a power of two of data pages", "8 pages"}, []string{"inherited"}, false, nil},
 		{"perf-other-size", unix.EINVAL, "other_rule", []string{"it has 9 pages, and 5 pages were asked for"}, []string{"power of two"}, false, nil},
-		{"perf-largest", unix.ENOMEM, "other_rule", []string{"more than 262144 data pages"}, []string{"found no memory", "Remedies"}, false, nil},
+		{"perf-largest", unix.ENOMEM, "other_rule", []string{fmt.Sprintf("more than %d data pages", map[int64]int{4: 1 << 18, 16: 1 << 21}[k.PageKiB()])}, []string{"found no memory", "Remedies"}, false, nil},
 		{"aux-no-data", unix.EINVAL, "other_rule", []string{"goes with a data area"}, nil, false, nil},
 		{"aux-unset", unix.EINVAL, "other_rule", []string{"aux_offset is 0 bytes"}, nil, false, nil},
 		{"aux-unsupported", unix.EOPNOTSUPP, "other_rule", []string{"has no AUX areas"}, nil, false, nil},
 		{"aux-limit", unix.EPERM, "limit", []string{"501 pages (2.0 MiB) over", "the event's PMU has no AUX areas"}, []string{"Remedies"}, false,
 			[]string{"RLIMIT_MEMLOCK is exceeded by 501 pages", "the event's PMU has no AUX areas"}},
-		{"send-limit", unix.ENOBUFS, "limit", []string{"0 pages + 17 pages = 17 pages > 16 pages, over by 1 page", "ulimit -l 68", "sends of at most 61439 bytes"}, []string{"optmem_max", "another uid", "if it asked"}, true, nil},
-		{"send-outstanding", unix.ENOBUFS, "limit", []string{"9 pages + 9 pages = 18 pages > 16 pages"}, []string{"optmem_max", "another uid"}, true, nil},
+		{"send-limit", unix.ENOBUFS, "limit", []string{fmt.Sprintf("0 pages + %d pages = %[1]d pages > %d pages, over by 1 page", sends+1, sends), fmt.Sprintf("ulimit -l %d", 4*(sends+1)), fmt.Sprintf("sends of at most %d bytes", 64<<10-k.PageKiB()<<10-1)}, []string{"optmem_max", "another uid", "if it asked"}, true, nil},
+		{"send-outstanding", unix.ENOBUFS, "limit", []string{fmt.Sprintf("%d pages + %[1]d pages = %d pages > %d pages", sends/2+1, sends+2, sends)}, []string{"optmem_max", "another uid"}, true, nil},
 		{"umem-limit", unix.ENOBUFS, "limit", []string{"0 pages + 17 pages = 17 pages > 16 pages", "ulimit -l 68", "a umem of at most 16 pages"}, nil, true, nil},
 		{"map-capability", unix.EPERM, "other_rule", []string{"it takes CAP_BPF"}, []string{"MEMLOCK may be", "Remedies"}, false, nil},
 		{"map-machine", unix.ENOMEM, "no_memory", []string{"larger than the machine"}, []string{"at its limit", "Remedies"}, false, nil},
@@ -71,15 +73,40 @@ func sayings(k guesttest.Kernel) []saying {
 	later.errno = unix.E2BIG
 	other("map-percpu", "6.1", percpu, later)
 	other("map-rlimit", "5.11", saying{errno: unix.EPERM, outcome: "limit", says: []string{"11 pages + 11 pages = 22 pages > 16 pages", "Of the 11 held, 11 are BPF objects that process", "ulimit -l 88", "no capability lifts this limit"}, never: []string{"another uid", "CAP_IPC_LOCK"}, exact: true}, saying{})
-	other("update-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup is at its limit", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
-	other("map-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup is at its limit", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
-	return append(list, ringSayings(k)...)
+	other("update-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup ", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
+	other("map-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup ", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
+	list = append(list, ringSayings(k)...)
+	for i := range list {
+		inPagesOf(k, list[i].says)
+		inPagesOf(k, list[i].advice)
+	}
+	return list
+}
+
+var (
+	limitSaid  = regexp.MustCompile(`(ulimit -l |mlock_kb=)(\d+)`)
+	amountSaid = regexp.MustCompile(`(\d+) pages \(\S+ MiB\)`)
+)
+
+// inPagesOf makes KiB and MiB that were written for pages of 4 KiB those of a kernel's pages.
+func inPagesOf(k guesttest.Kernel, words []string) {
+	for i := range words {
+		words[i] = limitSaid.ReplaceAllStringFunc(words[i], func(said string) string {
+			of := limitSaid.FindStringSubmatch(said)
+			kib, _ := strconv.ParseInt(of[2], 10, 64)
+			return of[1] + fmt.Sprint(kib*k.PageKiB()/4)
+		})
+		words[i] = amountSaid.ReplaceAllStringFunc(words[i], func(said string) string {
+			pages, _ := strconv.ParseInt(amountSaid.FindStringSubmatch(said)[1], 10, 64)
+			return fmt.Sprintf("%d pages (%.1f MiB)", pages, float64(pages*k.PageKiB())/1024)
+		})
+	}
 }
 
 // ringSayings are those of io_uring, which each kernel charges otherwise.
 func ringSayings(k guesttest.Kernel) []saying {
 	charges := !k.Before("6.16") && k.Before("7.2")
-	apart, unseen := k.Series == "7.3" || k.Series == "6.12", k.ComparesInline()
+	apart, unseen := k.Series == "7.3" || k.Upstream() == "6.12", k.ComparesInline()
 	ring := saying{refuse: "ring-limit"}
 	if charges {
 		ring = saying{"ring-limit", unix.ENOMEM, "limit", []string{"476 pages + 1 page = 477 pages > 128 pages", "476 are perf buffers of process", "allowance lets it have beyond the limit",
@@ -87,7 +114,8 @@ func ringSayings(k guesttest.Kernel) []saying {
 	}
 	perf := saying{refuse: "buffers-perf"}
 	limits := saying{"buffers-limit", unix.ENOMEM, "limit", []string{"16 pages + 2 pages = 18 pages > 16 pages", "not aligned touches one page more", "ulimit -l 72"}, []string{"another uid", "one of these"}, true, nil}
-	huge := saying{"buffers-huge", unix.ENOMEM, "limit", []string{"0 pages + 512 pages = 512 pages > 256 pages", "a huge page counts whole", "ulimit -l 2048"}, []string{"one of these"}, true, nil}
+	hugePages := map[int64]int{4: 512, 16: 2048}[k.PageKiB()]
+	huge := saying{"buffers-huge", unix.ENOMEM, "limit", []string{fmt.Sprintf("0 pages + %d pages = %[1]d pages > 256 pages", hugePages), "a huge page counts whole", fmt.Sprintf("ulimit -l %d", 4*hugePages)}, []string{"one of these"}, true, nil}
 	sum := "476 pages + 1 page = 477 pages > 128 pages"
 	switch {
 	case unseen && charges:
@@ -98,7 +126,7 @@ func ringSayings(k guesttest.Kernel) []saying {
 		limits.says, limits.outcome, limits.never = []string{"0 pages + 18 pages = 18 pages > 16 pages", "ulimit -l 72"}, "limit", nil
 		huge.says, huge.outcome, huge.never, huge.exact = []string{"a huge page counts whole"}, "unknown", []string{"did not refuse"}, false
 	case charges:
-		limits.says, huge.says = []string{"> 16 pages", "ulimit -l 80"}, []string{"> 256 pages", "ulimit -l 2056"}
+		limits.says, huge.says = []string{"> 16 pages", "ulimit -l 80"}, []string{"> 256 pages", fmt.Sprintf("ulimit -l %d", 4*hugePages+8)}
 	}
 	if !apart && !charges {
 		perf = saying{"buffers-perf", unix.ENOMEM, "limit", []string{sum, "476 are perf buffers of process", "ulimit -l 1932"}, nil, true, nil}
@@ -113,7 +141,11 @@ func ringSayings(k guesttest.Kernel) []saying {
 	if k.Series == "6.1" {
 		over.errno, over.says = unix.ENOMEM, append(over.says, "or ENOMEM")
 	}
-	list := []saying{ring, limits, huge, setup, split, over}
+	tagged := saying{"buffers-tagged", unix.ENOMEM, "limit", []string{"pages > 16 pages"}, []string{"another uid", "one of these", "32 buffers"}, true, nil}
+	if !unseen {
+		tagged.says = append(tagged.says, "if all 2 buffers are like the refused one")
+	}
+	list := []saying{ring, limits, tagged, huge, setup, split, over}
 	if !charges { // where the ring is refused already
 		list = append(list, perf)
 	}

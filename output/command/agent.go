@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pinwatch/pinwatch/output/agent"
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/session"
@@ -17,7 +18,7 @@ import (
 // agentOptions are those of agent.
 type agentOptions struct {
 	*Streams
-	tracing tracingFlags
+	tracing tracing.Flags
 	run     agent.Options
 }
 
@@ -39,7 +40,7 @@ recording goes on when there is room.
 With --listen it answers for /metrics (Prometheus, OpenMetrics) and /healthz. No label
 is a process, and there are at most 100 users and cgroups; the rest is "other".
 
-` + aboutOnly + `
+` + tracing.AboutOnly + `
 
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 		Example: `  pinwatch agent --dir /var/lib/pinwatch --listen 127.0.0.1:9435
@@ -54,9 +55,9 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 	f.StringVar(&o.run.Listen, "listen", "", "answer for metrics and health at this `address`, such as 127.0.0.1:9435")
 	f.BoolVar(&o.run.Anonymous, "anonymous", false, "leave the name of the host out of the files")
 	value.Enum(f, &o.run.LogFormat, "log", agent.Logfmt, agent.LogFormats(), "what log lines are")
-	o.tracing.addBackend(f)
-	o.tracing.addBuffer(f)
-	o.tracing.addOnly(f)
+	o.tracing.AddBackend(f)
+	o.tracing.AddBuffer(f)
+	o.tracing.AddOnly(f)
 	return cmd
 }
 
@@ -65,5 +66,5 @@ func runAgent(ctx context.Context, o *agentOptions) error {
 		return usageError{errors.New("--max-size: want at least 1MB (see pinwatch agent --help)")}
 	}
 	o.run.Version = version()
-	return agent.Run(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: snapshot.Options{BTF: o.tracing.btf}}, &o.run, o.Err)
+	return agent.Run(ctx, session.Options{Tracer: o.tracing.Options(), Snapshot: snapshot.Options{BTF: o.tracing.BTF}}, &o.run, o.Err)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
@@ -16,7 +17,7 @@ import (
 // replayOptions are those of replay.
 type replayOptions struct {
 	*Streams
-	rows     rowFlags
+	rows     tracing.Rows
 	path     string // "-": the standard input; a directory: of an agent
 	from, to time.Time
 }
@@ -47,7 +48,7 @@ in. The summary counts all since then, and is as of --to.`,
 			return nil
 		},
 	}
-	o.rows.add(cmd.Flags())
+	o.rows.Add(cmd.Flags())
 	value.Time(cmd.Flags(), &o.from, "from", "show only what happened since then")
 	value.Time(cmd.Flags(), &o.to, "to", "end there")
 	return cmd
@@ -55,7 +56,7 @@ in. The summary counts all since then, and is as of --to.`,
 
 func runReplay(o *replayOptions) error {
 	if !o.from.IsZero() {
-		o.rows.filter.FromNS = uint64(max(0, o.from.UnixNano()))
+		o.rows.Filter.FromNS = uint64(max(0, o.from.UnixNano()))
 	}
 	if info, err := os.Stat(o.path); err == nil && info.IsDir() {
 		return replayDirectory(o)
@@ -84,10 +85,10 @@ func replayDirectory(o *replayOptions) error {
 }
 
 func replayOne(o *replayOptions, trace recording.Source) error {
-	w, err := o.rows.writer(o.Out)
+	w, err := o.rows.Writer(o.Out)
 	if err != nil {
 		return err
 	}
 	defer trace.Tell(o.Err)
-	return pipeline.Run(trace.Events(), trace.Lost, output.NewStream(w, &o.rows.filter))
+	return pipeline.Run(trace.Events(), trace.Lost, output.NewStream(w, &o.rows.Filter))
 }

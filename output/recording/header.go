@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/pinwatch/pinwatch/output/format"
@@ -47,11 +46,8 @@ func NewHeader(pinwatch string, anonymous bool) (*Header, error) {
 		return nil, err
 	}
 	h := &Header{Version: newest, Kind: headerKind, TimeNS: time.Now().UnixNano(), Clock: "CLOCK_MONOTONIC, as Unix time of the start", Pinwatch: pinwatch,
-		Release: kernel.Release(), Arch: runtime.GOARCH, MlockKiB: settings.MlockKiB, Paranoid: settings.Paranoid,
+		Release: kernel.Release(), BootID: kernel.BootID(), Arch: runtime.GOARCH, MlockKiB: settings.MlockKiB, Paranoid: settings.Paranoid,
 		CPUs: settings.OnlineCPUs, PageBytes: settings.PageSize}
-	if id, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
-		h.BootID = strings.TrimSpace(string(id))
-	}
 	if !anonymous {
 		if h.Host, err = os.Hostname(); err != nil {
 			return nil, err
@@ -61,7 +57,14 @@ func NewHeader(pinwatch string, anonymous bool) (*Header, error) {
 }
 
 // Write writes the header's line.
-func (h *Header) Write(w io.Writer) error { return json.NewEncoder(w).Encode(h) }
+func (h *Header) Write(w io.Writer) error {
+	raw, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(format.EscapeJSON(raw), '\n'))
+	return err
+}
 
 // String says it in a few words.
 func (h *Header) String() string {

@@ -60,6 +60,12 @@ func exceptions(k Kernel) map[string][]string {
 	// It has another name since 7.3, and the same arguments.
 	rules[bpf.ChargersProgKprobeIbUmemGet] = []string{"ib_umem_get", "__ib_umem_get_va"}
 	rules[bpf.ChargersProgKretprobeIbUmemGet] = []string{"ib_umem_get", "__ib_umem_get_va"}
+	// What vfio calls is called by others, too.
+	if k.Absent["vfio_iommu_type1_ioctl"] {
+		for _, program := range []string{bpf.ChargersProgKretprobeVfioPin, bpf.ChargersProgKprobeVfioAccount, bpf.ChargersProgKretprobeVfioAccount} {
+			rules[program] = nil
+		}
+	}
 	// The end of a ring calls the first of these that there is.
 	var unregister, exit []string
 	switch {

@@ -20,9 +20,9 @@ func perfArrayTransport() Transport {
 	return Transport{
 		Name:       PerfArray,
 		What:       "perf event array",
-		Perf:       bpf.LoadPerfLegacy,
-		BPFObjects: bpf.LoadObjectsLegacy,
-		Chargers:   bpf.LoadChargersLegacy,
+		Perf:       bpf.Packed("perf_legacy"),
+		BPFObjects: bpf.Packed("objects_legacy"),
+		Chargers:   bpf.Packed("chargers_legacy"),
 		Resize:     func(map[string]*ebpf.MapSpec, uint32) error { return nil },
 		Open: func(maps map[string]*ebpf.Map, payer *self.User) (Reader, error) {
 			r, err := newPerfReader(maps, payer)

@@ -14,9 +14,9 @@ func ringbufTransport() Transport {
 	return Transport{
 		Name:       Ringbuf,
 		What:       "ring buffer",
-		Perf:       bpf.LoadPerf,
-		BPFObjects: bpf.LoadObjects,
-		Chargers:   bpf.LoadChargers,
+		Perf:       bpf.Packed("perf"),
+		BPFObjects: bpf.Packed("objects"),
+		Chargers:   bpf.Packed("chargers"),
 		InOrder:    true,
 		Resize: func(maps map[string]*ebpf.MapSpec, bytes uint32) error {
 			if bytes != 0 {

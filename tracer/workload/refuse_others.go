@@ -34,7 +34,8 @@ func ringProvocations() []Provocation {
 		{"ring-files", "io_uring_setup with no file descriptor left", ringFiles},
 		{"ring-threads", "io_uring_setup with a kernel thread beyond pids.max of the cgroup", ringThreads},
 		{"buffers-limit", "nine buffers of 4 KiB that are not aligned, registered with a ring, RLIMIT_MEMLOCK 64 KiB", buffersLimit},
-		{"buffers-huge", "a buffer of 4 KiB on a huge page, registered with a ring, RLIMIT_MEMLOCK 1 MiB", buffersHuge},
+		{"buffers-tagged", "two buffers of nine pages, registered with a ring by the call that takes tags, RLIMIT_MEMLOCK 64 KiB", buffersTagged},
+		{"buffers-huge", "a buffer of a page on a huge page, registered with a ring, RLIMIT_MEMLOCK 1 MiB", buffersHuge},
 		{"buffers-perf", "seven buffers of a page, registered where perf buffers of the same user fill its counter, RLIMIT_MEMLOCK 512 KiB", buffersPerf},
 		{"buffers-unmapped", "a buffer at an address where nothing is, registered with a ring", buffersOf("an unmapped address", func(v *unix.Iovec) { v.Base = (*byte)(address(uintptr(os.Getpagesize()))) })},
 		{"buffers-empty", "a buffer of no bytes, registered with a ring", buffersOf("no bytes", func(v *unix.Iovec) { v.SetLen(0) })},
@@ -212,6 +213,31 @@ func buffersLimit(r *Refuse) error {
 	})
 }
 
+// buffersTagged is given the size of a struct, where the other call is given the number.
+func buffersTagged(r *Refuse) error {
+	if err := r.become(65534, 16); err != nil {
+		return err
+	}
+	fd, err := r.smallRing()
+	if err != nil {
+		return err
+	}
+	half := 9 * os.Getpagesize()
+	memory, err := smallPages(18)
+	if err != nil {
+		return err
+	}
+	vectors := []unix.Iovec{vector(memory[:half]), vector(memory[half:])}
+	given := struct { // struct io_uring_rsrc_register
+		count, flags            uint32
+		reserved, vectors, tags uint64
+	}{count: 2, vectors: uint64(uintptr(unsafe.Pointer(&vectors[0])))}
+	const registerBuffers2 = 15
+	return r.provoke(registering("two buffers of nine pages, without tags", 18), func() unix.Errno {
+		return ringRegister(fd, registerBuffers2, unsafe.Pointer(&given), unsafe.Sizeof(given))
+	})
+}
+
 func buffersPerf(r *Refuse) error {
 	if err := holdsAllowance(r); err != nil {
 		return err
@@ -240,7 +266,10 @@ func buffersPerf(r *Refuse) error {
 }
 
 func buffersHuge(r *Refuse) error {
-	const huge = 2 << 20
+	huge, err := readNumber("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+	if err != nil {
+		return fmt.Errorf("huge pages: %w (requires CONFIG_TRANSPARENT_HUGEPAGE)", err)
+	}
 	if err := r.become(65534, 256); err != nil {
 		return err
 	}
@@ -248,17 +277,17 @@ func buffersHuge(r *Refuse) error {
 	if err != nil {
 		return err
 	}
-	memory, err := unix.Mmap(-1, 0, 2*huge, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	memory, err := unix.Mmap(-1, 0, int(2*huge), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return err
 	}
 	if err := unix.Madvise(memory, unix.MADV_HUGEPAGE); err != nil {
 		return fmt.Errorf("huge pages: %w (requires CONFIG_TRANSPARENT_HUGEPAGE)", err)
 	}
-	skip := -int(uintptr(unsafe.Pointer(&memory[0]))) & (huge - 1)
+	skip := -int(uintptr(unsafe.Pointer(&memory[0]))) & (int(huge) - 1)
 	memory = memory[skip:][:os.Getpagesize()]
 	memory[0] = 1
-	return r.provoke(registering("a buffer of 4 KiB on a huge page", huge/int64(os.Getpagesize())), func() unix.Errno { return registerBuffers(fd, vector(memory)) })
+	return r.provoke(registering("a buffer of a page on a huge page", huge/int64(os.Getpagesize())), func() unix.Errno { return registerBuffers(fd, vector(memory)) })
 }
 
 func buffersNone(r *Refuse) error {
@@ -400,15 +429,22 @@ func umemTwice(r *Refuse) error {
 
 func sendProvocations() []Provocation {
 	return []Provocation{
-		{"send-limit", "a send of 60 KiB with MSG_ZEROCOPY, RLIMIT_MEMLOCK 64 KiB", func(r *Refuse) error { return sends(r, send{bytes: 57344}, send{bytes: 61440}) }},
-		{"send-outstanding", "a second send of 28 KiB with MSG_ZEROCOPY while the first is under way, RLIMIT_MEMLOCK 64 KiB", func(r *Refuse) error { return sends(r, send{28672, true}, send{28672, true}) }},
+		{"send-limit", "a send of a page less than 64 KiB with MSG_ZEROCOPY, RLIMIT_MEMLOCK 64 KiB", func(r *Refuse) error {
+			return sends(r, send{pages: sendLimit() - 2}, send{pages: sendLimit() - 1})
+		}},
+		{"send-outstanding", "a second send of a page less than 32 KiB with MSG_ZEROCOPY while the first is under way, RLIMIT_MEMLOCK 64 KiB", func(r *Refuse) error {
+			return sends(r, send{sendLimit()/2 - 1, true}, send{sendLimit()/2 - 1, true})
+		}},
 		{"send-notes", "a send with MSG_ZEROCOPY where net.core.optmem_max leaves the socket no memory for its notification", sendNotes},
 	}
 }
 
+// sendLimit is RLIMIT_MEMLOCK of those who send, in pages: a datagram has less than 64 KiB.
+func sendLimit() int { return 64 << 10 / os.Getpagesize() }
+
 // send is one with MSG_ZEROCOPY.
 type send struct {
-	bytes int
+	pages int
 	more  bool // it is corked, and stays under way until its socket is closed
 }
 
@@ -417,19 +453,20 @@ func sends(r *Refuse, list ...send) error {
 	if err := loopbackUp(); err != nil {
 		return err
 	}
-	if err := r.become(65534, 16); err != nil {
+	if err := r.become(65534, int64(sendLimit())); err != nil {
 		return err
 	}
 	for i, s := range list {
-		if i == len(list)-1 && r.Pages > 0 {
-			s.bytes = r.Pages * os.Getpagesize()
+		if i == len(list)-1 {
+			s.pages = r.pages(s.pages)
 		}
+		bytes := s.pages * os.Getpagesize()
 		l, err := newLane()
 		if err != nil {
 			return err
 		}
 		r.finally(l.release)
-		memory, err := smallPages(s.bytes/os.Getpagesize() + 1)
+		memory, err := smallPages(s.pages + 1)
 		if err != nil {
 			return err
 		}
@@ -440,9 +477,9 @@ func sends(r *Refuse, list ...send) error {
 		if s.more {
 			what, flags = " and MSG_MORE", flags|unix.MSG_MORE
 		}
-		pages := rule.ZeroCopyPages(uint64(s.bytes), uint64(os.Getpagesize()))
-		err = try(attempt{call: "sendto", what: fmt.Sprintf("%d bytes with MSG_ZEROCOPY%s", s.bytes, what), asked: pages}, func() unix.Errno {
-			return errnoOf(unix.Sendto(l.sender, memory[:s.bytes], flags, l.to))
+		pages := rule.ZeroCopyPages(uint64(bytes), uint64(os.Getpagesize()))
+		err = try(attempt{call: "sendto", what: fmt.Sprintf("%d bytes with MSG_ZEROCOPY%s", bytes, what), asked: pages}, func() unix.Errno {
+			return errnoOf(unix.Sendto(l.sender, memory[:bytes], flags, l.to))
 		})
 		if err != nil {
 			return err
@@ -524,7 +561,7 @@ func mapProvocations() []Provocation {
 		{"program-access", "a program that reads a register that it has not set", func(r *Refuse) error {
 			return loadProgram(r, "a register that is not set", asm.Instructions{asm.Mov.Reg(asm.R0, asm.R5), asm.Return()})
 		}},
-		{"program-cgroup", "a program of 131072 instructions in a cgroup that has 64 KiB left", programCgroup},
+		{"program-cgroup", "a program of 1 MiB or more in a cgroup that has 64 KiB left", programCgroup},
 		{"program-empty", "a program of no instructions", func(r *Refuse) error { return loadProgram(r, "no instructions", nil) }},
 		{"secret-end", "a page beyond the end of secret memory", secretEnd},
 		{"secret-limit", "17 pages of secret memory, RLIMIT_MEMLOCK 64 KiB: since 7.2 the last is refused", secretLimit},
@@ -716,7 +753,9 @@ func programCgroup(r *Refuse) error {
 	if err := r.become(-1, noLimit); err != nil {
 		return err
 	}
-	code := make(asm.Instructions, 0, 1<<17)
+	// A CPU has up to 64 pages of a cgroup in stock (MEMCG_CHARGE_BATCH): with large pages
+	// they would hold a small program.
+	code := make(asm.Instructions, 0, max(1<<17, 2*64*os.Getpagesize()/8))
 	for range cap(code) - 1 {
 		code = append(code, asm.Mov.Imm(asm.R0, 0))
 	}
@@ -724,14 +763,14 @@ func programCgroup(r *Refuse) error {
 	if err != nil {
 		return err
 	}
-	if err := r.control(attempt{call: "bpf(BPF_PROG_LOAD)", what: "a program of 131072 instructions"}, func() unix.Errno { return p.load(r) }); err != nil {
+	if err := r.control(attempt{call: "bpf(BPF_PROG_LOAD)", what: fmt.Sprintf("a program of %d instructions", len(code)+1)}, func() unix.Errno { return p.load(r) }); err != nil {
 		return err
 	}
 	var errno unix.Errno
 	if err := r.within(64<<10, func() { errno = p.load(r) }); err != nil {
 		return err
 	}
-	return r.provoke(attempt{call: "bpf(BPF_PROG_LOAD)", what: "a program of 131072 instructions in a cgroup"}, func() unix.Errno { return errno })
+	return r.provoke(attempt{call: "bpf(BPF_PROG_LOAD)", what: fmt.Sprintf("a program of %d instructions in a cgroup", len(code)+1)}, func() unix.Errno { return errno })
 }
 
 func secretEnd(r *Refuse) error {

@@ -1,15 +1,19 @@
 // Package call has what is seen of a call: who made it, and what it did to a perf buffer.
 package call
 
-import "github.com/pinwatch/pinwatch/tracer/rule"
+import (
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
+	"github.com/pinwatch/pinwatch/tracer/rule"
+)
 
 // Caller is who made the call.
 type Caller struct {
 	PID, TID, UID, CPU uint32
 	Comm               string
 	CgroupID           uint64
-	Cgroup             string // its path, where it is known
-	LockLimit          int64  // RLIMIT_MEMLOCK, in pages
+	Cgroup             string          // its path, where it is known
+	Names              container.Names // of the container that it names
+	LockLimit          int64           // RLIMIT_MEMLOCK, in pages
 	// HardLimit is what it may raise that to by itself, and ParentLimit that of its parent,
 	// at a call that failed; both 0: not read.
 	HardLimit, ParentLimit int64
