@@ -7,10 +7,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/pinwatch/pinwatch/output/recording"
@@ -205,5 +207,30 @@ func TestHealth(t *testing.T) {
 	c.Unrecorded = nil
 	if said := scrape(t, c, "/healthz"); said != "ok\n" {
 		t.Error(said)
+	}
+}
+
+// The README names all metrics that there are, and no other ones.
+func TestReference(t *testing.T) {
+	text, err := os.ReadFile("../agent/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, name := range regexp.MustCompile("`(pinwatch_[a-z_]+)`").FindAllSubmatch(text, -1) {
+		named[string(name[1])] = true
+	}
+	descs := make(chan *prometheus.Desc, 100)
+	New(source()).Describe(descs)
+	close(descs)
+	for d := range descs {
+		name := regexp.MustCompile(`fqName: "([a-z_]+)"`).FindStringSubmatch(d.String())[1]
+		if !named[name] {
+			t.Errorf("%s is not in the README", name)
+		}
+		delete(named, name)
+	}
+	for name := range named {
+		t.Errorf("%s is in the README, and nowhere else", name)
 	}
 }
