@@ -232,7 +232,9 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	gauge(accounting, 1, format.Printable(c.Kernel), c.scheme.String())
-	gauge(lastEvent, float64(c.lastNS)/1e9)
+	if c.lastNS != 0 {
+		gauge(lastEvent, float64(c.lastNS)/1e9)
+	}
 	for key, n := range c.kinds.counts {
 		count(events, n, key[:]...)
 	}
