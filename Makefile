@@ -12,6 +12,7 @@ QEMU := qemu-system-x86_64:qemu-system-x86
 GUEST_TESTS := $(QEMU) zstd:zstd busybox:busybox-static bpftool:bpftool perf:linux-perf
 CLIENTS := bpftrace:bpftrace
 PACKERS := xz:xz-utils zstd:zstd
+EXAMPLES := shellcheck:shellcheck git:git
 ARM64_TESTS := qemu-system-aarch64:qemu-system-arm
 CLANG := clang-19:clang-19 llvm-strip-19:llvm-19 /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev
 RACE := gcc:gcc /usr/include/stdlib.h:libc6-dev
@@ -22,7 +23,7 @@ TEST_SERIES := 5.10 6.1 6.12 newest
 ALL_SERIES := 6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10 arm64/6.12 arm64/6.12-16k arm64/newest
 SOAK ?= 1h
 # What has tests; ./... leaves testdata out.
-PACKAGES := ./... ./testdata/bench ./testdata/gotest ./testdata/kernels
+PACKAGES := ./... ./testdata/bench ./testdata/ci ./testdata/gotest ./testdata/kernels
 # go test -json is shown by it, a line per test that took a second.
 SHOW = $(GO) run ./testdata/gotest
 
