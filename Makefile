@@ -85,7 +85,7 @@ guest-kernels:
 .PHONY: check-format
 check-format:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
-	testdata/busy.sh "go vet" $(GO) vet -tags guest,browser $(PACKAGES)
+	testdata/busy.sh "go vet" $(GO) vet -tags guest,browser,kcidb $(PACKAGES)
 	testdata/busy.sh "go mod tidy" $(GO) mod tidy -diff
 
 .PHONY: check-generated
@@ -112,6 +112,12 @@ test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 test-browser: ## the page of pinwatch report in Chromium; PICTURES=DIR keeps what it looks like
 	testdata/install.sh $(BROWSER)
 	PINWATCH_PICTURES="$(abspath $(PICTURES))" $(GO) test -json -tags browser -count=1 ./output/page | $(SHOW)
+
+.PHONY: test-kcidb
+test-kcidb: ## reports for KCIDB by its own schema, which Python's pip installs
+	testdata/install.sh pip3:python3-pip
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; pip3 install -q --target "$$tmp" kcidb-io; \
+		PYTHONPATH=$$tmp $(GO) test -tags kcidb -count=1 -run KCIDB ./output/report
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64
