@@ -23,7 +23,7 @@ TEST_SERIES := 5.10 6.1 6.12 newest
 ALL_SERIES := 6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10 arm64/6.12 arm64/6.12-16k arm64/newest
 SOAK ?= 1h
 # What has tests; ./... leaves testdata out.
-PACKAGES := ./... ./testdata/bench ./testdata/ci ./testdata/gotest ./testdata/kernels
+PACKAGES := ./... ./testdata/bench ./testdata/ci ./testdata/gotest ./testdata/kernels ./testdata/man
 # go test -json is shown by it, a line per test that took a second.
 SHOW = $(GO) run ./testdata/gotest
 
@@ -38,6 +38,11 @@ build: ## build ./pinwatch, one static binary
 .PHONY: build-arm64
 build-arm64: ## build ./pinwatch-arm64, for guests that are arm64 (pinwatch check, pinwatch guest)
 	GOARCH=arm64 $(GO) build -trimpath -ldflags "-s -w" -o pinwatch-arm64 .
+
+.PHONY: dist
+dist: ## tarballs, .deb, .rpm and image of the last commit, in dist/: the same bytes each time
+	cd testdata/dist && ../busy.sh "make dist" $(GO) run . ../.. ../../dist
+	@ls -sh dist
 
 .PHONY: demo
 demo: build ## show a correct kernel live (this host's if it can be traced, else in QEMU), and then the bug, recorded

@@ -108,6 +108,9 @@ const (
 	groupDevelop = "develop"
 )
 
+// Root is the command that all others are under, for man pages and completions.
+func Root(s Streams) *cobra.Command { return newRoot(&s) }
+
 func newRoot(s *Streams) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "pinwatch",
