@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 GO ?= go
+# Everything is built without C, as pinwatch is, but for what the race detector wants: on a
+# new machine each package would be compiled for both.
+export CGO_ENABLED := 0
 # Packages of Debian that a target installs when their command is missing.
 QEMU := qemu-system-x86_64:qemu-system-x86
 GUEST_TESTS := $(QEMU) zstd:zstd busybox:busybox-static bpftool:bpftool perf:linux-perf
@@ -19,7 +22,7 @@ TEST_SERIES := 5.10 6.1 6.12 newest
 ALL_SERIES := 6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10 arm64/6.12 arm64/6.12-16k arm64/newest
 SOAK ?= 1h
 # What has tests; ./... leaves testdata out.
-PACKAGES := ./... ./testdata/bench ./testdata/gotest ./testdata/kernels
+PACKAGES := ./... ./testdata/bench ./testdata/gotest ./testdata/kernels ./testdata/man
 # go test -json is shown by it, a line per test that took a second.
 SHOW = $(GO) run ./testdata/gotest
 
@@ -29,11 +32,16 @@ help: ## list the targets
 
 .PHONY: build
 build: ## build ./pinwatch, one static binary
-	CGO_ENABLED=0 testdata/busy.sh "go build" $(GO) build -trimpath -ldflags "-s -w" -o pinwatch .
+	testdata/busy.sh "go build" $(GO) build -trimpath -ldflags "-s -w" -o pinwatch .
 
 .PHONY: build-arm64
 build-arm64: ## build ./pinwatch-arm64, for guests that are arm64 (pinwatch check, pinwatch guest)
-	CGO_ENABLED=0 GOARCH=arm64 $(GO) build -trimpath -ldflags "-s -w" -o pinwatch-arm64 .
+	GOARCH=arm64 $(GO) build -trimpath -ldflags "-s -w" -o pinwatch-arm64 .
+
+.PHONY: dist
+dist: ## tarballs, .deb, .rpm and image of the last commit, in dist/: the same bytes each time
+	cd testdata/dist && ../busy.sh "make dist" $(GO) run . ../.. ../../dist
+	@ls -sh dist
 
 .PHONY: demo
 demo: build ## show a correct kernel live (this host's if it can be traced, else in QEMU), and then the bug, recorded
@@ -93,7 +101,7 @@ check-generated:
 .PHONY: test-unit
 test-unit: ## what needs no kernel
 	testdata/install.sh $(RACE) $(TERMINAL) $(PACKERS)
-	$(GO) test -json -race $(PACKAGES) | $(SHOW)
+	CGO_ENABLED=1 $(GO) test -json -race $(PACKAGES) | $(SHOW)
 
 .PHONY: test-guest
 test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
@@ -101,20 +109,20 @@ test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 	@# All packages at once, and of all their guests as many as keep the CPUs busy: one more,
 	@# for they wait now and then.
 	@slots=$$(mktemp -d); trap 'rm -rf "$$slots"' EXIT; (cd "$$slots"; touch $$(seq 0 $$(nproc))); \
-	PINWATCH_GUEST_SLOTS=$$slots CGO_ENABLED=0 \
+	PINWATCH_GUEST_SLOTS=$$slots \
 		$(GO) test -json -tags guest -count=1 -p 4 -parallel 4 -timeout 40m ./tracer/... | $(SHOW)
 
 .PHONY: test-browser
 test-browser: ## the page of pinwatch report in Chromium; PICTURES=DIR keeps what it looks like
 	testdata/install.sh $(BROWSER)
-	PINWATCH_PICTURES="$(abspath $(PICTURES))" CGO_ENABLED=0 $(GO) test -json -tags browser -count=1 ./output/page | $(SHOW)
+	PINWATCH_PICTURES="$(abspath $(PICTURES))" $(GO) test -json -tags browser -count=1 ./output/page | $(SHOW)
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64
 	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS) $(PACKERS) $(RACE)
 	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; code=0; \
 	PINWATCH_TABLE=$$table PINWATCH_SERIES="$(ALL_SERIES)" \
-		CGO_ENABLED=0 $(GO) test -tags guest -count=1 -p 1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \
+		$(GO) test -tags guest -count=1 -p 1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \
 	cat "$$table"; exit $$code
 
 .PHONY: known-bad-kernel
@@ -125,12 +133,12 @@ known-bad-kernel: ## build the kernel whose accounting can be chosen at boot
 soak: ## an hour of random mappings in the oldest and the newest series (SOAK=1h)
 	testdata/install.sh $(GUEST_TESTS)
 	PINWATCH_SOAK=$(SOAK) PINWATCH_SERIES="5.10 newest" \
-		CGO_ENABLED=0 $(GO) test -tags guest -count=1 -parallel 2 -timeout 0 -v -run TestSoak ./tracer
+		$(GO) test -tags guest -count=1 -parallel 2 -timeout 0 -v -run TestSoak ./tracer
 
 # What a benchmark guest boots, and what it needs.
 BENCH_SERIES := 6.12
 BENCH_TOOLS := $(QEMU) busybox:busybox-static bpftrace:bpftrace
-BENCH = CGO_ENABLED=0 $(GO) build -trimpath -o $$tmp/bench ./testdata/bench && \
+BENCH = $(GO) build -trimpath -o $$tmp/bench ./testdata/bench && \
 	$$tmp/bench --kernel "$$(testdata/kernels/fetch.sh $(BENCH_SERIES) | cut -f3)"
 
 .PHONY: bench

@@ -19,8 +19,9 @@ const module = "github.com/pinwatch/pinwatch/"
 // floors are the rooms of the house from the ground up. A room imports only rooms of
 // lower floors.
 var floors = [][]string{
-	{"tracer/rule", "tracer/refusal", "tracer/ledger/counter", "tracer/ledger/object", "tracer/cgroup", "tracer/child", "tracer/guest", "tracer/self", "output/lines", "output/command/value"},
-	{"bpf", "tracer/kernel", "tracer/reason", "tracer/remedy"},
+	{"tracer/cgroup/container"},
+	{"tracer/rule", "tracer/refusal", "tracer/ledger/counter", "tracer/ledger/object", "tracer/cgroup", "tracer/child", "tracer/evidence", "tracer/image", "tracer/self", "output/lines", "output/hostile", "output/command/value", "output/top/trend"},
+	{"bpf", "tracer/guest", "tracer/kernel", "tracer/ledger/call", "tracer/reason", "tracer/remedy"},
 	{"tracer/accounting", "tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
 	{"tracer/pipeline", "tracer/probe", "tracer/snapshot"},
 	{"tracer", "tracer/advice"},
@@ -33,7 +34,7 @@ var floors = [][]string{
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording"},
 	{"output", "output/checked", "output/explored", "output/emitted", "output/gate"},
-	{"output/top", "output/page", "output/command/loads"},
+	{"output/top", "output/page", "output/agent", "output/command/loads", "output/command/tracing"},
 	{"output/top/terminal"},
 	{"output/command"},
 	{"."},

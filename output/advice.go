@@ -1,7 +1,7 @@
 package output
 
 import (
-	"encoding/json"
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -21,9 +21,7 @@ func Advice(w io.Writer, x *advice.Explanation, asJSON bool) error {
 
 func writeAdvice(w io.Writer, x any, asJSON bool, text string) error {
 	if asJSON {
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(x)
+		return format.WriteJSON(w, x)
 	}
 	_, err := io.WriteString(w, text)
 	return err
@@ -80,7 +78,9 @@ func adviceWho(s *advice.Subject) string {
 	if s.PID != 0 {
 		who = fmt.Sprintf("process %d (%s) of %s", s.PID, format.Printable(s.Comm), uid)
 	}
-	if s.Container != "" {
+	if names := s.Names.String(); names != "" {
+		who += ", container " + format.Printable(names)
+	} else if s.Container != "" {
 		who += ", container " + format.Printable(s.Container)
 	} else if s.Cgroup != "" && s.Cgroup != "/" {
 		who += ", cgroup " + format.Printable(s.Cgroup)
@@ -284,10 +284,7 @@ func holderTable(holders []advice.Holder) string {
 	table := format.Table(&b, 2, []tw.Align{right, left, right, right, right, right, right, left},
 		"PID", "COMM", "UID", "BUFFERS", "PAGES", "OF_USER", "SHARE", "CGROUP")
 	for _, h := range holders[:min(len(holders), mostHolders)] {
-		where := h.Cgroup
-		if h.Container != "" {
-			where = h.Container
-		}
+		where := cmp.Or(h.Names.String(), h.Container, h.Cgroup)
 		table.Append(fmt.Sprint(h.PID), format.Printable(h.Comm), fmt.Sprint(h.UID), fmt.Sprint(h.Buffers), fmt.Sprint(h.Pages),
 			fmt.Sprint(h.UserPart), fmt.Sprintf("%.1f %%", h.Share), format.Printable(where))
 	}

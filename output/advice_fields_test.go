@@ -69,6 +69,10 @@ func jsonFields(of reflect.Type, object string) (list []string) {
 		if name == "-" {
 			continue
 		}
+		if of.Field(i).Anonymous {
+			list = append(list, jsonFields(of.Field(i).Type, object)...)
+			continue
+		}
 		list = append(list, fmt.Sprintf("%s: %s", object, name))
 		list = append(list, jsonFields(of.Field(i).Type, name)...)
 	}

@@ -5,15 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/doctor"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -112,6 +115,14 @@ func TestAdviceText(t *testing.T) {
 		},
 		"assumed": func(s *snapshot.Snapshot, a *advice.Ask) {
 			s.Accounting = accounting.Assume("becoming a throwaway user takes CAP_SETUID and CAP_SETGID: run as root")
+		},
+		"named": func(s *snapshot.Snapshot, a *advice.Ask) {
+			id := strings.Repeat("0123456789abcdef", 4)
+			s.Names = cgroup.NewNames(fstest.MapFS{
+				"var/lib/docker/containers/" + id + "/config.v2.json":      {Data: []byte(`{"Name":"/profiler\u001b[2J"}`)},
+				"var/log/pods/prod_web-1_33d556edd3ae8ef21980288cef77ae8b": {Mode: fs.ModeDir},
+			})
+			s.Processes[1].CgroupPath = "/kubepods/pod33d556edd3ae8ef21980288cef77ae8b"
 		},
 		"further-mappings": func(s *snapshot.Snapshot, a *advice.Ask) { s.Accounting.Remaps = true },
 		"published":        published,

@@ -15,7 +15,9 @@ import (
 
 // Explain says in words what a row's numbers mean, or nothing where they need
 // no words.
-func Explain(r *row.Row) string {
+func Explain(r *row.Row) string { return format.Printable(explain(r)) }
+
+func explain(r *row.Row) string {
 	switch {
 	case r.Object != nil:
 		return explainObject(r)

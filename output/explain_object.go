@@ -1,11 +1,13 @@
 package output
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/refusal"
@@ -37,7 +39,7 @@ func explainObject(r *row.Row) string {
 	case o.Watched:
 		s += ": " + explainPayers(r)
 	case o.MapCgroupID != 0 && r.Kind == ledger.Charge:
-		s += fmt.Sprintf(": charged to %s; how much: --only bpf,memcg", cgroupName(o.MapCgroup, o.MapCgroupID))
+		s += fmt.Sprintf(": charged to %s; how much: --only bpf,memcg", cgroupName(o.MapNames, o.MapCgroup, o.MapCgroupID))
 	}
 	s = strings.TrimSuffix(s, ".") + "."
 	if r.Verdict != ledger.OK {
@@ -59,7 +61,7 @@ func explainPayers(r *row.Row) string {
 			verb, sign = "given back to", -1
 		}
 		parts = append(parts, fmt.Sprintf("%s %s %s (%d for pages, %d by slab and percpu)",
-			format.Count(sign*(p.Pages+p.Objects), "byte"), verb, cgroupName(p.Cgroup, p.CgroupID), sign*p.Pages, sign*p.Objects))
+			format.Count(sign*(p.Pages+p.Objects), "byte"), verb, cgroupName(p.Names, p.Cgroup, p.CgroupID), sign*p.Pages, sign*p.Objects))
 	}
 	if o.FurtherBytes != 0 {
 		parts = append(parts, format.Count(o.FurtherBytes, "byte")+" to further cgroups")
@@ -113,15 +115,13 @@ func explainObjectVerdict(r *row.Row) string {
 	return s
 }
 
-// cgroupName is a cgroup's path, or its id where the path is not known.
-func cgroupName(path string, id uint64) string {
-	if path == "" {
-		if id&refusal.CgroupV1 != 0 {
-			return fmt.Sprintf("cgroup %d of v1", id&^refusal.CgroupV1)
-		}
-		return fmt.Sprintf("cgroup %d", id)
+// cgroupName is what people call a cgroup, else its path, else its id.
+func cgroupName(names container.Names, path string, id uint64) string {
+	number := fmt.Sprintf("cgroup %d", id)
+	if id&refusal.CgroupV1 != 0 {
+		number = fmt.Sprintf("cgroup %d of v1", id&^refusal.CgroupV1)
 	}
-	return format.Printable(path)
+	return format.Printable(cmp.Or(names.String(), path, number))
 }
 
 // explainAccount says what another charger did.

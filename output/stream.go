@@ -43,7 +43,7 @@ func (s *Stream) Flush(pipeline.View) error { return s.writer.Flush() }
 // Close writes the summary.
 func (s *Stream) Close(now pipeline.View, lost uint64) error {
 	s.summary = now.Summary()
-	return s.writer.Close(summaryRow(&s.last, s.summary, lost), s.summary)
+	return s.writer.Close(SummaryRow(&s.last, s.summary, lost), s.summary)
 }
 
 // Summary is that of the trace, once it is closed.

@@ -11,8 +11,8 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
-// summaryRow carries the totals in the fields of a row.
-func summaryRow(last *row.Row, s ledger.Summary, lost uint64) *row.Row {
+// SummaryRow carries the totals in the fields of a row.
+func SummaryRow(last *row.Row, s ledger.Summary, lost uint64) *row.Row {
 	r := &row.Row{Summary: true}
 	r.Number, r.Refusals, r.Lost, r.Scheme = s.Events, s.Refused, lost, s.Scheme
 	r.TimeNS, r.PageSize, r.Buffer.Limits.OnlineCPUs = last.TimeNS, last.PageSize, last.Buffer.Limits.OnlineCPUs

@@ -9,18 +9,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pinwatch/pinwatch/output/checked"
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/emitted"
 	"github.com/pinwatch/pinwatch/output/explored"
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/image"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 // checkOptions are those of check.
 type checkOptions struct {
 	*Streams
-	tracing   tracingFlags
-	btf       []string // files with kernels' types
+	tracing   tracing.Flags
 	flags     []string // what was given that matters to a scenario, to see it again
 	guests    check.Guests
 	scenarios []string // none: all
@@ -32,6 +34,9 @@ type checkOptions struct {
 	explore   explored.Flags
 	reports   checked.Reports
 	known     checked.Known
+	refresh   bool
+	evidence  string // directory; "": none
+	sendTrace bool   // to the check that runs this one
 	emit      emitted.Flags
 }
 
@@ -45,6 +50,8 @@ invariants of the accounting hold. The tracer watches, and witnesses that are no
 pinwatch's are read as well: VmPin, the number of pages that fit before EPERM, and
 the files of a cgroup. With --kernel it boots that kernel in QEMU, several side by
 side.
+
+` + image.Help + `
 
 Kernels without BTF take their types from --btf: a FILE, where there is one kernel;
 KERNEL=FILE for each, where KERNEL is the image as --kernel names it, or its release;
@@ -62,6 +69,8 @@ With --output several reports are written at once. github is annotations for the
 a workflow, and appends markdown to the file that GITHUB_STEP_SUMMARY names. kcidb is
 for the database of kernel CI, in its schema 5.3.
 
+` + checked.EvidenceHelp + `
+
 With --known the failures of a list are shown as known, and count as passed. The list is
 a file, or stock: what testdata/findings has of stock kernels. A fail whose verdict is not
 listed for the kernel is new; what is listed and does not come is said. --write-known
@@ -69,7 +78,8 @@ writes a FILE of what fails now: a line for each, with kernels, scenario and ver
 the file says how kernels are named.
 
 Exit status, by --exit:
-  default    0 all hold, 3 an invariant is broken, 1 could not run, 2 wrong usage
+  default    0 all hold, 3 an invariant is broken, 1 could not run, 2 wrong usage, or
+             an image that is missing or broken
   bisect     0 good, 1 bad, 125 cannot be tested (panic, hang, missing feature),
              129 wrong usage, which ends git bisect run
   kselftest  0 pass, 1 fail or could not run, 4 skip
@@ -79,24 +89,26 @@ status, but that a FILE that cannot be written is told as "could not run".`,
   pinwatch check --kernel bzImage --scenario map-twice,past-allowance
   pinwatch check --kernel old/bzImage --kernel new/bzImage --format junit
   pinwatch check --kernel bzImage --output table=-,ktap=a.ktap,junit=b.xml,json=c.json
+  pinwatch check --kernel linux-image-6.12.0-amd64.deb --kernel oci://ghcr.io/cilium/ci-kernels:6.12
   pinwatch check --kernel bzImage --known stock
   pinwatch check --kernel bzImage --write-known known.txt; pinwatch check --kernel bzImage --known known.txt
   pinwatch check --kernel bzImage-4.19 --kernel bzImage-5.3 --btf types/
   pinwatch check --kernel bzImage --explore 10m --seed 7
   pinwatch check --kernel bzImage --seed 7 --program-number 123
   pinwatch check --emit c --scenario map-twice >map-twice.c
-  git bisect run pinwatch check --exit bisect --kernel arch/x86/boot/bzImage --scenario map-twice`,
+  git bisect run pinwatch check --exit bisect --kernel . --scenario map-twice`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// What chooses what runs, or how it is told, does not matter to see it again.
-			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "emit", "explore", "programs", "from", "output", "known", "write-known")
+			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "evidence", "parallel", "in-guest", "emit", "explore", "programs", "from", "refresh", "output", "known", "write-known")
 			return runCheck(cmd.Context(), &o)
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.guests.Kernels, "kernel", nil, "kernel `image` to boot and check (see: pinwatch guest --help); may be given several times")
-	value.NamedPaths(f, &o.btf, &o.guests.Kernels, "btf", "the kernel's types, for kernels without BTF: a `path`, or KERNEL=FILE; may be given several times")
-	o.tracing.addWay(f)
+	f.StringArrayVar(&o.guests.Kernels, "kernel", nil, "`kernel` to boot and check; may be given several times")
+	addRefresh(f, &o.refresh)
+	value.NamedPaths(f, &o.guests.BTF, &o.guests.Kernels, "btf", "the kernel's types, for kernels without BTF: a `path`, or KERNEL=FILE; may be given several times")
+	o.tracing.AddWay(f)
 	value.EnumsFunc(f, &o.scenarios, "scenario", nil, check.Names(), "only these scenarios", func(name string) error {
 		_, err := check.Choose([]string{name})
 		return err
@@ -105,6 +117,9 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 	value.Enum(f, &o.exit, "exit", check.ExitDefault, check.ExitConventions(), "convention of the exit status")
 	f.BoolVar(&o.invasive, "invasive", false, "also run scenarios that change settings of the whole machine")
 	f.DurationVar(&o.guests.Timeout, "timeout", 2*time.Minute, "give up on a kernel after this time")
+	f.StringVar(&o.evidence, "evidence", "", "keep in this `directory` what every kernel leaves: console, command line of QEMU, report, recording of the trace")
+	f.BoolVar(&o.sendTrace, "send-trace", false, "send the trace on stderr")
+	f.MarkHidden("send-trace")
 	f.BoolVar(&o.guests.KeepLog, "keep-log", false, "keep the kernel's messages if something fails")
 	f.StringVar(&o.arm64, "binary-arm64", "", "static pinwatch for arm64 guests (default: pinwatch-arm64 beside this program)")
 	f.IntVar(&o.guests.Parallel, "parallel", 0, "guests at a time (default: as many as the machine has cores)")
@@ -114,6 +129,9 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 	o.reports.Add(cmd)
 	o.emit.Add(cmd)
 	o.known.Add(cmd)
+	for _, other := range []string{"explore", "list", "in-guest"} {
+		cmd.MarkFlagsMutuallyExclusive("evidence", other)
+	}
 	addMachine(f, &o.guests.Base)
 	return cmd
 }
@@ -137,8 +155,19 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	if played != nil {
 		exercises = played
 	}
-	if err := check.CheckTypes(o.btf, o.guests.Kernels); err != nil {
+	if !o.list {
+		if err := o.fetch(ctx); err != nil {
+			fmt.Fprintf(o.Err, "pinwatch: %v\n", err)
+			return o.exitStatus(&check.Report{})
+		}
+	}
+	if err := o.guests.CheckTypes(); err != nil {
 		return usageError{err}
+	}
+	if o.evidence != "" {
+		if o.guests.Evidence, err = checked.Evidence(o.evidence, &o.guests); err != nil {
+			return usageError{err}
+		}
 	}
 	switch {
 	case o.list:
@@ -161,6 +190,13 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 		found = check.Report{} // for git bisect, a file that cannot be written is no bad revision
 	}
 	return o.exitStatus(&found)
+}
+
+// fetch gets the kernels from where they are.
+func (o *checkOptions) fetch(ctx context.Context) error {
+	store, done := o.kernels(len(o.guests.Kernels), o.refresh)
+	defer done()
+	return o.guests.Fetch(ctx, store)
 }
 
 // exitStatus is that of a report.
@@ -214,16 +250,19 @@ func checkAll(ctx context.Context, o *checkOptions, exercises []check.Exercise) 
 
 // boot has guests take what was asked for.
 func (o *checkOptions) boot() {
-	o.guests.Scenarios, o.guests.BTF, o.guests.Flags = o.scenarios, o.btf, o.flags
-	o.guests.Tracer = o.tracing.options()
+	o.guests.Scenarios, o.guests.Flags = o.scenarios, o.flags
+	o.guests.Tracer = o.tracing.Options()
 	o.guests.Binaries = map[string]string{"arm64": o.arm64}
 }
 
 // checkThis checks the running kernel.
 func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise) (check.Report, error) {
-	opts := check.Options{Tracer: o.tracing.options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
+	opts := check.Options{Tracer: o.tracing.Options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
 	if o.inGuest {
 		opts.TellHost(o.Out, o.Err)
 	}
-	return checked.Here(ctx, opts, o.btf)
+	if o.sendTrace {
+		opts.Sink = func() (pipeline.Sink, error) { return tracing.Sender(o.Err, version()) }
+	}
+	return checked.Here(ctx, opts, o.guests.BTF)
 }

@@ -17,11 +17,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/command/loads"
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/image"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
@@ -82,6 +84,7 @@ func statusOf(err error) (int, error) {
 	var own exitStatus
 	var usage usageError
 	var died *guest.Error
+	var absent *image.Error
 	switch {
 	case err == nil:
 		return 0, nil
@@ -89,7 +92,7 @@ func statusOf(err error) (int, error) {
 		return int(own), nil
 	case errors.Is(err, unix.EPIPE): // the reader has seen enough
 		return 0, nil
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.As(err, &absent):
 		return exitUsage, err
 	case errors.As(err, &died):
 		return exitGuest, err
@@ -104,6 +107,9 @@ const (
 	groupCheck   = "check"
 	groupDevelop = "develop"
 )
+
+// Root is the command that all others are under, for man pages and completions.
+func Root(s Streams) *cobra.Command { return newRoot(&s) }
 
 func newRoot(s *Streams) *cobra.Command {
 	root := &cobra.Command{
@@ -138,10 +144,10 @@ Exit status: 0 fine, 1 failure, 2 wrong usage; that of a COMMAND that is run is 
 			root.AddCommand(c)
 		}
 	}
-	add(groupTrace, newTrace(s), newRecord(s), newReplay(s), newTop(s), newReport(s))
+	add(groupTrace, newTrace(s), newRecord(s), newReplay(s), newTop(s), newReport(s), newAgent(s))
 	add(groupAsk, newExplain(s), newMaps(s), newDoctor(s))
 	add(groupCheck, newCheck(s))
-	add(groupDevelop, newGuest(s), loads.New(s.Out, s.Err, loads.Snapshots{Flag: addSource, Open: openSnapshot}))
+	add(groupDevelop, newGuest(s), loads.New(s.Out, s.Err, loads.Snapshots{Flag: tracing.AddSource, Open: tracing.OpenSnapshot}))
 	root.AddCommand(newFields(s), newVersion(s))
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return wrongUsage(c, wrongValue(err)) })
 	finish(root)

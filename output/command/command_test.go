@@ -88,6 +88,7 @@ func TestEnumeratedFlags(t *testing.T) {
 		{"explain", "source", []string{"auto", "proc"}},
 		{"maps", "sort", objects.Sorts()},
 		{"maps", "type", types},
+		{"maps", "by", objects.Groupings()},
 		{"check", "format", report.Formats()},
 		{"check", "exit", check.ExitConventions()},
 		{"check", "scenario", check.Names()},
@@ -132,7 +133,7 @@ func TestCompletionOfSeveralNames(t *testing.T) {
 // What a flag was called before still works, and says what it is called now.
 func TestRenamedFlags(t *testing.T) {
 	in := recording(t)
-	usage := regexp.MustCompile(`pinwatch [0-9.]+% CPU \d+ MiB`) // that top shows of itself
+	usage := regexp.MustCompile(`pinwatch ([0-9.]+% CPU )?\d+ MiB`) // that top shows of itself
 	for _, test := range []struct {
 		args     []string
 		old, now string
@@ -197,7 +198,7 @@ func TestBufferFlag(t *testing.T) {
 func TestHelp(t *testing.T) {
 	got := run(t, "", "--help")
 	for _, want := range []string{
-		"Trace this kernel, or replay a trace:\n  record", "Ask about this machine:\n  doctor", "Check a kernel:\n  check", "Develop and try:\n  guest",
+		"Trace this kernel, or replay a trace:\n  agent", "Ask about this machine:\n  doctor", "Check a kernel:\n  check", "Develop and try:\n  guest",
 	} {
 		if !strings.Contains(got.out, want) {
 			t.Errorf("no %q in\n%s", want, got.out)

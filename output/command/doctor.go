@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/doctor"
@@ -14,7 +15,7 @@ import (
 // doctorOptions are those of doctor.
 type doctorOptions struct {
 	*Streams
-	tracing tracingFlags
+	tracing tracing.Flags
 	json    bool
 }
 
@@ -34,13 +35,13 @@ Exit status: 0 if pinwatch can trace here, 1 if not.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.Context(), &o) },
 	}
 	f := cmd.Flags()
-	o.tracing.addBackend(f)
+	o.tracing.AddBackend(f)
 	f.BoolVar(&o.json, "json", false, "write JSON")
 	return cmd
 }
 
 func runDoctor(ctx context.Context, o *doctorOptions) error {
-	opts := o.tracing.options()
+	opts := o.tracing.Options()
 	checks := doctor.Examine(opts)
 	able := true
 	for _, c := range checks {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -21,7 +22,7 @@ import (
 // explainOptions are those of explain.
 type explainOptions struct {
 	*Streams
-	tracing   tracingFlags
+	tracing   tracing.Flags
 	source    string
 	pid, uid  int
 	dataPages int64  // 0: as buffer says
@@ -83,8 +84,8 @@ failure. With a command 1 if anything was refused to it, else the command's own.
 	f.BoolVar(&o.aux, "aux", false, "AUX areas instead of data areas")
 	f.BoolVar(&o.json, "json", false, "write JSON")
 	o.request.add(f)
-	o.tracing.addBTF(f)
-	addSource(f, &o.source)
+	o.tracing.AddBTF(f)
+	tracing.AddSource(f, &o.source)
 	cmd.MarkFlagsMutuallyExclusive("pid", "uid")
 	cmd.MarkFlagsMutuallyExclusive("pages", "buffer", "io-uring", "umem", "zerocopy", "bpf-map")
 	return cmd
@@ -98,7 +99,7 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 	if err != nil {
 		return usageError{fmt.Errorf("--buffer: %w", err)}
 	}
-	from := snapshotFrom(ctx, o.source, o.tracing.btf)
+	from := tracing.SnapshotFrom(ctx, o.source, o.tracing.BTF)
 	s, err := snapshot.Take(ctx, from)
 	if err != nil {
 		return err
@@ -165,8 +166,8 @@ func (o *explainOptions) explainRequest(ctx context.Context, from snapshot.Optio
 
 // explainTraced explains what is refused to a command.
 func explainTraced(ctx context.Context, o *explainOptions) error {
-	from := snapshotFrom(ctx, o.source, o.tracing.btf)
-	opts := o.tracing.options()
+	from := tracing.SnapshotFrom(ctx, o.source, o.tracing.BTF)
+	opts := o.tracing.Options()
 	opts.BPF, opts.Others = true, true
 	accounting, _ := kernel.ProbeBPFAccounting(ctx) // if not known, the explanation says so
 	opts.Memcg = accounting == kernel.BPFMemcg

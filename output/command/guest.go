@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/image"
 )
 
 // guestOptions are those of guest.
@@ -15,12 +16,13 @@ type guestOptions struct {
 	*Streams
 	config  guest.Config
 	console bool // show the kernel's messages
+	refresh bool
 }
 
 func newGuest(s *Streams) *cobra.Command {
 	o := guestOptions{Streams: s}
 	cmd := &cobra.Command{
-		Use:   "guest --kernel IMAGE [flags] {-- COMMAND | --exec FILE --} [ARG...]",
+		Use:   "guest --kernel KERNEL [flags] {-- COMMAND | --exec FILE --} [ARG...]",
 		Short: "Boot a kernel in QEMU and run a command in it: pinwatch, or any static program",
 		Long: `Boots a kernel image in QEMU with this very binary as init, and runs a pinwatch
 command in it: no disk, no network. What the command prints and its exit status are
@@ -28,6 +30,8 @@ passed on; the kernel's messages are kept apart. An emulated
 kernel starts without its certificates and the self-tests of its cryptography, with
 timers of a jiffy (highres=off), zeroes no page twice (init_on_alloc=0), and does
 not wait for a quiet moment in synchronize_rcu() (rcupdate.rcu_expedited=1).
+
+` + image.Help + `
 
 With --exec it runs any static program instead, such as a Go package's test binary:
 as root, in /, with pinwatch in its PATH.
@@ -38,8 +42,8 @@ below --module-dir, which is then where what they depend on comes from (as modin
 shows it). With --iommu there is a PCI device for vfio (1234:11e8, at 0000:00:03.0 or
 so), and the kernel is told to use the IOMMU.
 
-Exit status: that of the command, or 125 if the guest timed out or panicked, or
-never ran the command.`,
+Exit status: that of the command; 2 if the kernel cannot be had; or 125 if the guest
+timed out or panicked, or never ran the command.`,
 		Example: `  pinwatch guest --kernel /boot/vmlinuz -- trace -- pinwatch workload perf-buffers
   pinwatch guest --kernel vmlinuz --module-dir lib/modules/6.12 --module rdma_rxe -- doctor
   CGO_ENABLED=0 go test -c -o some.test ./some && pinwatch guest --kernel /boot/vmlinuz --exec some.test -- -test.v`,
@@ -55,7 +59,8 @@ never ran the command.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.config.Kernel, "kernel", "", "kernel `image` to boot: bzImage, Image, or a vmlinux with PVH, which need not unpack itself")
+	f.StringVar(&o.config.Kernel, "kernel", "", "`kernel` to boot")
+	addRefresh(f, &o.refresh)
 	f.StringVar(&o.config.Exec, "exec", "", "static `program` to run instead of pinwatch, with the arguments after --")
 	f.StringVar(&o.config.Binary, "binary", "", "static pinwatch for the guest (default: this program, or pinwatch-ARCH beside it)")
 	addMachine(f, &o.config)
@@ -71,8 +76,15 @@ never ran the command.`,
 
 func runGuest(ctx context.Context, o *guestOptions) error {
 	if o.config.Kernel == "" {
-		return usageError{errors.New("no --kernel IMAGE to boot (see pinwatch guest --help)")}
+		return usageError{errors.New("no --kernel to boot (see pinwatch guest --help)")}
 	}
+	store, done := o.kernels(1, o.refresh)
+	file, err := store.Get(ctx, o.config.Kernel)
+	done()
+	if err != nil {
+		return err
+	}
+	o.config.Kernel = file
 	o.config.Stdout, o.config.Stderr = o.Out, o.Err
 	if o.console {
 		o.config.Console = o.Err

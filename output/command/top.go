@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/top"
@@ -24,11 +28,13 @@ import (
 // topOptions are those of top.
 type topOptions struct {
 	*Streams
-	tracing tracingFlags
+	tracing tracing.Flags
 	view    top.Options
 	views   []string // what to show first, and in a batch all of
 	replay  string   // a recording, "-": the standard input; "": the running kernel
 	batch   bool
+	config  string // file of settings; "": the user's, where there is one
+	save    bool
 	count   int // screens of a batch; 0: see Batch
 }
 
@@ -51,7 +57,12 @@ what /proc tells, and says so.`,
   pinwatch top -b -n 3 -d 5s --view processes,users
   pinwatch record trace.jsonl; pinwatch top --replay trace.jsonl --speed 0.5`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runTop(cmd.Context(), &o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.settings(cmd.Flags()); err != nil {
+				return usageError{err}
+			}
+			return runTop(cmd.Context(), &o)
+		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.replay, "replay", "", "show this `recording` of record or trace --json; - for the standard input")
@@ -64,9 +75,14 @@ what /proc tells, and says so.`,
 	f.StringVar(&o.view.Sort, "sort", "", "`column` to sort by")
 	f.StringVar(&o.view.Filter, "filter", "", "only rows with this `text` in a name, a pid, a uid or a verdict")
 	f.BoolVar(&o.view.All, "all", false, "include idle processes and users")
+	f.BoolVar(&o.view.ASCII, "ascii", terminal.ASCII(), "draw with ASCII characters; the default follows LC_ALL, LC_CTYPE and LANG")
+	f.BoolVar(&o.view.Tree, "tree", false, "cgroups as a tree")
+	f.BoolVar(&o.view.Mouse, "mouse", false, "begin with the mouse switched on (m); Shift then selects text")
 	f.BoolVar(&o.view.Bytes, "in-bytes", false, "amounts in bytes, not pages")
-	o.tracing.addBackend(f)
-	o.tracing.addBuffer(f)
+	f.StringVar(&o.config, "config", "", "`file` of settings, to begin with and for W; by default the user's, which is not for --batch")
+	f.BoolVar(&o.save, "save", false, "keep view, sort, interval and the like for the next time, as W does")
+	o.tracing.AddBackend(f)
+	o.tracing.AddBuffer(f)
 	value.Renamed(f, "bytes", "in-bytes")
 	cmd.RegisterFlagCompletionFunc("sort", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return top.ColumnNames(o.views[0]), cobra.ShellCompDirectiveNoFileComp
@@ -84,10 +100,40 @@ func runTop(ctx context.Context, o *topOptions) error {
 	if err := o.check(); err != nil {
 		return usageError{fmt.Errorf("%w (see pinwatch top --help)", err)}
 	}
+	if o.save {
+		m, _ := top.New(o.view)
+		if _, err := o.keep(m.Settings()); err != nil {
+			return err
+		}
+	}
 	if o.replay != "" {
 		return topReplay(ctx, o)
 	}
 	return topLive(ctx, o)
+}
+
+// settings applies what was kept, where the command line says nothing.
+func (o *topOptions) settings(f *pflag.FlagSet) error {
+	asked := o.config != ""
+	if !asked {
+		o.config = terminal.DefaultConfig()
+	}
+	if o.config == "" || !asked && o.plain() {
+		return nil
+	}
+	err := terminal.ApplySettings(o.config, f, top.SettingNames())
+	if errors.Is(err, fs.ErrNotExist) && (!asked || o.save) {
+		return nil // nothing was kept yet
+	}
+	return err
+}
+
+// keep keeps settings for the next time.
+func (o *topOptions) keep(settings string) (string, error) {
+	if o.config == "" {
+		return "", errors.New("there is no place for them: set HOME or XDG_CONFIG_HOME, or use --config")
+	}
+	return o.config, terminal.SaveSettings(o.config, settings)
 }
 
 // check finds wrong usage before anything is opened.
@@ -113,7 +159,18 @@ func topReplay(ctx context.Context, o *topOptions) error {
 	defer in.Close()
 	o.view.Replay, o.view.Title = true, filepath.Base(o.replay)
 	recorded := recording.NewReader(in)
-	source := &terminal.Replay{Recorded: recorded, Speed: o.view.Speed, Paused: o.view.Paused, Interval: o.view.Interval}
+	again := func() (*recording.Reader, error) {
+		file, ok := in.(io.Seeker)
+		if !ok {
+			return nil, errors.New("it is the standard input")
+		}
+		if _, err := file.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		recorded = recording.NewReader(in)
+		return recorded, nil
+	}
+	source := &terminal.Replay{Recorded: recorded, Again: again, Speed: o.view.Speed, Paused: o.view.Paused, Interval: o.view.Interval}
 	if o.plain() {
 		source.Speed, source.Paused, o.view.Paused = 0, false, false
 	}
@@ -126,9 +183,9 @@ func topReplay(ctx context.Context, o *topOptions) error {
 
 func topLive(ctx context.Context, o *topOptions) error {
 	source := &terminal.Live{Interval: o.view.Interval, Objects: terminal.Objects(bpfobj.ListHeld),
-		Container: container}
-	from := snapshotFrom(ctx, "", o.tracing.btf)
-	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.options(), Snapshot: from})
+		Container: cgroup.HostNames().Called}
+	from := tracing.SnapshotFrom(ctx, "", o.tracing.BTF)
+	s, err := session.Open(ctx, session.Options{Tracer: o.tracing.Options(), Snapshot: from})
 	if err == nil {
 		defer s.Close()
 		source.Trace, source.Snapshot = s, s.State.Take
@@ -154,11 +211,5 @@ func (o *topOptions) show(ctx context.Context, source terminal.Source) error {
 	if o.plain() {
 		return terminal.Batch(ctx, o.view, source, o.views, o.count, o.Out)
 	}
-	return terminal.Run(ctx, o.view, source, o.Terminal())
-}
-
-// container names the container of a cgroup; "": none.
-func container(path string) string {
-	id := cgroup.Identify(path)
-	return id.Short()
+	return terminal.Run(ctx, o.view, source, o.Terminal(), o.keep)
 }

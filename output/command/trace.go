@@ -10,10 +10,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/gate"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
-	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
 )
@@ -21,8 +21,8 @@ import (
 // traceOptions are those of trace, and of record, which is a trace to a file.
 type traceOptions struct {
 	*Streams
-	tracing  tracingFlags
-	rows     rowFlags
+	tracing  tracing.Flags
+	rows     tracing.Rows
 	duration time.Duration // 0: until told to stop
 	command  []string      // to trace; none: everything
 	gate     gate.Gate
@@ -32,9 +32,9 @@ type traceOptions struct {
 
 func (o *traceOptions) addTracing(f *pflag.FlagSet) {
 	f.DurationVar(&o.duration, "duration", 0, "stop after this time, such as 30s; 0: when told to")
-	o.tracing.addBackend(f)
-	o.tracing.addBuffer(f)
-	o.tracing.addOnly(f)
+	o.tracing.AddBackend(f)
+	o.tracing.AddBuffer(f)
+	o.tracing.AddOnly(f)
 	o.gate.Add(f)
 }
 
@@ -56,7 +56,7 @@ its verdict when it is unmapped, and the summary tells whose the rest is.
   VERDICT      ok, or the rule that the kernel broke; a "?" marks a verdict that
                rests on a counter which something else moved meanwhile
 
-` + aboutOnly + `
+` + tracing.AboutOnly + `
 
 ` + gate.About + `
 
@@ -74,23 +74,23 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 	}
 	o.addTracing(cmd.Flags())
 	cmd.Flags().StringVar(&o.path, "output", "", "write to this `file`, compressed if it is named .zst or .gz, and leave stdout to the command")
-	o.rows.add(cmd.Flags())
+	o.rows.Add(cmd.Flags())
 	return cmd
 }
 
 func runTrace(ctx context.Context, o *traceOptions) error {
-	o.rows.filter.Only = o.tracing.only
+	o.rows.Filter.Only = o.tracing.Only
 	return trace(ctx, o)
 }
 
 // trace writes what happens, to a file that is opened once the trace is.
 func trace(ctx context.Context, o *traceOptions) (err error) {
-	o.rows.filter.Command = len(o.command) > 0
-	tracing := o.tracing.options()
-	if o.rows.filter.Cgroup, err = cgroup.Named(o.rows.filter.Cgroup, cgroup.OfCallers(tracing.Memcg)); err != nil {
+	o.rows.Filter.Command = len(o.command) > 0
+	tracer := o.tracing.Options()
+	if o.rows.Filter.Cgroup, err = cgroup.Named(o.rows.Filter.Cgroup, cgroup.OfCallers(tracer.Memcg)); err != nil {
 		return err
 	}
-	s, err := session.Open(ctx, session.Options{Tracer: tracing, Snapshot: snapshot.Options{BTF: o.tracing.btf}, Command: o.program(o.command)})
+	s, err := session.Open(ctx, session.Options{Tracer: tracer, Snapshot: snapshot.Options{BTF: o.tracing.BTF}, Command: o.program(o.command)})
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func trace(ctx context.Context, o *traceOptions) (err error) {
 	for _, what := range s.Degraded() {
 		fmt.Fprintf(o.Err, "pinwatch: %s\n", what)
 	}
-	w, err := o.rows.writer(to)
+	w, err := o.rows.Writer(to)
 	if err != nil {
 		return err
 	}
@@ -126,8 +126,8 @@ func trace(ctx context.Context, o *traceOptions) (err error) {
 		ctx, cancel = context.WithTimeout(ctx, o.duration)
 		defer cancel()
 	}
-	o.gate.Begin(&o.rows.filter)
-	ran := s.Run(ctx, output.NewStream(w, &o.rows.filter), &o.gate)
+	o.gate.Begin(&o.rows.Filter)
+	ran := s.Run(ctx, output.NewStream(w, &o.rows.Filter), &o.gate)
 	if err := o.ended(s, ran); err != nil {
 		return err
 	}
@@ -149,7 +149,7 @@ Ctrl-C, for --duration, or until COMMAND ends. FILE is not touched before tracin
 has begun, and then replaced. It is compressed if its name ends with .zst or .gz. Its
 first line says which machine and kernel it is of, and by which pinwatch.
 
-` + aboutOnly + `
+` + tracing.AboutOnly + `
 
 ` + gate.About + `
 
@@ -180,57 +180,11 @@ privileges.`,
 }
 
 func runRecord(ctx context.Context, o *traceOptions) error {
-	o.rows = rowFlags{json: true, filter: recording.Everything()}
+	o.rows = tracing.Rows{JSON: true, Filter: recording.Everything()}
 	err := trace(ctx, o)
 	var own exitStatus
 	if err == nil || errors.As(err, &own) {
 		fmt.Fprintf(o.Err, "pinwatch: recorded in %s; look at it with: pinwatch top --replay %[1]s\n", o.path)
 	}
 	return err
-}
-
-// replayOptions are those of replay.
-type replayOptions struct {
-	*Streams
-	rows rowFlags
-	path string // "-": the standard input
-}
-
-func newReplay(s *Streams) *cobra.Command {
-	o := replayOptions{Streams: s}
-	cmd := &cobra.Command{
-		Use:   "replay [flags] FILE",
-		Short: "Run a recording through the ledger again",
-		Long: `Reads what "pinwatch record" or "pinwatch trace --json" wrote, and runs it through
-the same ledger and the same outputs, on any machine and without privileges. FILE
-may be - for the standard input. Where it was cut off, as by a power cut, all that is
-whole is replayed, and the rest is said.`,
-		Example: `  pinwatch record trace.jsonl
-  pinwatch replay trace.jsonl`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			o.path = args[0]
-			return runReplay(&o)
-		},
-	}
-	o.rows.add(cmd.Flags())
-	return cmd
-}
-
-func runReplay(o *replayOptions) error {
-	in, err := o.open(o.path)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	w, err := o.rows.writer(o.Out)
-	if err != nil {
-		return err
-	}
-	recorded := recording.NewReader(in)
-	defer recorded.Tell(o.Err)
-	if err := pipeline.Run(recorded.Events(), recorded.Lost, output.NewStream(w, &o.rows.filter)); err != nil {
-		return fmt.Errorf("replay %s: %w", o.path, err)
-	}
-	return nil
 }

@@ -28,9 +28,13 @@ type Options struct {
 	Types        []string
 	Names        []string
 	PIDs         []int
-	Cgroup       string // holders in it or below, or the payer
+	Cgroup       string        // holders in it or below, or the payer
+	Containers   cgroup.Wanted // of holders, or of the payer
 	MapsOnly     bool
 	ProgramsOnly bool
+	Orphans      bool     // only those
+	By           string   // one of Groupings: their sums instead; "": the objects
+	Since        *Earlier // only what changed since; nil: all
 	JSON         bool
 	Bytes        bool // plain bytes in the table
 }
@@ -49,59 +53,107 @@ func (o *Options) Check() error {
 	return nil
 }
 
-// column is one value of an object: in JSON and, with a header, in the
-// table.
-type column struct {
-	name   string
-	value  func(o *bpfobj.Object) any
-	header string
-	left   bool
-	cell   func(o *bpfobj.Object) string // nil: as in JSON
+// object is one that is shown, and how it changed.
+type object struct {
+	*bpfobj.Object
+	change string // "": no earlier listing was compared
+	growth int64  // of MEMLOCK, in bytes
 }
 
-// columnsOf is the one list of an object's columns.
-func columnsOf(size func(int64) string) []column {
-	ofMap := func(value func(o *bpfobj.Object) uint32, format string) func(o *bpfobj.Object) string {
-		return func(o *bpfobj.Object) string {
+// columnOf is one value of what has a row: in JSON and, with a header, in the table.
+type columnOf[T any] struct {
+	name   string
+	value  func(*T) any
+	header string
+	left   bool
+	cell   func(*T) string // nil: as in JSON
+}
+
+type column = columnOf[object]
+
+// columns is the one list of an object's columns, as far as they are asked for.
+func (o *Options) columns(bootID string) []column {
+	size := o.size()
+	all := objectColumns(size, bootID)
+	if o.Since != nil {
+		all = append(changeColumns(size), all...)
+	}
+	if o.Orphans {
+		i := slices.IndexFunc(all, func(c column) bool { return c.name == "orphan" })
+		all[i].header = "ORPHAN"
+	}
+	return all
+}
+
+// size is how the table writes bytes.
+func (o *Options) size() func(int64) string {
+	if o.Bytes {
+		return func(n int64) string { return strconv.FormatInt(n, 10) }
+	}
+	return format.Bytes
+}
+
+func objectColumns(size func(int64) string, bootID string) []column {
+	ofMap := func(value func(o *object) uint32, format string) func(o *object) string {
+		return func(o *object) string {
 			if o.Kind != bpfobj.KindMap {
 				return ""
 			}
 			return fmt.Sprintf(format, value(o))
 		}
 	}
-	keySize := func(o *bpfobj.Object) uint32 { return o.KeySize }
-	valueSize := func(o *bpfobj.Object) uint32 { return o.ValueSize }
-	entries := func(o *bpfobj.Object) uint32 { return o.MaxEntries }
-	flags := func(o *bpfobj.Object) uint32 { return o.Flags }
+	keySize := func(o *object) uint32 { return o.KeySize }
+	valueSize := func(o *object) uint32 { return o.ValueSize }
+	entries := func(o *object) uint32 { return o.MaxEntries }
+	flags := func(o *object) uint32 { return o.Flags }
 	return []column{
-		{name: "kind", value: func(o *bpfobj.Object) any { return o.Kind }, header: "KIND", left: true},
-		{name: "id", value: func(o *bpfobj.Object) any { return o.ID }, header: "ID"},
-		{name: "type", value: func(o *bpfobj.Object) any { return o.Type }, header: "TYPE", left: true},
-		{name: "name", value: func(o *bpfobj.Object) any { return o.Name }, header: "NAME", left: true},
-		{name: "key_size_bytes", value: func(o *bpfobj.Object) any { return keySize(o) }, header: "KEY", cell: ofMap(keySize, "%d")},
-		{name: "value_size_bytes", value: func(o *bpfobj.Object) any { return valueSize(o) }, header: "VALUE", cell: ofMap(valueSize, "%d")},
-		{name: "max_entries", value: func(o *bpfobj.Object) any { return entries(o) }, header: "ENTRIES", cell: ofMap(entries, "%d")},
-		{name: "flags", value: func(o *bpfobj.Object) any { return flags(o) }, header: "FLAGS", cell: ofMap(flags, "%#x")},
-		{name: "memlock_bytes", value: func(o *bpfobj.Object) any { return o.Memlock }, header: "MEMLOCK",
-			cell: func(o *bpfobj.Object) string { return size(o.Memlock) }},
-		{name: "charged_bytes", value: func(o *bpfobj.Object) any { return o.Charged }, header: "CHARGED",
-			cell: known(func(o *bpfobj.Object) bool { return o.ChargedKnown }, func(o *bpfobj.Object) string { return size(o.Charged) })},
-		{name: "charged_known", value: func(o *bpfobj.Object) any { return o.ChargedKnown }},
-		{name: "regime", value: func(o *bpfobj.Object) any { return o.Accounting }},
-		{name: "uid", value: func(o *bpfobj.Object) any { return o.UID }, header: "UID",
-			cell: known(func(o *bpfobj.Object) bool { return o.UIDKnown }, func(o *bpfobj.Object) string { return strconv.FormatUint(uint64(o.UID), 10) })},
-		{name: "uid_known", value: func(o *bpfobj.Object) any { return o.UIDKnown }},
-		{name: "cgroup", value: func(o *bpfobj.Object) any { return o.Cgroup }, header: "CGROUP", left: true, cell: payer},
-		{name: "cgroup_id", value: func(o *bpfobj.Object) any { return o.CgroupID }},
-		{name: "cgroup_known", value: func(o *bpfobj.Object) any { return o.CgroupKnown }},
-		{name: "container_id", value: func(o *bpfobj.Object) any { return cgroup.Identify(o.Cgroup).ContainerID }},
-		{name: "pod_uid", value: func(o *bpfobj.Object) any { return cgroup.Identify(o.Cgroup).PodUID }},
-		{name: "uses", value: func(o *bpfobj.Object) any { return list(o.Refs) }, header: "USES", left: true, cell: uses},
-		{name: "links", value: func(o *bpfobj.Object) any { return list(o.Links) }},
-		{name: "pinned", value: func(o *bpfobj.Object) any { return list(o.Pinned) }, header: "PINNED", left: true,
-			cell: func(o *bpfobj.Object) string { return strings.Join(o.Pinned, " ") }},
-		{name: "holders", value: func(o *bpfobj.Object) any { return list(o.Holders) }, header: "HOLDERS", left: true, cell: holders},
+		{name: "kind", value: func(o *object) any { return o.Kind }, header: "KIND", left: true},
+		{name: "id", value: func(o *object) any { return o.ID }, header: "ID"},
+		{name: "type", value: func(o *object) any { return o.Type }, header: "TYPE", left: true},
+		{name: "name", value: func(o *object) any { return o.Name }, header: "NAME", left: true},
+		{name: "key_size_bytes", value: func(o *object) any { return keySize(o) }, header: "KEY", cell: ofMap(keySize, "%d")},
+		{name: "value_size_bytes", value: func(o *object) any { return valueSize(o) }, header: "VALUE", cell: ofMap(valueSize, "%d")},
+		{name: "max_entries", value: func(o *object) any { return entries(o) }, header: "ENTRIES", cell: ofMap(entries, "%d")},
+		{name: "flags", value: func(o *object) any { return flags(o) }, header: "FLAGS", cell: ofMap(flags, "%#x")},
+		{name: "memlock_bytes", value: func(o *object) any { return o.Memlock }, header: "MEMLOCK",
+			cell: func(o *object) string { return size(o.Memlock) }},
+		{name: "charged_bytes", value: func(o *object) any { return o.Charged }, header: "CHARGED",
+			cell: known(func(o *object) bool { return o.ChargedKnown }, func(o *object) string { return size(o.Charged) })},
+		{name: "charged_known", value: func(o *object) any { return o.ChargedKnown }},
+		{name: "regime", value: func(o *object) any { return o.Accounting }},
+		{name: "uid", value: func(o *object) any { return o.UID }, header: "UID",
+			cell: known(func(o *object) bool { return o.UIDKnown }, func(o *object) string { return strconv.FormatUint(uint64(o.UID), 10) })},
+		{name: "uid_known", value: func(o *object) any { return o.UIDKnown }},
+		{name: "cgroup", value: func(o *object) any { return o.Cgroup }, header: "CGROUP", left: true, cell: payer},
+		{name: "cgroup_id", value: func(o *object) any { return o.CgroupID }},
+		{name: "cgroup_known", value: func(o *object) any { return o.CgroupKnown }},
+		{name: "container_id", value: func(o *object) any { return cgroup.Identify(o.Cgroup).ContainerID }},
+		{name: "pod_uid", value: func(o *object) any { return cgroup.Identify(o.Cgroup).PodUID }},
+		{name: "pod_name", value: func(o *object) any { return o.Names.Pod }},
+		{name: "pod_namespace", value: func(o *object) any { return o.Names.Namespace }},
+		{name: "container_name", value: func(o *object) any { return o.Names.Container }},
+		{name: "uses", value: func(o *object) any { return list(o.Refs) }, header: "USES", left: true, cell: uses},
+		{name: "links", value: func(o *object) any { return list(o.Links) }},
+		{name: "pinned", value: func(o *object) any { return list(o.Pinned) }, header: "PINNED", left: true,
+			cell: func(o *object) string { return strings.Join(o.Pinned, " ") }},
+		{name: "holders", value: func(o *object) any { return list(o.Holders) }, header: "HOLDERS", left: true, cell: holders},
+		{name: "references", value: func(o *object) any { return o.References }},
+		{name: "references_known", value: func(o *object) any { return o.ReferencesKnown }},
+		{name: "payer_gone", value: func(o *object) any { return o.PayerGone }},
+		{name: "payer_gone_known", value: func(o *object) any { return o.PayerGoneKnown }},
+		{name: "orphan", value: func(o *object) any { return list(o.Orphan) }, left: true, cell: orphan},
+		{name: "boot_id", value: func(*object) any { return bootID }},
 	}
+}
+
+// orphan says in words why an object is one.
+func orphan(o *object) string {
+	words := map[bpfobj.Reason]string{bpfobj.PinAlone: "a pin alone holds it", bpfobj.PayerGone: "payer's cgroup is gone", bpfobj.PayerNotHolder: "payer does not hold it"}
+	var parts []string
+	for _, reason := range o.Orphan {
+		parts = append(parts, cmp.Or(words[reason], string(reason)))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // list makes an absent list an empty one in JSON.
@@ -113,8 +165,8 @@ func list[T any](l []T) []T {
 }
 
 // known is a cell that stays empty where the value is not known.
-func known(is func(o *bpfobj.Object) bool, text func(o *bpfobj.Object) string) func(o *bpfobj.Object) string {
-	return func(o *bpfobj.Object) string {
+func known(is func(o *object) bool, text func(o *object) string) func(o *object) string {
+	return func(o *object) string {
 		if !is(o) {
 			return ""
 		}
@@ -122,16 +174,20 @@ func known(is func(o *bpfobj.Object) bool, text func(o *bpfobj.Object) string) f
 	}
 }
 
-// payer is the cgroup that is charged, and the id of one whose path is gone.
-func payer(o *bpfobj.Object) string {
-	if !o.CgroupKnown && o.CgroupID != 0 {
+// payer is the container, or the cgroup, that is charged, and the id of a cgroup whose path is
+// not known.
+func payer(o *object) string {
+	if o.CgroupKnown || o.CgroupID == 0 {
+		return cmp.Or(o.Names.String(), o.Cgroup)
+	}
+	if o.PayerGoneKnown && o.PayerGone {
 		return fmt.Sprintf("gone (id %d)", o.CgroupID)
 	}
-	return o.Cgroup
+	return fmt.Sprintf("id %d", o.CgroupID)
 }
 
 // uses are a program's maps, or the programs that use a map.
-func uses(o *bpfobj.Object) string {
+func uses(o *object) string {
 	if len(o.Refs) == 0 {
 		return ""
 	}
@@ -142,7 +198,7 @@ func uses(o *bpfobj.Object) string {
 	return word + short(o.Refs, ",", func(id uint32) string { return strconv.FormatUint(uint64(id), 10) })
 }
 
-func holders(o *bpfobj.Object) string {
+func holders(o *object) string {
 	parts := short(o.Holders, " ", func(h bpfobj.Holder) string {
 		s := fmt.Sprintf("%d %s", h.PID, h.Comm)
 		if h.FDs > 1 {
@@ -174,21 +230,20 @@ func short[T any](l []T, separator string, text func(T) string) string {
 	return s
 }
 
-// Maps writes the objects that are asked for.
+// Write writes the objects that are asked for, or their sums.
 func Write(w io.Writer, l *bpfobj.Listing, opts Options) error {
-	shown := opts.choose(l.Objects)
-	size := format.Bytes
-	if opts.Bytes {
-		size = func(n int64) string { return strconv.FormatInt(n, 10) }
+	shown := opts.choose(l)
+	if opts.By != "" {
+		return opts.writeSums(w, l, shown)
 	}
-	columns := columnsOf(size)
+	columns := opts.columns(l.BootID)
 	if opts.JSON {
 		return asJSON(w, shown, columns)
 	}
 	return asTable(w, shown, columns)
 }
 
-func asJSON(w io.Writer, shown []bpfobj.Object, columns []column) error {
+func asJSON[T any](w io.Writer, shown []T, columns []columnOf[T]) error {
 	for i := range shown {
 		line := fmt.Appendf(nil, `{"v":%d`, version)
 		for _, c := range columns {
@@ -196,7 +251,7 @@ func asJSON(w io.Writer, shown []bpfobj.Object, columns []column) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
-			line = fmt.Appendf(line, `,"%s":%s`, c.name, value)
+			line = fmt.Appendf(line, `,"%s":%s`, c.name, format.EscapeJSON(value))
 		}
 		if _, err := w.Write(append(line, '}', '\n')); err != nil {
 			return err
@@ -205,8 +260,8 @@ func asJSON(w io.Writer, shown []bpfobj.Object, columns []column) error {
 	return nil
 }
 
-func asTable(w io.Writer, shown []bpfobj.Object, columns []column) error {
-	columns = slices.DeleteFunc(slices.Clone(columns), func(c column) bool { return c.header == "" })
+func asTable[T any](w io.Writer, shown []T, columns []columnOf[T]) error {
+	columns = slices.DeleteFunc(slices.Clone(columns), func(c columnOf[T]) bool { return c.header == "" })
 	var headers []string
 	var align []tw.Align
 	for _, c := range columns {
@@ -233,15 +288,11 @@ func asTable(w io.Writer, shown []bpfobj.Object, columns []column) error {
 	return table.Render()
 }
 
-// choose filters and sorts.
-func (o *Options) choose(all []bpfobj.Object) []bpfobj.Object {
-	var shown []bpfobj.Object
-	for i := range all {
-		if o.wants(&all[i]) {
-			shown = append(shown, all[i])
-		}
-	}
-	slices.SortStableFunc(shown, func(a, b bpfobj.Object) int {
+// choose compares, filters and sorts.
+func (o *Options) choose(l *bpfobj.Listing) []object {
+	all := o.Since.compare(l)
+	shown := slices.DeleteFunc(all, func(x object) bool { return !o.wants(x.Object) })
+	slices.SortStableFunc(shown, func(a, b object) int {
 		byID := cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.ID, b.ID))
 		switch o.Sort {
 		case "memlock":
@@ -262,9 +313,14 @@ func (o *Options) wants(object *bpfobj.Object) bool {
 	switch {
 	case o.MapsOnly && object.Kind != bpfobj.KindMap,
 		o.ProgramsOnly && object.Kind != bpfobj.KindProgram,
+		o.Orphans && len(object.Orphan) == 0,
 		len(o.Types) > 0 && !slices.Contains(o.Types, object.Type),
 		len(o.Names) > 0 && !slices.Contains(o.Names, object.Name),
 		len(o.PIDs) > 0 && !slices.ContainsFunc(object.Holders, func(h bpfobj.Holder) bool { return slices.Contains(o.PIDs, h.PID) }):
+		return false
+	}
+	if o.Containers.Any() && !o.Containers.Has(object.Cgroup, object.Names) &&
+		!slices.ContainsFunc(object.Holders, func(h bpfobj.Holder) bool { return o.Containers.Has(h.Cgroup, h.Names) }) {
 		return false
 	}
 	if o.Cgroup == "" {
@@ -274,8 +330,8 @@ func (o *Options) wants(object *bpfobj.Object) bool {
 		slices.ContainsFunc(object.Holders, func(h bpfobj.Holder) bool { return cgroup.Matches(h.Cgroup, o.Cgroup) })
 }
 
-// Notes say what the regime is, and why columns are empty, one line each.
-func Notes(l *bpfobj.Listing) []string {
+// Notes say what the regime is, why columns are empty, and what changed, one line each.
+func Notes(l *bpfobj.Listing, opts Options) []string {
 	words := map[kernel.BPFAccounting]string{
 		kernel.BPFRlimit:  "BPF memory is charged to users here, and held against RLIMIT_MEMLOCK (rlimit: a map was refused for the limit, and created without); MEMLOCK is what is charged",
 		kernel.BPFMemcg:   "BPF memory is charged to memory cgroups here, and RLIMIT_MEMLOCK does not matter (memcg: a map was created with a limit of 0); MEMLOCK is the kernel's own estimate",
@@ -286,5 +342,9 @@ func Notes(l *bpfobj.Listing) []string {
 	if slices.ContainsFunc(l.Objects, func(o bpfobj.Object) bool { return !o.ChargedKnown }) {
 		notes = append(notes, "CHARGED is empty: what the kernel charged for an object is seen only while it happens, in a trace")
 	}
-	return append(notes, l.Notes...)
+	notes = append(notes, l.Notes...)
+	if opts.Orphans {
+		notes = append(notes, l.OrphanNotes...)
+	}
+	return append(notes, opts.Since.notes(l, opts.choose(l))...)
 }

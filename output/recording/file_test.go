@@ -42,7 +42,7 @@ func TestTorn(t *testing.T) {
 	text := published(t)
 	lines := bytes.SplitAfter(text, []byte("\n"))
 	first := len(lines[0])
-	for cut := first; cut < len(text); cut += 1 + cut%13 {
+	for cut := first; cut < len(text); cut += 1 + cut%61 {
 		whole := bytes.Count(text[:cut], []byte("\n"))
 		partial := cut - bytes.LastIndexByte(text[:cut], '\n') - 1
 		if next := lines[whole]; partial == len(next)-1 {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/pinwatch/pinwatch/output/format"
@@ -30,6 +29,12 @@ type Header struct {
 	Paranoid  int    `json:"perf_event_paranoid"`
 	CPUs      int    `json:"online_cpus"`
 	PageBytes uint32 `json:"page_size_bytes"`
+	// Of one of several files that are one trace: which trace, and from 0 its place in it.
+	Run  string `json:"run"` // "": it is the only one
+	Part int    `json:"part"`
+	// Events before it: lost in the whole trace, and not written since the file before it.
+	Lost       uint64 `json:"lost_before"`
+	Unrecorded uint64 `json:"unrecorded_before"`
 }
 
 const headerKind = "header"
@@ -41,11 +46,8 @@ func NewHeader(pinwatch string, anonymous bool) (*Header, error) {
 		return nil, err
 	}
 	h := &Header{Version: newest, Kind: headerKind, TimeNS: time.Now().UnixNano(), Clock: "CLOCK_MONOTONIC, as Unix time of the start", Pinwatch: pinwatch,
-		Release: kernel.Release(), Arch: runtime.GOARCH, MlockKiB: settings.MlockKiB, Paranoid: settings.Paranoid,
+		Release: kernel.Release(), BootID: kernel.BootID(), Arch: runtime.GOARCH, MlockKiB: settings.MlockKiB, Paranoid: settings.Paranoid,
 		CPUs: settings.OnlineCPUs, PageBytes: settings.PageSize}
-	if id, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
-		h.BootID = strings.TrimSpace(string(id))
-	}
 	if !anonymous {
 		if h.Host, err = os.Hostname(); err != nil {
 			return nil, err
@@ -55,7 +57,14 @@ func NewHeader(pinwatch string, anonymous bool) (*Header, error) {
 }
 
 // Write writes the header's line.
-func (h *Header) Write(w io.Writer) error { return json.NewEncoder(w).Encode(h) }
+func (h *Header) Write(w io.Writer) error {
+	raw, err := json.Marshal(h)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(format.EscapeJSON(raw), '\n'))
+	return err
+}
 
 // String says it in a few words.
 func (h *Header) String() string {

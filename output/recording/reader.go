@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"strings"
+	"time"
 
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -20,10 +21,27 @@ type Reader struct {
 	header *Header
 	lost   uint64
 	torn   string
+	ended  bool   // it has a summary
+	lastNS uint64 // what to read at the most; 0: all
+	cut    bool   // there was more
+}
+
+// Source is what was recorded: a file, or one trace of several files.
+type Source interface {
+	Events() iter.Seq2[ledger.Event, error]
+	Lost() uint64
+	Tell(w io.Writer)
 }
 
 // NewReader returns a reader of what was recorded.
 func NewReader(in io.Reader) *Reader { return &Reader{in: in} }
+
+// EndAt ends the recording at a time; zero: at its end.
+func (r *Reader) EndAt(t time.Time) {
+	if !t.IsZero() {
+		r.lastNS = uint64(max(1, t.UnixNano()))
+	}
+}
 
 // Lost is how many events the recording had lost, as far as it was read.
 func (r *Reader) Lost() uint64 { return r.lost }
@@ -82,8 +100,15 @@ func (r *Reader) Events() iter.Seq2[ledger.Event, error] {
 				yield(ledger.Event{}, fmt.Errorf("line %d: %w", n, err))
 				return
 			}
+			if r.header != nil {
+				row.Lost -= min(row.Lost, r.header.Lost)
+			}
+			if r.cut = r.lastNS != 0 && row.TimeNS > r.lastNS; r.cut {
+				return
+			}
 			r.lost = row.Lost
 			if row.Summary {
+				r.ended = true
 				continue
 			}
 			events++

@@ -14,6 +14,7 @@ import (
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
@@ -139,6 +140,25 @@ func TestWhoIsRecorded(t *testing.T) {
 	if replayable.Shows(self) || !replayable.Shows(preexisting) {
 		t.Error("JSON lines lack what was there before, or have pinwatch itself")
 	}
+}
+
+// The names of containers are those of the machine of the recording: they are read back.
+func TestNamesAreReplayed(t *testing.T) {
+	want := ledger.Event{Op: ledger.Create, Caller: ledger.Caller{Names: container.Names{Pod: "web-1", Namespace: "prod", Container: "nginx"}},
+		Object: &ledger.Object{MapNames: container.Names{Pod: "web-1", Namespace: "prod"}, LimitNames: container.Names{Container: "db"}}}
+	want.Object.Payers[0].Names = want.Caller.Names
+	written := line(t, &row.Row{Entry: ledger.Entry{Event: want}})
+	for event, err := range recording.NewReader(bytes.NewReader(written)).Events() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := event.Object
+		if event.Caller.Names != want.Caller.Names || o == nil || o.Payers != want.Object.Payers || o.MapNames != want.Object.MapNames || o.LimitNames != want.Object.LimitNames {
+			t.Errorf("%+v of %s", event, written)
+		}
+		return
+	}
+	t.Errorf("no event in %s", written)
 }
 
 // A recording that is read back says the same as what was written.

@@ -22,7 +22,7 @@ func whatColumns() []Column {
 			header("EVENT", 0).top(7, 6),
 		integer("time_ns", all, "when the call returned, Unix time", func(r *Row) *uint64 { return &r.TimeNS }).
 			header("TIME", 12).top(2, 12).left().shown(clock),
-		text("subsystem", all, "who charges: perf, bpf, memcg, or io_uring and the like", subsystemName).parsed(parseSubsystem),
+		text("subsystem", all, "who charges: perf, bpf, memcg, or io_uring and the like", (*Row).SubsystemName).parsed(parseSubsystem),
 		text("kind", all, "charge, refund, refusal, mapping, unmapping, growth; no calls: preexisting, closing, summary", kind).parsed(parseKind).
 			header("KIND", 9).top(1, 9).left().word(),
 	}
@@ -45,6 +45,9 @@ func whoColumns() []Column {
 		text("container", calls, "container that the cgroup's path names", func(r *Row) string { return identify(r.Caller.Cgroup).ContainerID }).cached(),
 		text("runtime", calls, "what runs that container", func(r *Row) string { return identify(r.Caller.Cgroup).Runtime }).cached(),
 		text("pod_uid", calls, "pod that the cgroup's path names", func(r *Row) string { return identify(r.Caller.Cgroup).PodUID }).cached(),
+		textField("pod_name", calls, "that pod's name, where the node's runtime or kubelet left it", func(r *Row) *string { return &r.Caller.Names.Pod }).cached(),
+		textField("pod_namespace", calls, "that pod's namespace", func(r *Row) *string { return &r.Caller.Names.Namespace }).cached(),
+		textField("container_name", calls, "that container's name", func(r *Row) *string { return &r.Caller.Names.Container }).cached(),
 		integer("cpu", calls, "CPU that the call returned on", func(r *Row) *uint32 { return &r.Caller.CPU }),
 		boolean("self", calls, "pinwatch itself made the call", func(r *Row) *bool { return &r.Caller.Self }).former("own"),
 		integer("process", Perf|Others, "address space that pays: a number within the trace; 0: none", func(r *Row) *uint64 { return &r.ProcessID }).

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
@@ -26,6 +27,16 @@ func objectText(name, help string, field func(*ledger.Object) *string) Column {
 
 func objectFlag(name, help string, field func(*ledger.Object) *bool) Column {
 	return boolean(name, BPF|Memcg, help, func(r *Row) *bool { return field(r.object()) })
+}
+
+func objectNames(name, help string, field func(*ledger.Object) *container.Names) Column {
+	return text(name, BPF|Memcg, help, func(r *Row) string { return field(r.object()).String() }).
+		parsed(func(r *Row, b []byte) error {
+			var names string
+			err := json.Unmarshal(b, &names)
+			*field(r.object()) = container.Parse(names)
+			return err
+		})
 }
 
 // objectColumns tell of BPF maps and programs, and what cgroups are charged for them.
@@ -52,16 +63,19 @@ func objectColumns() []Column {
 			objectInteger(prefix+"cgroup_id", "the "+which+" cgroup that was charged; 0: none", func(o *ledger.Object) *uint64 { return &o.Payers[i].CgroupID }),
 			objectInteger(prefix+"page_bytes", "charged to the "+which+" cgroup for pages, vmalloc included", func(o *ledger.Object) *int64 { return &o.Payers[i].Pages }),
 			objectInteger(prefix+"object_bytes", "charged to the "+which+" cgroup by the slab and percpu allocators", func(o *ledger.Object) *int64 { return &o.Payers[i].Objects }),
-			objectText(prefix+"cgroup", "path of the "+which+" cgroup, where it is known", func(o *ledger.Object) *string { return &o.Payers[i].Cgroup }))
+			objectText(prefix+"cgroup", "path of the "+which+" cgroup, where it is known", func(o *ledger.Object) *string { return &o.Payers[i].Cgroup }),
+			objectNames(prefix+"names", "the "+which+" cgroup's namespace/pod/container, or container, where they are known", func(o *ledger.Object) *container.Names { return &o.Payers[i].Names }))
 	}
 	return append(columns,
 		objectInteger("memcg_further_bytes", "charged to further cgroups", func(o *ledger.Object) *int64 { return &o.FurtherBytes }),
 		objectInteger("memcg_unpaid_bytes", "memory that no cgroup, or only the root, pays for", func(o *ledger.Object) *int64 { return &o.UnpaidBytes }),
 		objectInteger("memcg_map_cgroup_id", "cgroup that pays for what the map takes later", func(o *ledger.Object) *uint64 { return &o.MapCgroupID }),
 		objectText("memcg_map_cgroup", "path of the cgroup that pays later, where it is known", func(o *ledger.Object) *string { return &o.MapCgroup }),
+		objectNames("memcg_map_names", "the same cgroup's namespace/pod/container, or container", func(o *ledger.Object) *container.Names { return &o.MapNames }),
 		objectFlag("memcg_refused", "the charge of a cgroup was seen to fail, for the call or for an element of the map just before it", func(o *ledger.Object) *bool { return &o.Refused }),
 		objectInteger("memcg_limit_cgroup_id", "cgroup that refused, else the first one that pays", func(o *ledger.Object) *uint64 { return &o.LimitCgroupID }),
 		objectText("memcg_limit_cgroup", "path of the cgroup that refused, else of the first payer", func(o *ledger.Object) *string { return &o.LimitCgroup }),
+		objectNames("memcg_limit_names", "the same cgroup's namespace/pod/container, or container", func(o *ledger.Object) *container.Names { return &o.LimitNames }),
 		objectInteger("memcg_usage_bytes", "memory.current of the cgroup that refused, else of the first payer", func(o *ledger.Object) *int64 { return &o.UsageBytes }),
 		objectInteger("memcg_limit_bytes", "memory.max of the same cgroup; -1: no limit", func(o *ledger.Object) *int64 { return &o.LimitBytes }))
 }

@@ -92,8 +92,8 @@ func subsystemOf(e *ledger.Entry) Subsystem {
 	return BPF
 }
 
-// subsystemName is how a row names its subsystem: a charger has a name of its own.
-func subsystemName(r *Row) string {
+// SubsystemName is how a row names its subsystem: a charger has a name of its own.
+func (r *Row) SubsystemName() string {
 	switch r.Subsystem() {
 	case Others:
 		return string(r.Charger)
@@ -113,24 +113,26 @@ type Filter struct {
 	PIDs       []uint32
 	UIDs       []uint32
 	Comms      []string
-	Command    bool     // only what descends from the traced command
-	Violations bool     // only what breaks a rule
-	Self       bool     // what pinwatch itself maps as well
-	NoCalls    bool     // what is no call: what was mapped before the trace, whoever maps it, and what is closed
-	Only       []string // some of Watchable
-	Cgroup     string   // only what is in this cgroup, or charged to it, or to one below
+	Command    bool          // only what descends from the traced command
+	Violations bool          // only what breaks a rule
+	Self       bool          // what pinwatch itself maps as well
+	NoCalls    bool          // what is no call: what was mapped before the trace, whoever maps it, and what is closed
+	Only       []string      // some of Watchable
+	Cgroup     string        // only what is in this cgroup, or charged to it, or to one below
+	Containers cgroup.Wanted // only what is in these, or charged to them
+	FromNS     uint64        // only what returned then or later, as time_ns; what is no call is shown at any time
 }
 
 // Shows reports whether a row passes. Kinds of conditions are and-ed, the values
 // of one are or-ed.
 func (f *Filter) Shows(e *ledger.Entry) bool {
 	preexisting := e.Kind == ledger.Preexisting
-	if (preexisting || e.Kind == ledger.Closing) && !f.NoCalls {
+	if noCall := preexisting || e.Kind == ledger.Closing; noCall && !f.NoCalls || !noCall && e.TimeNS < f.FromNS {
 		return false
 	}
 	return matches(f.PIDs, e.Caller.PID) && matches(f.UIDs, e.Caller.UID) && matches(f.Comms, e.Caller.Comm) &&
 		(!f.Command || e.Caller.Command || e.Caller.Self || preexisting) && (f.Self || !e.Caller.Self) &&
-		f.subsystem(e) && f.cgroup(e) && (!f.Violations || e.Verdict != ledger.OK)
+		f.subsystem(e) && f.cgroup(e) && f.container(e) && (!f.Violations || e.Verdict != ledger.OK)
 }
 
 func (f *Filter) cgroup(e *ledger.Entry) bool {
@@ -140,6 +142,15 @@ func (f *Filter) cgroup(e *ledger.Entry) bool {
 	o := e.Object
 	return o != nil && (cgroup.Matches(o.Payers[0].Cgroup, f.Cgroup) || cgroup.Matches(o.Payers[1].Cgroup, f.Cgroup) ||
 		cgroup.Matches(o.MapCgroup, f.Cgroup) || cgroup.Matches(o.LimitCgroup, f.Cgroup))
+}
+
+func (f *Filter) container(e *ledger.Entry) bool {
+	if !f.Containers.Any() || f.Containers.Has(e.Caller.Cgroup, e.Caller.Names) {
+		return true
+	}
+	o := e.Object
+	return o != nil && (f.Containers.Has(o.Payers[0].Cgroup, o.Payers[0].Names) || f.Containers.Has(o.Payers[1].Cgroup, o.Payers[1].Names) ||
+		f.Containers.Has(o.MapCgroup, o.MapNames) || f.Containers.Has(o.LimitCgroup, o.LimitNames))
 }
 
 // subsystem reports whether a row is of a wanted one. What memory cgroups were

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
@@ -56,6 +58,42 @@ func TestFilterOnly(t *testing.T) {
 		}
 		if all := (Filter{}); !slices.Equal(shown, c.want) || !all.Shows(c.entry) {
 			t.Errorf("%s: shown by --only %q; want %q", name, shown, c.want)
+		}
+	}
+}
+
+// A pod, a namespace or a container is wanted for who calls, and for who pays.
+func TestFilterContainers(t *testing.T) {
+	nginx := container.Names{Pod: "web-1", Namespace: "prod", Container: "nginx"}
+	db := container.Names{Container: "db"}
+	entry := func(caller, payer, later, limit container.Names) *ledger.Entry {
+		o := &ledger.Object{MapNames: later, LimitNames: limit}
+		o.Payers[1].Names = payer
+		return &ledger.Entry{Event: ledger.Event{Caller: ledger.Caller{Names: caller}, Object: o}}
+	}
+	none := container.Names{}
+	web, dbs := cgroup.Wanted{Pods: []string{"web-1"}}, cgroup.Wanted{Containers: []string{"db"}}
+	for name, c := range map[string]struct {
+		wanted cgroup.Wanted
+		entry  *ledger.Entry
+		want   bool
+	}{
+		"all":               {cgroup.Wanted{}, entry(none, none, none, none), true},
+		"the caller":        {web, entry(nginx, none, none, none), true},
+		"who pays":          {web, entry(db, nginx, none, none), true},
+		"who pays later":    {web, entry(none, none, nginx, none), true},
+		"who refused":       {web, entry(none, none, none, nginx), true},
+		"another":           {web, entry(db, db, db, db), false},
+		"a container":       {dbs, entry(db, none, none, none), true},
+		"of no pod":         {cgroup.Wanted{Namespaces: []string{"prod"}}, entry(db, none, none, none), false},
+		"of both":           {cgroup.Wanted{Namespaces: []string{"prod"}, Containers: []string{"nginx"}}, entry(nginx, none, none, none), true},
+		"of one of both":    {cgroup.Wanted{Namespaces: []string{"test"}, Containers: []string{"nginx"}}, entry(nginx, none, none, none), false},
+		"a perf buffer's":   {web, &ledger.Entry{Event: ledger.Event{Caller: ledger.Caller{Names: nginx}}}, true},
+		"another's":         {web, &ledger.Entry{}, false},
+		"a uid in the path": {cgroup.Wanted{Pods: []string{"33d556edd3ae8ef21980288cef77ae8b"}}, &ledger.Entry{Event: ledger.Event{Caller: ledger.Caller{Cgroup: "/kubepods/pod33d556edd3ae8ef21980288cef77ae8b"}}}, true},
+	} {
+		if f := (Filter{Containers: c.wanted}); f.Shows(c.entry) != c.want {
+			t.Errorf("%s: shown: %v; want %v", name, !c.want, c.want)
 		}
 	}
 }

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/output/top/trend"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -16,6 +18,8 @@ const (
 	maxRows    = 4096 // ledger entries, for the live events
 	maxNotable = 8    // refusals and broken rules of each process
 	maxGone    = 512  // processes that are gone and had either
+	// trendWindow is what the trends of a running kernel show. Those of a recording show all of it.
+	trendWindow = 5 * time.Minute
 )
 
 // accounts are what is known of every process and user, by snapshots and by
@@ -31,12 +35,36 @@ type accounts struct {
 	lost      uint64
 	rate      rate // of all events
 	nowNS     uint64
+	clock     trend.Clock
+	groups    map[groupKey]group // by cgroup
 
 	snapshot   *snapshot.Snapshot // nil: none yet
 	names      map[uint32]string  // of users, by uid
 	containers map[string]string  // by cgroup path
 	objects    []Object
+	charged    map[string]trend.Series // what was charged for the objects, by their ids
 	limits     limits
+}
+
+// newAccounts know nothing yet.
+func newAccounts(replay bool) *accounts {
+	if replay {
+		return &accounts{clock: trend.Over(0)}
+	}
+	return &accounts{clock: trend.Over(trendWindow)}
+}
+
+// groupKey names a cgroup: by its path, and by its id where no path is known.
+type groupKey struct {
+	path string
+	id   uint64
+}
+
+// group is what the processes of a cgroup have been charged, and with all that are in cgroups
+// below it.
+type group struct {
+	pinned, total int64
+	trend, totals trend.Series
 }
 
 // limits are the settings that the accounting depends on.
@@ -88,7 +116,8 @@ type process struct {
 	events      uint64
 	rate        rate
 	lastNS      uint64
-	last        *row.Row // its last ledger entry
+	last        *row.Row     // its last ledger entry
+	trend       trend.Series // of pinned
 	notable     []*row.Row
 	broken      *row.Row // its last entry that breaks a rule
 	gone        bool     // a snapshot no longer has it
@@ -100,9 +129,10 @@ type user struct {
 	uid         uint32
 	locked      int64
 	lockedKnown bool
-	lockedNS    uint64 // readings from then on are later
-	estimate    int64  // of it, by the snapshot, where the kernel does not tell
-	lockedVM    int64  // user_struct.locked_vm, by the snapshot
+	lockedNS    uint64       // readings from then on are later
+	estimate    int64        // of it, by the snapshot, where the kernel does not tell
+	lockedVM    int64        // user_struct.locked_vm, by the snapshot
+	trend       trend.Series // of what is shown as its counter
 	otherKnown  bool
 	size        int64
 	overcharged int64
@@ -118,6 +148,14 @@ func (p *process) idle() bool {
 	return p.pinned == 0 && p.buffers == 0 && p.share == 0 && p.events == 0
 }
 
+// groupKey is the cgroup of a process, as far as it is known.
+func (p *process) groupKey() groupKey {
+	if p.cgroup != "" {
+		return groupKey{path: p.cgroup}
+	}
+	return groupKey{id: p.cgroupID}
+}
+
 // caller is the process as the rulebook wants it.
 func (p *process) caller(userLocked int64) rule.Caller {
 	return rule.Caller{UserLocked: userLocked, PinnedVM: p.pinned, LockLimit: p.limit, CapIPCLock: p.capIPCLock}
@@ -128,9 +166,11 @@ func (p *process) caller(userLocked int64) rule.Caller {
 func (a *accounts) clone() *accounts {
 	b := *a
 	b.processes, b.users, b.buffers, b.paths = maps.Clone(a.processes), maps.Clone(a.users), maps.Clone(a.buffers), maps.Clone(a.paths)
+	b.groups = maps.Clone(a.groups)
 	if b.processes == nil {
 		b.processes, b.users = map[uint32]*process{}, map[uint32]*user{}
 		b.buffers, b.paths = map[bufferKey]held{}, map[uint64]string{}
+		b.groups = map[groupKey]group{}
 	}
 	return &b
 }
@@ -181,6 +221,7 @@ func lastOf(old, more []*row.Row, most int) []*row.Row {
 // enter adds one ledger entry.
 func (a *accounts) enter(r *row.Row) {
 	e := &r.Entry
+	a.clock = a.clock.At(e.TimeNS)
 	if l := e.Buffer.Limits; l.Allowance > 0 || e.Op == ledger.Map {
 		a.limits = limits{pageSize: int64(e.PageSize), cpus: int64(l.OnlineCPUs), Limits: rule.Limits{Allowance: l.Allowance, Paranoid: int(l.Paranoid), Scheme: a.schemeAt(e)}}
 	}
@@ -192,6 +233,7 @@ func (a *accounts) enter(r *row.Row) {
 		return
 	}
 	p, u := a.change(e.Caller.PID), a.changeUser(e.Payer())
+	defer a.settle(p.groupKey(), p.pinned, e)
 	p.comm, p.uid, p.gone, p.last, p.lastNS = e.Caller.Comm, e.Caller.UID, false, r, e.TimeNS
 	if p.cgroupID = e.Caller.CgroupID; a.paths[e.Caller.CgroupID] != "" {
 		p.cgroup = a.paths[e.Caller.CgroupID]
@@ -203,6 +245,7 @@ func (a *accounts) enter(r *row.Row) {
 	if e.Kind == ledger.Refusal && e.Errno == rule.EPERM {
 		p.refusals++
 		u.refusals++
+		p.trend, u.trend = p.trend.Refuse(a.clock, e.TimeNS), u.trend.Refuse(a.clock, e.TimeNS)
 	}
 	p.broken, u.broken = worse(p.broken, r), worse(u.broken, r)
 	if e.Verdict != ledger.OK || e.Kind == ledger.Refusal {
@@ -214,7 +257,7 @@ func (a *accounts) enter(r *row.Row) {
 		p.limit, p.limitKnown, p.capIPCLock = e.Caller.LockLimit, true, e.Caller.CapIPCLock
 		p.size, u.size = e.Buffer.Pages, e.Buffer.Pages
 	}
-	u.charged(e)
+	u.charged(e, a.clock)
 	if a.snapshot != nil && e.TimeNS <= a.snapshot.TimeNS {
 		return // the snapshot has the counters of later
 	}
@@ -224,13 +267,65 @@ func (a *accounts) enter(r *row.Row) {
 
 // charged takes an entry's reading of the user's counter over, if it is the latest: a
 // snapshot from /proc has none, and takes none away.
-func (u *user) charged(e *ledger.Entry) {
+func (u *user) charged(e *ledger.Entry, c trend.Clock) {
 	if e.TimeNS < u.lockedNS {
 		return
 	}
 	u.locked, u.lockedKnown, u.lockedNS = e.User.After, true, e.TimeNS
 	if e.User.Gone {
 		u.locked = 0 // the counter went with the user's last process
+	}
+	u.trend = u.trend.Add(c, e.TimeNS, u.locked)
+}
+
+// withObjects is a with other BPF objects.
+func (a *accounts) withObjects(objects []Object) *accounts {
+	b := *a
+	b.objects, b.charged = objects, make(map[string]trend.Series, len(objects))
+	for i := range objects {
+		o := &objects[i]
+		b.charged[o.id()] = a.charged[o.id()]
+		if o.Charged >= 0 {
+			b.charged[o.id()] = b.charged[o.id()].Add(a.clock, a.clock.Now(), o.Charged)
+		}
+	}
+	return &b
+}
+
+// settle adds what an entry has made of its process to the trends. was is pinned_vm before, in
+// a cgroup that may be known better now.
+func (a *accounts) settle(from groupKey, was int64, e *ledger.Entry) {
+	p := a.processes[e.Caller.PID] // a copy of this entry's own
+	p.trend = p.trend.Add(a.clock, e.TimeNS, p.pinned)
+	to := p.groupKey()
+	if from != to && was != 0 {
+		a.grow(from, -was, e.TimeNS)
+		was = 0
+	}
+	a.grow(to, p.pinned-was, e.TimeNS)
+	if e.Kind == ledger.Refusal && e.Errno == rule.EPERM {
+		g := a.groups[to]
+		g.trend = g.trend.Refuse(a.clock, e.TimeNS)
+		a.groups[to] = g
+		for path := range upwards(to.path) {
+			g := a.groups[groupKey{path: path}]
+			g.totals = g.totals.Refuse(a.clock, e.TimeNS)
+			a.groups[groupKey{path: path}] = g
+		}
+	}
+}
+
+// grow adds pages to what a cgroup is charged.
+func (a *accounts) grow(key groupKey, pages int64, atNS uint64) {
+	g := a.groups[key]
+	g.pinned += pages
+	g.trend = g.trend.Add(a.clock, atNS, g.pinned)
+	a.groups[key] = g
+	for path := range upwards(key.path) {
+		g := a.groups[groupKey{path: path}]
+		g.total += pages
+		g.totals = g.totals.Add(a.clock, atNS, g.total)
+		a.groups[groupKey{path: path}] = g
 	}
 }
 
@@ -246,11 +341,13 @@ func (a *accounts) schemeAt(e *ledger.Entry) rule.Scheme {
 // found adds what was mapped before a recording began.
 func (a *accounts) found(e *ledger.Entry) {
 	p, u := a.change(e.Caller.PID), a.changeUser(e.Payer())
+	defer a.settle(p.groupKey(), p.pinned, e)
 	p.comm, p.uid, p.cgroup, p.cgroupID = e.Caller.Comm, e.Caller.UID, e.Caller.Cgroup, e.Caller.CgroupID
 	p.pinned, p.limit, p.limitKnown, p.capIPCLock = e.Process.After, e.Caller.LockLimit, true, e.Caller.CapIPCLock
 	p.size, u.size = e.Buffer.Pages, e.Buffer.Pages
 	if e.User.After != 0 {
 		u.locked, u.lockedKnown = e.User.After, true
+		u.trend = u.trend.Add(a.clock, e.TimeNS, u.locked)
 	}
 	a.move(e)
 }
@@ -307,6 +404,7 @@ func (p *process) hold(h held, sign int64) {
 func (a *accounts) withSnapshot(m Snapshot) *accounts {
 	b, s := a.clone(), m.Snapshot
 	b.snapshot, b.names, b.containers = s, m.Names, m.Containers
+	b.clock = a.clock.At(s.TimeNS)
 	b.limits = limits{pageSize: int64(s.PageSize), cpus: int64(s.OnlineCPUs)}
 	if s.PageSize > 0 {
 		b.limits.Limits = s.Settings().Limits()
@@ -341,6 +439,7 @@ func (a *accounts) withSnapshot(m Snapshot) *accounts {
 	}
 	b.bury(seen)
 	b.readUsers(s.Users, s.TimeNS)
+	b.sample(s.TimeNS)
 	return b
 }
 
@@ -361,6 +460,41 @@ func (a *accounts) readUsers(users []snapshot.User, atNS uint64) {
 			u.lockedNS = atNS + 1 // of what came until then it knows
 			u.locked, u.lockedKnown, u.lockedVM = s.PerfLocked, true, s.LockedVM
 		}
+	}
+}
+
+// sample adds what a snapshot has made known to the trends, and forgets the cgroups without
+// processes.
+func (a *accounts) sample(atNS uint64) {
+	sums := make(map[groupKey]int64, len(a.groups))
+	for pid, p := range a.processes {
+		sums[p.groupKey()] += p.pinned
+		if p.pinned != p.trend.Now() {
+			p = a.change(pid)
+			p.trend = p.trend.Add(a.clock, atNS, p.pinned)
+		}
+	}
+	there := make(map[groupKey]bool, len(a.groups))
+	for key := range sums {
+		there[key] = true
+		for path := range upwards(key.path) {
+			there[groupKey{path: path}] = true
+		}
+	}
+	for key, g := range maps.Clone(a.groups) {
+		if _, used := sums[key]; !used && g.pinned != 0 {
+			a.grow(key, -g.pinned, atNS)
+		}
+	}
+	for key, pinned := range sums {
+		a.grow(key, pinned-a.groups[key].pinned, atNS)
+	}
+	maps.DeleteFunc(a.groups, func(key groupKey, _ group) bool { return !there[key] })
+	held := sharesByUser(a)
+	for uid := range a.users {
+		locked, _ := a.lockedOf(uid, held[uid])
+		u := a.changeUser(uid)
+		u.trend = u.trend.Add(a.clock, atNS, locked)
 	}
 }
 
@@ -391,7 +525,7 @@ func (a *accounts) bury(seen map[uint32]bool) {
 // at is a with the rates up to a moment.
 func (a *accounts) at(nowNS uint64) *accounts {
 	b := *a
-	b.nowNS = nowNS
+	b.nowNS, b.clock = nowNS, a.clock.At(nowNS)
 	b.rate = a.roll(a.rate, a.counts.Events, nowNS)
 	b.processes, b.users = maps.Clone(a.processes), maps.Clone(a.users)
 	for pid, p := range a.processes {

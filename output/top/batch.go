@@ -16,7 +16,7 @@ import (
 // full, with all columns and without escapes. Views are of ViewNames.
 func (m Model) Batch(w io.Writer, views []string) error {
 	m.shown = m.news
-	m.width = 1 << 12
+	m.width, m.batch = 1<<12, true
 	troubles := m.troubles
 	m.troubles = nil // the screen has room for one, this for all
 	var lines []string
@@ -44,24 +44,27 @@ func (m Model) Batch(w io.Writer, views []string) error {
 }
 
 func (m *Model) batchTable(w io.Writer) error {
-	headings := m.list.headings()
-	align := make([]tw.Align, len(headings))
-	names := make([]string, len(headings))
-	for i, h := range headings {
-		names[i], align[i] = h.name, tw.AlignRight
+	var columns []int
+	var align []tw.Align
+	var names []string
+	for i, h := range m.list.headings() {
+		if h.drawn {
+			continue
+		}
+		columns, names, align = append(columns, i), append(names, h.name), append(align, tw.AlignRight)
 		if h.left {
-			align[i] = tw.AlignLeft
+			align[len(align)-1] = tw.AlignLeft
 		}
 	}
 	if _, err := fmt.Fprintf(w, "\n%s: %d\n", m.tables[m.view].name(), m.list.len()); err != nil || m.list.len() == 0 {
 		return err
 	}
 	table := format.Table(w, 1, align, names...)
-	u := units{pageSize: m.shown.limits.pageSize, bytes: m.opts.Bytes}
-	cells := make([]string, len(headings))
+	u := m.units()
+	cells := make([]string, len(columns))
 	for row := range m.list.len() {
-		for i := range headings {
-			text, _ := m.list.text(row, i, u)
+		for i, column := range columns {
+			text, _ := m.list.text(row, column, u)
 			cells[i] = format.Printable(text)
 		}
 		if err := table.Append(slices.Clone(cells)); err != nil {

@@ -10,6 +10,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/top/trend"
 )
 
 // units say how amounts of memory are written.
@@ -32,6 +33,8 @@ type column[T any] struct {
 	compare func(a, b *T) int
 	// share is what a bar shows, of 1; negative: no bar. nil: text.
 	share func(t *T) float64
+	// trend is what a sparkline shows. nil: text.
+	trend func(t *T) trend.Series
 	// word says that the filter looks at it.
 	word bool
 }
@@ -44,15 +47,23 @@ type heading struct {
 	left  bool // aligned left
 	words bool // sorted from a to z at first; amounts begin with the largest
 	rank  int  // where room is short, the highest ranks go first
+	drawn bool // a picture: nothing for plain text
 	help  string
 }
+
+// nothing is written for an amount of none, in every column that counts something: the others
+// stand out. A limit of 0 is 0, and so is a number of buffers that still fit.
+const nothing = "·"
 
 // amount is a column of pages. A negative number is one that is not known.
 func amount[T any](name string, width, rank int, help string, value func(*T) int64) column[T] {
 	return column[T]{
 		heading: heading{name: name, width: width, rank: rank, help: help},
 		text: func(t *T, u units) string {
-			if n := value(t); n >= 0 {
+			switch n := value(t); {
+			case n == 0:
+				return nothing
+			case n > 0:
 				return u.pages(n)
 			}
 			return "?"
@@ -61,8 +72,7 @@ func amount[T any](name string, width, rank int, help string, value func(*T) int
 	}
 }
 
-// number is a column of something that is counted. 0 is written as nothing, to
-// let the others stand out.
+// number is a column of something that is counted.
 func number[T any](name string, width, rank int, help string, value func(*T) int64) column[T] {
 	return column[T]{
 		heading: heading{name: name, width: width, rank: rank, help: help},
@@ -70,7 +80,7 @@ func number[T any](name string, width, rank int, help string, value func(*T) int
 			if n := value(t); n != 0 {
 				return strconv.FormatInt(n, 10)
 			}
-			return "·"
+			return nothing
 		},
 		compare: func(a, b *T) int { return cmp.Compare(value(a), value(b)) },
 	}
@@ -111,6 +121,17 @@ func bar[T any](name string, rank int, help string, share func(*T) float64) colu
 	}
 }
 
+// trendColumn is a column of sparklines, of what another column shows. It sorts by how much
+// that has grown.
+func trendColumn[T any](of string, value func(*T) trend.Series) column[T] {
+	growth := func(t *T) int64 { s := value(t); return s.Growth() }
+	return column[T]{
+		heading: heading{name: "TREND", width: 8, flex: 1, left: true, rank: 13, drawn: true, help: of + " over the last five minutes, or of a recording; sorted by its growth"},
+		compare: func(a, b *T) int { return cmp.Compare(growth(a), growth(b)) },
+		trend:   value,
+	}
+}
+
 func percent(share float64) string {
 	return strconv.FormatInt(int64(math.Round(100*share)), 10) + "%"
 }
@@ -119,7 +140,7 @@ func percent(share float64) string {
 func perSecond(r float64) string {
 	switch {
 	case r == 0:
-		return "·"
+		return nothing
 	case r < 10:
 		return strconv.FormatFloat(r, 'f', 1, 64)
 	}
@@ -134,6 +155,7 @@ type view[T any] struct {
 	rows    func(a *accounts, all bool) []T
 	id      func(*T) string
 	tone    func(*T) tone
+	tree    *tree[T] // nil: it has none
 }
 
 // list is a view's rows at one moment: sorted and filtered, not drawn.
@@ -144,6 +166,9 @@ type list interface {
 	// text is a cell, and share what its bar shows; negative: no bar.
 	text(row, column int, u units) (text string, share float64)
 	tone(row int) tone
+	branch(row int) bool // in a tree: others hang on it
+	// trend is what a sparkline shows in a cell; nil: no sparkline.
+	trend(row, column int) *trend.Series
 }
 
 // table is what the model knows of a view.
@@ -160,6 +185,8 @@ type query struct {
 	descending bool
 	filter     string // part of one of the words; letter case does not matter
 	all        bool   // idle ones too
+	tree       bool
+	folded     map[string]bool // branches of the tree, by id
 }
 
 type listOf[T any] struct {
@@ -183,13 +210,19 @@ func (v *view[T]) sortedBy() int {
 
 // list makes the rows: this is the one place that looks at all of them.
 func (v *view[T]) list(a *accounts, q query) list {
-	all := v.rows(a, q.all)
+	all, hung := v.rows(a, q.all), q.tree && v.tree != nil
+	if hung {
+		all = v.tree.grown(a, all)
+	}
 	rows := make([]*T, 0, len(all)) // pointers: they are cheaper to sort
 	needle := strings.ToLower(q.filter)
 	for i := range all {
 		if needle == "" || v.matches(&all[i], needle) {
 			rows = append(rows, &all[i])
 		}
+	}
+	if hung && needle != "" {
+		rows = v.withBranches(rows, all)
 	}
 	compare := v.columns[q.column].compare
 	slices.SortStableFunc(rows, func(x, y *T) int {
@@ -198,6 +231,9 @@ func (v *view[T]) list(a *accounts, q query) list {
 		}
 		return compare(x, y)
 	})
+	if hung {
+		rows = v.hang(rows, q.folded)
+	}
 	return &listOf[T]{v, rows}
 }
 
@@ -222,6 +258,18 @@ func (l *listOf[T]) text(row, column int, u units) (string, float64) {
 		share = c.share(t)
 	}
 	return c.text(t, u), share
+}
+
+func (l *listOf[T]) branch(row int) bool {
+	return l.view.tree != nil && l.view.tree.branch(l.rows[row])
+}
+
+func (l *listOf[T]) trend(row, column int) *trend.Series {
+	if of := l.view.columns[column].trend; of != nil {
+		s := of(l.rows[row])
+		return &s
+	}
+	return nil
 }
 
 // place is where a column stands on the screen.

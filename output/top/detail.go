@@ -37,6 +37,8 @@ func (m *Model) detail() []string {
 		lines = append(lines, m.userDetail(l.rows[row])...)
 	case *listOf[cgroupRow]:
 		lines = append(lines, m.cgroupDetail(l.rows[row])...)
+	case *listOf[objectRow]:
+		lines = append(lines, m.chart("CHARGED", &l.rows[row].trend, 0, "", format.Bytes)...)
 	case *listOf[eventRow]:
 		lines = append(lines, m.eventDetail(l.rows[row].Row)...)
 	}
@@ -46,13 +48,13 @@ func (m *Model) detail() []string {
 // fields are all columns of a row, those too that do not fit into the table.
 func (m *Model) fields(row int) []string {
 	var lines []string
-	u := units{pageSize: m.shown.limits.pageSize, bytes: m.opts.Bytes}
+	u := m.units()
 	headings := m.list.headings()
 	for i, h := range headings {
-		text, share := m.list.text(row, i, u)
-		if h.name == "NOTE" {
+		if h.name == "NOTE" || h.drawn {
 			continue // the page has it in full
 		}
+		text, share := m.list.text(row, i, u)
 		if share >= 0 {
 			full, rest, label := meter(share, 24)
 			text = m.styles.level(share).Render(full) + m.styles.dim.Render(rest) + label
@@ -67,7 +69,7 @@ func (m *Model) fields(row int) []string {
 }
 
 func (m *Model) processDetail(p *processRow) []string {
-	var lines []string
+	lines := m.chart("PINNED_VM", &p.process.trend, p.limitOrNone(), "LOCK_LIMIT", m.units().pages)
 	if p.cgroup != "" {
 		lines = append(lines, m.wrapped("  ", "cgroup "+format.Printable(p.cgroup), m.styles.dim)...)
 	}
@@ -166,7 +168,7 @@ func alike(lines []string) []string {
 }
 
 func (m *Model) userDetail(u *userRow) []string {
-	lines := []string{m.section("Who holds its allowance")}
+	lines := append(m.chart("LOCKED", &u.trend, u.allowance, "ALLOWANCE", m.units().pages), m.section("Who holds its allowance"))
 	var members []*process
 	var held int64
 	for _, p := range m.shown.processes {
@@ -203,7 +205,7 @@ func (m *Model) holders(members []*process, allowance int64) []string {
 }
 
 func (m *Model) cgroupDetail(g *cgroupRow) []string {
-	lines := []string{m.section("Its processes, and their parts of a user's allowance")}
+	lines := append(m.chart("PINNED_VM", &g.trend, 0, "", m.units().pages), m.section("Its processes, and their parts of a user's allowance"))
 	lines = append(lines, m.holders(slices.Clone(g.members), max(1, g.allowance))...)
 	var notable []*row.Row
 	pids := map[uint32]bool{}

@@ -15,13 +15,23 @@ Enter            its page: what it holds, its ledger entries, and what they
                  mean; Esc goes back
 /                filter by a part of a name, a pid or a verdict; Enter keeps
                  it, Esc drops it
+<, >             sort by the column to the left, to the right
 s, S             sort by the next column; turn the order round
+m                the mouse, or not: a click sorts by a column or selects a row;
+                 Shift then selects text
+F                follow the row: it stays selected in every view, and the
+                 latest of its events; any way elsewhere ends it
+t                cgroups: a tree of them, with sums; Space or Enter folds, i is
+                 the page of a row, here too
 a                show idle processes and users too, or not
 b                amounts in bytes, or in pages
 p, Space         pause, and go on
 +, -             longer or shorter interval
+W                keep the view, its order and these settings for the next time
 Ctrl-Z           suspend to the shell
-n, .             recording: pause, and enter the next event
+n . and N ,      recording: pause, and go to the next event; to the one before
+:, T             recording: go to a time (10:48:36), a time from here (+5s,
+                 -5s), a part of its time (50%), or an event (#12)
 [, ]             recording: slower, faster`
 
 // help is the help page: the keys, this view's columns, and all troubles.

@@ -2,6 +2,7 @@ package top
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,6 +30,8 @@ func (m *Model) key(k tea.KeyPressMsg) Action {
 	case m.typing:
 		m.typeFilter(k)
 		return Action{}
+	case m.asking:
+		return m.typeTarget(k)
 	case key == "q":
 		return Action{Quit: true}
 	case m.page != pageTable && m.pageKey(key):
@@ -51,14 +54,19 @@ func (m *Model) typeFilter(k tea.KeyPressMsg) {
 		if m.opts.Filter == "" {
 			m.typing = false
 		}
-		_, size := utf8.DecodeLastRuneInString(m.opts.Filter)
-		m.opts.Filter = m.opts.Filter[:len(m.opts.Filter)-size]
+		m.opts.Filter = withoutLast(m.opts.Filter)
 	case "ctrl+u":
 		m.opts.Filter = ""
 	default:
 		m.opts.Filter += k.Text
 	}
 	m.refresh()
+}
+
+// withoutLast is a text without its last character.
+func withoutLast(s string) string {
+	_, size := utf8.DecodeLastRuneInString(s)
+	return s[:len(s)-size]
 }
 
 // pageKey is for the help and detail pages. It says whether the key meant
@@ -135,19 +143,35 @@ func (m *Model) tableKey(key string) bool {
 		m.opts.Filter = ""
 		m.refresh()
 	case "s":
-		p.sort = (p.sort + 1) % len(m.list.headings())
-		p.descending = !m.list.headings()[p.sort].words
-		m.refresh()
+		m.sortBy((p.sort + 1) % len(m.list.headings()))
 	case "S":
 		p.descending = !p.descending
 		m.refresh()
+	case "<":
+		m.sortBeside(-1)
+	case ">":
+		m.sortBeside(1)
+	case "F":
+		m.toggleFollow()
 	case "a":
 		m.opts.All = !m.opts.All
 		m.refresh()
 	case "b":
 		m.opts.Bytes = !m.opts.Bytes
 		m.layout()
+	case "t":
+		if m.view != viewCgroups {
+			return false
+		}
+		m.opts.Tree = !m.opts.Tree
+		m.refresh()
+	case "space":
+		return m.fold()
 	case "enter":
+		if !m.fold() {
+			m.enter()
+		}
+	case "i":
 		m.enter()
 	case "?", "f1":
 		m.page, m.lineOffset = pageHelp, 0
@@ -156,6 +180,22 @@ func (m *Model) tableKey(key string) bool {
 		return false
 	}
 	return true
+}
+
+// sortBy sorts by a column, in its usual order.
+func (m *Model) sortBy(column int) {
+	p := &m.places[m.view]
+	p.sort, p.descending = column, !m.list.headings()[column].words
+	m.refresh()
+}
+
+// sortBeside sorts by the next column to the right (1) or left (-1) on the screen.
+func (m *Model) sortBeside(direction int) {
+	places := m.columns()
+	now := slices.IndexFunc(places, func(at place) bool { return at.column == m.places[m.view].sort })
+	if next := now + direction; now >= 0 && next >= 0 && next < len(places) {
+		m.sortBy(places[next].column)
+	}
 }
 
 // flowKey is for how news come.
@@ -167,6 +207,14 @@ func (m *Model) flowKey(key string) Action {
 		return m.setInterval(1)
 	case "-", "_":
 		return m.setInterval(-1)
+	case "W":
+		return Action{Save: m.Settings()}
+	case "m":
+		m.notice = "the mouse is the terminal's again: it selects text"
+		if m.opts.Mouse = !m.opts.Mouse; m.opts.Mouse {
+			m.notice = "a click sorts by a column or selects a row; Shift and the mouse select text (m: as before)"
+		}
+		return Action{}
 	}
 	if !m.opts.Replay {
 		return Action{}
@@ -175,6 +223,10 @@ func (m *Model) flowKey(key string) Action {
 	case "n", ".":
 		m.opts.Paused = true
 		return Action{Pause: true, Step: true}
+	case "N", ",":
+		return m.back()
+	case ":", "T":
+		m.asking, m.target = true, ""
 	case "]":
 		return m.setSpeed(2)
 	case "[":
@@ -222,7 +274,11 @@ func (m *Model) move(row int) {
 	if m.list.len() == 0 {
 		return
 	}
-	p.row = max(0, min(row, m.list.len()-1))
+	row = max(0, min(row, m.list.len()-1))
+	if row != p.row {
+		m.follow = nil
+	}
+	p.row = row
 	p.selected = m.list.id(p.row)
 	m.layout()
 }
@@ -232,6 +288,23 @@ func (m *Model) turn(view int) {
 	m.view = view % viewCount
 	m.page, m.subject, m.lines = pageTable, "", nil
 	m.refresh()
+}
+
+// fold folds the selected branch of a tree, or unfolds it. It reports whether one is selected.
+func (m *Model) fold() bool {
+	p := &m.places[m.view]
+	if m.list.len() == 0 || !m.list.branch(p.row) {
+		return false
+	}
+	m.move(p.row)
+	folded := maps.Clone(m.folded)
+	if folded == nil {
+		folded = map[string]bool{}
+	}
+	folded[p.selected] = !folded[p.selected]
+	m.folded = folded
+	m.refresh()
+	return true
 }
 
 // enter opens the detail page of the selected row.

@@ -12,6 +12,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/top/trend"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -34,8 +35,16 @@ func (m Model) View() string {
 	for len(lines) < m.height {
 		lines = append(lines, "")
 	}
-	return strings.Join(lines[:m.height], "\n")
+	screen := strings.Join(lines[:m.height], "\n")
+	if m.opts.ASCII {
+		screen = ascii.Replace(screen)
+	}
+	return screen
 }
+
+// ascii has a character for each that the screen is drawn with. Names are as they are.
+var ascii = strings.NewReplacer("▁", "_", "▂", ".", "▃", ":", "▄", "-", "▅", "=", "▆", "+", "▇", "*", "█", "#",
+	"░", ".", "·", ".", "…", "~", "✗", "x", "×", "x", "≥", ">", "▲", "^", "▼", "v", "▏", "_", "─", "-", "│", "|", "└", "`", "├", "+", "↑", "^", "↓", "v", "▸", "+", "▾", "-")
 
 // frame is how the lines of a window are shared out.
 type frame struct {
@@ -67,7 +76,7 @@ func (m *Model) tableScreen() []string {
 	if f.tabs {
 		lines = append(lines, m.tabs())
 	}
-	places := arrange(m.list.headings(), m.width, m.places[m.view].sort)
+	places := m.columns()
 	if f.headings {
 		lines = append(lines, m.headings(places))
 	}
@@ -76,6 +85,11 @@ func (m *Model) tableScreen() []string {
 		lines = append(lines, m.footer())
 	}
 	return lines
+}
+
+// columns are those of the view that the window has room for.
+func (m *Model) columns() []place {
+	return arrange(m.list.headings(), m.width, m.places[m.view].sort)
 }
 
 // headerLine is a line of the header. Where there is no room for all of them,
@@ -177,14 +191,46 @@ func (m *Model) allowanceLine() string {
 	if l.Allowance < 0 {
 		return fmt.Sprintf("allowance: no limit (perf_event_mlock_kb is negative)%sparanoid %d", between, l.Paranoid)
 	}
-	return fmt.Sprintf("allowance: perf_event_mlock_kb %d = %s × %s = %d%sparanoid %d",
-		l.mlockKiB(), format.Count(l.Allowance/l.cpus, "page"), format.Count(l.cpus, "CPU"), l.Allowance, between, l.Paranoid)
+	sum := fmt.Sprintf("%s × %s = %d", format.Count(l.Allowance/l.cpus, "page"), format.Count(l.cpus, "CPU"), l.Allowance)
+	text := fmt.Sprintf("allowance: perf_event_mlock_kb %d = %s%sparanoid %d", l.mlockKiB(), sum, between, l.Paranoid)
+	u := m.shown.fullest()
+	if u == nil || m.batch {
+		return text
+	}
+	name := fmt.Sprintf("%suid %d %s ", between, u.uid, atLeast(strconv.FormatInt(u.trend.Now(), 10), u.lockedKnown))
+	if ansi.StringWidth(text+name)+leastTrend > m.width {
+		text = "allowance: " + sum
+	}
+	width := min(mostTrend, m.width-ansi.StringWidth(text+name))
+	if width < leastTrend {
+		return text
+	}
+	cells := u.trend.Cells(m.shown.clock, width)
+	share := float64(u.trend.Now()) / float64(max(1, l.Allowance))
+	return text + name + m.styles.level(share).Render(trend.Spark(cells, max(l.Allowance, trend.Peak(cells))))
+}
+
+// How many characters the trend of the allowance takes.
+const leastTrend, mostTrend = 8, 40
+
+// fullest is the user that uses the most of its allowance, or did; nil: nobody has used any.
+func (a *accounts) fullest() *user {
+	most := &user{}
+	for _, u := range a.users {
+		if cmp.Or(cmp.Compare(u.trend.Now(), most.trend.Now()), cmp.Compare(u.trend.Peak(), most.trend.Peak()), cmp.Compare(most.uid, u.uid)) > 0 && u.trend.Peak() > 0 {
+			most = u
+		}
+	}
+	if most.trend.Peak() == 0 {
+		return nil
+	}
+	return most
 }
 
 // trafficLine says how much comes, and from where, and what pinwatch costs.
 func (m *Model) trafficLine() string {
 	c := m.shown.counts
-	parts := []string{format.Count(c.Events, "event"), strings.Replace(perSecond(m.shown.rate.perSecond), "·", "0", 1) + "/s"}
+	parts := []string{format.Count(c.Events, "event"), strings.Replace(perSecond(m.shown.rate.perSecond), nothing, "0", 1) + "/s"}
 	lost := fmt.Sprintf("%d lost", m.shown.lost)
 	if m.shown.lost > 0 {
 		lost = m.styles.warning.Render(lost)
@@ -194,7 +240,11 @@ func (m *Model) trafficLine() string {
 		parts = append(parts, "accounting "+cmp.Or(c.Scheme, scheme).String())
 	}
 	if m.usage.RSS > 0 {
-		parts = append(parts, fmt.Sprintf("pinwatch %.1f%% CPU %s", 100*m.usage.CPU, format.Bytes(m.usage.RSS>>20<<20)))
+		own := "pinwatch "
+		if m.usage.CPU >= 0 {
+			own += fmt.Sprintf("%.1f%% CPU ", 100*m.usage.CPU)
+		}
+		parts = append(parts, own+format.Bytes(m.usage.RSS>>20<<20))
 	}
 	if s := m.shown.snapshot; s != nil {
 		parts = append(parts, "snapshot by "+s.Source)
@@ -232,11 +282,14 @@ func (m *Model) verdictLine() string {
 	return m.styles.alarm.Render(pad(alarm, m.width, true))
 }
 
+// tab is the name of a view, as wide as when it is shown.
+func (m *Model) tab(view int) string { return fmt.Sprintf(" %d %s ", view+1, m.tables[view].name()) }
+
 // tabs names the views, and what is filtered.
 func (m *Model) tabs() string {
 	var parts []string
-	for v, t := range m.tables {
-		label := fmt.Sprintf(" %d %s ", v+1, t.name())
+	for v := range m.tables {
+		label := m.tab(v)
 		if v == m.view {
 			label = m.styles.tab.Render("[" + strings.TrimSpace(label) + "]")
 		}
@@ -245,6 +298,8 @@ func (m *Model) tabs() string {
 	line := strings.Join(parts, "")
 	note := fmt.Sprintf(" rows: %d", m.list.len())
 	switch {
+	case m.asking:
+		note = " go to: " + format.Printable(m.target) + "▏ (" + targets + ")"
 	case m.typing:
 		note = " filter: " + format.Printable(m.opts.Filter) + "▏"
 	case m.opts.Filter != "":
@@ -253,7 +308,8 @@ func (m *Model) tabs() string {
 	if m.opts.All {
 		note += ", idle ones too"
 	}
-	if space := m.width - ansi.StringWidth(line); ansi.StringWidth(note) > space && (m.typing || m.opts.Filter != "") {
+	note += m.followNote()
+	if space := m.width - ansi.StringWidth(line); ansi.StringWidth(note) > space && (m.typing || m.asking || m.opts.Filter != "") {
 		return clip(note, m.width) // what is typed is seen before anything else
 	}
 	return line + note
@@ -301,7 +357,7 @@ func (m *Model) row(row int, selected bool, headings []heading, places []place) 
 	if selected {
 		style = style.Reverse(true)
 	}
-	u := units{pageSize: m.shown.limits.pageSize, bytes: m.opts.Bytes}
+	u := m.units()
 	var line, run strings.Builder
 	// Cells of one style are rendered together.
 	flush := func() {
@@ -311,6 +367,11 @@ func (m *Model) row(row int, selected bool, headings []heading, places []place) 
 	for i, at := range places {
 		if i > 0 {
 			run.WriteByte(' ')
+		}
+		if s := m.list.trend(row, at.column); s != nil {
+			cells := s.Cells(m.shown.clock, at.width)
+			run.WriteString(trend.Spark(cells, trend.Peak(cells)))
+			continue
 		}
 		text, share := m.list.text(row, at.column, u)
 		if share < 0 {
@@ -330,6 +391,9 @@ func (m *Model) row(row int, selected bool, headings []heading, places []place) 
 	flush()
 	return line.String()
 }
+
+// units are those that the user has chosen.
+func (m *Model) units() units { return units{pageSize: m.shown.limits.pageSize, bytes: m.opts.Bytes} }
 
 // blank says why there are no rows.
 func (m *Model) blank(room int) []string {
@@ -354,12 +418,23 @@ func (m *Model) blank(room int) []string {
 
 // footer names the keys that matter most.
 func (m *Model) footer() string {
-	keys := []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail", "p pause", "+/- interval"}
+	keys := []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail"}
+	if m.view == viewCgroups {
+		keys = append(keys, "t tree")
+	}
 	if m.opts.Replay {
-		keys = []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail", "p pause", "n step", "[ ] speed"}
+		keys = append(keys, "p pause", "n/N step", ": go to", "[ ] speed")
+	} else {
+		keys = append(keys, "p pause", "+/- interval", "F follow")
+	}
+	if m.asking {
+		keys = []string{"Enter go there", "Esc stay"}
 	}
 	if m.typing {
 		keys = []string{"Enter keep the filter", "Esc drop it", "Backspace, Ctrl-U"}
+	}
+	if m.notice != "" {
+		return m.styles.notice.Render(" " + m.notice + " ")
 	}
 	return m.keyLine(keys)
 }
@@ -397,7 +472,11 @@ func (m *Model) pageScreen() []string {
 	for len(lines) < m.height-1 {
 		lines = append(lines, "")
 	}
-	return append(lines, m.keyLine([]string{"Esc back", "j/k scroll", "q quit", "? help", "p pause", "n step"}))
+	keys := []string{"Esc back", "j/k scroll", "q quit", "? help", "p pause"}
+	if m.opts.Replay {
+		keys = append(keys, "n/N step")
+	}
+	return append(lines, m.keyLine(keys))
 }
 
 // section is a heading on a page.

@@ -46,13 +46,15 @@ type (
 		Topic string
 		Texts []string
 	}
+	// Notice is something to say once.
+	Notice string
 	// Ended says that a recording is at its end.
 	Ended struct{}
 )
 
 // Usage is what pinwatch itself takes.
 type Usage struct {
-	CPU float64 // of one CPU, 1 is all of it
+	CPU float64 // of one CPU, 1 is all of it; negative: not known yet
 	RSS int64   // bytes
 }
 
@@ -63,6 +65,8 @@ type Action struct {
 	Pause, Resume bool          // replay
 	Interval      time.Duration // new; 0: as before
 	Speed         float64       // replay: new; 0: as before
+	Save          string        // settings to keep
+	Seek          Seek          // replay
 }
 
 // Options say what a model starts with.
@@ -78,6 +82,9 @@ type Options struct {
 	Filter   string
 	All      bool // idle processes too
 	Bytes    bool // instead of pages
+	Tree     bool // of cgroups
+	ASCII    bool // what the screen is drawn with
+	Mouse    bool // the terminal is to report it
 }
 
 // Model is the state of the screen. It is a value: Update returns a new one and
@@ -85,6 +92,7 @@ type Options struct {
 type Model struct {
 	opts          Options
 	width, height int
+	batch         bool // plain text, without pictures
 	tables        [viewCount]table
 	places        [viewCount]placeIn
 	styles        styles
@@ -97,8 +105,14 @@ type Model struct {
 	usage    Usage
 	troubles []troubleLine
 	ended    bool
-	typing   bool   // a filter
-	before   string // the filter before it was typed
+	seeking  bool            // nothing is shown until it is there
+	asking   bool            // for a place in the recording
+	target   string          // the place, as far as it is typed
+	notice   string          // until the next key
+	follow   *followed       // nil: nothing; never changed
+	folded   map[string]bool // branches of the tree; never changed
+	typing   bool            // a filter
+	before   string          // the filter before it was typed
 
 	page       page
 	subject    string   // id of the row that a detail page is about
@@ -128,7 +142,8 @@ type placeIn struct {
 // New returns a model that knows nothing yet. It is an error to name a view or a
 // column that does not exist; both are told what there is.
 func New(opts Options) (Model, error) {
-	m := Model{opts: opts, tables: views(), styles: newStyles(), news: &accounts{}}
+	m := Model{opts: opts, tables: views(), styles: newStyles()}
+	m.news = newAccounts(opts.Replay)
 	if opts.View != "" {
 		v, err := indexOf(opts.View, ViewNames(), "view")
 		if err != nil {
@@ -163,7 +178,12 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 		m.width, m.height = max(0, msg.Width), max(0, msg.Height)
 		m.layout()
 	case tea.KeyPressMsg:
+		m.notice = ""
 		action = m.key(msg)
+	case tea.MouseClickMsg:
+		m.click(msg)
+	case tea.MouseWheelMsg:
+		m.wheel(msg)
 	case tea.PasteMsg:
 		if m.typing {
 			m.opts.Filter += msg.Content
@@ -171,24 +191,31 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 		}
 	case Entries:
 		m.news = m.news.withEntries(msg)
-		if m.opts.Replay {
+		if m.opts.Replay && !m.seeking {
 			m.show()
 		}
 	case Snapshot:
 		m.news = m.news.withSnapshot(msg)
 	case Objects:
-		news := *m.news
-		news.objects = msg
-		m.news = &news
+		m.news = m.news.withObjects(msg)
 	case Tick:
 		m.usage = msg.Usage
 		m.news = m.news.at(msg.NowNS)
-		if !m.opts.Paused || m.opts.Replay {
+		if (!m.opts.Paused || m.opts.Replay) && !m.seeking {
 			m.show()
 		}
 	case Trouble:
 		m.trouble(msg)
 		m.layout()
+	case Seeking:
+		if m.seeking, m.ended = true, false; msg.Back {
+			m.news = newAccounts(m.opts.Replay)
+		}
+	case Sought:
+		m.seeking, m.notice = false, format.Printable(msg.Failed)
+		m.show()
+	case Notice:
+		m.notice = format.Printable(string(msg))
 	case Ended:
 		m.ended = true
 	}
@@ -220,7 +247,10 @@ func (m *Model) show() {
 // processes. Whoever is selected stays selected.
 func (m *Model) refresh() {
 	p := &m.places[m.view]
-	m.list = m.tables[m.view].list(m.shown, query{column: p.sort, descending: p.descending, filter: m.opts.Filter, all: m.opts.All})
+	m.list = m.tables[m.view].list(m.shown, query{column: p.sort, descending: p.descending, filter: m.opts.Filter, all: m.opts.All, tree: m.opts.Tree, folded: m.folded})
+	if m.follow != nil {
+		m.selectFollowed()
+	}
 	p.find(m.list)
 	m.layout()
 }

@@ -144,19 +144,16 @@ func watched(t testing.TB, width, height int) Model {
 func TestScreens(t *testing.T) {
 	time.Local = time.UTC
 	const cumulative, fixed, published = "several-users-cumulative.jsonl", "several-users-6.12.jsonl", "published-overcharge.jsonl"
-	for name, m := range map[string]Model{
+	screens := map[string]Model{
 		"processes-80x24":       replayed(t, cumulative, 56, 80, 24),
 		"processes-120x40":      replayed(t, cumulative, 56, 120, 40),
 		"processes-200x60":      replayed(t, cumulative, 56, 200, 60),
 		"paused-80x24":          press(t, replayed(t, cumulative, 56, 80, 24), "p"),
 		"fixed-80x24":           replayed(t, fixed, 60, 80, 24),
 		"published-80x24":       replayed(t, published, 0, 80, 24),
-		"users-120x24":          press(t, replayed(t, cumulative, 56, 120, 24), "2"),
-		"events-80x24":          press(t, replayed(t, cumulative, 56, 80, 24), "5"),
-		"events-200x60":         press(t, replayed(t, cumulative, 56, 200, 60), "5"),
-		"process-page-100x30":   press(t, replayed(t, cumulative, 56, 100, 30), "enter"),
+		"refused-page-80x40":    press(t, replayed(t, cumulative, 80, 80, 40), "2", "down", "enter"),
+		"bpf-page-80x24":        press(t, watched(t, 80, 24), "4", "enter"),
 		"event-page-100x30":     press(t, replayed(t, cumulative, 56, 100, 30), "5", "/", "r", "e", "f", "u", "s", "enter", "enter"),
-		"help-80x24":            press(t, replayed(t, cumulative, 56, 80, 24), "?"),
 		"live-80x24":            watched(t, 80, 24),
 		"live-all-200x24":       press(t, watched(t, 200, 24), "a"),
 		"live-bytes-120x24":     press(t, watched(t, 120, 24), "b"),
@@ -170,7 +167,15 @@ func TestScreens(t *testing.T) {
 		"tiny-20x5":             replayed(t, cumulative, 56, 20, 5),
 		"tiny-40x8":             replayed(t, cumulative, 56, 40, 8),
 		"untraced-100x24":       untraced(t, 100, 24),
-	} {
+	}
+	for _, size := range [][2]int{{80, 24}, {120, 40}, {200, 60}} {
+		for what, keys := range map[string][]string{"users": {"2"}, "cgroups": {"3"}, "bpf": {"4"}, "events": {"5"}, "process-page": {"enter"}, "user-page": {"2", "enter"}, "help": {"?"}} {
+			screens[fmt.Sprintf("%s-%dx%d", what, size[0], size[1])] = press(t, replayed(t, cumulative, 80, size[0], size[1]), keys...)
+		}
+		tree, _ := nested(t).Update(tea.WindowSizeMsg{Width: size[0], Height: size[1]})
+		screens[fmt.Sprintf("tree-%dx%d", size[0], size[1])] = tree
+	}
+	for name, m := range screens {
 		t.Run(name, func(t *testing.T) {
 			checkScreen(t, m)
 			compareGolden(t, name, plain(m)+"\n")

@@ -10,6 +10,7 @@ import (
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/output/top/trend"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -98,6 +99,7 @@ func processView() *view[processRow] {
 			number("REFUSED", 7, 5, helpRefused, func(p *processRow) int64 { return int64(p.refusals) }),
 			rateColumn(func(p *processRow) float64 { return p.rate.perSecond }),
 			word("VERDICT", 15, 0, 3, helpVerdict, func(p *processRow) string { return verdictText(p.broken, p.refusals, p.events) }),
+			trendColumn("PINNED_VM", func(p *processRow) trend.Series { return p.trend }),
 			word("CGROUP", 16, 3, 12, "or the container, where it is known", func(p *processRow) string { return cgroupText(p.cgroup, p.cgroupID, p.container) }),
 		},
 		rows: processRows,
@@ -148,6 +150,14 @@ func limitText(p *processRow, u units) string {
 		return "none"
 	}
 	return u.pages(p.limit)
+}
+
+// limitOrNone is the limit where it is known and there is one, else 0.
+func (p *processRow) limitOrNone() int64 {
+	if !p.limitKnown || p.ceiling() == rule.Unlimited {
+		return 0
+	}
+	return p.limit
 }
 
 // used is pinned_vm of the limit; negative where there is none.
@@ -238,14 +248,26 @@ func userView() *view[userRow] {
 			word("NAME", 10, 1, 6, "", func(u *userRow) string { return format.Printable(u.name) }),
 			{heading: heading{name: "LOCKED", width: 10, rank: 2, help: "the counter that perf buffers are charged to; with ≥ what is known of it"},
 				text: func(u *userRow, units units) string {
-					if u.known {
-						return units.pages(u.locked)
+					if u.known && u.locked == 0 {
+						return nothing
 					}
-					return "≥" + units.pages(u.locked)
+					return atLeast(units.pages(u.locked), u.known)
 				},
 				compare: func(a, b *userRow) int { return cmp.Compare(a.locked, b.locked) }},
-			amount("ALLOWANCE", 10, 4, "perf_event_mlock_kb in pages × online CPUs", func(u *userRow) int64 { return u.allowance }),
-			bar("USED", 3, "LOCKED of ALLOWANCE", func(u *userRow) float64 { return float64(u.locked) / float64(max(1, u.allowance)) }),
+			{heading: heading{name: "ALLOWANCE", width: 10, rank: 4, help: "perf_event_mlock_kb in pages × online CPUs; none: it is negative, and nothing limits"},
+				text: func(u *userRow, units units) string {
+					if u.allowance < 0 {
+						return "none"
+					}
+					return units.pages(u.allowance)
+				},
+				compare: func(a, b *userRow) int { return cmp.Compare(a.allowance, b.allowance) }},
+			bar("USED", 3, "LOCKED of ALLOWANCE", func(u *userRow) float64 {
+				if u.allowance < 0 {
+					return -1
+				}
+				return float64(u.locked) / float64(max(1, u.allowance))
+			}),
 			amount("LOCKED_VM", 10, 11, "user_struct.locked_vm, by the snapshot", func(u *userRow) int64 {
 				if u.otherKnown {
 					return u.lockedVM
@@ -260,11 +282,20 @@ func userView() *view[userRow] {
 			number("REFUSED", 7, 5, helpRefused, func(u *userRow) int64 { return int64(u.refusals) }),
 			rateColumn(func(u *userRow) float64 { return u.rate.perSecond }),
 			word("VERDICT", 15, 0, 3, helpVerdict, func(u *userRow) string { return verdictText(u.broken, u.refusals, u.events) }),
+			trendColumn("LOCKED", func(u *userRow) trend.Series { return u.trend }),
 		},
 		rows: userRows,
 		id:   func(u *userRow) string { return strconv.FormatUint(uint64(u.uid), 10) },
 		tone: func(u *userRow) tone { return toneOf(u.broken, u.refusals, false) },
 	}
+}
+
+// atLeast marks an amount that is not the whole of it, as far as is known.
+func atLeast(amount string, known bool) string {
+	if known {
+		return amount
+	}
+	return "≥" + amount
 }
 
 func userRows(a *accounts, all bool) []userRow {
@@ -305,6 +336,9 @@ func userRows(a *accounts, all bool) []userRow {
 // cgroupRow is one row of the cgroups.
 type cgroupRow struct {
 	name, container        string
+	path                   string // "": not known
+	label                  string // in a tree
+	branch                 bool
 	processes, buffers     int64
 	pinned, share, over    int64
 	refusals, events       uint64
@@ -312,6 +346,7 @@ type cgroupRow struct {
 	broken                 *row.Row
 	members                []*process
 	allowance, bufferPages int64
+	trend                  trend.Series
 }
 
 func cgroupView() *view[cgroupRow] {
@@ -319,7 +354,7 @@ func cgroupView() *view[cgroupRow] {
 		title: "cgroups",
 		sort:  "PINNED_VM",
 		columns: []column[cgroupRow]{
-			word("CGROUP", 16, 3, 1, "", func(g *cgroupRow) string { return g.name }),
+			word("CGROUP", 16, 3, 1, "", func(g *cgroupRow) string { return cmp.Or(g.label, g.name) }),
 			word("CONTAINER", 12, 1, 8, "where it is known", func(g *cgroupRow) string { return format.Printable(g.container) }),
 			number("PROCS", 5, 6, "its processes that have to do with locked memory", func(g *cgroupRow) int64 { return g.processes }),
 			amount("PINNED_VM", 10, 2, helpPinnedMany, func(g *cgroupRow) int64 { return g.pinned }),
@@ -329,10 +364,12 @@ func cgroupView() *view[cgroupRow] {
 			number("REFUSED", 7, 5, helpRefused, func(g *cgroupRow) int64 { return int64(g.refusals) }),
 			rateColumn(func(g *cgroupRow) float64 { return g.perSecond }),
 			word("VERDICT", 15, 0, 3, helpVerdict, func(g *cgroupRow) string { return verdictText(g.broken, g.refusals, g.events) }),
+			trendColumn("PINNED_VM", func(g *cgroupRow) trend.Series { return g.trend }),
 		},
 		rows: cgroupRows,
 		id:   func(g *cgroupRow) string { return g.name },
 		tone: func(g *cgroupRow) tone { return toneOf(g.broken, g.refusals, false) },
+		tree: cgroupTree(),
 	}
 }
 
@@ -342,13 +379,10 @@ func cgroupRows(a *accounts, all bool) []cgroupRow {
 		if !all && p.idle() {
 			continue
 		}
-		name := cgroupText(p.cgroup, p.cgroupID, "")
-		if name == "" {
-			name = "(not known)"
-		}
+		name := groupName(p)
 		g := groups[name]
 		if g == nil {
-			g = &cgroupRow{name: name, container: a.containers[p.cgroup], allowance: a.limits.Allowance}
+			g = &cgroupRow{name: name, path: p.cgroup, container: a.containers[p.cgroup], allowance: a.limits.Allowance, trend: a.groups[p.groupKey()].trend}
 			groups[name] = g
 		}
 		g.add(p)
@@ -362,19 +396,8 @@ func cgroupRows(a *accounts, all bool) []cgroupRow {
 }
 
 func (g *cgroupRow) add(p *process) {
-	g.members = append(g.members, p)
-	g.processes++
-	g.buffers += p.buffers
-	g.bufferPages += p.bufferPages
-	g.pinned += p.pinned
-	g.share += p.share
-	g.over += p.overcharged
-	g.refusals += p.refusals
-	g.events += p.events
-	g.perSecond += p.rate.perSecond
-	if p.broken != nil && (g.broken == nil || p.broken.Number > g.broken.Number) {
-		g.broken = p.broken
-	}
+	g.sum(&cgroupRow{members: []*process{p}, processes: 1, buffers: p.buffers, bufferPages: p.bufferPages, pinned: p.pinned, share: p.share,
+		over: p.overcharged, refusals: p.refusals, events: p.events, perSecond: p.rate.perSecond, broken: p.broken})
 }
 
 // Object is a BPF map or program: one row of the BPF objects.
@@ -388,34 +411,55 @@ type Object struct {
 	Holders []string // who has it open, as comm(pid)
 }
 
-func objectView() *view[Object] {
-	memory := func(name string, rank int, help string, value func(*Object) int64) column[Object] {
-		return column[Object]{
+func (o *Object) id() string { return fmt.Sprintf("%s %d", o.Kind, o.ID) }
+
+// objectRow is one row of the BPF objects.
+type objectRow struct {
+	*Object
+	trend trend.Series
+}
+
+func objectRows(a *accounts, _ bool) []objectRow {
+	rows := make([]objectRow, len(a.objects))
+	for i := range a.objects {
+		o := &a.objects[i]
+		rows[i] = objectRow{o, a.charged[o.id()]}
+	}
+	return rows
+}
+
+func objectView() *view[objectRow] {
+	memory := func(name string, rank int, help string, value func(*objectRow) int64) column[objectRow] {
+		return column[objectRow]{
 			heading: heading{name: name, width: 10, rank: rank, help: help},
-			text: func(o *Object, _ units) string {
-				if n := value(o); n >= 0 {
+			text: func(o *objectRow, _ units) string {
+				switch n := value(o); {
+				case n == 0:
+					return nothing
+				case n > 0:
 					return format.Bytes(n)
 				}
 				return "?"
 			},
-			compare: func(a, b *Object) int { return cmp.Compare(value(a), value(b)) },
+			compare: func(a, b *objectRow) int { return cmp.Compare(value(a), value(b)) },
 		}
 	}
-	return &view[Object]{
+	return &view[objectRow]{
 		title: "bpf",
 		sort:  "CHARGED",
-		columns: []column[Object]{
-			identity("ID", 7, 1, "", func(o *Object) uint32 { return o.ID }),
-			word("KIND", 4, 0, 2, "", func(o *Object) string { return o.Kind }),
-			word("TYPE", 14, 0, 4, "", func(o *Object) string { return format.Printable(o.Type) }),
-			word("NAME", 15, 1, 2, "", func(o *Object) string { return format.Printable(o.Name) }),
-			memory("CHARGED", 3, "bytes charged to a user (before 5.11) or a memcg", func(o *Object) int64 { return o.Charged }),
-			memory("MEMLOCK", 5, "bytes by its fdinfo; an estimate since 5.11", func(o *Object) int64 { return o.Memlock }),
-			word("HOLDERS", 14, 3, 3, "who has it open", func(o *Object) string { return format.Printable(strings.Join(o.Holders, " ")) }),
+		columns: []column[objectRow]{
+			identity("ID", 7, 1, "", func(o *objectRow) uint32 { return o.ID }),
+			word("KIND", 4, 0, 2, "", func(o *objectRow) string { return o.Kind }),
+			word("TYPE", 14, 0, 4, "", func(o *objectRow) string { return format.Printable(o.Type) }),
+			word("NAME", 15, 1, 2, "", func(o *objectRow) string { return format.Printable(o.Name) }),
+			memory("CHARGED", 3, "bytes charged to a user (before 5.11) or a memcg", func(o *objectRow) int64 { return o.Charged }),
+			memory("MEMLOCK", 5, "bytes by its fdinfo; an estimate since 5.11", func(o *objectRow) int64 { return o.Memlock }),
+			trendColumn("CHARGED", func(o *objectRow) trend.Series { return o.trend }),
+			word("HOLDERS", 14, 3, 3, "who has it open", func(o *objectRow) string { return format.Printable(strings.Join(o.Holders, " ")) }),
 		},
-		rows: func(a *accounts, _ bool) []Object { return slices.Clone(a.objects) },
-		id:   func(o *Object) string { return fmt.Sprintf("%s %d", o.Kind, o.ID) },
-		tone: func(o *Object) tone { return toneNormal },
+		rows: objectRows,
+		id:   func(o *objectRow) string { return o.id() },
+		tone: func(o *objectRow) tone { return toneNormal },
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/remedy"
@@ -61,7 +62,8 @@ type Subject struct {
 	// OutsideUID is UID as the user namespace around pinwatch's own has it; -1: the same.
 	OutsideUID int64  `json:"outside_uid"`
 	Cgroup     string `json:"cgroup"`
-	Container  string `json:"container"`
+	Container  string `json:"container"` // runtime:id
+	container.Names
 }
 
 // Numbers are what the rule is fed with, and what comes of the last mapping that
@@ -111,16 +113,17 @@ type Verdict struct {
 
 // Holder is a process that has mapped what the user is charged for.
 type Holder struct {
-	PID       uint32  `json:"pid"`
-	Comm      string  `json:"comm"`
-	UID       uint32  `json:"uid"`
-	Cgroup    string  `json:"cgroup"`
-	Container string  `json:"container"`
-	Buffers   int     `json:"buffers"`
-	Pages     int64   `json:"pages"`
-	UserPart  int64   `json:"user_pages"` // of them, charged to the user
-	Extra     int64   `json:"extra_pages"`
-	Share     float64 `json:"share_percent"` // UserPart in the user's allowance
+	PID       uint32 `json:"pid"`
+	Comm      string `json:"comm"`
+	UID       uint32 `json:"uid"`
+	Cgroup    string `json:"cgroup"`
+	Container string `json:"container"` // runtime:id
+	container.Names
+	Buffers  int     `json:"buffers"`
+	Pages    int64   `json:"pages"`
+	UserPart int64   `json:"user_pages"` // of them, charged to the user
+	Extra    int64   `json:"extra_pages"`
+	Share    float64 `json:"share_percent"` // UserPart in the user's allowance
 }
 
 // Held sums up what a user's allowance is used for.
@@ -328,12 +331,12 @@ func (x *Explanation) area() rule.Area {
 func SubjectOf(s *snapshot.Snapshot, pid, uid uint32) Subject {
 	sub := Subject{PID: pid, UID: uid, OutsideUID: s.Outside(uid)}
 	if p, ok := s.Process(pid); ok {
-		sub.Comm, sub.Cgroup, sub.Container = p.Comm, p.CgroupPath, container(p.CgroupPath)
+		sub.Comm, sub.Cgroup, sub.Container, sub.Names = p.Comm, p.CgroupPath, short(p.CgroupPath), s.Names.Of(p.CgroupPath)
 	}
 	return sub
 }
 
-func container(path string) string {
+func short(path string) string {
 	id := cgroup.Identify(path)
 	return id.Short()
 }
@@ -388,7 +391,7 @@ func Holders(s *snapshot.Snapshot, uid uint32) []Holder {
 	holders := make([]Holder, 0, len(byPID))
 	for pid, h := range byPID {
 		if p, ok := s.Process(pid); ok {
-			h.Comm, h.UID, h.Cgroup, h.Container = p.Comm, p.UID, p.CgroupPath, container(p.CgroupPath)
+			h.Comm, h.UID, h.Cgroup, h.Container, h.Names = p.Comm, p.UID, p.CgroupPath, short(p.CgroupPath), s.Names.Of(p.CgroupPath)
 			if u, ok := s.User(uid); ok && !u.Known {
 				h.Extra = max(0, p.PinnedVM)
 				if s.Accounting.Scheme.Clamps() {

@@ -40,32 +40,33 @@ func (a *asking) Close() {
 }
 
 // payer is who pays for a map, or that this is not known.
-func (a *asking) payer(id uint32) (record, error) {
-	r := record{ID: id, Found: payerUnread}
+func (a *asking) payer(id uint32) (payment, error) {
+	unread := value{found: chainUnread}
+	p := payment{id, unread, unread, unread}
 	m, err := ebpf.NewMapFromID(ebpf.MapID(id))
 	if err != nil {
-		return r, nil // it went away
+		return p, nil // it went away
 	}
 	defer m.Close()
 	if err := a.Answers.Put(uint32(0), bpf.PayersAnswer{}); err != nil {
-		return r, err
+		return p, err
 	}
 	unix.Prctl(int(bpf.PayersQuestionQUESTION_PAYER), uintptr(m.FD()), 0, 0, 0) // EINVAL, as everyone's
 	var answer bpf.PayersAnswer
 	if err := a.Answers.Lookup(uint32(0), &answer); err != nil {
-		return r, err
+		return p, err
 	}
 	switch {
 	case answer.Known != 0:
-		r.Found, r.Value = payerFound, answer.Payer
+		p.payer = value{chainFound, answer.Payer}
 	case answer.Question == bpf.PayersQuestionQUESTION_PAYER:
-		r.Found = payerNone
+		p.payer.found = chainNone
 	}
-	return r, nil
+	return p, nil
 }
 
 // askPayers asks for each map who pays for it.
-func askPayers(maps []uint32, btf string) (kernel.BPFAccounting, []record, error) {
+func askPayers(maps []uint32, btf string) (kernel.BPFAccounting, []payment, error) {
 	types, err := kernel.LoadTypes(btf, nil)
 	if err != nil {
 		return kernel.BPFUnknown, nil, err
@@ -81,15 +82,15 @@ func askPayers(maps []uint32, btf string) (kernel.BPFAccounting, []record, error
 		return kernel.BPFUnknown, nil, err
 	}
 	defer a.Close()
-	var records []record
+	var payments []payment
 	for _, id := range maps {
-		r, err := a.payer(id)
+		p, err := a.payer(id)
 		if err != nil {
 			return kernel.BPFUnknown, nil, fmt.Errorf("ask who pays for map %d: %w", id, err)
 		}
-		records = append(records, r)
+		payments = append(payments, p)
 	}
-	return accounting, records, nil
+	return accounting, payments, nil
 }
 
 func (l *lister) mapIDs() (ids []uint32) {

@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
@@ -53,11 +55,22 @@ type Object struct {
 	Cgroup      string
 	CgroupID    uint64
 	CgroupKnown bool
+	Names       container.Names // of the container that the path names
+	// PayerGone reports whether the cgroup that a map was charged to was removed. Its
+	// charges are its parent's then.
+	PayerGone      bool
+	PayerGoneKnown bool
+
+	// References are how many the kernel counts: descriptors, pins, programs, links, maps of
+	// maps, and what attaches a program without a link.
+	References      uint64
+	ReferencesKnown bool
 
 	Pinned  []string // paths
 	Holders []Holder
 	Links   []uint32 // ids of the links that hold a program
 	Refs    []uint32 // a map's programs, or a program's maps, as ids
+	Orphan  []Reason // why it is one; none where nothing was seen that makes it one
 }
 
 // Holder is a process that has an object, or a link to it, open.
@@ -66,6 +79,10 @@ type Holder struct {
 	Comm   string `json:"comm"`
 	FDs    int    `json:"fds"`
 	Cgroup string `json:"cgroup"` // "" where it is not known
+	container.Names
+	// UID is the user whom the kernel charges for what the process makes: its real one.
+	UID      uint32 `json:"uid"`
+	UIDKnown bool   `json:"uid_known"`
 }
 
 // Listing is what was found.
@@ -74,6 +91,12 @@ type Listing struct {
 	Accounting kernel.BPFAccounting // what BPF memory is held against
 	// Notes are what could not be found out, and why.
 	Notes []string
+	// OrphanNotes are what could not be found out of orphans.
+	OrphanNotes []string
+	// Complete reports whether all objects are listed, and not just those that are held by
+	// processes that may be read.
+	Complete bool
+	BootID   string // of the machine, whose ids are given anew after a reboot; "": not known
 }
 
 // ID names an object as the kernel does: maps and programs each have numbers of their own.
@@ -97,7 +120,10 @@ type kindID struct {
 
 type lister struct {
 	Listing
-	index map[kindID]int
+	index      map[kindID]int
+	names      *cgroup.Names
+	unreadable int                // processes whose descriptors could not be read
+	pins       map[kindID][]inode // of objects, not of links to them: each has one reference
 }
 
 // List lists all objects that exist and that this process may see. btf is a file with the
@@ -111,6 +137,8 @@ func List(ctx context.Context, btf string) (*Listing, error) {
 	if len(l.Objects) > 0 {
 		l.addPayers(tree, btf)
 	}
+	l.addProgramReferences()
+	l.addOrphans()
 	return &l.Listing, nil
 }
 
@@ -127,7 +155,8 @@ func ListHeld(context.Context) (*Listing, error) {
 // list lists all objects and who holds them. The tree is nil where no hierarchy is
 // mounted.
 func list() (*lister, *cgroup.Tree, error) {
-	l := &lister{index: map[kindID]int{}}
+	l := &lister{index: map[kindID]int{}, pins: map[kindID][]inode{}, names: cgroup.HostNames()}
+	l.BootID = kernel.BootID()
 	tree, err := cgroup.Host()
 	if err != nil {
 		l.note("cgroups are not named: %v", err)
@@ -142,7 +171,9 @@ func list() (*lister, *cgroup.Tree, error) {
 	if !restricted {
 		l.addLinks()
 	}
+	l.Complete = !restricted
 	held, unreadable := scanDescriptors()
+	l.unreadable = unreadable
 	if restricted {
 		l.note("only objects that readable processes have open are shown, without names and pins: " +
 			"the kernel's lists need CAP_SYS_ADMIN, which is missing: run as root")
@@ -299,6 +330,7 @@ func (l *lister) addHeld(held []descriptor) {
 }
 
 func (l *lister) addHolders(held []descriptor, tree *cgroup.Tree) {
+	processes := map[int]Holder{}
 	for _, d := range held {
 		o := l.find(d.object.Kind, d.object.ID)
 		if o == nil {
@@ -307,7 +339,14 @@ func (l *lister) addHolders(held []descriptor, tree *cgroup.Tree) {
 		i := slices.IndexFunc(o.Holders, func(h Holder) bool { return h.PID == d.pid })
 		if i < 0 {
 			i = len(o.Holders)
-			o.Holders = append(o.Holders, Holder{PID: d.pid, Comm: comm(d.pid), Cgroup: cgroupOf(tree, d.pid)})
+			h, known := processes[d.pid]
+			if !known {
+				h = Holder{PID: d.pid, Comm: comm(d.pid), Cgroup: cgroupOf(tree, d.pid)}
+				h.UID, h.UIDKnown = realUID(d.pid)
+				h.Names = l.names.Of(h.Cgroup)
+				processes[d.pid] = h
+			}
+			o.Holders = append(o.Holders, h)
 		}
 		o.Holders[i].FDs++
 	}
@@ -319,6 +358,18 @@ func comm(pid int) string {
 		return "" // it ended
 	}
 	return strings.TrimSuffix(string(raw), "\n")
+}
+
+// realUID is the real uid of a process; false when it ended.
+func realUID(pid int) (uint32, bool) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, false
+	}
+	_, ids, _ := strings.Cut(string(raw), "\nUid:\t")
+	id, _, _ := strings.Cut(ids, "\t")
+	uid, err := strconv.ParseUint(id, 10, 32)
+	return uint32(uid), err == nil
 }
 
 func cgroupOf(tree *cgroup.Tree, pid int) string {

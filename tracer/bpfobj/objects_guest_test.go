@@ -6,15 +6,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/child"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -57,6 +61,7 @@ func TestMapsAgreeWithBPFTool(t *testing.T) { guests.Test(t, guesttest.Newest, m
 func mapsAgree(t *testing.T, k guesttest.Kernel) {
 	types := []string{"array", "percpu-array", "hash", "hash-noprealloc", "lru", "lpm-trie", "ringbuf", "stack-trace", "array-of-maps", "queue"}
 	made := makeMaps(t, types)
+	left := leaveOrphans(t)
 	// A trace is the source of programs and links.
 	guesttest.Command(t, "pinwatch", "trace").Start().WaitFor("watching")
 
@@ -80,6 +85,7 @@ func mapsAgree(t *testing.T, k guesttest.Kernel) {
 	for _, step := range made {
 		checkMade(t, listing.Objects, step, regime)
 	}
+	checkOrphans(t, listing, left, regime)
 	t.Run("asked", func(t *testing.T) { saysTheSame(t, listing.Objects, regime) })
 	checkPrograms(t, listing.Objects, k)
 	commandLists(t, listing.Objects)
@@ -187,6 +193,14 @@ func commandLists(t *testing.T, listed []bpfobj.Object) {
 		t.Errorf("pinwatch maps: exit %d, want - got +\n%s\n%s", out.Code, diff, out.Stderr)
 	}
 
+	before := filepath.Join(t.TempDir(), "before.jsonl")
+	if err := os.WriteFile(before, []byte(out.Stdout), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := guesttest.Command(t, "pinwatch", "maps", "--json", "--since", before).Run(); out.Stdout != "" || !strings.Contains(out.Stderr, "before.jsonl: 0 new (0 B), 0 gone (0 B), 0 grown (0 B)") {
+		t.Errorf("pinwatch maps --since: exit %d, %s%s; nothing changed", out.Code, out.Stdout, out.Stderr)
+	}
+
 	user := guesttest.Command(t, "pinwatch", "maps", "--json")
 	user.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 3000, Gid: 3000}}
 	out = user.Run()
@@ -217,8 +231,79 @@ func checkMade(t *testing.T, listed []bpfobj.Object, step workload.BPFStep, regi
 	if diff := cmp.Diff([]string{"/sys/fs/bpf/" + step.Type}, o.Pinned); diff != "" {
 		t.Errorf("%s: pinned: %s", step.Type, diff)
 	}
+	if len(o.Orphan) > 0 || !o.ReferencesKnown || o.References != 2 {
+		t.Errorf("%s: an orphan for %s, %d references (%v); its payer has it open, and it is pinned", step.Type, o.Orphan, o.References, o.ReferencesKnown)
+	}
 	if len(o.Holders) != 1 || o.Holders[0].FDs != 1 || o.Holders[0].Comm != "pinwatch" || o.Holders[0].Cgroup != "/payer" {
 		t.Errorf("%s: holders %+v; want one pinwatch in /payer", step.Type, o.Holders)
+	}
+}
+
+// orphan is an object that was left behind, and the cgroup that it was charged to.
+type orphan struct{ name, pin, cgroup string }
+
+// leaveOrphans leaves a map to its pin, and removes the cgroup that it was charged to; one
+// to this test, which is neither its payer nor in its payer's cgroup, which is a container of
+// containerd's; and a program to its pin.
+func leaveOrphans(t *testing.T) []orphan {
+	t.Helper()
+	id := strings.Repeat("0123456789abcdef", 4)
+	left := []orphan{{"left_alone", "/sys/fs/bpf/left_alone", "left_alone"}, {"left_to_other", "/sys/fs/bpf/left_to_other", id},
+		{"left_alone", "/sys/fs/bpf/left_program", ""}}
+	bundle := "/run/containerd/io.containerd.runtime.v2.task/k8s.io/" + id
+	if err := os.MkdirAll(bundle, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bundle+"/config.json", []byte(`{"annotations":{"io.kubernetes.cri.sandbox-namespace":"prod","io.kubernetes.cri.sandbox-name":"web-1","io.kubernetes.cri.container-name":"nginx"}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range left[:2] {
+		payer := "/sys/fs/cgroup/" + o.cgroup
+		if out := guesttest.Command(t, "pinwatch", "workload", "bpf-maps", "--type", "array", "--name", o.name, "--uid", "2000",
+			"--memlock-kib", "65536", "--cgroup", payer, "--pin", o.pin).Run(); out.Code != 0 {
+			t.Fatalf("%s: exit %d, %s", o.name, out.Code, out.Stderr)
+		}
+		t.Cleanup(func() { os.Remove(o.pin); os.Remove(payer) })
+	}
+	if err := os.Remove("/sys/fs/cgroup/left_alone"); err != nil {
+		t.Fatal(err)
+	}
+	other, err := ebpf.LoadPinnedMap(left[1].pin, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "left_alone", Type: ebpf.SocketFilter, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := program.Pin(left[2].pin); err != nil {
+		t.Fatal(err)
+	}
+	program.Close()
+	t.Cleanup(func() { other.Close(); os.Remove(left[2].pin) })
+	return left
+}
+
+// checkOrphans wants each of them called one for what was done to it, and no other.
+func checkOrphans(t *testing.T, listing *bpfobj.Listing, left []orphan, regime kernel.BPFAccounting) {
+	t.Helper()
+	want := map[string][]bpfobj.Reason{left[0].pin: {bpfobj.PinAlone}, left[1].pin: {bpfobj.PayerNotHolder}, left[2].pin: {bpfobj.PinAlone}}
+	if regime == kernel.BPFMemcg {
+		want[left[0].pin] = append(want[left[0].pin], bpfobj.PayerGone)
+	}
+	got := map[string][]bpfobj.Reason{}
+	for _, o := range listing.Objects {
+		if o.Name == left[1].name && regime == kernel.BPFMemcg && o.Names != (container.Names{Pod: "web-1", Namespace: "prod", Container: "nginx"}) {
+			t.Errorf("%s is paid by %+v, cgroup %s", o.Name, o.Names, o.Cgroup)
+		}
+		// An inner map of the workload is made by root, before the workload is a user's.
+		if len(o.Orphan) > 0 && (regime == kernel.BPFMemcg || len(o.Pinned) > 0) {
+			got[strings.Join(o.Pinned, " ")] = o.Orphan
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("orphans: want - got +\n%s\n%s", diff, strings.Join(listing.OrphanNotes, "\n"))
 	}
 }
 
@@ -227,7 +312,7 @@ func checkPrograms(t *testing.T, listed []bpfobj.Object, k guesttest.Kernel) {
 	t.Helper()
 	programs, linked := 0, 0
 	for _, o := range listed {
-		if o.Kind != bpfobj.KindProgram {
+		if o.Kind != bpfobj.KindProgram || len(o.Pinned) > 0 {
 			continue
 		}
 		programs++

@@ -86,21 +86,22 @@ func TestFindPayerPath(t *testing.T) {
 		return btf.Member{Name: name, Offset: btf.Bits(bytes * 8), Type: t}
 	}
 	to := func(t btf.Type) btf.Type { return &btf.Pointer{Target: t} }
+	ref := structure("percpu_ref", 16, at(0, "percpu_count_ptr", u64))
 	node := structure("kernfs_node", 128, at(96, "id", u64))
 	group := structure("cgroup", 256, at(200, "kn", to(node)))
-	memcg := structure("mem_cgroup", 512, at(8, "css", structure("cgroup_subsys_state", 64, at(16, "cgroup", to(group)))))
-	objcg := structure("obj_cgroup", 64, at(16, "memcg", to(memcg)))
+	memcg := structure("mem_cgroup", 512, at(8, "css", structure("cgroup_subsys_state", 64, at(4, "refcnt", ref), at(16, "cgroup", to(group)))))
+	objcg := structure("obj_cgroup", 64, at(0, "refcnt", ref), at(16, "memcg", to(memcg)))
 	user := structure("user_struct", 64, at(24, "uid", &btf.Typedef{Name: "kuid_t", Type: structure("", 4, at(0, "val", u32))}))
 	for name, c := range map[string]struct {
 		bpfMap *btf.Struct
 		want   payerPath
 	}{
 		"5.10": {structure("bpf_map", 256, at(48, "id", u32), at(64, "memory", structure("bpf_map_memory", 16, at(0, "pages", u32), at(8, "user", to(user))))),
-			payerPath{kernel.BPFRlimit, []step{{72, 8}, {24, 4}}}},
+			payerPath{kernel.BPFRlimit, chain{{72, 8}, {24, 4}}, nil}},
 		"5.11": {structure("bpf_map", 256, at(48, "id", u32), at(80, "memcg", to(memcg))),
-			payerPath{kernel.BPFMemcg, []step{{80, 8}, {24, 8}, {200, 8}, {96, 8}}}},
+			payerPath{kernel.BPFMemcg, chain{{80, 8}, {24, 8}, {200, 8}, {96, 8}}, chain{{80, 8}, {12, 8}}}},
 		"6.0, in an anonymous union": {structure("bpf_map", 256, at(48, "id", u32), at(104, "", &btf.Union{Size: 8, Members: []btf.Member{at(0, "objcg", to(objcg))}})),
-			payerPath{kernel.BPFMemcg, []step{{104, 8}, {16, 8}, {24, 8}, {200, 8}, {96, 8}}}},
+			payerPath{kernel.BPFMemcg, chain{{104, 8}, {16, 8}, {24, 8}, {200, 8}, {96, 8}}, chain{{104, 8}, {0, 8}}}},
 	} {
 		builder, err := btf.NewBuilder([]btf.Type{c.bpfMap}, nil)
 		if err != nil {
@@ -117,7 +118,7 @@ func TestFindPayerPath(t *testing.T) {
 		if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(payerPath{}, step{})); diff != "" {
 			t.Errorf("%s: want - got +\n%s", name, diff)
 		}
-		if _, err := iterator(spec, got); err != nil {
+		if _, err := iterator("bpf_map", []chain{got.steps, got.state}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

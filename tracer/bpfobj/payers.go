@@ -1,208 +1,84 @@
 package bpfobj
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
-	"github.com/cilium/ebpf/link"
 
 	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
-	"github.com/pinwatch/pinwatch/tracer/self"
 )
 
 // A map knows who pays for it, but no system call says so. A BPF iterator over
 // all maps (Linux 5.8) reads it: no probe is attached, nothing is traced. Without, a
 // kprobe on a system call is attached for as long as pinwatch asks (see asking.go).
 
-// step is one read: of so many bytes at an offset from the last pointer.
-type step struct{ offset, size uint32 }
-
-// payerPath is how to get from a struct bpf_map to who pays: pointers, and at
-// the end a uid or the id of a cgroup.
+// payerPath is how to get from a struct bpf_map to who pays: a uid or the id of a
+// cgroup.
 type payerPath struct {
 	accounting kernel.BPFAccounting
-	steps      []step
+	steps      chain
+	// state leads to the percpu_ref of what the map points to, an obj_cgroup or a
+	// mem_cgroup. The kernel kills it when the cgroup is removed. Empty: there is none.
+	state chain
+}
+
+// refDead is __PERCPU_REF_DEAD of include/linux/percpu-refcount.h, in percpu_count_ptr.
+const refDead = 2
+
+// payment is who pays for a map, as one of the two ways tells it.
+type payment struct {
+	id    uint32
+	payer value
+	state value // percpu_count_ptr
+	refs  value // references to the map
 }
 
 // findPayerPath looks up where this kernel keeps the payer, by its fields.
 func findPayerPath(types *btf.Spec) (payerPath, error) {
 	for _, candidate := range []struct {
-		accounting kernel.BPFAccounting
-		fields     [][]string
+		accounting    kernel.BPFAccounting
+		fields, state [][]string
 	}{
 		// Linux 6.0: 4201d9ab3e42
-		{kernel.BPFMemcg, [][]string{{"bpf_map", "objcg"}, {"obj_cgroup", "memcg"}, {"mem_cgroup", "css", "cgroup"}, {"cgroup", "kn"}, {"kernfs_node", "id"}}},
+		{kernel.BPFMemcg, [][]string{{"bpf_map", "objcg"}, {"obj_cgroup", "memcg"}, {"mem_cgroup", "css", "cgroup"}, {"cgroup", "kn"}, {"kernfs_node", "id"}},
+			[][]string{{"bpf_map", "objcg"}, {"obj_cgroup", "refcnt", "percpu_count_ptr"}}},
 		// Linux 5.11: 80ee81e0403c
-		{kernel.BPFMemcg, [][]string{{"bpf_map", "memcg"}, {"mem_cgroup", "css", "cgroup"}, {"cgroup", "kn"}, {"kernfs_node", "id"}}},
-		{kernel.BPFRlimit, [][]string{{"bpf_map", "memory", "user"}, {"user_struct", "uid", "val"}}},
+		{kernel.BPFMemcg, [][]string{{"bpf_map", "memcg"}, {"mem_cgroup", "css", "cgroup"}, {"cgroup", "kn"}, {"kernfs_node", "id"}},
+			[][]string{{"bpf_map", "memcg"}, {"mem_cgroup", "css", "refcnt", "percpu_count_ptr"}}},
+		{kernel.BPFRlimit, [][]string{{"bpf_map", "memory", "user"}, {"user_struct", "uid", "val"}}, nil},
 	} {
-		path := payerPath{accounting: candidate.accounting}
-		for _, field := range candidate.fields {
-			s, err := member(types, field[0], field[1:])
-			if err != nil {
-				path.steps = nil
-				break
-			}
-			path.steps = append(path.steps, s)
+		steps, err := findChain(types, candidate.fields...)
+		if err != nil {
+			continue
 		}
-		if path.steps != nil {
-			return path, nil
-		}
+		state, _ := findChain(types, candidate.state...) // without, nothing is said of it
+		return payerPath{candidate.accounting, steps, state}, nil
 	}
 	return payerPath{}, errors.New("struct bpf_map names no payer that is known here")
 }
 
-// member is where a field of a field of a structure is.
-func member(types *btf.Spec, structure string, fields []string) (step, error) {
-	offset, t, err := kernel.Member(types, structure, fields...)
+// iteratePayers reads who pays for the maps by the iterator.
+func iteratePayers() (kernel.BPFAccounting, []payment, error) {
+	types, err := iteratedTypes()
 	if err != nil {
-		return step{}, err
-	}
-	size, err := btf.Sizeof(t)
-	return step{offset, uint32(size)}, err
-}
-
-// record is what the iterator writes for a map: its id, how far the pointers
-// led, and the uid or the cgroup's id.
-type record struct {
-	ID    uint32
-	Found uint32 // payerNone, payerFound or payerUnread
-	Value uint64
-}
-
-const (
-	payerNone   = 0 // the map's own pointer is NULL
-	payerFound  = 1
-	payerUnread = 2
-)
-
-const recordSize = 16
-
-// iterator is the program: for each map, follow the path and write a record.
-func iterator(types *btf.Spec, path payerPath) (asm.Instructions, error) {
-	id, err := member(types, "bpf_map", []string{"id"})
-	if err != nil {
-		return nil, err
-	}
-	const (
-		buffer = -recordSize     // the record, on the stack
-		next   = -recordSize - 8 // what was read last
-	)
-	read := func(to int32, size uint32, offset uint32) asm.Instructions {
-		return asm.Instructions{ // from r8
-			asm.Mov.Reg(asm.R1, asm.RFP),
-			asm.Add.Imm(asm.R1, to),
-			asm.Mov.Imm(asm.R2, int32(size)),
-			asm.Mov.Reg(asm.R3, asm.R8),
-			asm.Add.Imm(asm.R3, int32(offset)),
-			asm.FnProbeReadKernel.Call(),
-		}
-	}
-	code := asm.Instructions{
-		// struct bpf_iter__bpf_map { struct bpf_iter_meta *meta; struct bpf_map *map; }
-		asm.LoadMem(asm.R8, asm.R1, 8, asm.DWord),
-		asm.JEq.Imm(asm.R8, 0, "end"), // the call after the last map
-		asm.LoadMem(asm.R7, asm.R1, 0, asm.DWord),
-		asm.LoadMem(asm.R7, asm.R7, 0, asm.DWord), // meta->seq
-		asm.Mov.Imm(asm.R9, 0),
-		asm.StoreMem(asm.RFP, buffer, asm.R9, asm.DWord),
-		asm.StoreMem(asm.RFP, buffer+8, asm.R9, asm.DWord),
-	}
-	code = append(code, read(buffer, id.size, id.offset)...)
-	code = append(code, asm.StoreImm(asm.RFP, buffer+4, payerUnread, asm.Word))
-	for i, s := range path.steps {
-		if s.size > 8 || i < len(path.steps)-1 && s.size != 8 {
-			return nil, fmt.Errorf("a field of %d bytes where a pointer or a number should be", s.size)
-		}
-		code = append(code, asm.StoreMem(asm.RFP, next, asm.R9, asm.DWord))
-		code = append(code, read(next, s.size, s.offset)...)
-		code = append(code, asm.JNE.Imm(asm.R0, 0, "write"), asm.LoadMem(asm.R8, asm.RFP, next, asm.DWord))
-		if i == 0 {
-			code = append(code, asm.StoreImm(asm.RFP, buffer+4, payerNone, asm.Word))
-		}
-		if i < len(path.steps)-1 {
-			code = append(code, asm.JEq.Imm(asm.R8, 0, "write"), asm.StoreImm(asm.RFP, buffer+4, payerUnread, asm.Word))
-		}
-	}
-	return append(code,
-		asm.StoreImm(asm.RFP, buffer+4, payerFound, asm.Word),
-		asm.StoreMem(asm.RFP, buffer+8, asm.R8, asm.DWord),
-		asm.Mov.Reg(asm.R1, asm.R7).WithSymbol("write"),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, buffer),
-		asm.Mov.Imm(asm.R3, recordSize),
-		asm.FnSeqWrite.Call(),
-		asm.Mov.Imm(asm.R0, 0).WithSymbol("end"),
-		asm.Return(),
-	), nil
-}
-
-// iteratePayers runs the iterator.
-func iteratePayers() (kernel.BPFAccounting, []record, error) {
-	types, err := btf.LoadKernelSpec()
-	if err != nil {
-		return kernel.BPFUnknown, nil, fmt.Errorf("requires a kernel with CONFIG_DEBUG_INFO_BTF: %w", err)
+		return kernel.BPFUnknown, nil, err
 	}
 	path, err := findPayerPath(types)
 	if err != nil {
 		return kernel.BPFUnknown, nil, err
 	}
-	code, err := iterator(types, path)
+	id, err := findChain(types, []string{"bpf_map", "id"})
 	if err != nil {
 		return kernel.BPFUnknown, nil, err
 	}
-	program, err := loadIterator(code)
-	if err != nil {
-		return kernel.BPFUnknown, nil, fmt.Errorf("load an iterator over maps (needs CAP_BPF and CAP_PERFMON): %w", err)
+	refs, _ := findChain(types, []string{"bpf_map", "refcnt", "counter"})
+	read, err := iterate("bpf_map", []chain{id, path.steps, path.state, refs})
+	var payments []payment
+	for _, values := range read {
+		payments = append(payments, payment{uint32(values[0].n), values[1], values[2], iterated(values[3])})
 	}
-	defer program.Close()
-	records, err := iterate(program)
-	return path.accounting, records, err
-}
-
-// loadIterator loads the program. Where RLIMIT_MEMLOCK holds BPF memory and
-// leaves too little, the limit is lifted meanwhile.
-func loadIterator(code asm.Instructions) (*ebpf.Program, error) {
-	spec := &ebpf.ProgramSpec{
-		Name: "pinwatch_payers", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter, AttachTo: "bpf_map",
-		License: "GPL", Instructions: code,
-	}
-	defer kernel.LiftMemlock()()
-	var program *ebpf.Program
-	err := self.New().Do(func() (err error) {
-		program, err = ebpf.NewProgram(spec)
-		return kernel.WithoutGuess(err)
-	})
-	return program, err
-}
-
-func iterate(program *ebpf.Program) ([]record, error) {
-	iter, err := link.AttachIter(link.IterOptions{Program: program})
-	if err != nil {
-		return nil, fmt.Errorf("attach an iterator over maps: %w", err)
-	}
-	defer iter.Close()
-	in, err := iter.Open()
-	if err != nil {
-		return nil, fmt.Errorf("open an iterator over maps: %w", err)
-	}
-	defer in.Close()
-	raw, err := io.ReadAll(in)
-	if err != nil {
-		return nil, fmt.Errorf("read an iterator over maps: %w", err)
-	}
-	records := make([]record, len(raw)/recordSize)
-	for i := range records {
-		b := raw[i*recordSize:]
-		records[i] = record{binary.NativeEndian.Uint32(b), binary.NativeEndian.Uint32(b[4:]), binary.NativeEndian.Uint64(b[8:])}
-	}
-	return records, nil
+	return path.accounting, payments, err
 }
 
 // addPayers notes who pays for the maps. Programs do not remember their cgroup.
@@ -210,10 +86,10 @@ func (l *lister) addPayers(tree *cgroup.Tree, btf string) {
 	if l.Accounting != kernel.BPFMemcg && l.Accounting != kernel.BPFRlimit {
 		return
 	}
-	accounting, records, err := iteratePayers()
+	accounting, payments, err := iteratePayers()
 	if err != nil {
 		var second error
-		if accounting, records, second = askPayers(l.mapIDs(), btf); second != nil {
+		if accounting, payments, second = askPayers(l.mapIDs(), btf); second != nil {
 			l.note("who pays for maps is not known without a trace of their creation: by a kprobe: %v; by an iterator over maps (Linux 5.8): %v", second, err)
 			return
 		}
@@ -222,9 +98,10 @@ func (l *lister) addPayers(tree *cgroup.Tree, btf string) {
 		l.note("who pays for maps is not known: struct bpf_map says %s, the probe says %s", accounting, l.Accounting)
 		return
 	}
-	for _, r := range records {
-		if o := l.find(KindMap, r.ID); o != nil {
-			o.setPayer(accounting, r, tree)
+	for _, p := range payments {
+		if o := l.find(KindMap, p.id); o != nil {
+			o.setPayer(accounting, p, tree)
+			o.Names = l.names.Of(o.Cgroup)
 		}
 	}
 	if accounting == kernel.BPFMemcg {
@@ -232,16 +109,18 @@ func (l *lister) addPayers(tree *cgroup.Tree, btf string) {
 	}
 }
 
-func (o *Object) setPayer(accounting kernel.BPFAccounting, r record, tree *cgroup.Tree) {
+func (o *Object) setPayer(accounting kernel.BPFAccounting, p payment, tree *cgroup.Tree) {
+	o.References, o.ReferencesKnown = p.refs.n, p.refs.found == chainFound
 	switch {
 	case accounting == kernel.BPFRlimit:
-		o.UID, o.UIDKnown = uint32(r.Value), r.Found == payerFound
-	case r.Found == payerNone: // up to 7.0 the root cgroup, which has no limit, is not charged
+		o.UID, o.UIDKnown = uint32(p.payer.n), p.payer.found == chainFound
+	case p.payer.found == chainNone: // up to 7.0 the root cgroup, which has no limit, is not charged
 		o.Cgroup, o.CgroupKnown = "/", true
-	case r.Found == payerFound:
-		o.CgroupID = r.Value
+	case p.payer.found == chainFound:
+		o.CgroupID = p.payer.n
+		o.PayerGone, o.PayerGoneKnown = p.state.n&refDead != 0, p.state.found == chainFound
 		if tree != nil {
-			o.Cgroup, o.CgroupKnown = tree.MemoryPath(r.Value)
+			o.Cgroup, o.CgroupKnown = tree.MemoryPath(p.payer.n)
 		}
 	}
 }

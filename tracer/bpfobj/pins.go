@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -69,8 +70,22 @@ func (l *lister) addPin(path string) bool {
 	}
 	if o := l.find(kind, id); o != nil {
 		o.Pinned = append(o.Pinned, path)
+		_, byLink := object.(link.Link)
+		pins := l.pins[kindID{kind, id}]
+		if in, ok := inodeOf(path); ok && !byLink && !slices.Contains(pins, in) {
+			l.pins[kindID{kind, id}] = append(pins, in)
+		}
 	}
 	return true
+}
+
+// inode is a pin, which may be at several paths: by links, and where a bpffs is mounted twice.
+type inode struct{ device, number uint64 }
+
+func inodeOf(path string) (inode, bool) {
+	var stat unix.Stat_t
+	err := unix.Lstat(path, &stat)
+	return inode{stat.Dev, stat.Ino}, err == nil
 }
 
 func identify(object pin.Pinner) (kind string, id uint32, err error) {

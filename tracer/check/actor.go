@@ -13,7 +13,6 @@ import (
 	"unsafe"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
-	"github.com/pinwatch/pinwatch/tracer/workload"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
@@ -196,7 +195,7 @@ func (a *actor) do(r *request) reply {
 	case "redirect":
 		return failed(unix.IoctlSetInt(r.FD, unix.PERF_EVENT_IOC_SET_OUTPUT, r.Other))
 	case "mmap":
-		return result(mmap(r.FD, r.Bytes, r.Offset, r.Prot, r.Flags))
+		return result(mmapAt(r.Addr, r.FD, r.Bytes, r.Offset, r.Prot, r.Flags))
 	case "munmap":
 		_, _, errno := unix.Syscall(unix.SYS_MUNMAP, r.Addr, r.Bytes, 0)
 		return result(0, errno)
@@ -204,6 +203,9 @@ func (a *actor) do(r *request) reply {
 		return cover(r.Addr, r.Bytes)
 	case "move":
 		return move(r.Addr, r.Bytes)
+	case "resize":
+		got, _, errno := unix.Syscall6(unix.SYS_MREMAP, r.Addr, r.Bytes, uintptr(r.Pages*page()), unix.MREMAP_MAYMOVE, 0, 0)
+		return result(got, errno)
 	case "mprotect":
 		_, _, errno := unix.Syscall(unix.SYS_MPROTECT, r.Addr, r.Bytes, r.Prot)
 		return result(0, errno)
@@ -221,8 +223,14 @@ func (a *actor) do(r *request) reply {
 		return a.measureRoom(r.Pages)
 	case "storm":
 		return a.storm(r)
-	case "spare-threads":
-		return failed(workload.SpareThreads(r.Threads))
+	case "bpf-map-inside":
+		return bpfMapInside(a.rights, r.Pages)
+	case "uring-inside":
+		return uringInside(a.rights, r.Pages)
+	case "end-child":
+		unix.Kill(r.N, unix.SIGKILL)
+		_, err := waitFor(r.N, 0)
+		return failed(err)
 	case "fork":
 		return forkAndExit()
 	case "exit":
@@ -326,7 +334,11 @@ func (a *actor) take() reply {
 }
 
 func mmap(fd int, bytes, offset, prot, flags uintptr) (uintptr, unix.Errno) {
-	addr, _, errno := unix.Syscall6(unix.SYS_MMAP, 0, bytes, prot, flags, uintptr(fd), offset)
+	return mmapAt(0, fd, bytes, offset, prot, flags)
+}
+
+func mmapAt(addr uintptr, fd int, bytes, offset, prot, flags uintptr) (uintptr, unix.Errno) {
+	addr, _, errno := unix.Syscall6(unix.SYS_MMAP, addr, bytes, prot, flags, uintptr(fd), offset)
 	return addr, errno
 }
 
@@ -488,29 +500,6 @@ func mapAndUnmap(fd int, bytes uintptr, r *request, made *atomic.Int64, ready *s
 		}
 	}
 	return nil
-}
-
-// forkAndExit makes a child by fork(2), with a copy of this mm, that ends at
-// once, and waits for it. The child makes nothing but system calls.
-func forkAndExit() reply {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
-	if errno != 0 {
-		return result(0, errno)
-	}
-	if pid == 0 {
-		for {
-			unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
-		}
-	}
-	var status unix.WaitStatus
-	for {
-		_, err := unix.Wait4(int(pid), &status, 0, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return failed(err)
-		}
-	}
 }
 
 // execAgain runs this program again on the same socket: what was mapped goes

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,14 +17,16 @@ import (
 	"time"
 
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/evidence"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/image"
 	"github.com/pinwatch/pinwatch/tracer/probe"
 	"github.com/pinwatch/pinwatch/tracer/transport"
 )
 
 // Guests say how to check kernels that are booted in QEMU.
 type Guests struct {
-	Kernels   []string          // images
+	Kernels   []string          // images, as image.Store takes them
 	Binaries  map[string]string // pinwatch for the guest, by architecture; "": found by itself
 	BTF       []string          // files with the kernels' types, for kernels that carry none: see types.go
 	Tracer    tracer.Options    // how to attach, and the transport
@@ -33,11 +36,44 @@ type Guests struct {
 	Base      guest.Config      // CPUs, memory, parameters, accelerator
 	Timeout   time.Duration     // per kernel
 	KeepLog   bool
-	Parallel  int // guests at a time; 0: as the machine's cores allow
+	Evidence  *evidence.Dir // where all is kept that a kernel leaves; nil: nowhere
+	Parallel  int           // guests at a time; 0: as the machine's cores allow
 	// Progress is called when a kernel's state changes, and Done with how it
 	// ended. Both get the image's short name.
 	Progress, Done func(name, state string)
+
+	files map[string]fetched // of the kernels, by how they are named
 }
+
+// fetched is what came of fetching a kernel.
+type fetched struct {
+	file string
+	err  error
+}
+
+// Fetch gets the kernels from where they are, before any of them boots. What is wrong with
+// one is in its report.
+func (g *Guests) Fetch(ctx context.Context, store image.Store) error {
+	g.files = map[string]fetched{}
+	for _, name := range g.Kernels {
+		file, err := store.Get(ctx, name)
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		g.files[name] = fetched{file, err}
+	}
+	return nil
+}
+
+// file is that of a kernel, which may have been fetched.
+func (g *Guests) file(name string) (string, error) {
+	if got, ok := g.files[name]; ok {
+		return got.file, got.err
+	}
+	return name, nil
+}
+
+var errInterrupted = errors.New("interrupted")
 
 // Run boots the kernels, several at a time, and checks each in its guest. What
 // goes wrong with one is in its report.
@@ -62,7 +98,7 @@ func (g *Guests) Each(ctx context.Context, do func(i int)) error {
 	}
 	wait.Wait()
 	if ctx.Err() != nil {
-		return errors.New("interrupted")
+		return errInterrupted
 	}
 	return nil
 }
@@ -71,8 +107,9 @@ func (g *Guests) Each(ctx context.Context, do func(i int)) error {
 // first, which take longest, so that no core waits for them at the end.
 func (g *Guests) order() []int {
 	var foreign, native []int
-	for i, image := range g.Kernels {
-		if arch, err := guest.ImageArch(image); err == nil && arch != runtime.GOARCH {
+	for i, name := range g.Kernels {
+		file, _ := g.file(name)
+		if arch, err := image.Arch(file); err == nil && arch != runtime.GOARCH {
 			foreign = append(foreign, i)
 		} else {
 			native = append(native, i)
@@ -89,25 +126,38 @@ func (g *Guests) parallel() int {
 	return max(1, min(runtime.NumCPU(), len(g.Kernels)))
 }
 
-// one checks one kernel. An emulated guest that dies is tried once more.
-func (g *Guests) one(ctx context.Context, image string) Kernel {
-	k := Kernel{Image: image, Scenarios: []Scenario{}, Gone: []Gone{}, Release: ReleaseOf(image)}
+// one checks one kernel, and tells how that ended. An emulated guest that dies is tried once
+// more.
+func (g *Guests) one(ctx context.Context, name string) Kernel {
+	kept, err := g.Evidence.Kernel(ReleaseOf(name))
+	k := g.checked(ctx, name, kept)
+	state := k.state()
+	if err = errors.Join(err, kept.Close(ReportOf(k))); err != nil {
+		state += "; its evidence is not whole: " + err.Error()
+	}
+	if !k.NoImage || err != nil { // which the report says
+		g.Done(ReleaseOf(name), state)
+	}
+	return k
+}
+
+// checked checks one kernel, and keeps what it leaves.
+func (g *Guests) checked(ctx context.Context, name string, kept *evidence.Kernel) Kernel {
+	k := Kernel{Image: name, Scenarios: []Scenario{}, Gone: []Gone{}, Release: ReleaseOf(name)}
 	var log bytes.Buffer
-	var err error
-	if k.Arch, err = guest.ImageArch(image); err != nil {
-		k.Error = err.Error()
+	file, err := g.kernel(&k)
+	if err != nil {
 		return k
 	}
-	types, note, err := g.types(image)
+	types, note, err := g.types(name)
 	if err != nil {
 		k.Error = err.Error()
-		g.Done(ReleaseOf(image), k.state())
 		return k
 	}
 	for attempt := 1; attempt <= 2; attempt++ {
-		g.Progress(ReleaseOf(image), "booting")
+		g.Progress(ReleaseOf(name), "booting")
 		log.Reset()
-		err = g.boot(ctx, &k, types, &log)
+		err = g.boot(ctx, &k, file, types, &log, kept)
 		if err == nil {
 			break
 		}
@@ -125,11 +175,26 @@ func (g *Guests) one(ctx context.Context, image string) Kernel {
 		k.TracerError += "; " + note
 	}
 	g.again(&k, types)
-	if g.KeepLog && (k.Error != "" || k.Failed()) {
-		k.Log = g.keep(k.Release, log.Bytes())
+	if k.Error != "" || k.Failed() {
+		k.Log = kept.Console()
+		if k.Log == "" && g.KeepLog {
+			k.Log = g.keep(k.Release, log.Bytes())
+		}
 	}
-	g.Done(ReleaseOf(image), k.state())
 	return k
+}
+
+// kernel finds a kernel's file, and its architecture.
+func (g *Guests) kernel(k *Kernel) (file string, err error) {
+	if file, err = g.file(k.Image); err == nil {
+		if k.Arch, err = image.Arch(file); err != nil {
+			err = fmt.Errorf("kernel image %s: %w", k.Image, err)
+		}
+	}
+	if err != nil {
+		k.Error, k.NoImage = err.Error(), true
+	}
+	return file, err
 }
 
 // Failed reports whether an invariant is broken that is not known to be.
@@ -143,19 +208,26 @@ func (k *Kernel) CouldNotRun() bool {
 }
 
 // boot runs the check in a guest and takes its report.
-func (g *Guests) boot(ctx context.Context, k *Kernel, types string, log *bytes.Buffer) error {
+func (g *Guests) boot(ctx context.Context, k *Kernel, file, types string, log *bytes.Buffer, kept *evidence.Kernel) error {
 	// What comes after the report, the end of the trace and of the guest, takes a tenth
-	// of the time and says nothing of the kernel's accounting.
+	// of the time and says nothing of the kernel's accounting. But evidence is to be whole.
 	ctx, end := context.WithCancel(ctx)
 	defer end()
+	if kept != nil {
+		end = func() {}
+	}
 	stdout := reportLine{whole: end}
 	var stderr bytes.Buffer
-	c := g.machine(k.Image, k.Arch, types)
-	c.Timeout, c.Stdout, c.Console = g.Timeout, &stdout, log
+	c := g.machine(file, k.Arch, types)
+	c.Timeout, c.Stdout, c.Console = g.Timeout, &stdout, io.MultiWriter(log, kept)
+	c.Booting = func(command []string) { kept.Booting(shellLine(command)) }
+	if kept != nil {
+		c.Args = append(c.Args, "--send-trace")
+	}
 	if len(g.Scenarios) > 0 {
 		c.Args = append(c.Args, "--scenario", strings.Join(g.Scenarios, ","))
 	}
-	said := &progress{g: g, image: k.Image, rest: &stderr}
+	said := &progress{g: g, image: k.Image, rest: &stderr, kept: kept}
 	c.Stderr = said
 	if _, err := guest.Run(ctx, c); err != nil && !stdout.ended {
 		if said.last != "" {
@@ -174,9 +246,9 @@ func (g *Guests) boot(ctx context.Context, k *Kernel, types string, log *bytes.B
 }
 
 // machine is a guest that checks its kernel. More arguments may follow.
-func (g *Guests) machine(image, arch, types string) guest.Config {
+func (g *Guests) machine(file, arch, types string) guest.Config {
 	c := g.Base
-	c.Kernel, c.Arch, c.Binary = image, arch, g.Binaries[arch]
+	c.Kernel, c.Arch, c.Binary = file, arch, g.Binaries[arch]
 	c.Args = []string{"check", "--invasive", "--in-guest", "--attach", cmp.Or(g.Tracer.Attach, probe.AttachAuto), "--transport", cmp.Or(g.Tracer.Transport, transport.Auto)}
 	if types != "" {
 		c.Files = append(c.Files, types+":btf")
@@ -189,17 +261,17 @@ func (g *Guests) machine(image, arch, types string) guest.Config {
 	return c
 }
 
-// Machine is the guest for an image, and the file with its types; "": it has its own. More
+// Machine is the guest for a kernel, and the file with its types; "": it has its own. More
 // arguments may follow those of the guest.
-func (g *Guests) Machine(image string) (c guest.Config, types string, err error) {
-	arch, err := guest.ImageArch(image)
+func (g *Guests) Machine(k *Kernel) (c guest.Config, types string, err error) {
+	file, err := g.kernel(k)
 	if err != nil {
 		return c, "", err
 	}
-	if types, _, err = g.types(image); err != nil {
+	if types, _, err = g.types(k.Image); err != nil {
 		return c, "", err
 	}
-	return g.machine(image, arch, types), types, nil
+	return g.machine(file, k.Arch, types), types, nil
 }
 
 // again has the reproductions boot the kernel as it was booted.
@@ -229,14 +301,15 @@ func (r *reportLine) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// progress passes on what the check in the guest says of its progress, and
-// keeps the rest.
+// progress passes on what the check in the guest says of its progress, and the trace that
+// it sends, and keeps the rest.
 type progress struct {
 	g     *Guests
 	image string
 	line  []byte
 	last  string // such as "12/47 redirect"
 	rest  *bytes.Buffer
+	kept  *evidence.Kernel
 }
 
 // progressPrefix marks a line of progress.
@@ -252,7 +325,7 @@ func (p *progress) Write(b []byte) (int, error) {
 		if state, ok := strings.CutPrefix(string(line), progressPrefix); ok {
 			p.last = state
 			p.g.Progress(ReleaseOf(p.image), state)
-		} else {
+		} else if !p.kept.Trace(string(line)) {
 			p.rest.Write(append(line, '\n'))
 		}
 		p.line = rest

@@ -25,7 +25,7 @@ type Op struct {
 	Call    string `json:"call"`
 	Process int    `json:"process,omitempty"`
 	Event   int    `json:"event,omitempty"`
-	To      int    `json:"to,omitempty"` // the other process, or the event into whose buffer it is redirected
+	To      int    `json:"to,omitempty"` // the other process, mapping, or event into whose buffer it is redirected
 	Mapping int    `json:"mapping,omitempty"`
 	At      int64  `json:"at,omitempty"`    // the first page of a part
 	Pages   int64  `json:"pages,omitempty"` // control page included; of a part, 0: all that follows
@@ -43,6 +43,7 @@ const (
 	CallOpen     = "open"       // Event, AUX
 	CallMap      = "map"        // Event, Mapping, Pages
 	CallMapAUX   = "map-aux"    // the same, of the AUX area
+	CallMirror   = "mirror"     // Event, Mapping, Pages: the same twice, side by side; To: the mapping before the other one
 	CallRedirect = "redirect"   // Event, To
 	CallGive     = "give"       // Event, To
 	CallClose    = "close"      // Event
@@ -101,6 +102,8 @@ func (o Op) String() string {
 		return fmt.Sprintf("%s maps %d pages of %s: %s", p, o.Pages, e, m)
 	case CallMapAUX:
 		return fmt.Sprintf("%s maps an AUX area of %d pages of %s: %s", p, o.Pages, e, m)
+	case CallMirror:
+		return fmt.Sprintf("%s maps %d pages of %s twice side by side: m%d and, behind its last page, the rest of %s", p, o.Pages, e, o.To, m)
 	case CallRedirect:
 		return fmt.Sprintf("%s redirects %s into the buffer of e%d", p, e, o.To)
 	case CallGive:
@@ -237,7 +240,7 @@ func (pl *player) step(o Op) {
 		return
 	}
 	switch o.Call {
-	case CallOpen, CallMap, CallMapAUX, CallRedirect, CallGive, CallRace, CallTogether, CallClose:
+	case CallOpen, CallMap, CallMapAUX, CallMirror, CallRedirect, CallGive, CallRace, CallTogether, CallClose:
 		pl.event(p, o)
 	case CallUnmap, CallCover, CallMove, CallProtect:
 		pl.part(o)
@@ -300,6 +303,12 @@ func (pl *player) event(p *process, o Op) {
 				pl.mapped(o, e.MapAUX(data, o.Pages, others...))
 				break
 			}
+		}
+	case CallMirror:
+		if e.buffer == nil {
+			first, second := e.Mirror(o.Pages, others...)
+			pl.mapped(o, second)
+			pl.mapped(Op{Mapping: o.To}, first)
 		}
 	case CallRedirect:
 		if other := pl.handles[handle{o.Process, o.To}]; other != nil && other != e {

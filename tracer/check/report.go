@@ -37,6 +37,8 @@ type Kernel struct {
 	Arch    string `json:"arch"`
 	// Error says why the kernel could not be checked, or not to the end; "": it was.
 	Error string `json:"error"`
+	// NoImage is of those errors that the kernel cannot be had.
+	NoImage bool `json:"-"`
 	// Log is the file with the kernel's messages, where they were kept.
 	Log string `json:"log"`
 	// Tracer is how the tracer watched; "": it could not be opened, TracerError
@@ -244,9 +246,13 @@ func (sc *Scenario) again(args []string) {
 
 // CommandLine is a check with some arguments, for a shell.
 func CommandLine(args []string) string {
-	words := []string{"pinwatch check"}
-	for _, arg := range args {
-		words = append(words, quoted(arg))
+	return shellLine(append([]string{"pinwatch", "check"}, args...))
+}
+
+func shellLine(command []string) string {
+	words := make([]string, len(command))
+	for i, word := range command {
+		words[i] = quoted(word)
 	}
 	return strings.Join(words, " ")
 }
@@ -335,9 +341,9 @@ func ExitConventions() []string { return []string{ExitDefault, ExitBisect, ExitK
 //	bisect     0 good, 1 bad, 125 cannot be tested
 //	kselftest  0 pass, 1 fail or could not run, 4 skip
 func (r *Report) ExitCode(convention string, named bool) (int, error) {
-	var broken, failed, skipped, passed bool
+	var broken, absent, failed, skipped, passed bool
 	for _, k := range r.Kernels {
-		failed = failed || k.Error != ""
+		absent, failed = absent || k.NoImage, failed || k.Error != ""
 		for _, sc := range k.Scenarios {
 			switch {
 			case sc.New():
@@ -352,10 +358,10 @@ func (r *Report) ExitCode(convention string, named bool) (int, error) {
 		}
 	}
 	open := skipped && (named || !passed)
-	codes := map[string][4]int{ // all hold, broken, could not run, open
-		ExitDefault:   {0, 3, 1, 0},
-		ExitBisect:    {0, 1, 125, 125},
-		ExitKselftest: {0, 1, 1, 4},
+	codes := map[string][5]int{ // all hold, broken, could not run, open, no image
+		ExitDefault:   {0, 3, 1, 0, 2},
+		ExitBisect:    {0, 1, 125, 125, 125},
+		ExitKselftest: {0, 1, 1, 4, 1},
 	}
 	code, ok := codes[convention]
 	switch {
@@ -363,6 +369,8 @@ func (r *Report) ExitCode(convention string, named bool) (int, error) {
 		return 0, fmt.Errorf("--exit %s: want %s, %s or %s", convention, ExitDefault, ExitBisect, ExitKselftest)
 	case broken:
 		return code[1], nil
+	case absent:
+		return code[4], nil
 	case failed || !passed && !skipped:
 		return code[2], nil
 	case open:

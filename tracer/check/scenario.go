@@ -255,6 +255,33 @@ func perfExercises() []Exercise {
 			p.Release()
 			m.Unmap()
 		}},
+		{Name: "remap-part", About: "mremap of parts of a buffer: refused, or all is refunded in the end", Do: func(s *Scene) {
+			p := s.Process(Who{Name: "mapper", Limit: 64})
+			p.Fill(4)
+			m := p.Open().Map(small)
+			m.MovePart(0, 1)
+			m.MovePart(2, 3)
+			m.MovePart(1, m.pages-1)
+			p.Release()
+			m.Unmap()
+		}},
+		{Name: "remap-resize", About: "mremap to fewer pages is refused, or refunded with the rest; to more it is refused", Do: func(s *Scene) {
+			p := s.Process(Who{Name: "mapper", Limit: 64})
+			p.Fill(4)
+			m := p.Open().Map(small)
+			m.Grow(2*small - 1)
+			m.Shrink(5)
+			p.Release()
+			m.Unmap()
+		}},
+		{Name: "mirror-map", About: "a buffer mapped twice side by side, over the control page of the second: refused (CVE-2025-38563), or charged once", Do: func(s *Scene) {
+			p := s.Process(Who{Name: "mapper", Limit: 64})
+			p.Fill(4)
+			first, second := p.Open().Mirror(small)
+			p.Release()
+			first.Unmap()
+			second.Unmap()
+		}},
 		{Name: "mprotect", About: "mprotect of a buffer, and of a part of it, changes no charge", Do: func(s *Scene) {
 			p := s.Process(Who{Name: "mapper", Limit: 64})
 			p.Fill(4)

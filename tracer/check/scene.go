@@ -343,7 +343,31 @@ func (e *Event) Map(pages int64, accept ...unix.Errno) *Mapping {
 	if w := e.p.s.written; w != nil {
 		return w.mapping(e, CallMap, pages)
 	}
-	return e.mapArea(0, pages, 0, accept)
+	return e.mapArea(0, pages, 0, 0, accept)
+}
+
+// Mirror maps the buffer twice, one mapping behind the other, so that what is written over its
+// end can be read in one piece: the last page of the first one takes the place of the second
+// one's control page. Kernels refuse that since CVE-2025-38563, and the first one is nil.
+func (e *Event) Mirror(pages int64, accept ...unix.Errno) (first, second *Mapping) {
+	if w := e.p.s.written; w != nil {
+		return w.mirror(e, pages)
+	}
+	p, bytes := e.p, uintptr((2*pages-1)*page())
+	space, err := p.ask(request{Op: "mmap", FD: -1, Bytes: bytes, Prot: unix.PROT_NONE, Flags: unix.MAP_PRIVATE | unix.MAP_ANONYMOUS}, -1)
+	p.s.check(err)
+	p.s.check(errnoError("mmap of the space for two mappings", space))
+	start := uintptr(space.Value)
+	p.s.say("%s takes address space for two mappings side by side", p.name)
+	second = e.mapArea(0, pages, start+uintptr((pages-1)*page()), 0, accept)
+	if second == nil {
+		return nil, nil
+	}
+	first = e.mapArea(0, pages, start, 0, []unix.Errno{unix.EINVAL, unix.ENOMEM}) // see unmapFrom
+	if first != nil {
+		second.without(0, 1)
+	}
+	return first, second
 }
 
 // MapAUX maps the AUX area behind the data area, which must be mapped.
@@ -356,7 +380,7 @@ func (e *Event) MapAUX(data *Mapping, pages int64, accept ...unix.Errno) *Mappin
 	}
 	offset := uintptr(data.buffer.areas[0].pages * page())
 	e.announce(data, pages)
-	return e.mapArea(1, pages, offset, accept)
+	return e.mapArea(1, pages, 0, offset, accept)
 }
 
 // announce writes the AUX area's place into the control page.
@@ -365,7 +389,8 @@ func (e *Event) announce(data *Mapping, pages int64) {
 	e.p.s.check(err)
 }
 
-func (e *Event) mapArea(which int, pages int64, offset uintptr, accept []unix.Errno) *Mapping {
+// mapArea maps an area at an address; 0: anywhere.
+func (e *Event) mapArea(which int, pages int64, addr, offset uintptr, accept []unix.Errno) *Mapping {
 	p, s := e.p, e.p.s
 	what := [2]string{"maps", "maps an AUX area of"}[which]
 	s.say("%s %s %d pages", p.name, what, pages)
@@ -374,7 +399,11 @@ func (e *Event) mapArea(which int, pages int64, offset uintptr, accept []unix.Er
 		a = e.buffer.areas[which]
 	}
 	again := a.live()
-	got, err := p.ask(request{Op: "mmap", FD: e.fd, Bytes: uintptr(pages * page()), Offset: offset, Prot: readWrite, Flags: unix.MAP_SHARED}, -1)
+	flags := uintptr(unix.MAP_SHARED)
+	if addr != 0 {
+		flags |= unix.MAP_FIXED
+	}
+	got, err := p.ask(request{Op: "mmap", FD: e.fd, Addr: addr, Bytes: uintptr(pages * page()), Offset: offset, Prot: readWrite, Flags: flags}, -1)
 	s.check(err)
 	errno := unix.Errno(got.Errno)
 	if errno == 0 {
@@ -631,6 +660,48 @@ func (m *Mapping) move(at, pages int64) error {
 	}
 	s.look()
 	return nil
+}
+
+// Shrink gives up the last pages by mremap, which kernels refuse since CVE-2025-38563 like
+// unmapping them.
+func (m *Mapping) Shrink(pages int64) {
+	if m != nil && m.resized("shrinks", pages, unix.EINVAL, unix.ENOMEM) == 0 {
+		m.without(pages, m.pages-pages)
+	}
+}
+
+// Grow asks for more pages by mremap, which no kernel gives.
+func (m *Mapping) Grow(pages int64) {
+	if m == nil {
+		return
+	}
+	if errno := m.resized("grows", pages, unix.EFAULT, unix.EINVAL, unix.ENOMEM); errno == 0 {
+		m.p.s.broke(Witness{Witness: "mremap says ok to a buffer that grows", SeenPages: pages - m.pages})
+	}
+}
+
+// resized is what mremap to so many pages comes to: 0, or an errno of those it may have.
+func (m *Mapping) resized(how string, pages int64, accept ...unix.Errno) unix.Errno {
+	s := m.p.s
+	s.say("%s %s %d pages to %d", m.p.name, how, m.pages, pages)
+	got, err := m.p.ask(request{Op: "resize", Addr: m.addr, Bytes: uintptr(m.pages * page()), Pages: pages}, -1)
+	s.check(err)
+	errno := unix.Errno(got.Errno)
+	if errno != 0 && !slices.Contains(accept, errno) {
+		s.check(errnoError("mremap", got))
+	}
+	s.look()
+	return errno
+}
+
+// MovePart moves some pages, from at on, by mremap, which kernels refuse since CVE-2025-38563.
+func (m *Mapping) MovePart(at, pages int64) {
+	if m == nil {
+		return
+	}
+	if err := m.move(at, pages); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOMEM) {
+		m.p.s.check(err)
+	}
 }
 
 // Fill uses the user's allowance up, but for some pages.

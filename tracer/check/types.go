@@ -30,24 +30,24 @@ func splitTypes(given string) (kernel, path string) {
 	return given[:at], given[at+1:]
 }
 
-// CheckTypes says what is wrong with files of types that were given for some images;
-// without images they are for the running kernel.
-func CheckTypes(given, images []string) error {
+// CheckTypes says what is wrong with the files of types that were given; without kernels to
+// boot they are for the running one.
+func (g *Guests) CheckTypes() error {
 	names := [][]string{{kernel.Release()}}
-	if len(images) > 0 {
+	if len(g.Kernels) > 0 {
 		names = nil
-		for _, image := range images {
-			names = append(names, namesOf(image))
+		for _, name := range g.Kernels {
+			names = append(names, g.namesOf(name))
 		}
 	}
-	for i, g := range given {
-		of, path := splitTypes(g)
+	for i, given := range g.BTF {
+		of, path := splitTypes(given)
 		info, err := os.Stat(path)
 		switch {
 		case of != "" && !slices.ContainsFunc(names, func(list []string) bool { return slices.Contains(list, of) }):
-			return fmt.Errorf("--btf %s: no kernel of that name or release is checked", g)
+			return fmt.Errorf("--btf %s: no kernel of that name or release is checked", given)
 		case of == "" && (err != nil || !info.IsDir()) && (len(names) > 1 || i > 0):
-			return fmt.Errorf("--btf %s: one file is not for several kernels: name a directory, or --btf KERNEL=FILE for each", g)
+			return fmt.Errorf("--btf %s: one file is not for several kernels: name a directory, or --btf KERNEL=FILE for each", given)
 		}
 	}
 	return nil
@@ -106,8 +106,8 @@ func TypesHere(given []string) (string, error) {
 // types finds the file with a kernel's types. The note says that none was found
 // although some were given: the kernel must have its own, and it is an error if its
 // image shows that it has not.
-func (g *Guests) types(image string) (file, note string, err error) {
-	file, looked, err := typesOf(g.BTF, namesOf(image))
+func (g *Guests) types(name string) (file, note string, err error) {
+	file, looked, err := typesOf(g.BTF, g.namesOf(name))
 	if err != nil || file != "" || len(g.BTF) == 0 {
 		return file, "", err
 	}
@@ -115,18 +115,23 @@ func (g *Guests) types(image string) (file, note string, err error) {
 	if len(looked) > 0 {
 		note += ": tried " + strings.Join(looked, ", ")
 	}
-	if lacksTypes(image) {
-		return "", "", fmt.Errorf("the kernel carries no types, and %s: add one, or --btf %s=FILE", note, image)
+	if image, err := g.file(name); err == nil && lacksTypes(image) {
+		return "", "", fmt.Errorf("the kernel carries no types, and %s: add one, or --btf %s=FILE", note, name)
 	}
 	return "", note, nil
 }
 
 // namesOf are the names of a kernel: its image as it was given, the file's name, that
 // without what it begins with, and the release that the image says.
-func namesOf(image string) []string {
-	names := []string{image, filepath.Base(image), ReleaseOf(image)}
-	if release := imageRelease(image); release != "" {
-		names = append(names, release)
+func (g *Guests) namesOf(name string) []string {
+	names := []string{name, filepath.Base(name), ReleaseOf(name)}
+	if image, err := g.file(name); err == nil {
+		if image != name {
+			names = append(names, ReleaseOf(image))
+		}
+		if release := imageRelease(image); release != "" {
+			names = append(names, release)
+		}
 	}
 	slices.Reverse(names) // the release is the surest
 	return slices.Compact(names)

@@ -160,12 +160,12 @@ func TestTypesOf(t *testing.T) {
 		{[]string{in("one")}, "one file is not for several kernels"},
 		{[]string{"4.18=" + in("one")}, "no kernel of that name"},
 	} {
-		err := CheckTypes(c.given, images)
+		err := (&Guests{BTF: c.given, Kernels: images}).CheckTypes()
 		if (err != nil) != (c.wrong != "") || err != nil && !strings.Contains(err.Error(), c.wrong) {
 			t.Errorf("%q: %v; want %q", c.given, err, c.wrong)
 		}
 	}
-	if err := CheckTypes([]string{in("one")}, images[:1]); err != nil {
+	if err := (&Guests{BTF: []string{in("one")}, Kernels: images[:1]}).CheckTypes(); err != nil {
 		t.Errorf("one file for one kernel: %v", err)
 	}
 }

@@ -81,9 +81,22 @@ func (w *writing) event(p *process, aux bool) *Event {
 
 // mapping writes down that an area is mapped.
 func (w *writing) mapping(e *Event, call string, pages int64) *Mapping {
+	m := w.made(e, pages)
+	e.p.s.writes(Op{Call: call, Process: e.p.number, Event: e.number, Mapping: m.number, Pages: pages})
+	return m
+}
+
+// mirror writes down that a buffer is mapped twice side by side.
+func (w *writing) mirror(e *Event, pages int64) (first, second *Mapping) {
+	second, first = w.made(e, pages), w.made(e, pages)
+	e.p.s.writes(Op{Call: CallMirror, Process: e.p.number, Event: e.number, Mapping: second.number, To: first.number, Pages: pages})
+	return first, second
+}
+
+// made is a mapping that was not made.
+func (w *writing) made(e *Event, pages int64) *Mapping {
 	m := &Mapping{p: e.p, number: w.mappings, pages: pages, event: e.perfEvent, buffer: &buffer{areas: [2]*area{{pages: pages}}}}
 	w.mappings++
-	e.p.s.writes(Op{Call: call, Process: e.p.number, Event: e.number, Mapping: m.number, Pages: pages})
 	return m
 }
 

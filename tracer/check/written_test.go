@@ -27,7 +27,7 @@ func TestScenariosAsPrograms(t *testing.T) {
 			}
 		}
 	}
-	want := map[string]bool{"cap-missing": true, "cap-user-namespace": true, "wrong-geometry": true, "too-large": true, "aux-too-large": true}
+	want := map[string]bool{"cap-missing": true, "cap-user-namespace": true, "remap-resize": true, "wrong-geometry": true, "too-large": true, "aux-too-large": true}
 	for _, e := range chargerExercises() {
 		want[e.Name] = true
 	}
@@ -52,6 +52,10 @@ func TestScenarioWrittenDown(t *testing.T) {
 		"partial-unmap": {
 			{Call: CallStart, Name: "mapper", Limit: 64}, {Call: CallFill, Pages: 4}, {Call: CallOpen}, {Call: CallMap, Pages: small},
 			{Call: CallUnmap, At: 8, Pages: 1}, {Call: CallUnmap, At: 5, Pages: 4}, {Call: CallRelease}, {Call: CallUnmap},
+		},
+		"mirror-map": {
+			{Call: CallStart, Name: "mapper", Limit: 64}, {Call: CallFill, Pages: 4}, {Call: CallOpen}, {Call: CallMirror, To: 1, Pages: small},
+			{Call: CallRelease}, {Call: CallUnmap, Mapping: 1}, {Call: CallUnmap},
 		},
 	} {
 		chosen, err := Choose([]string{name})

@@ -230,7 +230,7 @@ type asked struct {
 func (g *Guests) guest(ctx context.Context, image string, ask asked, known *Explored) (t *trial) {
 	t = &trial{}
 	release := check.ReleaseOf(image)
-	c, _, err := g.Machine(image)
+	c, _, err := g.Machine(&known.Kernel)
 	if err != nil {
 		t.died = err
 		return t

@@ -9,8 +9,6 @@ package guest
 
 import (
 	"context"
-	"debug/elf"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +22,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pinwatch/pinwatch/tracer/image"
 )
 
 // Config says what to boot and what to run.
@@ -57,6 +57,8 @@ type Config struct {
 	Stdout, Stderr io.Writer
 	// Console gets the kernel's messages; nil: they are kept for the errors.
 	Console io.Writer
+	// Booting gets QEMU's command line, each time before it starts; nil: nobody wants to know.
+	Booting func(command []string)
 }
 
 // What can come of a guest besides an exit code.
@@ -267,6 +269,9 @@ func (c Config) boot(ctx context.Context, m machine, accel, dir, initramfs strin
 	complaints := &complaints{alarm: cancel}
 	qemu := exec.CommandContext(boot, m.qemu, args...)
 	qemu.Stderr = complaints
+	if c.Booting != nil {
+		c.Booting(qemu.Args)
+	}
 	err := qemu.Run()
 	for _, l := range listeners {
 		l.Close()
@@ -397,8 +402,8 @@ func (c Config) machine() (machine, error) {
 	arch := c.Arch
 	if arch == "" {
 		var err error
-		if arch, err = ImageArch(c.Kernel); err != nil {
-			return machine{}, err
+		if arch, err = image.Arch(c.Kernel); err != nil {
+			return machine{}, fmt.Errorf("kernel image %s: %w", c.Kernel, err)
 		}
 	}
 	for _, m := range machines() {
@@ -430,30 +435,6 @@ func BinaryFor(arch string) (string, error) {
 	return beside, nil
 }
 
-// ImageArch reads the architecture off a kernel image's header.
-func ImageArch(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("kernel image: %w", err)
-	}
-	defer f.Close()
-	head := make([]byte, 0x210)
-	if _, err := io.ReadFull(f, head); err != nil {
-		return "", fmt.Errorf("kernel image %s: too short", path)
-	}
-	switch {
-	case string(head[:4]) == elf.ELFMAG && binary.LittleEndian.Uint16(head[0x12:]) == uint16(elf.EM_X86_64):
-		return "amd64", nil // vmlinux: QEMU starts it by PVH
-	case string(head[0x202:0x206]) == "HdrS":
-		return "amd64", nil
-	case string(head[0x38:0x3c]) == "ARM\x64":
-		return "arm64", nil
-	case string(head[4:8]) == "zimg": // EFI zboot: the compressed arm64 image
-		return "", fmt.Errorf("kernel image %s: an EFI zboot image, which QEMU 7 cannot boot: unpack it first", path)
-	}
-	return "", fmt.Errorf("kernel image %s: neither an x86 bzImage or vmlinux nor an arm64 Image", path)
-}
-
 // tcg emulates with one thread: with several, some kernels die patching their
 // own text.
 const tcg = "tcg,thread=single"
@@ -474,7 +455,7 @@ func chooseAccel(ctx context.Context, m machine, c Config) string {
 	}
 	trial := c
 	trial.Accel, trial.Exec, trial.Args, trial.Files, trial.Modules = "kvm", "", []string{"version"}, nil, nil
-	trial.Stdout, trial.Stderr, trial.Console = io.Discard, io.Discard, nil
+	trial.Stdout, trial.Stderr, trial.Console, trial.Booting = io.Discard, io.Discard, nil, nil
 	trial.Timeout = 10 * time.Second
 	code, err := Run(ctx, trial)
 	works := err == nil && code == 0

@@ -114,7 +114,7 @@ func TestOutputIntact(t *testing.T) {
 }
 
 // Any static program runs in a guest, with pinwatch in its PATH: as pinwatch guest --exec,
-// too.
+// too, which takes the kernel out of a package.
 func TestExec(t *testing.T) {
 	t.Parallel()
 	k := guesttest.First(t)[0]
@@ -123,11 +123,40 @@ func TestExec(t *testing.T) {
 		t.Errorf("%+v; want %q", out, want)
 	}
 	defer guesttest.TakeSlot()()
-	cmd := exec.Command(guesttest.Binary(t), "guest", "--kernel", k.Image, "--exec", guesttest.TestBinary(t, k.Arch), "--", "-test.list", "Exec")
-	raw, err := cmd.CombinedOutput()
-	if want := "TestExec\n"; err != nil || string(raw) != want {
-		t.Errorf("pinwatch guest --exec: %v, %q; want %q", err, raw, want)
+	dir := t.TempDir()
+	deb := packageOf(t, k.Image, dir)
+	cmd := exec.Command(guesttest.Binary(t), "guest", "--kernel", deb, "--exec", guesttest.TestBinary(t, k.Arch), "--", "-test.list", "Exec")
+	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	raw, err := cmd.Output()
+	if want := "TestExec\n"; err != nil || string(raw) != want || !strings.HasPrefix(said.String(), "pinwatch: "+deb+": vmlinu") {
+		t.Errorf("pinwatch guest --exec: %v, %q, %q; want %q", err, raw, &said, want)
 	}
+}
+
+// packageOf is a package of Debian's with a kernel in it, made by Debian's own tool.
+func packageOf(t *testing.T, image, dir string) string {
+	t.Helper()
+	file, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := filepath.Join(dir, "tree")
+	for name, content := range map[string][]byte{
+		"DEBIAN/control":               []byte("Package: linux-image-test\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: a kernel\n"),
+		"boot/" + filepath.Base(image): file,
+	} {
+		path := filepath.Join(tree, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, content, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out := filepath.Join(dir, "linux-image-test.deb")
+	if said, err := exec.Command("dpkg-deb", "--build", "-Zzstd", "-z1", tree, out).CombinedOutput(); err != nil {
+		t.Fatalf("dpkg-deb: %v\n%s", err, said)
+	}
+	return out
 }
 
 // A module that the kernel refuses ends the guest before the command starts, with the errno

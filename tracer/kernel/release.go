@@ -1,6 +1,11 @@
 package kernel
 
-import "golang.org/x/sys/unix"
+import (
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
 
 // Release is the running kernel's, as uname -r gives it.
 func Release() string {
@@ -9,4 +14,13 @@ func Release() string {
 		return "an unknown kernel"
 	}
 	return unix.ByteSliceToString(name.Release[:])
+}
+
+// BootID is the kernel's name of this boot; "" where it is not known.
+func BootID() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
 }

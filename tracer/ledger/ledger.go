@@ -14,14 +14,13 @@ import (
 // Ledger keeps, for every perf buffer, who was charged what, and says of every
 // event whether the kernel accounted it right. The rules are in rules.go.
 type Ledger struct {
-	buffers       map[uint64]*buffer  // by Event.Buffer
-	processes     map[uint64]*process // by Event.MM
-	users         map[counterKey]*user
-	objects       map[uint64]*account // by Object.Key
-	spare         []*buffer           // of those that are gone, for the next ones
-	holders       map[holderKey]*Holder
-	closed        *object.Book
-	preexistingNS uint64 // when what is older was known, as Event.TimeNS
+	buffers   map[uint64]*buffer  // by Event.Buffer
+	processes map[uint64]*process // by Event.MM
+	users     map[counterKey]*user
+	objects   map[uint64]*account // by Object.Key
+	spare     []*buffer           // of those that are gone, for the next ones
+	holders   map[holderKey]*Holder
+	closed    *object.Book
 
 	lastBuffer, lastProcess uint64
 	scheme                  rule.Scheme
@@ -40,6 +39,8 @@ type charge struct {
 	mm           uint64
 	process      uint64 // ID of the process that paid
 	user, pinned int64
+	pages        int64  // of the area
+	atNS         uint64 // when it was charged, or for what is older, was known
 	// The parts that should not have been charged.
 	userOver, pinnedOver int64
 	// holder is of what is older than the trace; nil for what an event charged.
@@ -52,6 +53,9 @@ type buffer struct {
 	preexisting bool       // than the trace
 	areas       [2]*charge // by Area; nil where none is live
 	room        [2]charge  // what areas point to
+	maker       Caller     // who mapped it first, as far as is known
+	limits      Limits     // as they were then
+	pageSize    uint32     // bytes
 	// mapped counts its mappings by the events. The kernel's own count, where no
 	// other call disturbs it, is better: it knows of copied and moved ones.
 	mapped int32
@@ -467,7 +471,7 @@ func (l *Ledger) open(e *Entry, p *process, u *user) {
 	e.BufferID = b.id
 	b.count(&e.Event, 1)
 	b.areas[e.Buffer.Area] = &b.room[e.Buffer.Area]
-	*b.areas[e.Buffer.Area] = charge{payer: e.Payer(), mm: e.Process.Owner, process: p.id, user: e.ChargedUser, pinned: e.ChargedPinned,
+	*b.areas[e.Buffer.Area] = charge{payer: e.Payer(), mm: e.Process.Owner, process: p.id, user: e.ChargedUser, pinned: e.ChargedPinned, pages: e.Buffer.Pages, atNS: e.TimeNS,
 		userOver: max(0, e.ChargedUser-e.ExpectedUser), pinnedOver: max(0, e.ChargedPinned-e.ExpectedPinned)}
 	p.charges++
 	p.over += b.areas[e.Buffer.Area].pinnedOver
@@ -483,13 +487,11 @@ func (l *Ledger) newBuffer(e *Entry) *buffer {
 		l.lastBuffer++
 		id = l.lastBuffer
 	}
-	last := len(l.spare) - 1
-	if last < 0 {
-		return &buffer{id: id, own: e.Caller.Self}
+	b := &buffer{}
+	if last := len(l.spare) - 1; last >= 0 {
+		b, l.spare = l.spare[last], l.spare[:last]
 	}
-	b := l.spare[last]
-	l.spare = l.spare[:last]
-	*b = buffer{id: id, own: e.Caller.Self}
+	*b = buffer{id: id, own: e.Caller.Self, maker: e.Caller, limits: e.Buffer.Limits, pageSize: e.PageSize}
 	return b
 }
 

@@ -479,7 +479,7 @@ func TestOwnIsInNoTotal(t *testing.T) {
 func TestOverchargeBesideForeign(t *testing.T) {
 	l := New()
 	ev := Event{Op: Map, PageSize: 4096, User: Reading{Owner: 5, Before: 1000, After: 355}, Process: Reading{Owner: 1, After: 549},
-		Buffer: Buffer{Key: 1, Pages: 65, Extra: 549, Mappings: Count{0, 1}, Limits: Limits{Allowance: 516}}}
+		Buffer: Buffer{Key: 1, Pages: 65, Extra: 549, Mappings: Count{Before: 0, After: 1}, Limits: Limits{Allowance: 516}}}
 	e := l.Apply(ev)
 	s := l.Summary()
 	if e.Verdict != Overcharge || e.ChargedUser != 65 || s.LiveUser != 65 || s.Scheme != rule.SchemeUnknown || s.ForeignUser != -710 || s.Users[0].Unexplained() != 0 {

@@ -32,7 +32,6 @@ type holderKey struct{ pid, uid uint32 }
 // alreadyMapped enters one area of an older buffer.
 func (l *Ledger) alreadyMapped(ev Event) Entry {
 	e := Entry{Event: ev, Kind: Preexisting, Fits: -1}
-	l.preexistingNS = max(l.preexistingNS, ev.TimeNS)
 	record := ev.Buffer.Recorded[ev.Buffer.Area]
 	e.ChargedUser, e.ChargedPinned = record.Pages-record.Extra, record.Extra
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
@@ -51,11 +50,13 @@ func (l *Ledger) alreadyMapped(ev Event) Entry {
 		return e
 	}
 	c := &b.room[ev.Buffer.Area]
-	*c = charge{payer: ev.Payer(), mm: ev.Process.Owner, user: e.ChargedUser, pinned: e.ChargedPinned, holder: l.holder(&ev)}
+	*c = charge{payer: ev.Payer(), mm: ev.Process.Owner, user: e.ChargedUser, pinned: e.ChargedPinned, pages: record.Pages, atNS: ev.TimeNS, holder: l.holder(&ev)}
 	if ev.Process.Owner != 0 {
 		p := l.process(&ev)
 		p.charges++
 		c.process, e.ProcessID = p.id, p.id
+		c.pinnedOver = max(0, record.Extra-record.Pages) // by its own record, whatever else is not known
+		p.over += c.pinnedOver
 	}
 	b.areas[ev.Buffer.Area], b.mapped = c, ev.Buffer.Mappings.After
 	if ev.Buffer.Area == rule.Data {
@@ -113,7 +114,7 @@ func (l *Ledger) forgetMapped(e *Entry) {
 		if record := e.Buffer.Recorded[area]; e.Op == Unmap && record.Pages != 0 {
 			another = record.Pages != c.user+c.pinned || record.Extra != c.pinned
 		}
-		if e.TimeNS <= l.preexistingNS || another {
+		if e.TimeNS <= c.atNS || another {
 			l.hold(c, -c.user)
 			c.user = 0
 			l.close(e.Buffer.Key, rule.Area(area))
@@ -157,4 +158,43 @@ func (l *Ledger) preexistingHolders() (list []Holder) {
 		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(b.User, a.User), cmp.Compare(b.Pinned, a.Pinned), cmp.Compare(a.PID, b.PID))
 	})
 	return list
+}
+
+// Live are the perf buffers that are there, but for the tracer's own, as the entries with which a
+// recording of what follows begins. The time of each is when it was charged.
+func (l *Ledger) Live() (entries []Entry) {
+	for key, b := range l.buffers {
+		for area, c := range b.areas {
+			if c != nil && !b.own {
+				entries = append(entries, l.live(key, b, rule.Area(area), c))
+			}
+		}
+	}
+	slices.SortFunc(entries, func(a, b Entry) int {
+		return cmp.Or(cmp.Compare(a.BufferID, b.BufferID), cmp.Compare(a.Buffer.Area, b.Buffer.Area))
+	})
+	return entries
+}
+
+func (l *Ledger) live(key uint64, b *buffer, area rule.Area, c *charge) Entry {
+	e := Entry{Kind: Preexisting, Fits: -1, BufferID: b.id, Event: Event{
+		Op: AlreadyMapped, TimeNS: c.atNS, Lost: l.summary.Lost, PageSize: b.pageSize, Caller: b.maker, User: Reading{Owner: uint64(c.payer)},
+		Buffer: Buffer{Key: key, Area: area, Pages: c.pages, Extra: c.pinned, Mappings: Count{Before: b.mapped, After: b.mapped}, Limits: b.limits},
+	}}
+	e.Number, e.Refusals, e.Scheme = l.summary.Events, l.summary.Refused, l.scheme
+	e.Buffer.Recorded[area] = Recorded{Pages: c.pages, Extra: c.pinned}
+	e.ChargedUser, e.ChargedPinned = c.pages-c.pinned, c.pinned
+	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
+	e.User.After = l.user(c.payer, false).locked.Last
+	e.User.Before = e.User.After
+	p := l.processes[c.mm]
+	known := c.mm != 0 && p != nil && p.id == c.process
+	if e.Uncertain = !known && c.pinned != 0; !known {
+		return e
+	}
+	e.ProcessID, e.Process = p.id, Reading{Owner: c.mm, Before: p.pinned.Last, After: p.pinned.Last}
+	if p.pid != e.Caller.PID { // it mapped this area of another one's buffer
+		e.Caller = Caller{PID: p.pid, TID: p.pid, UID: c.payer}
+	}
+	return e
 }

@@ -31,6 +31,15 @@ type View interface {
 	Summary() ledger.Summary
 	// Objects are the BPF objects made during the trace that are still there.
 	Objects() []ledger.Charged
+	// Live are the perf buffers that are there, as a recording of what follows wants them.
+	Live() []ledger.Entry
+}
+
+// Beginner is a sink that wants to ask while it takes an entry, too, which the View then holds
+// already.
+type Beginner interface {
+	Sink
+	Begin(now View)
 }
 
 // Run enters events into a new ledger and feeds the sinks, in their order, until the events end. An error
@@ -42,6 +51,11 @@ func Run(events iter.Seq2[ledger.Event, error], lost func() uint64, sinks ...Sin
 			err = errors.Join(err, do(s))
 		}
 		return err
+	}
+	for _, s := range sinks {
+		if b, ok := s.(Beginner); ok {
+			b.Begin(l)
+		}
 	}
 	flush := func(s Sink) error { return s.Flush(l) }
 	var entry ledger.Entry

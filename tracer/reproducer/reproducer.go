@@ -96,12 +96,14 @@ func (s *Source) file(form string) (*file, error) {
 			f.Processes[o.Process] = o.Name
 		}
 		switch o.Call {
-		case check.CallOpen, check.CallMap, check.CallMapAUX, check.CallRedirect, check.CallGive, check.CallRace, check.CallTogether, check.CallClose:
+		case check.CallOpen, check.CallMap, check.CallMapAUX, check.CallMirror, check.CallRedirect, check.CallGive, check.CallRace, check.CallTogether, check.CallClose:
 			f.Events = named(f.Events, o.Event, "e")
 		}
 		switch o.Call {
 		case check.CallMap, check.CallMapAUX, check.CallUnmap, check.CallCover, check.CallMove, check.CallProtect:
 			f.Mappings = named(f.Mappings, o.Mapping, "m")
+		case check.CallMirror:
+			f.Mappings = named(named(f.Mappings, o.Mapping, "m"), o.To, "m")
 		case check.CallRedirect:
 			f.Events = named(f.Events, o.To, "e")
 		case check.CallGive, check.CallRace:
@@ -156,6 +158,8 @@ func (f *file) call(o check.Op) (string, error) {
 		name, args = "map", fmt.Sprintf("%s, %s, %d", event(), f.Mappings[o.Mapping], o.Pages)
 	case check.CallMapAUX:
 		name, args = "map_aux", fmt.Sprintf("%s, %s, %d", event(), f.Mappings[o.Mapping], o.Pages)
+	case check.CallMirror:
+		name, args = "mirror", fmt.Sprintf("%s, %s, %s, %d", event(), f.Mappings[o.Mapping], f.Mappings[o.To], o.Pages)
 	case check.CallRedirect:
 		name, args = "redirect", event()+", "+f.Events[o.To]
 	case check.CallGive:
@@ -218,11 +222,13 @@ func (f *file) Uses(calls ...string) bool {
 
 // Parts reports whether it names mappings after they were made.
 func (f *file) Parts() bool {
-	return f.Uses(check.CallUnmap, check.CallCover, check.CallMove, check.CallProtect)
+	return f.Uses(check.CallUnmap, check.CallCover, check.CallMove, check.CallProtect, check.CallMirror)
 }
 
 // Maps reports whether it maps anything that is seen after the call.
-func (f *file) Maps() bool { return f.Uses(check.CallMap, check.CallMapAUX, check.CallFill) }
+func (f *file) Maps() bool {
+	return f.Uses(check.CallMap, check.CallMapAUX, check.CallMirror, check.CallFill)
+}
 
 // Settings reports whether it changes the machine's.
 func (f *file) Settings() bool {

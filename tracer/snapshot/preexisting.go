@@ -47,6 +47,7 @@ func (s *Snapshot) Preexisting() []ledger.Event {
 		if p, ok := s.Process(b.PID); ok {
 			c := &e.Caller
 			c.Comm, c.UID, c.CgroupID, c.Cgroup = p.Comm, p.UID, p.cgroupID, p.CgroupPath
+			c.Names = s.Names.Of(p.CgroupPath)
 			c.CapIPCLock, c.LockLimit = p.CapIPCLock, p.LockLimit
 			e.Process.Before, e.Process.After = p.PinnedVM, p.PinnedVM
 			if b.only() && b.mm == p.mm && p.PinnedVM >= pinned[b.mm] {

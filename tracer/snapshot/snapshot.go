@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/pinwatch/pinwatch/tracer/accounting"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/self"
 )
@@ -43,6 +44,8 @@ type Snapshot struct {
 	// Enclosed: pinwatch is in a pid or user namespace of its own, and what its users have
 	// mapped elsewhere is not in here.
 	Enclosed bool
+
+	Names *cgroup.Names // of the containers that paths of cgroups name
 
 	lastID uint64  // of Buffers
 	uids   uidMaps // of pinwatch's user namespace

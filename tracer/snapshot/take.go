@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pinwatch/pinwatch/tracer/accounting"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/self"
@@ -24,6 +25,7 @@ type Source struct {
 	uids      uidMaps           // of this user namespace
 	enclosed  bool              // in a pid or user namespace of its own
 	paths     map[uint64]string // of cgroups, by id
+	names     *cgroup.Names
 	before    sizes
 
 	accounting accounting.Finding
@@ -33,7 +35,7 @@ type Source struct {
 // Open readies a source: the kernel's iterators where they are to be had, else
 // /proc, and the snapshots say why.
 func Open(opts Options) (*Source, error) {
-	s := &Source{proc: newProc(opts), accounting: opts.Accounting}
+	s := &Source{proc: newProc(opts), names: cgroup.HostNames(), accounting: opts.Accounting}
 	s.uids = s.proc.uidMaps()
 	ns, err := os.Readlink(filepath.Join(s.proc.proc, "self/ns/pid"))
 	inner := err == nil && ns != initialPIDNamespace
@@ -80,7 +82,7 @@ func Take(ctx context.Context, opts Options) (*Snapshot, error) {
 
 // Take takes a snapshot.
 func (s *Source) Take(ctx context.Context) (*Snapshot, error) {
-	snap := &Snapshot{TimeNS: uint64(time.Now().UnixNano()), Degraded: slices.Clone(s.degraded), Accounting: s.accounting, uids: s.uids}
+	snap := &Snapshot{TimeNS: uint64(time.Now().UnixNano()), Degraded: slices.Clone(s.degraded), Accounting: s.accounting, Names: s.names, uids: s.uids}
 	if err := s.proc.settings(snap); err != nil {
 		return nil, err
 	}

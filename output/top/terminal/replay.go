@@ -16,6 +16,8 @@ import (
 // Replay is a recording as a source. It needs no privileges.
 type Replay struct {
 	Recorded *recording.Reader
+	// Again begins the recording anew; nil, or an error: there is no way back.
+	Again    func() (*recording.Reader, error)
 	Speed    float64 // 1 is as recorded; 0: as fast as it can be read
 	Paused   bool    // until told otherwise
 	Interval time.Duration
@@ -30,10 +32,37 @@ const (
 	flushCount = 1024
 )
 
-// Run plays the recording to its end, and then waits for ctx.
+// Run plays the recording to its end, and then waits for ctx, or for somebody who wants to see
+// some of it again.
 func (r *Replay) Run(ctx context.Context, orders <-chan top.Action, send func(tea.Msg)) error {
-	recorded := r.Recorded
 	p := player{Replay: *r, orders: orders, send: send, usage: newUsage()}
+	for {
+		if err := p.play(ctx); err != nil || ctx.Err() != nil {
+			return err
+		}
+		if !p.again {
+			p.send(top.Tick{NowNS: p.atNS, Usage: p.usage.read()})
+			p.arrive()
+			p.send(top.Ended{})
+		}
+		for !p.again {
+			select {
+			case <-ctx.Done():
+				return nil
+			case order := <-orders:
+				if p.obey(order); !p.again && p.to.By != top.SeekNone { // nothing lies ahead
+					p.arrive()
+					p.send(top.Ended{})
+				}
+			}
+		}
+		p.rewind()
+	}
+}
+
+// play plays to the end, or until it has to begin anew.
+func (p *player) play(ctx context.Context) error {
+	recorded := p.Recorded
 	paced := func(yield func(ledger.Event, error) bool) {
 		for event, err := range recorded.Events() {
 			if err == nil && !p.await(ctx, &event) {
@@ -45,13 +74,7 @@ func (r *Replay) Run(ctx context.Context, orders <-chan top.Action, send func(te
 			}
 		}
 	}
-	if err := pipeline.Run(paced, recorded.Lost, &p); err != nil || ctx.Err() != nil {
-		return err
-	}
-	p.send(top.Tick{NowNS: p.atNS, Usage: p.usage.read()})
-	send(top.Ended{})
-	<-ctx.Done()
-	return nil
+	return pipeline.Run(paced, recorded.Lost, p)
 }
 
 // player is the sink of a replay, and keeps its time.
@@ -67,12 +90,19 @@ type player struct {
 
 	atNS   uint64 // of the last event
 	tickNS uint64 // when the next interval ends
+	number uint64 // of the last event
 	step   bool
+	to     top.Seek // where it goes, if it goes anywhere
+	again  bool     // it has to begin anew
 }
 
 // wait waits until the event of a time is due. It reports whether to go on.
 func (p *player) wait(ctx context.Context, timeNS uint64) bool {
 	p.step = false
+	if p.skips(timeNS) {
+		return true
+	}
+	p.arrive()
 	var gap time.Duration
 	if p.atNS != 0 && timeNS > p.atNS {
 		gap = time.Duration(timeNS - p.atNS)
@@ -94,9 +124,13 @@ func (p *player) wait(ctx context.Context, timeNS uint64) bool {
 		case <-ctx.Done():
 		case order := <-p.orders:
 			p.obey(order)
-			if p.step {
+			switch {
+			case p.again:
+				return false
+			case p.step || p.skips(timeNS):
 				return true
 			}
+			p.arrive()
 		case <-due:
 			return true
 		}
@@ -114,6 +148,9 @@ func (p *player) paced(gap time.Duration) time.Duration {
 
 func (p *player) obey(order top.Action) {
 	switch {
+	case order.Seek.By != top.SeekNone:
+		p.Paused = p.Paused || order.Pause
+		p.seek(order.Seek)
 	case order.Step:
 		p.step, p.Paused = true, true
 	case order.Pause:
@@ -150,14 +187,14 @@ func (p *player) await(ctx context.Context, event *ledger.Event) bool {
 func (p *player) Enter(e *ledger.Entry) error {
 	r := row.Of(e)
 	p.rows = append(p.rows, &r)
-	p.atNS = max(p.atNS, e.TimeNS)
+	p.atNS, p.number = max(p.atNS, e.TimeNS), e.Number
 	return nil
 }
 
 // Flush shows what was entered, if it is much, or a while since the last time.
 func (p *player) Flush(now pipeline.View) error {
 	p.counts = now.Counts()
-	if p.step || len(p.rows) >= flushCount || time.Since(p.flushed) > flushAfter {
+	if p.step || len(p.rows) >= flushCount || p.to.By == top.SeekNone && time.Since(p.flushed) > flushAfter {
 		p.flush()
 	}
 	return nil

@@ -3,12 +3,14 @@
 package terminal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 	"sync"
 
 	tea "charm.land/bubbletea/v2"
@@ -25,8 +27,8 @@ type Source interface {
 }
 
 // Run shows a source on the terminal until the user quits or ctx ends. The
-// terminal is put back whatever happens.
-func Run(ctx context.Context, opts top.Options, source Source, out *os.File) error {
+// terminal is put back whatever happens. Settings that are to be kept go to save.
+func Run(ctx context.Context, opts top.Options, source Source, out *os.File, save func(settings string) (where string, err error)) error {
 	model, err := top.New(opts)
 	if err != nil {
 		return err
@@ -35,7 +37,7 @@ func Run(ctx context.Context, opts top.Options, source Source, out *os.File) err
 	defer cancel()
 	orders := make(chan top.Action, 64)
 	stops := newStops()
-	program := tea.NewProgram(screen{model, orders},
+	program := tea.NewProgram(screen{model, orders, save},
 		// Signals end ctx; what they are is main's affair.
 		tea.WithContext(ctx), tea.WithoutSignalHandler(), tea.WithOutput(out),
 		tea.WithFilter(stops.filter))
@@ -82,6 +84,7 @@ func guarded(run func() error) (err error) {
 type screen struct {
 	model  top.Model
 	orders chan<- top.Action
+	save   func(settings string) (string, error)
 }
 
 func (s screen) Init() tea.Cmd { return nil }
@@ -96,6 +99,14 @@ func (s screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		return s, tea.Quit
 	case action.Suspend:
 		return s, tea.Suspend
+	case action.Save != "":
+		return s, func() tea.Msg {
+			where, err := s.save(action.Save)
+			if err != nil {
+				return top.Notice("not saved: " + err.Error())
+			}
+			return top.Notice("saved in " + where)
+		}
 	}
 	select {
 	case s.orders <- action:
@@ -107,6 +118,9 @@ func (s screen) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 func (s screen) View() tea.View {
 	view := tea.NewView(s.model.View())
 	view.AltScreen = true
+	if s.model.Mouse() {
+		view.MouseMode = tea.MouseModeCellMotion
+	}
 	return view
 }
 
@@ -156,6 +170,14 @@ func Batch(ctx context.Context, opts top.Options, source Source, views []string,
 		return nil
 	}
 	return err
+}
+
+// ASCII reports whether the locale says that the terminal cannot show more. Without any
+// locale there is nothing against it.
+func ASCII() bool {
+	locale := cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG"))
+	name := strings.ReplaceAll(strings.ToUpper(locale), "-", "")
+	return locale != "" && !strings.Contains(name, "UTF8")
 }
 
 // Is says whether a file is a terminal that can show a screen.

@@ -13,21 +13,29 @@ import (
 
 // usage measures what pinwatch itself takes.
 type usage struct {
-	cpu time.Duration
-	at  time.Time
+	cpu   time.Duration
+	at    time.Time
+	share float64 // of the last interval; negative: none has ended yet
 }
 
-func newUsage() *usage { return &usage{cpu: cpuTime(), at: time.Now()} }
+// leastInterval is how much time a share of a CPU is of, at least: refreshes may be much closer,
+// and what starting took is soon behind.
+const leastInterval = time.Second
 
-// read is the usage since the last reading.
+func newUsage() *usage { return &usage{cpu: cpuTime(), at: time.Now(), share: -1} }
+
+// read is the usage of the last interval.
 func (u *usage) read() top.Usage {
-	cpu, now := cpuTime(), time.Now()
-	share := 0.0
-	if elapsed := now.Sub(u.at); elapsed > 0 {
-		share = float64(cpu-u.cpu) / float64(elapsed)
+	return top.Usage{CPU: u.of(cpuTime(), time.Now()), RSS: residentBytes()}
+}
+
+// of is the share of a CPU in the last interval, after another reading.
+func (u *usage) of(cpu time.Duration, now time.Time) float64 {
+	if elapsed := now.Sub(u.at); elapsed >= leastInterval {
+		u.share = float64(cpu-u.cpu) / float64(elapsed)
+		u.cpu, u.at = cpu, now
 	}
-	u.cpu, u.at = cpu, now
-	return top.Usage{CPU: share, RSS: residentBytes()}
+	return u.share
 }
 
 // cpuTime is the time that this process has run on CPUs.

@@ -3,6 +3,8 @@
 // released: workers of the kernel's give their pages back a moment later.
 package object
 
+import "github.com/pinwatch/pinwatch/tracer/cgroup/container"
+
 // Object is a BPF map or program, and what one call on it was charged.
 type Object struct {
 	Key        uint64 // identifies it within a trace, as that of a perf buffer does; 0: not known
@@ -35,13 +37,15 @@ type Object struct {
 	UnpaidBytes int64
 	// MapCgroupID names who pays for what the map takes later.
 	MapCgroupID uint64
-	MapCgroup   string // its path, where it is known, as are the others
+	MapCgroup   string          // its path, where it is known, as are the others
+	MapNames    container.Names // of the container that it names, as are the others
 	// Refused reports whether the charge of a cgroup was seen to fail: LimitCgroupID's.
 	Refused bool
 	// LimitCgroupID is whose UsageBytes and LimitBytes these are: of the cgroup
 	// that refused, else of the first payer. LimitBytes is -1 without a limit.
 	LimitCgroupID          uint64
 	LimitCgroup            string
+	LimitNames             container.Names
 	UsageBytes, LimitBytes int64
 }
 
@@ -49,6 +53,7 @@ type Object struct {
 type Payer struct {
 	CgroupID uint64
 	Cgroup   string
+	Names    container.Names
 	Pages    int64 // for pages, vmalloc included
 	Objects  int64 // by the slab and percpu allocators
 }

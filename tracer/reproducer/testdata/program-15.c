@@ -80,7 +80,7 @@ enum { m0, m1, m2, m3, m4, m5, NR_NAMED };
 #define DIED		(1 << 7)	/* the kernel crashed: BUG, oops */
 #define PARANOID	"/proc/sys/kernel/perf_event_paranoid"
 
-enum op { MAP, UNMAP, COVER, MOVE, PROTECT, ANNOUNCE, REDIRECT, SEND, RECEIVE, CLOSE, ROOM, STORM, FORK, EXEC, EXIT, CAPABLE };
+enum op { MAP, MAP_AT, SPACE, UNMAP, COVER, MOVE, PROTECT, ANNOUNCE, REDIRECT, SEND, RECEIVE, CLOSE, ROOM, STORM, FORK, EXEC, EXIT, CAPABLE };
 
 struct call {
 	enum op op;
@@ -275,6 +275,7 @@ static long storms(int threads, int event, long pages)
 
 static long make(struct call *c, int sock)
 {
+
 	switch (c->op) {
 	case MAP:
 		return map_pages(fds[c->a], c->b, c->c);
@@ -560,13 +561,13 @@ static void without(struct map *m, long at, long pages)
 			mapped(rest);
 	}
 }
-static struct map *map_area(int p, int e, int which, long pages)
+static struct map *map_area(int p, int e, int which, long pages, long place)
 {
 	struct event *event = e < NR_EVENTS ? &events[e] : &procs[p].spare[e - NR_EVENTS];
 	struct buffer *b = event->buffer;
 	int again = b && b->area[which].mappings, want = 0;
 	struct area area = { };
-	long at = ask(p, MAP, e, pages, which ? b->area[0].pages : 0);
+	long at = place ? ask(p, MAP_AT, e, pages, place) : ask(p, MAP, e, pages, which ? b->area[0].pages : 0);
 
 	if (at < 0 && at != -EPERM) {	/* which has its reasons, and charges nothing */
 		say("    mmap: %s\n", strerror(-at));
@@ -604,7 +605,7 @@ static void open_event(int p, int e)
 
 static void map(int p, int e, int m, long pages)
 {
-	struct map *made = alive(p, e) ? map_area(p, e, 0, pages) : NULL;
+	struct map *made = alive(p, e) ? map_area(p, e, 0, pages, 0) : NULL;
 
 	if (made)
 		named[m] = made - maps + 1;
@@ -696,7 +697,7 @@ static void fill(int p, long but)
 
 		for (size = 1; (size == 1 ? 2 : size * 2 - 1) <= pages; size = size == 1 ? 2 : size * 2 - 1)
 			;
-		made = map_area(p, NR_EVENTS + n, 0, size);
+		made = map_area(p, NR_EVENTS + n, 0, size, 0);
 		if (made)
 			made->fill = 1;
 		pages -= size;

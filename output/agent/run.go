@@ -1,0 +1,112 @@
+package agent
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
+	"github.com/pinwatch/pinwatch/tracer/session"
+)
+
+// Options say what an agent does with its trace.
+type Options struct {
+	Dir       string // of the flight recorder; "": there is none
+	MaxBytes  int64
+	MaxAge    time.Duration
+	Anonymous bool   // leave out the name of the host
+	LogFormat string // one of LogFormats
+	Version   string
+}
+
+// What log lines are.
+const (
+	Logfmt = "logfmt"
+	JSON   = "json"
+)
+
+// LogFormats are their names.
+func LogFormats() []string { return []string{Logfmt, JSON} }
+
+// Run traces until ctx ends.
+func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer) error {
+	log := slog.New(slog.NewTextHandler(words, nil))
+	if o.LogFormat == JSON {
+		log = slog.New(slog.NewJSONHandler(words, nil))
+	}
+	s, err := session.Open(ctx, trace)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	lines := NewLog(log, time.Now)
+	sinks, ticks := []pipeline.Sink{lines}, []func(){lines.Tick}
+	if o.Dir != "" {
+		ring, err := OpenRing(RingOptions{Dir: o.Dir, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge, Log: log, Now: time.Now,
+			Header: func() (*recording.Header, error) { return recording.NewHeader(o.Version, o.Anonymous) }})
+		if err != nil {
+			return err
+		}
+		sinks, ticks = append(sinks, ring), append(ticks, ring.Tick)
+	}
+	log.Info("watching "+s.Attached(), "version", o.Version)
+	for _, what := range s.Degraded() {
+		log.Warn("degraded", "what", what)
+	}
+	ticking, stop := context.WithCancel(ctx)
+	wait := every(ticking, ticks...)
+	notify(log, "READY=1")
+	err = s.Run(ctx, sinks...)
+	stop()
+	wait()
+	notify(log, "STOPPING=1")
+	if losses := s.Losses(); losses.Total() > 0 {
+		log.Warn("lost events", "what", losses.String())
+	}
+	return err
+}
+
+// every calls functions each second until ctx ends; wait waits for the last call.
+func every(ctx context.Context, do ...func()) (wait func()) {
+	var running sync.WaitGroup
+	running.Go(func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			for _, one := range do {
+				one()
+			}
+		}
+	})
+	return running.Wait
+}
+
+// notify tells the service manager that started this process how it is, if one did:
+// sd_notify(3) is one datagram.
+func notify(log *slog.Logger, state string) {
+	to := os.Getenv("NOTIFY_SOCKET")
+	if to == "" {
+		return
+	}
+	if to[0] == '@' { // the abstract namespace
+		to = "\x00" + to[1:]
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: to, Net: "unixgram"})
+	if err == nil {
+		defer conn.Close()
+		_, err = conn.Write([]byte(state))
+	}
+	if err != nil {
+		log.Warn("the service manager cannot be told", "state", state, "error", err)
+	}
+}

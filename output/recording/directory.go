@@ -1,0 +1,187 @@
+package recording
+
+import (
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+)
+
+// Directory is what an agent has recorded: one trace after the other, each in files that
+// follow one another. Only what follows without a gap is one trace for a ledger.
+type Directory struct {
+	parts   []part
+	to      time.Time // zero: there is no end
+	skipped []string  // files that hold nothing, and why
+	before  *Stretch
+}
+
+type part struct {
+	PartFile
+	*Header
+}
+
+// OpenDirectory finds what is recorded from one time to another one; zero: from the first event,
+// to the last one. It begins with the file that the time is in, so with what came before it
+// there.
+func OpenDirectory(dir string, from, to time.Time) (*Directory, error) {
+	files, err := PartFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &Directory{to: to}
+	for _, file := range files {
+		h, err := readHeader(file.Path)
+		if err != nil {
+			d.skipped = append(d.skipped, fmt.Sprintf("%s holds nothing: %v", filepath.Base(file.Path), err))
+			continue
+		}
+		if !from.IsZero() && h.TimeNS <= from.UnixNano() {
+			d.parts = d.parts[:0] // the time is in this one, or later
+		}
+		if to.IsZero() || h.TimeNS <= to.UnixNano() {
+			d.parts = append(d.parts, part{file, h})
+		}
+	}
+	if len(d.parts) == 0 {
+		return nil, fmt.Errorf("%s: no recording of an agent of that time (of %s)", dir, format.Count(len(files), "file"))
+	}
+	return d, nil
+}
+
+// Next is the next trace, to be read to its end before the one after it; nil: there is none. What
+// is missing before it is said.
+func (d *Directory) Next(words io.Writer) *Stretch {
+	say := func(what string) {
+		if what != "" {
+			fmt.Fprintf(words, "pinwatch: %s\n", what)
+		}
+	}
+	for _, what := range d.skipped {
+		say(what)
+	}
+	d.skipped = nil
+	if len(d.parts) == 0 {
+		return nil
+	}
+	say(d.gap())
+	d.before = &Stretch{from: d}
+	return d.before
+}
+
+// gap says what is missing before the next part; "": nothing.
+func (d *Directory) gap() string {
+	next := d.parts[0]
+	if d.before == nil {
+		if next.Part > 0 {
+			return fmt.Sprintf("begins at %s, in the midst of a trace, with what was mapped then", clockOf(next.TimeNS))
+		}
+		return ""
+	}
+	last := d.before
+	why := "the agent did not end, and was started again"
+	switch {
+	case last.ended:
+		why = "the agent was stopped, and started again"
+	case last.header.BootID != next.BootID:
+		why = "the machine was booted again"
+	case last.header.Run == next.Run && next.Unrecorded > 0:
+		why = format.Count(next.Unrecorded, "event") + " could not be written"
+	case last.header.Run == next.Run && last.torn != "":
+		why = "a part of a file is missing"
+	case last.header.Run == next.Run:
+		why = "files are missing"
+	}
+	return fmt.Sprintf("gap: nothing is recorded between %s (the last that is there) and %s: %s", clockOf(last.lastNS), clockOf(next.TimeNS), why)
+}
+
+// clockOf writes a time as tables do, and the day.
+func clockOf[T int64 | uint64](ns T) string {
+	return time.Unix(0, int64(ns)).Format("2006-01-02 15:04:05")
+}
+
+// Stretch is a trace without a gap, in one file or more.
+type Stretch struct {
+	from   *Directory
+	header *Header // of its last file, as far as it was read
+	first  *Header
+	lost   uint64
+	torn   string
+	ended  bool
+	lastNS uint64 // of the last event
+}
+
+// Lost is how many events it had lost, as far as it was read.
+func (s *Stretch) Lost() uint64 { return s.lost }
+
+// Tell says of what machine it is, and what of its end was left out.
+func (s *Stretch) Tell(w io.Writer) {
+	if s.first != nil {
+		fmt.Fprintf(w, "pinwatch: %s\n", s.first)
+	}
+	if s.torn != "" {
+		fmt.Fprintf(w, "pinwatch: its end is torn: %s\n", s.torn)
+	}
+}
+
+// Events yields the events, up to the time that is wanted.
+func (s *Stretch) Events() iter.Seq2[ledger.Event, error] {
+	return func(yield func(ledger.Event, error) bool) {
+		for len(s.from.parts) > 0 {
+			next := s.from.parts[0]
+			if s.first != nil && (next.Run != s.header.Run || next.Part != s.header.Part+1 || next.Unrecorded > 0 || s.torn != "") {
+				return
+			}
+			s.from.parts = s.from.parts[1:]
+			if s.first == nil {
+				s.first = next.Header
+				s.lastNS = uint64(next.TimeNS)
+			}
+			s.header = next.Header
+			if !s.read(next, yield) {
+				s.from.parts = nil
+				return
+			}
+		}
+	}
+}
+
+// read yields a file's events, and reports whether to go on.
+func (s *Stretch) read(p part, yield func(ledger.Event, error) bool) bool {
+	file, err := os.Open(p.Path)
+	if err != nil {
+		yield(ledger.Event{}, err)
+		return false
+	}
+	defer file.Close()
+	r := NewReader(file)
+	r.EndAt(s.from.to)
+	before := p.Lost - min(p.Lost, s.first.Lost)
+	for event, err := range r.Events() {
+		if err != nil { // damage: what follows it is a trace of its own
+			s.torn = fmt.Sprintf("%s: %v", filepath.Base(p.Path), err)
+			return true
+		}
+		if event.Op == ledger.AlreadyMapped && p.Header != s.first {
+			continue // the files before it have told
+		}
+		event.Lost += before
+		s.lost, s.lastNS = event.Lost, max(s.lastNS, event.TimeNS)
+		if !yield(event, nil) {
+			return false
+		}
+	}
+	if r.cut {
+		return false
+	}
+	s.lost, s.ended = max(s.lost, r.Lost()+before), r.ended
+	if r.Torn() != "" {
+		s.torn = filepath.Base(p.Path) + ": " + r.Torn()
+	}
+	return true
+}

@@ -1,0 +1,184 @@
+package terminal_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/output/top"
+	"github.com/pinwatch/pinwatch/output/top/terminal"
+)
+
+// seeker is a replay of a recording, and the view of it.
+type seeker struct {
+	t      *testing.T
+	model  top.Model
+	orders chan top.Action
+	msgs   chan tea.Msg
+}
+
+// seek starts a replay, paused before its first event. again says whether there is a way back.
+func seek(t *testing.T, again bool) *seeker {
+	t.Helper()
+	file, err := os.Open(filepath.Join("..", "..", "..", "testdata", "recordings", "several-users-cumulative.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	replay := &terminal.Replay{Recorded: recording.NewReader(file), Speed: 0, Paused: true, Interval: 500 * time.Millisecond}
+	replay.Again = func() (*recording.Reader, error) {
+		if !again {
+			return nil, errors.New("it is a pipe")
+		}
+		_, err := file.Seek(0, 0)
+		return recording.NewReader(file), err
+	}
+	s := &seeker{t: t, orders: make(chan top.Action, 8), msgs: make(chan tea.Msg, 8)}
+	if s.model, err = top.New(top.Options{Replay: true, Paused: true, Speed: 1, Interval: time.Second, All: true}); err != nil {
+		t.Fatal(err)
+	}
+	s.model, _ = s.model.Update(tea.WindowSizeMsg{Width: 200, Height: 40})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	t.Cleanup(func() { cancel(); <-ended })
+	go func() {
+		defer close(ended)
+		err := replay.Run(ctx, s.orders, func(m tea.Msg) {
+			select {
+			case s.msgs <- m:
+			case <-ctx.Done():
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	return s
+}
+
+// until takes news until one satisfies.
+func (s *seeker) until(last func(tea.Msg) bool) {
+	s.t.Helper()
+	for {
+		select {
+		case m := <-s.msgs:
+			s.model, _ = s.model.Update(m)
+			if last(m) {
+				return
+			}
+		case <-time.After(time.Minute):
+			s.t.Fatalf("nothing comes; the screen is\n%s", ansi.Strip(s.model.View()))
+		}
+	}
+}
+
+// press presses keys, as the terminal does, and gives the orders that come of them.
+func (s *seeker) press(keys ...string) *seeker {
+	s.t.Helper()
+	for _, k := range keys {
+		msg := tea.KeyPressMsg{Code: []rune(k)[0], Text: k}
+		if k == "enter" {
+			msg = tea.KeyPressMsg{Code: tea.KeyEnter}
+		}
+		var action top.Action
+		if s.model, action = s.model.Update(msg); action == (top.Action{}) {
+			continue
+		}
+		s.orders <- action
+		switch {
+		case action.Seek.By != top.SeekNone:
+			s.until(func(m tea.Msg) bool { _, ok := m.(top.Sought); return ok })
+		case action.Step:
+			s.until(func(m tea.Msg) bool { _, ok := m.(top.Entries); return ok })
+		case action.Resume:
+			s.until(func(m tea.Msg) bool { _, ok := m.(top.Ended); return ok })
+		}
+	}
+	return s
+}
+
+func (s *seeker) goTo(place string) *seeker {
+	s.t.Helper()
+	return s.press(append(append([]string{":"}, strings.Split(place, "")...), "enter")...)
+}
+
+// screen is what is seen, without what pinwatch itself takes and how it got there.
+func (s *seeker) screen() string {
+	lines := strings.Split(ansi.Strip(s.model.View()), "\n")
+	title, _, _ := strings.Cut(lines[0], " · ")
+	_, at, _ := strings.Cut(lines[0], "event ")
+	at, _, _ = strings.Cut(at, " · ")
+	traffic, _, _ := strings.Cut(lines[2], " · pinwatch")
+	lines[0], lines[2] = title+at, traffic
+	return strings.Join(lines, "\n")
+}
+
+// However one comes to a place in a recording, it looks the same: by its steps, by its number, by
+// its time, from the start or from the end.
+func TestSeek(t *testing.T) {
+	time.Local = time.UTC
+	steps := seek(t, true)
+	for range 30 {
+		steps.press("n")
+	}
+	want := steps.screen()
+	if !strings.Contains(want, "30 at 10:48:36.") {
+		t.Fatalf("30 steps:\n%s", want)
+	}
+	_, at, _ := strings.Cut(strings.SplitN(want, "\n", 2)[0], "30 at ")
+	for name, s := range map[string]*seeker{
+		"number":                seek(t, true).goTo("#30"),
+		"time":                  seek(t, true).goTo("#1").goTo(at),
+		"the end, and back":     seek(t, true).press("p").goTo("30"),
+		"one more, and back":    seek(t, true).goTo("31").press("N"),
+		"three more, and back":  seek(t, true).goTo("33").press(",", "N", "N"),
+		"back, and forward":     seek(t, true).goTo("29").press("n"),
+		"the end, and its time": seek(t, true).press("p").goTo(at),
+		"without a way back":    seek(t, false).goTo("7").goTo("30"),
+		"a part, then forward":  seek(t, true).goTo("1%").goTo("30"),
+	} {
+		if diff := cmp.Diff(want, s.screen()); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
+	}
+	// Before all of it, and at its end.
+	s := seek(t, true).goTo("#2").press("N", "N")
+	if !strings.Contains(ansi.Strip(s.model.View()), "not begun") {
+		t.Errorf("before the first event:\n%s", s.model.View())
+	}
+	if s.press("n"); !strings.HasPrefix(strings.SplitN(s.screen(), "\n", 2)[0], "pinwatch top  1 at") {
+		t.Errorf("the first event:\n%s", s.screen())
+	}
+	if s.goTo("100%"); !strings.Contains(ansi.Strip(s.model.View()), "event 111 at") {
+		t.Errorf("100%%:\n%s", s.model.View())
+	}
+	half := seek(t, true).goTo("50%")
+	if title := strings.SplitN(half.screen(), "\n", 2)[0]; !strings.Contains(title, " at 10:48:3") {
+		t.Errorf("50%%: %s", title)
+	}
+}
+
+// Where there is no way back, that is said, and nothing is lost.
+func TestNoWayBack(t *testing.T) {
+	s := seek(t, false).goTo("12")
+	was := s.screen()
+	s.press("N")
+	if view := ansi.Strip(s.model.View()); !strings.Contains(view, "no way back: it is a pipe") {
+		t.Errorf("%s", view)
+	}
+	if s.press("x"); s.screen() != was {
+		t.Errorf("%s", cmp.Diff(was, s.screen()))
+	}
+	if s.press("n"); !strings.HasPrefix(s.screen(), "pinwatch top  13 at") {
+		t.Errorf("%s", s.screen())
+	}
+}

@@ -1,0 +1,6 @@
+package main
+
+import (
+	_ "k8s.io/api/apps/v1"
+	_ "sigs.k8s.io/yaml"
+)

@@ -1,0 +1,9 @@
+#!/bin/sh
+# Installing starts nothing. An agent that runs goes on as the new version.
+#   dpkg: configure [OLD-VERSION]     rpm: 1 install, 2 upgrade
+set -e
+[ -d /run/systemd/system ] || exit 0
+systemctl daemon-reload
+case "$1 $2" in
+"configure "?* | "2 "*) systemctl try-restart pinwatch-agent.service ;;
+esac
