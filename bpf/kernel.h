@@ -640,19 +640,6 @@ static __always_inline __u64 memcg_cgroup_id(struct mem_cgroup *memcg)
 	return BPF_CORE_READ(node, id) | v1;
 }
 
-/* As large as the kernel has it, in bytes: what lies beyond must be zeroes
- * (bpf_check_uarg_tail_zero). 0: its types do not tell. */
-union bpf_attr___kernel {
-	__u32 map_type;
-} __attribute__((preserve_access_index));
-
-static __always_inline __u32 bpf_attr_size(void)
-{
-	if (!bpf_core_type_exists(union bpf_attr___kernel))
-		return 0;
-	return bpf_core_type_size(union bpf_attr___kernel);
-}
-
 /* The pages that a memory cgroup has left up to its memory.max; negative: it has more. */
 static __always_inline __s64 memcg_left(struct mem_cgroup *memcg)
 {
@@ -697,6 +684,17 @@ static __always_inline struct mem_cgroup *page_memcg(struct page *page)
 	if (!(data & 2)) /* MEMCG_DATA_KMEM: what follows is an obj_cgroup */
 		return 0;
 	return BPF_CORE_READ((struct obj_cgroup *)(data & ~7UL), memcg);
+}
+
+/* The bytes of the attributes of bpf(2) that this kernel has: those beyond them must be zeroes
+ * (bpf_check_uarg_tail_zero()). */
+union bpf_attr___kernel {
+	__u32 map_type;
+} __attribute__((preserve_access_index));
+
+static __always_inline __u32 bpf_attr_size(void)
+{
+	return bpf_core_type_size(union bpf_attr___kernel);
 }
 
 /* Reports whether BPF objects are charged to a user here: until 5.10 their structs

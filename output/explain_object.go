@@ -117,11 +117,11 @@ func explainObjectVerdict(r *row.Row) string {
 
 // cgroupName is what people call a cgroup, else its path, else its id.
 func cgroupName(names container.Names, path string, id uint64) string {
-	number := fmt.Sprintf("cgroup %d", id)
+	unnamed := fmt.Sprintf("cgroup %d", id)
 	if id&refusal.CgroupV1 != 0 {
-		number = fmt.Sprintf("cgroup %d of v1", id&^refusal.CgroupV1)
+		unnamed = fmt.Sprintf("cgroup %d of v1", id&^refusal.CgroupV1)
 	}
-	return format.Printable(cmp.Or(names.String(), path, number))
+	return format.Printable(cmp.Or(names.String(), path, unnamed))
 }
 
 // explainAccount says what another charger did.

@@ -6,14 +6,11 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,58 +19,38 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/evidence"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/guest/fakeqemu"
 )
 
-const fakeQEMU = "PINWATCH_FAKE_QEMU"
-
-// TestQEMU is no test but a QEMU whose guest plays a part: that which the kernel's parameters
-// name.
+// TestQEMU plays the guest of TestEvidence, and in it what the kernel's parameters name.
 func TestQEMU(t *testing.T) {
-	if os.Getenv(fakeQEMU) == "" {
-		t.Skip("the QEMU of TestEvidence")
-	}
-	args := flag.Args()
-	port := func(n int) io.Writer {
-		for _, arg := range args {
-			if path, ok := strings.CutPrefix(arg, fmt.Sprintf("socket,id=port%d,path=", n)); ok {
-				conn, err := net.Dial("unix", path)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return conn
-			}
-		}
-		t.Fatalf("no port %d in %q", n, args)
-		return nil
-	}
-	console, stdout, stderr, control := port(0), port(1), port(2), port(3)
-	fmt.Fprintln(control, "ready")
-	fmt.Fprintln(console, "Linux version 6.1.1")
-	fmt.Fprintln(stderr, "progress: 1/2 map-once")
-	trace := evidence.Sender(stderr)
+	g := fakeqemu.Play(t)
+	fmt.Fprintln(g.Console, "Linux version 6.1.1")
+	fmt.Fprintln(g.Stderr, "progress: 1/2 map-once")
+	trace := evidence.Sender(g.Stderr)
 	packed, err := zstd.NewWriter(trace)
 	if err != nil {
 		t.Fatal(err)
 	}
 	fmt.Fprintln(packed, "first")
 	packed.Flush()
-	part := args[slices.Index(args, "-append")+1]
+	part := g.Option("-append")
 	switch {
 	case strings.HasSuffix(part, "hang"):
 		time.Sleep(time.Minute)
 	case strings.HasSuffix(part, "crash"):
-		fmt.Fprint(stderr, "trace: KLUv") // in the middle of a line
-		fmt.Fprintln(console, "Kernel panic - not syncing: sysrq triggered crash")
+		fmt.Fprint(g.Stderr, "trace: KLUv") // in the middle of a line
+		fmt.Fprintln(g.Console, "Kernel panic - not syncing: sysrq triggered crash")
 		return
 	}
 	report := Kernel{Release: "6.1.1", Scenarios: []Scenario{{Name: "map-once", Result: Pass}}}
 	if strings.HasSuffix(part, "fail") {
 		report.Scenarios[0].Result = Fail
 	}
-	json.NewEncoder(stdout).Encode(ReportOf(report))
+	json.NewEncoder(g.Stdout).Encode(ReportOf(report))
 	fmt.Fprintln(packed, "last")
 	packed.Close()
-	fmt.Fprintln(control, "exit 0")
+	g.End(0)
 }
 
 // static is a program that a guest may run, as far as is looked at.
@@ -104,16 +81,7 @@ func unpacked(name string) string {
 // far as it came, and the report.
 func TestEvidence(t *testing.T) {
 	dir := t.TempDir()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	script := fmt.Sprintf("#!/bin/sh\nexec %q -test.run '^TestQEMU$' -- \"$@\"\n", self)
-	if err := os.WriteFile(filepath.Join(dir, "qemu-system-x86_64"), []byte(script), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
-	t.Setenv(fakeQEMU, "1")
+	fakeqemu.Install(t, "TestQEMU")
 	image := filepath.Join(dir, "vmlinuz-6.1: a kernel")
 	write(t, image, bzImage(t, "6.1.1"))
 	for _, c := range []struct {

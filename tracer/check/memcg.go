@@ -142,16 +142,18 @@ func (s *Scene) madeInside(cgroup, op string, pages int64) (holder *process, fd 
 	return holder, int(got.Value)
 }
 
-// bpfMapUpdates has elements of a page each: how many fit is what memory.max leaves.
+// bpfMapUpdates has elements of 4 KiB: how many fit is what memory.max leaves.
 func bpfMapUpdates(s *Scene) {
-	const elements = 2048
+	perPage := max(1, page()/4096)
+	pages := max(1024, 2048/perPage) // fewer are too few for the tolerance, more take an emulated guest too long
+	elements, tolerated := pages*perPage, tolerance*perPage
 	cgroup := s.sub("bpf")
 	holder, fd := s.madeInside(cgroup, "bpf-hash", 2*elements)
 	s.settle(func(v int64) bool { return v <= tolerance }, func() int64 { return s.current(cgroup) })
-	s.limitCgroup(cgroup, elements)
-	s.say("memory.max becomes %d pages", elements)
+	s.limitCgroup(cgroup, pages)
+	s.say("memory.max becomes %d pages", pages)
 	fill := func() int64 {
-		m, err := holder.ask(request{Op: "bpf-update", FD: fd, N: 2 * elements}, -1)
+		m, err := holder.ask(request{Op: "bpf-update", FD: fd, N: int(2 * elements)}, -1)
 		s.check(err)
 		if m.Errno != 0 && unix.Errno(m.Errno) != unix.ENOMEM {
 			s.check(errnoError("BPF_MAP_UPDATE_ELEM", m))
@@ -161,12 +163,12 @@ func bpfMapUpdates(s *Scene) {
 		return m.Value
 	}
 	first := fill()
-	s.say("holder updates elements of a page each: %d fit", first)
-	s.read(first <= elements+tolerance, Witness{Witness: "elements of a page that fit the cgroup before ENOMEM", ExpectedPages: elements, SeenPages: first, reading: tooLittle})
-	s.read(first >= elements/2, Witness{Witness: "elements of a page that fit the cgroup", ExpectedPages: elements, SeenPages: first, reading: tooMuch})
-	again := s.settle(func(v int64) bool { return v >= first-tolerance }, fill)
+	s.say("holder updates elements of 4 KiB: %d fit", first)
+	s.read(first <= elements+tolerated, Witness{Witness: "elements of 4 KiB that fit the cgroup before ENOMEM", ExpectedPages: pages, SeenPages: first / perPage, reading: tooLittle})
+	s.read(first >= elements/2, Witness{Witness: "elements of 4 KiB that fit the cgroup", ExpectedPages: pages, SeenPages: first / perPage, reading: tooMuch})
+	again := s.settle(func(v int64) bool { return v >= first-tolerated }, fill)
 	s.say("holder deletes them, and updates again: %d fit", again)
-	s.read(again >= first-tolerance, Witness{Witness: fmt.Sprintf("elements of a page that fit again (%d fewer are tolerated)", tolerance), ExpectedPages: first, SeenPages: again, reading: kept})
+	s.read(again >= first-tolerated, Witness{Witness: fmt.Sprintf("elements of 4 KiB that fit again (%d pages fewer are tolerated)", tolerance), ExpectedPages: first / perPage, SeenPages: again / perPage, reading: kept})
 	holder.Kill()
 	s.atRest(cgroup, tolerance)
 }
@@ -179,7 +181,7 @@ func needArena(r *run) string {
 	case 0:
 		return ""
 	case unix.ENOMEM: // seen on 7.3 in a guest whose CPU had no cx16, and not in one that had
-		return "this kernel makes no BPF arena: ENOMEM, as newer kernels say on a CPU without cmpxchg16b, such as that of an emulated guest"
+		return "this kernel makes no BPF arena: ENOMEM, as newer kernels say on a CPU without cmpxchg16b, such as that of an emulated amd64 guest"
 	default:
 		return "requires BPF arenas (6.9): " + errnoName(errno)
 	}

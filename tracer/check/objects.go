@@ -80,7 +80,7 @@ func (o *objects) bpfArena(r *request) reply {
 	return o.kept(&ebpf.MapSpec{Type: ebpf.Arena, MaxEntries: uint32(r.Pages), Flags: unix.BPF_F_MMAPABLE})
 }
 
-// bpfHash does so with a hash of at most so many elements of a page, which are allocated
+// bpfHash does so with a hash of at most r.Pages elements of 4 KiB, which are allocated
 // when they are updated.
 func (o *objects) bpfHash(r *request) reply {
 	return o.kept(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: elementBytes, MaxEntries: uint32(r.Pages), Flags: unix.BPF_F_NO_PREALLOC})
