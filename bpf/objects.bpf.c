@@ -291,12 +291,40 @@ static __always_inline void page_charged(struct call *call, struct page *page, _
 		charge(call, page_memcg(page), (__s64)1 << (config->page_shift + order), 0);
 }
 
+/* Whose cache of elements an interrupt fills up, on this CPU: what it takes is charged to that
+ * memory cgroup, and not to the one of the task that it came upon; 0: none is filled. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} refilling SEC(".maps");
+
+static __always_inline void refill_is(struct mem_cgroup *memcg)
+{
+	__u32 zero = 0;
+	__u64 *slot = bpf_map_lookup_elem(&refilling, &zero);
+
+	if (slot)
+		*slot = (__u64)memcg;
+}
+
 /* The memory cgroup that refused a charge; 0: none did. It is looked up before the call
  * is: the verifier follows all that comes after call_around() once for each map that
  * the call may be in. */
 static __always_inline struct mem_cgroup *refusing_memcg(int ret)
 {
-	return ret ? tightest(task_memcg((void *)bpf_get_current_task())) : 0;
+	__u32 zero = 0;
+	__u64 *refill;
+	struct mem_cgroup *memcg;
+
+	if (!ret)
+		return 0;
+	refill = bpf_map_lookup_elem(&refilling, &zero);
+	memcg = refill ? (void *)*refill : 0;
+	if (!memcg)
+		memcg = task_memcg((void *)bpf_get_current_task());
+	return tightest(memcg);
 }
 
 static __always_inline void page_uncharged(struct page *page, __u32 order)
@@ -583,6 +611,8 @@ static __always_inline void call_is_making(struct call *call, __u64 cmd, const v
 	r->kind = cmd == BPF_PROG_LOAD ? KIND_PROG : KIND_MAP;
 	if (map_has_user())
 		r->header.flags |= FLAG_RLIMIT;
+	if (size <= bpf_attr_size())
+		r->header.flags |= FLAG_ATTR_KNOWN;
 	read_attr(r, cmd, attr, size);
 }
 
@@ -922,6 +952,7 @@ static __always_inline void refill_begin(void *work)
 	if (objcg) {
 		call->memcg = (__u64)BPF_CORE_READ(objcg, memcg);
 		call->record.map_cgroup_id = memcg_cgroup_id((void *)call->memcg);
+		refill_is((void *)call->memcg);
 	}
 }
 
@@ -949,6 +980,17 @@ int BPF_KRETPROBE(kretprobe_bpf_check, int ret)
 
 	if (call)
 		call->record.header.flags |= ret ? FLAG_VERIFIER_REFUSED : FLAG_VERIFIER_PASSED;
+	return 0;
+}
+
+/* Since 6.9 (caf8f28e036c) bpf(2) says EINVAL, not ENOMEM, where this finds no memory. */
+SEC("kretprobe/bpf_prog_alloc")
+int BPF_KRETPROBE(kretprobe_bpf_prog_alloc, const void *prog)
+{
+	struct call *call = level_find(LEVEL_BPF);
+
+	if (call)
+		call->record.header.flags |= prog ? FLAG_PROG_ALLOCATED : FLAG_PROG_REFUSED;
 	return 0;
 }
 
@@ -1138,6 +1180,7 @@ int BPF_KPROBE(kprobe_bpf_mem_refill, void *work)
 SEC("kretprobe/bpf_mem_refill")
 int BPF_KRETPROBE(kretprobe_bpf_mem_refill)
 {
+	refill_is(0);
 	level_end(ctx, LEVEL_REFILL, 0);
 	return 0;
 }
@@ -1188,6 +1231,7 @@ int fentry_bpf_mem_refill(__u64 *ctx)
 SEC("fexit/bpf_mem_refill")
 int BPF_PROG(fexit_bpf_mem_refill, void *work)
 {
+	refill_is(0);
 	level_end(ctx, LEVEL_REFILL, 0);
 	return 0;
 }

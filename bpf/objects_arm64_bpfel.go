@@ -100,6 +100,7 @@ const (
 	ObjectsMapLossesMap                        = "losses_map"
 	ObjectsMapMemcgRefusals                    = "memcg_refusals"
 	ObjectsMapOpenMap                          = "open_map"
+	ObjectsMapRefilling                        = "refilling"
 	ObjectsProgFentryBpfMemRefill              = "fentry_bpf_mem_refill"
 	ObjectsProgFentryMapAlloc                  = "fentry_map_alloc"
 	ObjectsProgFentryMapAllocPercpu            = "fentry_map_alloc_percpu"
@@ -141,6 +142,7 @@ const (
 	ObjectsProgKretprobeBpfMapFreeDeferred     = "kretprobe_bpf_map_free_deferred"
 	ObjectsProgKretprobeBpfMapPrechargeMemlock = "kretprobe_bpf_map_precharge_memlock"
 	ObjectsProgKretprobeBpfMemRefill           = "kretprobe_bpf_mem_refill"
+	ObjectsProgKretprobeBpfProgAlloc           = "kretprobe_bpf_prog_alloc"
 	ObjectsProgKretprobeBpfProgPutRcu          = "kretprobe_bpf_prog_put_rcu"
 	ObjectsProgKretprobeChargePage             = "kretprobe_charge_page"
 	ObjectsProgKretprobeFreeCgroupPages        = "kretprobe_free_cgroup_pages"
@@ -232,6 +234,7 @@ type ObjectsProgramSpecs struct {
 	KretprobeBpfMapFreeDeferred     *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_free_deferred"`
 	KretprobeBpfMapPrechargeMemlock *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_precharge_memlock"`
 	KretprobeBpfMemRefill           *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_mem_refill"`
+	KretprobeBpfProgAlloc           *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_prog_alloc"`
 	KretprobeBpfProgPutRcu          *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_prog_put_rcu"`
 	KretprobeChargePage             *ebpf.ProgramSpec `ebpf:"kretprobe_charge_page"`
 	KretprobeFreeCgroupPages        *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
@@ -254,6 +257,7 @@ type ObjectsMapSpecs struct {
 	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
 	MemcgRefusals *ebpf.MapSpec `ebpf:"memcg_refusals"`
 	OpenMap       *ebpf.MapSpec `ebpf:"open_map"`
+	Refilling     *ebpf.MapSpec `ebpf:"refilling"`
 }
 
 // ObjectsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -292,6 +296,7 @@ type ObjectsMaps struct {
 	LossesMap     *ebpf.Map `ebpf:"losses_map"`
 	MemcgRefusals *ebpf.Map `ebpf:"memcg_refusals"`
 	OpenMap       *ebpf.Map `ebpf:"open_map"`
+	Refilling     *ebpf.Map `ebpf:"refilling"`
 }
 
 func (m *ObjectsMaps) Close() error {
@@ -306,6 +311,7 @@ func (m *ObjectsMaps) Close() error {
 		m.LossesMap,
 		m.MemcgRefusals,
 		m.OpenMap,
+		m.Refilling,
 	)
 }
 
@@ -360,6 +366,7 @@ type ObjectsPrograms struct {
 	KretprobeBpfMapFreeDeferred     *ebpf.Program `ebpf:"kretprobe_bpf_map_free_deferred"`
 	KretprobeBpfMapPrechargeMemlock *ebpf.Program `ebpf:"kretprobe_bpf_map_precharge_memlock"`
 	KretprobeBpfMemRefill           *ebpf.Program `ebpf:"kretprobe_bpf_mem_refill"`
+	KretprobeBpfProgAlloc           *ebpf.Program `ebpf:"kretprobe_bpf_prog_alloc"`
 	KretprobeBpfProgPutRcu          *ebpf.Program `ebpf:"kretprobe_bpf_prog_put_rcu"`
 	KretprobeChargePage             *ebpf.Program `ebpf:"kretprobe_charge_page"`
 	KretprobeFreeCgroupPages        *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
@@ -411,6 +418,7 @@ func (p *ObjectsPrograms) Close() error {
 		p.KretprobeBpfMapFreeDeferred,
 		p.KretprobeBpfMapPrechargeMemlock,
 		p.KretprobeBpfMemRefill,
+		p.KretprobeBpfProgAlloc,
 		p.KretprobeBpfProgPutRcu,
 		p.KretprobeChargePage,
 		p.KretprobeFreeCgroupPages,

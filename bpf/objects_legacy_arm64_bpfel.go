@@ -26,6 +26,7 @@ const (
 	ObjectsLegacyMapLossesMap                        = "losses_map"
 	ObjectsLegacyMapMemcgRefusals                    = "memcg_refusals"
 	ObjectsLegacyMapOpenMap                          = "open_map"
+	ObjectsLegacyMapRefilling                        = "refilling"
 	ObjectsLegacyMapSeqMap                           = "seq_map"
 	ObjectsLegacyMapSpillMap                         = "spill_map"
 	ObjectsLegacyProgFentryBpfMemRefill              = "fentry_bpf_mem_refill"
@@ -69,6 +70,7 @@ const (
 	ObjectsLegacyProgKretprobeBpfMapFreeDeferred     = "kretprobe_bpf_map_free_deferred"
 	ObjectsLegacyProgKretprobeBpfMapPrechargeMemlock = "kretprobe_bpf_map_precharge_memlock"
 	ObjectsLegacyProgKretprobeBpfMemRefill           = "kretprobe_bpf_mem_refill"
+	ObjectsLegacyProgKretprobeBpfProgAlloc           = "kretprobe_bpf_prog_alloc"
 	ObjectsLegacyProgKretprobeBpfProgPutRcu          = "kretprobe_bpf_prog_put_rcu"
 	ObjectsLegacyProgKretprobeChargePage             = "kretprobe_charge_page"
 	ObjectsLegacyProgKretprobeFreeCgroupPages        = "kretprobe_free_cgroup_pages"
@@ -160,6 +162,7 @@ type ObjectsLegacyProgramSpecs struct {
 	KretprobeBpfMapFreeDeferred     *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_free_deferred"`
 	KretprobeBpfMapPrechargeMemlock *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_map_precharge_memlock"`
 	KretprobeBpfMemRefill           *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_mem_refill"`
+	KretprobeBpfProgAlloc           *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_prog_alloc"`
 	KretprobeBpfProgPutRcu          *ebpf.ProgramSpec `ebpf:"kretprobe_bpf_prog_put_rcu"`
 	KretprobeChargePage             *ebpf.ProgramSpec `ebpf:"kretprobe_charge_page"`
 	KretprobeFreeCgroupPages        *ebpf.ProgramSpec `ebpf:"kretprobe_free_cgroup_pages"`
@@ -182,6 +185,7 @@ type ObjectsLegacyMapSpecs struct {
 	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
 	MemcgRefusals *ebpf.MapSpec `ebpf:"memcg_refusals"`
 	OpenMap       *ebpf.MapSpec `ebpf:"open_map"`
+	Refilling     *ebpf.MapSpec `ebpf:"refilling"`
 	SeqMap        *ebpf.MapSpec `ebpf:"seq_map"`
 	SpillMap      *ebpf.MapSpec `ebpf:"spill_map"`
 }
@@ -222,6 +226,7 @@ type ObjectsLegacyMaps struct {
 	LossesMap     *ebpf.Map `ebpf:"losses_map"`
 	MemcgRefusals *ebpf.Map `ebpf:"memcg_refusals"`
 	OpenMap       *ebpf.Map `ebpf:"open_map"`
+	Refilling     *ebpf.Map `ebpf:"refilling"`
 	SeqMap        *ebpf.Map `ebpf:"seq_map"`
 	SpillMap      *ebpf.Map `ebpf:"spill_map"`
 }
@@ -238,6 +243,7 @@ func (m *ObjectsLegacyMaps) Close() error {
 		m.LossesMap,
 		m.MemcgRefusals,
 		m.OpenMap,
+		m.Refilling,
 		m.SeqMap,
 		m.SpillMap,
 	)
@@ -294,6 +300,7 @@ type ObjectsLegacyPrograms struct {
 	KretprobeBpfMapFreeDeferred     *ebpf.Program `ebpf:"kretprobe_bpf_map_free_deferred"`
 	KretprobeBpfMapPrechargeMemlock *ebpf.Program `ebpf:"kretprobe_bpf_map_precharge_memlock"`
 	KretprobeBpfMemRefill           *ebpf.Program `ebpf:"kretprobe_bpf_mem_refill"`
+	KretprobeBpfProgAlloc           *ebpf.Program `ebpf:"kretprobe_bpf_prog_alloc"`
 	KretprobeBpfProgPutRcu          *ebpf.Program `ebpf:"kretprobe_bpf_prog_put_rcu"`
 	KretprobeChargePage             *ebpf.Program `ebpf:"kretprobe_charge_page"`
 	KretprobeFreeCgroupPages        *ebpf.Program `ebpf:"kretprobe_free_cgroup_pages"`
@@ -345,6 +352,7 @@ func (p *ObjectsLegacyPrograms) Close() error {
 		p.KretprobeBpfMapFreeDeferred,
 		p.KretprobeBpfMapPrechargeMemlock,
 		p.KretprobeBpfMemRefill,
+		p.KretprobeBpfProgAlloc,
 		p.KretprobeBpfProgPutRcu,
 		p.KretprobeChargePage,
 		p.KretprobeFreeCgroupPages,

@@ -141,6 +141,9 @@ const (
 	PerfRecordFlagFLAG_ACCOUNT_PASSED   PerfRecordFlag = 16384
 	PerfRecordFlagFLAG_VERIFIER_REFUSED PerfRecordFlag = 32768
 	PerfRecordFlagFLAG_VERIFIER_PASSED  PerfRecordFlag = 65536
+	PerfRecordFlagFLAG_ATTR_KNOWN       PerfRecordFlag = 524288
+	PerfRecordFlagFLAG_PROG_REFUSED     PerfRecordFlag = 1048576
+	PerfRecordFlagFLAG_PROG_ALLOCATED   PerfRecordFlag = 2097152
 	PerfRecordFlagFLAG_SPLIT_COUNTER    PerfRecordFlag = 1024
 	PerfRecordFlagFLAG_EXEMPT           PerfRecordFlag = 2048
 	PerfRecordFlagFLAG_CHARGED          PerfRecordFlag = 131072

@@ -42,6 +42,9 @@ enum record_flag {
 	FLAG_ACCOUNT_PASSED = 1 << 14, /* it was seen to pass */
 	FLAG_VERIFIER_REFUSED = 1 << 15, /* the program came to the verifier, which did not accept it */
 	FLAG_VERIFIER_PASSED = 1 << 16,
+	FLAG_ATTR_KNOWN = 1 << 19, /* the attributes of bpf(2) end where the kernel's do, or before */
+	FLAG_PROG_REFUSED = 1 << 20, /* there was no memory for the program as such */
+	FLAG_PROG_ALLOCATED = 1 << 21,
 	/* The other chargers: */
 	FLAG_SPLIT_COUNTER = 1 << 10, /* perf charges another counter of the user's here */
 	FLAG_EXEMPT = 1 << 11, /* the ring was made with CAP_IPC_LOCK, and charges no user */

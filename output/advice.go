@@ -2,7 +2,6 @@ package output
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -22,9 +21,7 @@ func Advice(w io.Writer, x *advice.Explanation, asJSON bool) error {
 
 func writeAdvice(w io.Writer, x any, asJSON bool, text string) error {
 	if asJSON {
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(x)
+		return format.WriteJSON(w, x)
 	}
 	_, err := io.WriteString(w, text)
 	return err
@@ -34,6 +31,9 @@ func writeAdvice(w io.Writer, x any, asJSON bool, text string) error {
 func AdviceText(x *advice.Explanation) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n\n%s\n", adviceTitle(x), adviceVerdict(x))
+	for _, sentence := range x.Notes {
+		fmt.Fprintf(&b, "%s.\n", sentence)
+	}
 	if x.Verdict.Limit != advice.LimitGeometry && x.Verdict.Limit != advice.LimitOther {
 		adviceRule(&b, x)
 	}

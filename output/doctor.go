@@ -1,7 +1,6 @@
 package output
 
 import (
-	"encoding/json"
 	"io"
 	"strings"
 
@@ -63,9 +62,7 @@ func Traced(f accounting.Finding, s ledger.Summary, err error) doctor.Check {
 // Doctor writes what an examination found, as a table or as one JSON object.
 func Doctor(w io.Writer, checks []doctor.Check, asJSON bool) error {
 	if asJSON {
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(struct {
+		return format.WriteJSON(w, struct {
 			Version int            `json:"v"`
 			Checks  []doctor.Check `json:"checks"`
 		}{doctorVersion, checks})

@@ -15,7 +15,9 @@ import (
 
 // Explain says in words what a row's numbers mean, or nothing where they need
 // no words.
-func Explain(r *row.Row) string {
+func Explain(r *row.Row) string { return format.Printable(explain(r)) }
+
+func explain(r *row.Row) string {
 	switch {
 	case r.Object != nil:
 		return explainObject(r)
@@ -118,8 +120,8 @@ func explainRefusal(r *row.Row) string {
 	s := fmt.Sprintf("EPERM: pinned_vm %d + extra %d = %s > RLIMIT_MEMLOCK %s: %s over; uid %d uses %d of its allowance of %d pages.",
 		r.Process.Before, r.Buffer.Extra, format.Pages(r.Locked(), r.PageSize), format.Pages(r.Caller.LockLimit, r.PageSize), format.Pages(over, r.PageSize),
 		r.Caller.UID, min(r.User.Before, r.Buffer.Limits.Allowance), r.Buffer.Limits.Allowance)
-	if h := r.Held; h != nil && len(h.Closed) > 0 {
-		s += fmt.Sprintf(" Of the %s that its counter holds, %s.", format.Count(r.User.Before, "page"), charging.ClosedText(h.Closed))
+	for _, sentence := range charging.MappingNotes(&r.Entry) {
+		s += " " + sentence + "."
 	}
 	if x.KernelFault && r.Verdict != ledger.WrongRefusal { // which says so
 		s += fmt.Sprintf(" By the intended rule extra is %d and it fits.%s", x.Intended.Extra, kernelsBug(r.Scheme))

@@ -1,7 +1,6 @@
 package output
 
 import (
-	"encoding/json"
 	"io"
 
 	"github.com/pinwatch/pinwatch/output/format"
@@ -13,9 +12,7 @@ import (
 func Fields(w io.Writer, asJSON bool) error {
 	fields := row.Reference()
 	if asJSON {
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(struct {
+		return format.WriteJSON(w, struct {
 			Version int         `json:"v"`
 			Fields  []row.Field `json:"fields"`
 		}{row.Version, fields})

@@ -49,6 +49,7 @@ type compared struct {
 	ringsProbed bool // the probe on ringComparison is attached
 	mapsProbed  bool // that on one of mapComparisons, which those who make maps call from other files
 	verifier    bool // that on bpf_check()
+	programs    bool // that on bpf_prog_alloc()
 	cgroups     bool // that on cgroupReclaim, for io_uring
 	// The same for BPF objects, where the charges themselves are not watched.
 	objectCgroups bool
@@ -162,6 +163,8 @@ func (c compared) failedObject(r *bpf.ObjectsRecord, flags bpf.PerfRecordFlag) *
 	call.Accounting = flagged(flags, bpf.PerfRecordFlagFLAG_ACCOUNT_REFUSED, bpf.PerfRecordFlagFLAG_ACCOUNT_PASSED, c.mapsProbed && creates)
 	call.Memory = flagged(flags, bpf.PerfRecordFlagFLAG_MEMCG_REFUSED, 0, c.objectCgroups && (creates || loads))
 	call.Verifier = flagged(flags, bpf.PerfRecordFlagFLAG_VERIFIER_REFUSED, bpf.PerfRecordFlagFLAG_VERIFIER_PASSED, c.verifier && loads)
+	call.Allocation = flagged(flags, bpf.PerfRecordFlagFLAG_PROG_REFUSED, bpf.PerfRecordFlagFLAG_PROG_ALLOCATED, c.programs && loads)
+	call.AttributesKnown = has(flags, bpf.PerfRecordFlagFLAG_ATTR_KNOWN)
 	return call
 }
 

@@ -44,8 +44,8 @@ func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer
 		return err
 	}
 	defer s.Close()
-	var sinks []pipeline.Sink
-	var ticks []func()
+	lines := NewLog(log, time.Now)
+	sinks, ticks := []pipeline.Sink{lines}, []func(){lines.Tick}
 	if o.Dir != "" {
 		ring, err := OpenRing(RingOptions{Dir: o.Dir, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge, Log: log, Now: time.Now,
 			Header: func() (*recording.Header, error) { return recording.NewHeader(o.Version, o.Anonymous) }})

@@ -16,6 +16,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/report"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/image"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 // checkOptions are those of check.
@@ -34,6 +35,8 @@ type checkOptions struct {
 	reports   checked.Reports
 	known     checked.Known
 	refresh   bool
+	evidence  string // directory; "": none
+	sendTrace bool   // to the check that runs this one
 	emit      emitted.Flags
 }
 
@@ -66,6 +69,8 @@ With --output several reports are written at once. github is annotations for the
 a workflow, and appends markdown to the file that GITHUB_STEP_SUMMARY names. kcidb is
 for the database of kernel CI, in its schema 5.3.
 
+` + checked.EvidenceHelp + `
+
 With --known the failures of a list are shown as known, and count as passed. The list is
 a file, or stock: what testdata/findings has of stock kernels. A fail whose verdict is not
 listed for the kernel is new; what is listed and does not come is said. --write-known
@@ -95,7 +100,7 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// What chooses what runs, or how it is told, does not matter to see it again.
-			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "parallel", "in-guest", "emit", "explore", "programs", "from", "refresh", "output", "known", "write-known")
+			o.flags = value.Given(cmd.Flags(), "kernel", "btf", "scenario", "format", "exit", "list", "keep-log", "evidence", "parallel", "in-guest", "emit", "explore", "programs", "from", "refresh", "output", "known", "write-known")
 			return runCheck(cmd.Context(), &o)
 		},
 	}
@@ -112,6 +117,9 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 	value.Enum(f, &o.exit, "exit", check.ExitDefault, check.ExitConventions(), "convention of the exit status")
 	f.BoolVar(&o.invasive, "invasive", false, "also run scenarios that change settings of the whole machine")
 	f.DurationVar(&o.guests.Timeout, "timeout", 2*time.Minute, "give up on a kernel after this time")
+	f.StringVar(&o.evidence, "evidence", "", "keep in this `directory` what every kernel leaves: console, command line of QEMU, report, recording of the trace")
+	f.BoolVar(&o.sendTrace, "send-trace", false, "send the trace on stderr")
+	f.MarkHidden("send-trace")
 	f.BoolVar(&o.guests.KeepLog, "keep-log", false, "keep the kernel's messages if something fails")
 	f.StringVar(&o.arm64, "binary-arm64", "", "static pinwatch for arm64 guests (default: pinwatch-arm64 beside this program)")
 	f.IntVar(&o.guests.Parallel, "parallel", 0, "guests at a time (default: as many as the machine has cores)")
@@ -121,6 +129,9 @@ status, but that a FILE that cannot be written is told as "could not run".`,
 	o.reports.Add(cmd)
 	o.emit.Add(cmd)
 	o.known.Add(cmd)
+	for _, other := range []string{"explore", "list", "in-guest"} {
+		cmd.MarkFlagsMutuallyExclusive("evidence", other)
+	}
 	addMachine(f, &o.guests.Base)
 	return cmd
 }
@@ -152,6 +163,11 @@ func runCheck(ctx context.Context, o *checkOptions) error {
 	}
 	if err := o.guests.CheckTypes(); err != nil {
 		return usageError{err}
+	}
+	if o.evidence != "" {
+		if o.guests.Evidence, err = checked.Evidence(o.evidence, &o.guests); err != nil {
+			return usageError{err}
+		}
 	}
 	switch {
 	case o.list:
@@ -244,6 +260,9 @@ func checkThis(ctx context.Context, o *checkOptions, exercises []check.Exercise)
 	opts := check.Options{Tracer: o.tracing.Options(), Exercises: exercises, Invasive: o.invasive, Flags: o.flags}
 	if o.inGuest {
 		opts.TellHost(o.Out, o.Err)
+	}
+	if o.sendTrace {
+		opts.Sink = func() (pipeline.Sink, error) { return tracing.Sender(o.Err, version()) }
 	}
 	return checked.Here(ctx, opts, o.guests.BTF)
 }

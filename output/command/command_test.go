@@ -133,7 +133,7 @@ func TestCompletionOfSeveralNames(t *testing.T) {
 // What a flag was called before still works, and says what it is called now.
 func TestRenamedFlags(t *testing.T) {
 	in := recording(t)
-	usage := regexp.MustCompile(`pinwatch [0-9.]+% CPU \d+ MiB`) // that top shows of itself
+	usage := regexp.MustCompile(`pinwatch ([0-9.]+% CPU )?\d+ MiB`) // that top shows of itself
 	for _, test := range []struct {
 		args     []string
 		old, now string

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -110,7 +109,7 @@ func runMaps(ctx context.Context, o *mapsOptions) (err error) {
 		return usageError{err}
 	}
 	if o.since != "" {
-		if o.show.Since, err = readEarlier(o.since); err != nil {
+		if o.show.Since, err = objects.ReadEarlierFile(o.since); err != nil {
 			return err
 		}
 	}
@@ -132,13 +131,4 @@ func runMaps(ctx context.Context, o *mapsOptions) (err error) {
 		fmt.Fprintf(o.Err, "pinwatch: %s\n", note)
 	}
 	return objects.Write(o.Out, listing, o.show)
-}
-
-func readEarlier(name string) (*objects.Earlier, error) {
-	in, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer in.Close()
-	return objects.ReadEarlier(name, in)
 }

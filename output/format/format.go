@@ -3,9 +3,13 @@
 package format
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -32,13 +36,23 @@ func Fit(s string, width int) string {
 // Printable makes a text safe for a terminal: a comm or a path may hold escape
 // sequences.
 func Printable(s string) string {
-	for _, c := range s {
-		if c == utf8.RuneError || !strconv.IsPrint(c) {
-			quoted := strconv.Quote(s)
-			return quoted[1 : len(quoted)-1]
-		}
+	unsafe := func(c rune) bool { return c == utf8.RuneError || !strconv.IsPrint(c) }
+	if strings.IndexFunc(s, unsafe) < 0 {
+		return s
 	}
-	return s
+	// What prints stays as it is, so that a text can be part of one that is made safe again.
+	var b strings.Builder
+	for len(s) > 0 {
+		c, size := utf8.DecodeRuneInString(s)
+		if unsafe(c) {
+			quoted := strconv.Quote(s[:size])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		} else {
+			b.WriteString(s[:size])
+		}
+		s = s[size:]
+	}
+	return b.String()
 }
 
 // Errno is the name of an error number.
@@ -79,4 +93,37 @@ func Count[N ~int | ~int64 | ~uint32 | ~uint64](n N, name string) string {
 		plural = name + "es"
 	}
 	return fmt.Sprintf("%d %s", n, plural)
+}
+
+// WriteJSON writes a value as JSON of several lines, safe for a terminal.
+func WriteJSON(w io.Writer, value any) error {
+	raw, err := json.MarshalIndent(value, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(EscapeJSON(raw), '\n'))
+	return err
+}
+
+// EscapeJSON makes JSON safe for a terminal: what does not print is escaped in its strings.
+// The encoder escapes no more than JSON itself wants, and leaves, for one, the controls of C1
+// and those of writing from right to left as they are.
+func EscapeJSON(raw []byte) []byte {
+	safe := func(c rune) bool { return c == '\n' || strconv.IsPrint(c) }
+	if bytes.IndexFunc(raw, func(c rune) bool { return !safe(c) }) < 0 {
+		return raw
+	}
+	escaped := make([]byte, 0, len(raw)+32)
+	for _, c := range string(raw) {
+		switch {
+		case safe(c):
+			escaped = utf8.AppendRune(escaped, c)
+		case c > 0xffff:
+			high, low := utf16.EncodeRune(c)
+			escaped = fmt.Appendf(escaped, `\u%04x\u%04x`, high, low)
+		default:
+			escaped = fmt.Appendf(escaped, `\u%04x`, c)
+		}
+	}
+	return escaped
 }

@@ -29,6 +29,7 @@ func TestPrintable(t *testing.T) {
 		"\x1b[2Jroot":    `\x1b[2Jroot`,
 		"a\xffb":         `a\xffb`,
 		"tab\tnewline\n": `tab\tnewline\n`,
+		`"a\b"` + "\x1b": `"a\b"\x1b`,
 	} {
 		if got := Printable(in); got != want {
 			t.Errorf("Printable(%q) = %q; want %q", in, got, want)

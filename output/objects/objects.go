@@ -251,7 +251,7 @@ func asJSON[T any](w io.Writer, shown []T, columns []columnOf[T]) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
-			line = fmt.Appendf(line, `,"%s":%s`, c.name, value)
+			line = fmt.Appendf(line, `,"%s":%s`, c.name, format.EscapeJSON(value))
 		}
 		if _, err := w.Write(append(line, '}', '\n')); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/pinwatch/pinwatch/output/format"
@@ -57,6 +58,16 @@ type earlierLine struct {
 
 // longestLine is how long a line of an earlier listing may be, in bytes: it names every holder.
 const longestLine = 64 << 20
+
+// ReadEarlierFile reads a file that maps --json wrote.
+func ReadEarlierFile(name string) (*Earlier, error) {
+	in, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	return ReadEarlier(name, in)
+}
 
 // ReadEarlier reads what maps --json wrote. name is that of the file.
 func ReadEarlier(name string, in io.Reader) (*Earlier, error) {

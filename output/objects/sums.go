@@ -30,7 +30,7 @@ type sum struct {
 }
 
 func (o *Options) sumColumns(bootID string) []columnOf[sum] {
-	header := map[string]string{"cgroup": "CGROUP", "pod": "POD", "pin": "PINNED BELOW", "type": "TYPE"}[o.By]
+	header := map[string]string{"cgroup": "CGROUP", "pod": "POD", "pin": "PINNED_BELOW", "type": "TYPE"}[o.By]
 	none := map[string]string{"pod": "no pod", "pin": "not pinned"}[o.By]
 	size := o.size()
 	number := func(value func(s *sum) int) func(*sum) any { return func(s *sum) any { return value(s) } }
@@ -64,7 +64,7 @@ func (o *Options) sumColumns(bootID string) []columnOf[sum] {
 		charged,
 		{name: "charged_objects", value: number(func(s *sum) int { return s.chargedObjects })},
 		bytes("unpaid_bytes", "UNPAID", func(s *sum) int64 { return s.unpaid }),
-		bytes("payer_unknown_bytes", "PAYER UNKNOWN", func(s *sum) int64 { return s.payerUnknown }),
+		bytes("payer_unknown_bytes", "PAYER_UNKNOWN", func(s *sum) int64 { return s.payerUnknown }),
 		{name: "orphans", value: number(func(s *sum) int { return s.orphans }), header: "ORPHANS"},
 		{name: "boot_id", value: func(*sum) any { return bootID }},
 	}

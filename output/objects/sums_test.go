@@ -42,24 +42,24 @@ func sums(t *testing.T, l *bpfobj.Listing, opts Options) string {
 
 func TestSums(t *testing.T) {
 	for by, want := range map[string]string{
-		"cgroup": `CGROUP                                                            MAPS PROGS MEMLOCK CHARGED UNPAID PAYER UNKNOWN ORPHANS
+		"cgroup": `CGROUP                                                            MAPS PROGS MEMLOCK CHARGED UNPAID PAYER_UNKNOWN ORPHANS
 /                                                                    1     0  64 KiB         64 KiB           0 B       0
 ` + pod + `/b    1     0   8 KiB            0 B           0 B       0
 not known                                                            0     1   4 KiB 4.9 KiB    0 B         4 KiB       0
 ` + pod + `/a    1     0   4 KiB            0 B           0 B       0
 gone (id 9)                                                          1     0   1 KiB            0 B           0 B       1
 `,
-		"pod": `POD                                  MAPS PROGS MEMLOCK CHARGED UNPAID PAYER UNKNOWN ORPHANS
+		"pod": `POD                                  MAPS PROGS MEMLOCK CHARGED UNPAID PAYER_UNKNOWN ORPHANS
 no pod                                  1     0  64 KiB         64 KiB           0 B       0
 3b6f3c1e-8f0a-4a55-9d7e-0c1d2e3f4a5b    2     0  12 KiB            0 B           0 B       0
 not known                               1     1   5 KiB 4.9 KiB    0 B         4 KiB       1
 `,
-		"pin": `PINNED BELOW  MAPS PROGS  MEMLOCK CHARGED UNPAID PAYER UNKNOWN ORPHANS
+		"pin": `PINNED_BELOW  MAPS PROGS  MEMLOCK CHARGED UNPAID PAYER_UNKNOWN ORPHANS
 not pinned       2     1   69 KiB 4.9 KiB 64 KiB         4 KiB       1
 /sys/fs/bpf/x    2     0   12 KiB            0 B           0 B       0
 /sys/fs/bpf/y    1     0    4 KiB            0 B           0 B       0
 `,
-		"type": `TYPE  MAPS PROGS MEMLOCK CHARGED UNPAID PAYER UNKNOWN ORPHANS
+		"type": `TYPE  MAPS PROGS MEMLOCK CHARGED UNPAID PAYER_UNKNOWN ORPHANS
 hash     3     0  76 KiB         64 KiB           0 B       0
 xdp      0     1   4 KiB 4.9 KiB    0 B         4 KiB       0
 array    1     0   1 KiB            0 B           0 B       1

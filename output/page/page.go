@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"io"
 	"strings"
+
+	"github.com/pinwatch/pinwatch/output/format"
 )
 
 // The parts of the page. uPlot is as its authors published it: uplot/README.md.
@@ -47,7 +49,7 @@ func write(out io.Writer, frame, program string, data any) error {
 	_, err = strings.NewReplacer(
 		"{{uplot hash}}", hashOf(uplotProgram), "{{program hash}}", hashOf(program),
 		"{{uplot license}}", uplotLicense, "{{uplot style}}", uplotStyle, "{{style}}", style,
-		"{{uplot}}", uplotProgram, "{{program}}", program, "{{data}}", strings.TrimSpace(b.String()),
+		"{{uplot}}", uplotProgram, "{{program}}", program, "{{data}}", strings.TrimSpace(string(format.EscapeJSON(b.Bytes()))),
 	).WriteString(out, frame)
 	return err
 }

@@ -163,7 +163,7 @@ func TestPublishedInBrowser(t *testing.T) {
 
 // Hostile names are text: nothing of them runs, and nothing is an element.
 func TestHostileInBrowser(t *testing.T) {
-	b := open(t, hostile(t))
+	b := open(t, spoiled(t))
 	if n := ask[int](b, `document.querySelectorAll("img, b b, svg, script:not([type]) ~ script ~ script ~ script").length`); n != 0 {
 		t.Errorf("%d elements of a name", n)
 	}

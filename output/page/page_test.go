@@ -14,8 +14,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/hostile"
 	"github.com/pinwatch/pinwatch/output/page"
 	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
@@ -194,7 +196,7 @@ func event(n int, comm string, errno int32) ledger.Event {
 // names are what a process may call itself, and a file may be called.
 var names = []string{"</script><script>alert(1)</script>", "<!--<script", "<img src=x onerror=alert(1)>", "a\u202eb\u2028", "\xff\xfe\x1b[2J", "\"';alert(1)//", "{{program}}", "&lt;b&gt;"}
 
-func hostile(t testing.TB) []byte {
+func spoiled(t testing.TB) []byte {
 	return pageOf(t, names[0], func(yield func(ledger.Event, error) bool) {
 		for i, comm := range names {
 			e := event(0, comm, 1)
@@ -210,7 +212,7 @@ func hostile(t testing.TB) []byte {
 // Nothing in a name ends the script of the data, opens a comment, or is a character that a
 // reader does not see: and the page has as many scripts as without.
 func TestHostile(t *testing.T) {
-	html := hostile(t)
+	html := spoiled(t)
 	plain := report(t, published)
 	for _, tag := range []string{"<script", "</script", "<!--", "\u2028", "\u202e", "\x1b", "<img"} {
 		if got, want := bytes.Count(html, []byte(tag)), bytes.Count(plain, []byte(tag)); got != want {
@@ -220,6 +222,45 @@ func TestHostile(t *testing.T) {
 	d := dataOf(t, html)
 	if d.Title != names[0] || d.Notes[0].Comm != names[0] || d.Notes[3].Comm != `a\u202eb\u2028` || d.Notes[4].Comm != `\xff\xfe\x1b[2J` || d.Notes[6].Comm != "{{program}}" {
 		t.Errorf("names: %q, %+v", d.Title, d.Notes)
+	}
+}
+
+// Whatever the names of processes, cgroups, containers, maps and files are, a page has the same
+// elements, and nothing that a terminal or a reader of its source is led astray by.
+func TestHostileTexts(t *testing.T) {
+	pageWith := func(text string) []byte {
+		return pageOf(t, text, func(yield func(ledger.Event, error) bool) {
+			for i, errno := range []int32{0, 1, 12} {
+				e := event(i, text, errno)
+				e.Caller.Cgroup, e.Caller.Names = text, container.Names{Pod: text, Namespace: text, Container: text}
+				if i == 2 {
+					e.Op, e.Object = ledger.Create, &ledger.Object{Name: text, Watched: true, Refused: true, LimitCgroupID: 9, LimitCgroup: text}
+				}
+				if !yield(e, nil) {
+					return
+				}
+			}
+		})
+	}
+	own := regexp.MustCompile("[\t\r]|[^\x00-\x7f]") // of the library and the programs
+	elements := regexp.MustCompile(`(?i)<[a-z/!?]`)
+	dataIn := regexp.MustCompile(`(?s)<script[^>]*application/json[^>]*>(.*?)</script`)
+	plain := len(elements.FindAll(pageWith("x"), -1))
+	for name, text := range hostile.Texts() {
+		html := pageWith(text)
+		if n := len(elements.FindAll(html, -1)); n != plain {
+			t.Errorf("%s: %d elements; with a plain name %d", name, n, plain)
+		}
+		found := dataIn.FindSubmatch(html)
+		if found == nil {
+			t.Fatal("the page has no data")
+		}
+		if err := hostile.JSON(string(found[1])); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := hostile.Terminal(own.ReplaceAllString(string(html), "")); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

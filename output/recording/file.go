@@ -31,8 +31,14 @@ func Create(path string) (io.WriteCloser, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Compress(file, filepath.Ext(path), flushEvery)
+}
+
+// Compress compresses what is written, as the ending of a file's name says. What was written
+// is passed on no later than at the next flush.
+func Compress(file io.WriteCloser, ending string, every time.Duration) (_ io.WriteCloser, err error) {
 	var to compressor
-	switch filepath.Ext(path) {
+	switch ending {
 	case ".gz":
 		to = gzip.NewWriter(file)
 	case ".zst":
@@ -43,7 +49,7 @@ func Create(path string) (io.WriteCloser, error) {
 		return file, nil
 	}
 	c := &compressed{to: to, file: file, end: make(chan struct{}), ended: make(chan struct{})}
-	go c.flush()
+	go c.flush(every)
 	return c, nil
 }
 
@@ -55,7 +61,7 @@ type compressor interface {
 
 // compressed is a file that is compressed as it is written.
 type compressed struct {
-	file       *os.File
+	file       io.WriteCloser
 	end, ended chan struct{}
 
 	mu      sync.Mutex
@@ -74,9 +80,9 @@ func (c *compressed) Write(p []byte) (int, error) {
 	return c.to.Write(p)
 }
 
-func (c *compressed) flush() {
+func (c *compressed) flush(every time.Duration) {
 	defer close(c.ended)
-	tick := time.NewTicker(flushEvery)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {

@@ -19,9 +19,7 @@ func ExploredWriter(name string) (func(w io.Writer, r *explore.Report, flags []s
 		return writeExplored, nil
 	case FormatJSON:
 		return func(w io.Writer, r *explore.Report, _ []string) error {
-			e := json.NewEncoder(w)
-			e.SetIndent("", "  ")
-			return e.Encode(r)
+			return format.WriteJSON(w, r)
 		}, nil
 	}
 	return nil, fmt.Errorf("--format %s: with --explore, want %s or %s", name, FormatTable, FormatJSON)
@@ -37,7 +35,7 @@ func FindingLine(f *explore.Finding) string {
 	if f.Known != "" {
 		s += ", known as " + f.Known
 	}
-	return s
+	return format.Printable(s)
 }
 
 // writeExplored writes the findings of each kernel, each with its program.
@@ -82,7 +80,7 @@ func writeFinding(b *strings.Builder, where string, f *explore.Finding, x *explo
 		fmt.Fprintf(b, "    perf_event_mlock_kb is %d pages\n", f.Program.MlockPages)
 	}
 	for _, o := range f.Program.Steps {
-		fmt.Fprintf(b, "    %s\n", o)
+		fmt.Fprintf(b, "    %s\n", format.Printable(o.String()))
 	}
 	fmt.Fprintf(b, "    seen: %s\n", format.Printable(f.Reason))
 	if f.Log != "" {
@@ -91,11 +89,11 @@ func writeFinding(b *strings.Builder, where string, f *explore.Finding, x *explo
 		}
 	}
 	if f.Hurts != "" {
-		fmt.Fprintf(b, "    it hurts %s\n", f.Hurts)
+		fmt.Fprintf(b, "    it hurts %s\n", format.Printable(f.Hurts))
 	}
 	raw, err := json.Marshal(f.Program)
 	if err == nil {
-		fmt.Fprintf(b, "    program: %s\n", raw)
+		fmt.Fprintf(b, "    program: %s\n", format.EscapeJSON(raw))
 	}
 	args := flags
 	if x.Image != "" {

@@ -84,10 +84,7 @@ func kcidb(w io.Writer, r *check.Report) error {
 				LogExcerpt: kcidbExcerpt(k.Error), Misc: kcidbMisc{Verdicts: []string{}}})
 		}
 	}
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", " ")
-	return encoder.Encode(all)
+	return encode(w, all)
 }
 
 // kcidbTestOf is a scenario. One that is known to fail fails: the database has issues of its

@@ -50,15 +50,15 @@ func ktapKernel(b *strings.Builder, indent string, k *check.Kernel) {
 func ktapLine(n int, sc *check.Scenario) string {
 	switch {
 	case sc.Known != "":
-		return fmt.Sprintf("ok %d %s # XFAIL %s, known as %s", n, sc.Name, ktapText(strings.Join(sc.Verdicts, ", ")), ktapText(sc.Known))
+		return fmt.Sprintf("ok %d %s # XFAIL %s, known as %s", n, plainName(sc.Name), ktapText(strings.Join(sc.Verdicts, ", ")), ktapText(sc.Known))
 	case sc.Result == check.Fail:
-		return fmt.Sprintf("not ok %d %s # %s", n, sc.Name, ktapText(strings.Join(sc.Verdicts, ", ")))
+		return fmt.Sprintf("not ok %d %s # %s", n, plainName(sc.Name), ktapText(strings.Join(sc.Verdicts, ", ")))
 	case sc.CouldNotRun:
-		return fmt.Sprintf("not ok %d %s # ERROR %s", n, sc.Name, ktapText(sc.Reason))
+		return fmt.Sprintf("not ok %d %s # ERROR %s", n, plainName(sc.Name), ktapText(sc.Reason))
 	case sc.Result == check.Skip:
-		return fmt.Sprintf("ok %d %s # SKIP %s", n, sc.Name, ktapText(sc.Reason))
+		return fmt.Sprintf("ok %d %s # SKIP %s", n, plainName(sc.Name), ktapText(sc.Reason))
 	}
-	return fmt.Sprintf("ok %d %s", n, sc.Name)
+	return fmt.Sprintf("ok %d %s", n, plainName(sc.Name))
 }
 
 // ktapText is what may stand in a line.
@@ -68,7 +68,7 @@ func ktapText(s string) string {
 }
 
 func ktapSummary(b *strings.Builder, n int, name string, k *check.Kernel) {
-	name = strings.ReplaceAll(name, " ", "-")
+	name = plainName(name)
 	switch {
 	case k.Error != "":
 		fmt.Fprintf(b, "not ok %d %s # ERROR %s\n", n, name, ktapText(k.Error))

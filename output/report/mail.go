@@ -15,6 +15,7 @@ import (
 // what reproduces it.
 func WriteMail(w io.Writer, s *reproducer.Source, r *check.Report) error {
 	var b strings.Builder
+	r = printable(r)
 	names := KernelNames(r)
 	writeSubject(&b, s, r)
 	b.WriteString("Kernels\n\n")

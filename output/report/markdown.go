@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"github.com/pinwatch/pinwatch/output/format"
@@ -17,12 +18,15 @@ func markdown(w io.Writer, r *check.Report) error {
 	if scenarios := ScenarioNames(r); len(scenarios) > 0 {
 		b.WriteString("| scenario |")
 		for _, name := range names {
-			// A release is the kernel's own word: as code it is no markup.
-			fmt.Fprintf(&b, " `%s` |", strings.NewReplacer("`", "'", "|", "\\|").Replace(name))
+			fmt.Fprintf(&b, " %s |", code(name))
 		}
 		b.WriteString("\n|---|" + strings.Repeat("---|", len(names)) + "\n")
 		for _, scenario := range scenarios {
-			fmt.Fprintf(&b, "| %s |", scenario)
+			name := scenario
+			if !plainWord.MatchString(name) {
+				name = code(name)
+			}
+			fmt.Fprintf(&b, "| %s |", name)
 			for i := range r.Kernels {
 				text := Cell(&r.Kernels[i], scenario)
 				if text == cellFail {
@@ -42,6 +46,14 @@ func markdown(w io.Writer, r *check.Report) error {
 	fmt.Fprintf(&b, "%s\n%s%s\n", fence, text, fence)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// plainWord is what is no markup in any dialect.
+var plainWord = regexp.MustCompile(`^[\w.-]+$`)
+
+// code is a kernel's own word, such as its release: as code it is no markup.
+func code(word string) string {
+	return "`" + strings.NewReplacer("`", "'", "|", "\\|").Replace(word) + "`"
 }
 
 // github writes the workflow commands that GitHub makes annotations of: an error for what

@@ -3,6 +3,7 @@
 package report
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -31,21 +32,32 @@ func Formats() []string {
 }
 
 // Writer finds the writer of a format.
-func Writer(format string) (func(io.Writer, *check.Report) error, error) {
+func Writer(name string) (func(io.Writer, *check.Report) error, error) {
 	write := map[string]func(io.Writer, *check.Report) error{
 		FormatTable: writeTable, FormatJSON: writeJSON, FormatKTAP: ktap, FormatJUnit: junit, FormatMarkdown: markdown, FormatGitHub: github, FormatKCIDB: kcidb,
-	}[format]
+	}[name]
 	if write == nil {
-		return nil, fmt.Errorf("%s is no format of a report", format)
+		return nil, fmt.Errorf("%s is no format of a report", name)
 	}
-	return write, nil
+	if name == FormatJSON {
+		return write, nil // as it was found
+	}
+	return func(w io.Writer, r *check.Report) error { return write(w, printable(r)) }, nil
 }
 
-func writeJSON(w io.Writer, r *check.Report) error {
-	encoder := json.NewEncoder(w)
+func writeJSON(w io.Writer, r *check.Report) error { return encode(w, r) }
+
+// encode writes JSON of several lines.
+func encode(w io.Writer, value any) error {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", " ")
-	return encoder.Encode(r)
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	_, err := w.Write(format.EscapeJSON(b.Bytes()))
+	return err
 }
 
 // List writes what scenarios there are.

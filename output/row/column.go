@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strconv"
 	"strings"
+
+	"github.com/pinwatch/pinwatch/output/format"
 )
 
 // Type is a column's type in JSON. It never changes from row to row.
@@ -229,7 +231,7 @@ func appendString(dst []byte, s string) []byte {
 	for i := range len(s) {
 		if !plain[s[i]] {
 			quoted, _ := json.Marshal(s) // a string cannot fail
-			return append(dst, quoted...)
+			return append(dst, format.EscapeJSON(quoted)...)
 		}
 	}
 	dst = append(dst, '"')

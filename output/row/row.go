@@ -92,8 +92,8 @@ func subsystemOf(e *ledger.Entry) Subsystem {
 	return BPF
 }
 
-// subsystemName is how a row names its subsystem: a charger has a name of its own.
-func subsystemName(r *Row) string {
+// SubsystemName is how a row names its subsystem: a charger has a name of its own.
+func (r *Row) SubsystemName() string {
 	switch r.Subsystem() {
 	case Others:
 		return string(r.Charger)

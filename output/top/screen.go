@@ -418,9 +418,17 @@ func (m *Model) blank(room int) []string {
 
 // footer names the keys that matter most.
 func (m *Model) footer() string {
-	keys := []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail", "p pause", "+/- interval"}
+	keys := []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail"}
+	if m.view == viewCgroups {
+		keys = append(keys, "t tree")
+	}
 	if m.opts.Replay {
-		keys = []string{"q quit", "? help", "Tab view", "/ filter", "s/S sort", "Enter detail", "p pause", "n/N step", ": go to", "[ ] speed"}
+		keys = append(keys, "p pause", "n/N step", ": go to", "[ ] speed")
+	} else {
+		keys = append(keys, "p pause", "+/- interval", "F follow")
+	}
+	if m.asking {
+		keys = []string{"Enter go there", "Esc stay"}
 	}
 	if m.typing {
 		keys = []string{"Enter keep the filter", "Esc drop it", "Backspace, Ctrl-U"}
@@ -464,7 +472,11 @@ func (m *Model) pageScreen() []string {
 	for len(lines) < m.height-1 {
 		lines = append(lines, "")
 	}
-	return append(lines, m.keyLine([]string{"Esc back", "j/k scroll", "q quit", "? help", "p pause", "n step"}))
+	keys := []string{"Esc back", "j/k scroll", "q quit", "? help", "p pause"}
+	if m.opts.Replay {
+		keys = append(keys, "n/N step")
+	}
+	return append(lines, m.keyLine(keys))
 }
 
 // section is a heading on a page.

@@ -8,7 +8,8 @@
 # SERIES is a kernel series ("6.1", "7.3"), a 16K-page arm64 flavour
 # ("6.12-16k"), the generic kernel with its modules, which lie in lib/modules/RELEASE
 # ("6.12-generic"), or "newest". Without one: the series of $all below.
-# Prints one line per kernel: SERIES TAB RELEASE TAB IMAGE.
+# Prints one line per kernel: SERIES TAB RELEASE TAB IMAGE. Ends with 2 where there is no
+# such series, after the others, and with 1 where one could not be had.
 #
 # apt works in a directory of its own, so neither the machine's package lists
 # nor its sources change. The mirror is the one the machine's own apt uses.
@@ -23,18 +24,27 @@ busybox=
 
 say() { echo "fetch.sh: $*" >&2; }
 die() { say "$@"; exit 1; }
+usage() { say "$* (see fetch.sh --help)"; exit 2; }
 
 while [ $# -gt 0 ]; do
 	case $1 in
-	--arch) arch=${2:?--arch needs amd64 or arm64}; shift 2 ;;
+	--arch) [ $# -gt 1 ] || usage "--arch: want amd64 or arm64"; arch=$2; shift 2 ;;
 	--list) list_only=1; shift ;;
 	--busybox) busybox=1; shift ;;
-	-h|--help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
-	-*) die "unknown option $1" ;;
+	-h|--help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
+	-*) usage "unknown option $1" ;;
 	*) break ;;
 	esac
 done
-case $arch in amd64|arm64) ;; *) die "--arch $arch: want amd64 or arm64" ;; esac
+case $arch in amd64|arm64) ;; *) usage "--arch $arch: want amd64 or arm64" ;; esac
+for series; do # before anything is fetched
+	case $arch:$series in
+	*:newest) ;;
+	amd64:*-16k) usage "series $series: pages of 16K are arm64's: fetch.sh --arch arm64 $series" ;;
+	*) [[ $series =~ ^[0-9]+\.[0-9]+(-16k|-generic)?$ ]] ||
+		usage "series \"$series\": want one such as 6.1, 6.12-16k or 6.12-generic, or newest" ;;
+	esac
+done
 
 root=$cache/kernels/$arch
 apt_dir=$cache/apt/$arch
@@ -152,7 +162,11 @@ find_release() { # series; prints nothing where there is none
 	releases "$(flavour_of "$1")" | awk -v series="${1%%-*}" '$1 == series { release = $2 } END { print release }'
 }
 newest_series() { releases cloud-$arch | tail -n 1 | cut -d' ' -f1; }
-every_series() { releases cloud-$arch | cut -d' ' -f1 | uniq | tr '\n' ' '; }
+every_series() { # series of the same flavour
+	local end=
+	case $1 in *-*) end=-${1#*-} ;; esac
+	releases "$(flavour_of "$1")" | cut -d' ' -f1 | uniq | sed "s/$/$end/" | paste -sd' '
+}
 
 # Which of the package names of a release holds the image.
 unpack() { # series, release
@@ -222,8 +236,8 @@ for series in ${*:-$all}; do
 		prepare_apt
 		release=$(find_release "$series")
 		if [ -z "$release" ]; then
-			say "no $arch kernel of series $series on this mirror, which has: $(every_series)"
-			status=1
+			say "series $series of $arch: there is none on this mirror, which has: $(every_series "$series")"
+			status=2
 			continue
 		fi
 		# Downloads wait for the network and unpacking for a CPU: several beside each other.
@@ -233,6 +247,6 @@ for series in ${*:-$all}; do
 	fi
 	asked+=("$series")
 done
-for pid in "${fetches[@]}"; do wait "$pid" || status=1; done
-for series in "${asked[@]}"; do report "$series" || status=1; done
+for pid in "${fetches[@]}"; do wait "$pid" || status=${status/0/1}; done
+for series in "${asked[@]}"; do report "$series" || { say "$series: no image of it is here"; status=${status/0/1}; }; done
 exit $status

@@ -69,16 +69,28 @@ func fetch(t *testing.T, args ...string) (stdout, stderr string, code int) {
 }
 
 // A series that does not exist is named, with those that do, and takes nothing from
-// the others.
+// the others. What is no series fetches nothing.
 func TestUnknownSeries(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"9.9"}, {"9.9", "7.3"}} {
-		stdout, stderr, code := fetch(t, args...)
-		if code != 1 || strings.Count(stdout, "\n") != len(args)-1 {
-			t.Errorf("%v: exit %d; want 1\n%s", args, code, stdout)
-		}
-		if !strings.Contains(stderr, "no amd64 kernel of series 9.9 on this mirror, which has: 6.1 7.3") {
-			t.Errorf("%v: %s", args, stderr)
+	for _, c := range []struct {
+		args  []string
+		had   int
+		words string
+	}{
+		{[]string{"9.9"}, 0, "series 9.9 of amd64: there is none on this mirror, which has: 6.1 7.3\n"},
+		{[]string{"9.9", "7.3"}, 1, "series 9.9 of amd64: there is none on this mirror, which has: 6.1 7.3\n"},
+		{[]string{"9.9-generic"}, 0, "series 9.9-generic of amd64: there is none on this mirror, which has: 6.1-generic 7.3-generic\n"},
+		{[]string{"7.3", "6.1-fast"}, 0, `series "6.1-fast": want one such as 6.1, 6.12-16k or 6.12-generic, or newest (see fetch.sh --help)`},
+		{[]string{""}, 0, `series "": want one such as`},
+		{[]string{"v6.1"}, 0, `series "v6.1": want one such as`},
+		{[]string{"6.12-16k"}, 0, "series 6.12-16k: pages of 16K are arm64's: fetch.sh --arch arm64 6.12-16k"},
+		{[]string{"--arch"}, 0, "--arch: want amd64 or arm64"},
+		{[]string{"--arch", "riscv64"}, 0, "--arch riscv64: want amd64 or arm64"},
+		{[]string{"--serie", "7.3"}, 0, "unknown option --serie"},
+	} {
+		stdout, stderr, code := fetch(t, c.args...)
+		if code != 2 || strings.Count(stdout, "\n") != c.had || !strings.Contains(stderr, c.words) {
+			t.Errorf("%q: exit %d, %q, %s\nwant 2, %d kernels and %q", c.args, code, stdout, stderr, c.had, c.words)
 		}
 	}
 }

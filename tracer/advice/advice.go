@@ -34,6 +34,8 @@ type Explanation struct {
 	Wanted  int64   `json:"wanted_buffers"`
 	Numbers Numbers `json:"numbers"`
 	Verdict Verdict `json:"verdict"`
+	// Notes are further sentences on a refusal that was seen.
+	Notes []string `json:"notes"`
 	// Fits is how many such buffers can be mapped from now on; -1: any number. AtLeast is
 	// how many whatever else the user has mapped that could not be seen.
 	Fits       int64      `json:"fits_buffers"`
@@ -286,7 +288,7 @@ func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 		},
 		Verdict: Verdict{Allowed: last.Errno == 0, Certain: true, Errno: rule.ErrnoName(last.Errno), Mapped: t.done},
 		Fits:    limits.Fits(caller, ask.Area, ask.Pages),
-		Holders: []Holder{}, Remedies: []remedy.Remedy{}, Checks: []Check{}, Unknown: []string{},
+		Holders: []Holder{}, Notes: []string{}, Remedies: []remedy.Remedy{}, Checks: []Check{}, Unknown: []string{},
 	}
 	x.Machine, x.BeyondMachine = ask.Machine, beyondMachine(settings, ask)
 	x.AtLeast = x.Fits

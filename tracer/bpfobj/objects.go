@@ -330,6 +330,7 @@ func (l *lister) addHeld(held []descriptor) {
 }
 
 func (l *lister) addHolders(held []descriptor, tree *cgroup.Tree) {
+	processes := map[int]Holder{}
 	for _, d := range held {
 		o := l.find(d.object.Kind, d.object.ID)
 		if o == nil {
@@ -338,9 +339,13 @@ func (l *lister) addHolders(held []descriptor, tree *cgroup.Tree) {
 		i := slices.IndexFunc(o.Holders, func(h Holder) bool { return h.PID == d.pid })
 		if i < 0 {
 			i = len(o.Holders)
-			h := Holder{PID: d.pid, Comm: comm(d.pid), Cgroup: cgroupOf(tree, d.pid)}
-			h.UID, h.UIDKnown = realUID(d.pid)
-			h.Names = l.names.Of(h.Cgroup)
+			h, known := processes[d.pid]
+			if !known {
+				h = Holder{PID: d.pid, Comm: comm(d.pid), Cgroup: cgroupOf(tree, d.pid)}
+				h.UID, h.UIDKnown = realUID(d.pid)
+				h.Names = l.names.Of(h.Cgroup)
+				processes[d.pid] = h
+			}
 			o.Holders = append(o.Holders, h)
 		}
 		o.Holders[i].FDs++

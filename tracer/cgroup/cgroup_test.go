@@ -398,3 +398,26 @@ func TestShort(t *testing.T) {
 		}
 	}
 }
+
+// Whatever a cgroup is called, who may make one has no say in what is read or written but as
+// a name: an id that a file is looked up by is hexadecimal.
+func FuzzIdentify(f *testing.F) {
+	for _, path := range []string{"/docker/" + id1, "/machine.slice/machine-a\\x2db\\x1b.scope", "/lxc.payload.\x1b[2J/init.scope", "/kubepods.slice:cri-containerd:" + id1, "/system.slice/systemd-nspawn@\\x.service"} {
+		f.Add(path)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		id := Identify(path)
+		if id.PodUID != "" && podUID("pod"+id.PodUID) != id.PodUID {
+			t.Errorf("%q: pod %q", path, id.PodUID)
+		}
+		if short := id.Short(); len(short) > len(path)+len("systemd-nspawn:") {
+			t.Errorf("%q: %q", path, short)
+		}
+		tree := fstest.MapFS{}
+		NewNames(tree).Of(path)
+		for _, m := range parseMounts(path) {
+			m.dir(path)
+		}
+		parseMembership(path)
+	})
+}

@@ -146,31 +146,45 @@ func Explain(s *snapshot.Snapshot, facts *snapshot.Facts, r Request) (*Answer, e
 
 // size reports whether the kernel takes a map of this size, whatever the limits.
 func (x *Answer) size(m *MapRequest, bpf kernel.BPFAccounting) bool {
-	why, errno, by := "", "E2BIG", BySize
+	errno, by := "E2BIG", BySize
 	mem, known := m.Memory(m.On)
 	uncounted := known && mem.TooMuchToCharge(m.On.PageSize)
 	is := m.Size(m.On, m.Machine)
+	why := sizeWords(m.Map, is, mem, m.Machine)
 	switch {
+	case m.KeyBeyondStack() && bpf == kernel.BPFRlimit:
+		why = sizeWords(m.Map, rule.MapKeyTooLarge, mem, m.Machine)
 	case uncounted && bpf == kernel.BPFRlimit && (is == rule.MapFits || is == rule.MapLargerThanMachine):
 		why = "no map may have 4 GiB on this kernel"
 	case is == rule.MapFits:
 		return true
-	case is == rule.MapKeyTooLarge:
-		why = fmt.Sprintf("a key of %s is larger than the kernel takes", remedy.Count(int64(m.KeySize), "byte"))
-	case is == rule.MapValueTooLarge:
-		why = fmt.Sprintf("a value of %s is larger than the kernel takes", remedy.Count(int64(m.ValueSize), "byte"))
 	case is == rule.MapPercpuTooLarge:
-		why, errno = fmt.Sprintf("a value of %s is larger than what the kernel allocates for each CPU (32 KiB)", remedy.Count(int64(m.ValueSize), "byte")), "E2BIG or ENOMEM"
-	case is == rule.MapTooMany:
-		why = fmt.Sprintf("%s are more than the kernel counts", remedy.Count(int64(m.MaxEntries), "element"))
+		errno = "E2BIG or ENOMEM"
 	case is == rule.MapLargerThanMachine:
-		why, errno, by = fmt.Sprintf("one piece of it has %s, and the machine has %s", remedy.Count(mem.Largest, "byte"), remedy.Count(m.Machine, "byte")), "ENOMEM", ByMachine
+		errno, by = "ENOMEM", ByMachine
 		if uncounted && (m.Type == unix.BPF_MAP_TYPE_QUEUE || m.Type == unix.BPF_MAP_TYPE_STACK) {
 			errno = "E2BIG or ENOMEM" // 6.12 counts their bytes in 32 bits, 6.1 does not
 		}
 	}
 	x.Verdict = Verdict{Certain: true, Errno: errno, By: by, Why: why + ": no limit has a part in it"}
 	return false
+}
+
+// sizeWords says what is wrong with a map's size; "": nothing.
+func sizeWords(m rule.Map, is rule.MapSize, mem rule.MapMemory, machine int64) string {
+	switch is {
+	case rule.MapKeyTooLarge:
+		return fmt.Sprintf("a key of %s is larger than the kernel takes", remedy.Count(int64(m.KeySize), "byte"))
+	case rule.MapValueTooLarge:
+		return fmt.Sprintf("a value of %s is larger than the kernel takes", remedy.Count(int64(m.ValueSize), "byte"))
+	case rule.MapPercpuTooLarge:
+		return fmt.Sprintf("a value of %s is larger than what the kernel allocates for each CPU (32 KiB)", remedy.Count(int64(m.ValueSize), "byte"))
+	case rule.MapTooMany:
+		return fmt.Sprintf("%s are more than the kernel counts", remedy.Count(int64(m.MaxEntries), "element"))
+	case rule.MapLargerThanMachine:
+		return fmt.Sprintf("one piece of it has %s, and the machine has %s", remedy.Count(mem.Largest, "byte"), remedy.Count(machine, "byte"))
+	}
+	return ""
 }
 
 // cgroups holds a map against the memory cgroups. The kernel gives back what it can, such

@@ -111,16 +111,18 @@ func TestExplainMap(t *testing.T) {
 		allowed, certain bool
 		by, errno        string
 	}{
-		"no limit":              {ask("hash:8:256:1000", kernel.BPFMemcg, CgroupRoom{Path: "/", Max: -1}), true, true, "", ""},
-		"more than the cgroup":  {ask("array:4:8:1M", kernel.BPFMemcg, small), false, true, ByCgroup, "ENOMEM"},
-		"more than is free":     {ask("array:4:8:150K", kernel.BPFMemcg, small), false, false, ByCgroup, "ENOMEM"},
-		"too large for a CPU":   {ask("percpu_array:4:40K:1", kernel.BPFMemcg), false, true, BySize, "E2BIG or ENOMEM"},
-		"more than the machine": {ask("hash:8:1K:4M", kernel.BPFMemcg), false, true, ByMachine, "ENOMEM"},
-		"64 GiB in an array":    {ask("array:4:4K:16M", kernel.BPFMemcg), false, true, ByMachine, "ENOMEM"},
-		"64 GiB in a queue":     {ask("queue:0:4K:16M", kernel.BPFMemcg), false, true, ByMachine, "E2BIG or ENOMEM"}, // 7.3 and 6.1
-		"64 GiB before 5.11":    {ask("array:4:4K:16M", kernel.BPFRlimit), false, true, BySize, "E2BIG"},
-		"64 GiB later, on 5.10": {ask("lpm_trie:8:4K:16M", kernel.BPFRlimit), false, true, BySize, "E2BIG"},
-		"before 5.11":           {ask("hash:9:1:500", kernel.BPFRlimit), false, true, ByMemlock, "EPERM"},
+		"no limit":               {ask("hash:8:256:1000", kernel.BPFMemcg, CgroupRoom{Path: "/", Max: -1}), true, true, "", ""},
+		"more than the cgroup":   {ask("array:4:8:1M", kernel.BPFMemcg, small), false, true, ByCgroup, "ENOMEM"},
+		"more than is free":      {ask("array:4:8:150K", kernel.BPFMemcg, small), false, false, ByCgroup, "ENOMEM"},
+		"too large for a CPU":    {ask("percpu_array:4:40K:1", kernel.BPFMemcg), false, true, BySize, "E2BIG or ENOMEM"},
+		"more than the machine":  {ask("hash:8:1K:4M", kernel.BPFMemcg), false, true, ByMachine, "ENOMEM"},
+		"a key beyond the stack": {ask("hash:600:4:10", kernel.BPFRlimit), false, true, BySize, "E2BIG"},
+		"a large key since 5.11": {ask("hash:600:4:10", kernel.BPFMemcg), true, true, "", ""},
+		"64 GiB in an array":     {ask("array:4:4K:16M", kernel.BPFMemcg), false, true, ByMachine, "ENOMEM"},
+		"64 GiB in a queue":      {ask("queue:0:4K:16M", kernel.BPFMemcg), false, true, ByMachine, "E2BIG or ENOMEM"}, // 7.3 and 6.1
+		"64 GiB before 5.11":     {ask("array:4:4K:16M", kernel.BPFRlimit), false, true, BySize, "E2BIG"},
+		"64 GiB later, on 5.10":  {ask("lpm_trie:8:4K:16M", kernel.BPFRlimit), false, true, BySize, "E2BIG"},
+		"before 5.11":            {ask("hash:9:1:500", kernel.BPFRlimit), false, true, ByMemlock, "EPERM"},
 	} {
 		if v := c.x.Verdict; v.Allowed != c.allowed || v.Certain != c.certain || v.By != c.by || v.Errno != c.errno {
 			t.Errorf("%s: %+v", name, v)

@@ -28,7 +28,8 @@ type Refused struct {
 	// Remedies are of a limit; each was held against the rule.
 	Remedies []remedy.Remedy
 
-	own    int64 // pages of Facts.Held that the call's own earlier parts were charged
+	futile string // why to lift the limit does not help; "": it does
+	own    int64  // pages of Facts.Held that the call's own earlier parts were charged
 	caller ledger.Caller
 }
 
@@ -56,7 +57,7 @@ func OfRefusal(e *ledger.Entry) *Refused {
 	if e.Failed != nil && e.Failed.LastAsked > 0 {
 		r.own = e.Failed.Asked - e.Failed.LastAsked
 	}
-	if r.Outcome == reason.Limit && (len(r.Reasons) == 1 || r.decided()) {
+	if r.futile = mapBeyond(e); r.futile == "" && r.Outcome == reason.Limit && (len(r.Reasons) == 1 || r.decided()) {
 		r.Remedies = limitRemedies(e, r.Facts)
 	}
 	return r
@@ -304,6 +305,13 @@ func objectFacts(f *reason.Facts, e *ledger.Entry) {
 			called, accepts := e.Failed.Verifier != refusal.NotReached, e.Failed.Verifier == refusal.Passed
 			f.Verified, f.Accepts = &called, &accepts
 		}
+		if refused := answer(e.Failed.Allocation); refused != nil {
+			allocated := !*refused
+			f.Allocated = &allocated
+		}
+		if e.Failed.AttributesKnown {
+			f.Later = new(bool)
+		}
 	}
 	if o.Rlimit {
 		f.Held = &e.User.Before
@@ -319,6 +327,31 @@ func objectFacts(f *reason.Facts, e *ledger.Entry) {
 		}
 	}
 	refusing(f, refusal.MemoryLimit{CgroupID: o.LimitCgroupID, Cgroup: o.LimitCgroup, UsageBytes: o.UsageBytes, LimitBytes: o.LimitBytes})
+}
+
+// mapBeyond says what refuses a BPF map next that a limit refused, whatever the limits; "":
+// nothing that is known of.
+func mapBeyond(e *ledger.Entry) string {
+	if e.Op != ledger.Create || e.Object == nil || e.Object.Program || e.Failed == nil {
+		return ""
+	}
+	m, on := mapOf(e)
+	machine := e.Failed.MachineBytes
+	mem, known := m.Memory(on)
+	if words := sizeWords(m, m.Size(on, machine), mem, machine); words != "" {
+		return words
+	}
+	if known && machine > 0 && mem.Created > machine {
+		return fmt.Sprintf("it has %s, and the machine has %s", remedy.Count(mem.Created, "byte"), remedy.Count(machine, "byte"))
+	}
+	return ""
+}
+
+// mapOf is the BPF map that was to be created, and what its size depends on.
+func mapOf(e *ledger.Entry) (rule.Map, rule.MapMachine) {
+	o := e.Object
+	return rule.Map{Type: o.Type, KeySize: o.KeySize, ValueSize: o.ValueSize, MaxEntries: o.MaxEntries, Flags: o.Flags},
+		rule.MapMachine{PageSize: uint64(max(1024, e.PageSize)), PossibleCPUs: int(e.Failed.PossibleCPUs)}
 }
 
 // limitRemedies are what helps against a limit.
@@ -408,9 +441,8 @@ func cgroupRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 	if f.CgroupLimit == nil || f.Cgroup == "" {
 		return nil
 	}
-	if o, m := e.Object, e.Failed; e.Op == ledger.Create && o != nil && !o.Program && m != nil {
-		asked := rule.Map{Type: o.Type, KeySize: o.KeySize, ValueSize: o.ValueSize, MaxEntries: o.MaxEntries, Flags: o.Flags}
-		on := rule.MapMachine{PageSize: uint64(max(1024, e.PageSize)), PossibleCPUs: int(m.PossibleCPUs)}
+	if o := e.Object; e.Op == ledger.Create && o != nil && !o.Program && e.Failed != nil {
+		asked, on := mapOf(e)
 		if mem, ok := asked.Memory(on); ok {
 			const whole = 1 << 20 // and the kernel's own headers and page tables
 			return []remedy.Remedy{remedy.MemoryMax(o.LimitCgroup, o.LimitBytes+(mem.Created/whole+1)*whole)}
@@ -497,6 +529,9 @@ func (r *Refused) Text() string {
 		fmt.Fprintf(&b, ". The comparison itself was not seen: the call may have ended before it, where %s", r.Reasons[0].When)
 	}
 	b.WriteString(r.ruledOut())
+	if r.Outcome == reason.Limit && r.futile != "" {
+		b.WriteString(". To lift the limit does not help: " + r.futile)
+	}
 	if brief := r.Brief(); len(brief) > 0 {
 		b.WriteString(". Remedies: " + strings.Join(brief, ", or "))
 	}
@@ -547,26 +582,44 @@ func (r *Refused) holders() string {
 	return fmt.Sprintf(". Of the %d held, %s%s", held, strings.Join(parts, ", "), late)
 }
 
-// limitOf says of whom the limit is that refused, as far as was seen: a process that has
-// another one than its parent has it by itself, or by what started it.
+// limitOf says of whom the limit is that refused.
 func (r *Refused) limitOf() string {
 	if !r.ByMemlock() {
 		return ""
 	}
+	text := ""
+	for _, sentence := range whoseLimit(r.caller) {
+		text += ". " + sentence
+	}
+	return text
+}
+
+// whoseLimit says of whom a limit is, as far as was seen: a process that has another one than
+// its parent has it by itself, or by what started it.
+func whoseLimit(c ledger.Caller) (sentences []string) {
 	pages := func(n int64) string {
 		if n >= rule.Unlimited {
 			return "unlimited"
 		}
 		return remedy.Count(n, "page")
 	}
-	text := ""
-	if c := r.caller; c.ParentLimit > c.LockLimit {
-		text += fmt.Sprintf(". The limit is the process's own: that of its parent is %s, and was lowered for this process, by itself or by what started it", pages(c.ParentLimit))
+	if c.ParentLimit > c.LockLimit {
+		sentences = append(sentences, fmt.Sprintf("The limit is the process's own: that of its parent is %s, and was lowered for this process, by itself or by what started it", pages(c.ParentLimit)))
 	}
-	if c := r.caller; c.HardLimit > c.LockLimit {
-		text += fmt.Sprintf(". Its hard limit is %s: up to that it may raise the limit by itself (setrlimit)", pages(c.HardLimit))
+	if c.HardLimit > c.LockLimit {
+		sentences = append(sentences, fmt.Sprintf("Its hard limit is %s: up to that it may raise the limit by itself (setrlimit)", pages(c.HardLimit)))
 	}
-	return text
+	return sentences
+}
+
+// MappingNotes are sentences of what else is known of a perf buffer that RLIMIT_MEMLOCK
+// refused: what of the user's counter was closed before, and whose the limit is.
+func MappingNotes(e *ledger.Entry) []string {
+	sentences := []string{}
+	if h := e.Held; h != nil && len(h.Closed) > 0 {
+		sentences = append(sentences, fmt.Sprintf("Of the %s that its counter holds, %s", remedy.Count(e.User.Before, "page"), ClosedText(h.Closed)))
+	}
+	return append(sentences, whoseLimit(e.Caller)...)
 }
 
 // ruledOut says that a limit was not exceeded, and by how much, where that was seen and

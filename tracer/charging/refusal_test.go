@@ -197,6 +197,42 @@ func TestOfRefusal(t *testing.T) {
 			created(ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 9, ValueSize: 1, MaxEntries: 500, Rlimit: true, Pages: 11}, refusal.Refused)(e)
 			e.User.Before, e.Held = 11, &ledger.Held{Buffers: 11, Maker: 42, MakerPages: 11}
 		}), reason.Limit, []string{"11 pages + 11 pages = 22 pages > 16 pages", "Of the 11 held, 11 are BPF objects that process 42 made; what was closed a moment ago still counts", "ulimit -l 88", "no capability lifts this limit"}, []string{"or CAP_IPC_LOCK"}},
+		"map before 5.11 with more than is allocated for each CPU": {refused(unix.EPERM, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_PERCPU_ARRAY, KeySize: 4, ValueSize: 40960, MaxEntries: 1, Rlimit: true, Pages: 41}, refusal.Refused)(e)
+		}), reason.Limit, []string{"41 pages > 16 pages", "To lift the limit does not help: a value of 40960 bytes is larger than what the kernel allocates for each CPU"}, []string{"Remedies"}},
+		"map before 5.11 that the machine has no memory for": {refused(unix.EPERM, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_RINGBUF, MaxEntries: 1 << 30, Rlimit: true, Pages: 262148}, refusal.Refused)(e)
+		}), reason.Limit, []string{"To lift the limit does not help: it has 1073754432 bytes, and the machine has 536870912 bytes"}, []string{"Remedies"}},
+		"map before 5.11 with a key beyond the stack": {refused(unix.E2BIG, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 600, ValueSize: 4, MaxEntries: 10, Rlimit: true}, refusal.NotReached)(e)
+			e.Failed.AttributesKnown = true
+		}), reason.OtherRule, []string{"the key is too large; it has 600 bytes"}, []string{"one of these", "attributes"}},
+		"map in a cgroup of which no path is known": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 1 << 20, MaxEntries: 32, Watched: true, Refused: true, LimitCgroupID: 7, UsageBytes: 12 << 20, LimitBytes: 12 << 20}, refusal.Unseen)(e)
+		}), reason.Limit, []string{"a memory cgroup is at its limit; it had 12582912 bytes, and may have 12582912 bytes"}, []string{"memory.max", "it is "}},
+		"map in a cgroup that has little left": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 1 << 20, MaxEntries: 32, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 11 << 20, LimitBytes: 12 << 20}, refusal.Unseen)(e)
+		}), reason.Limit, []string{"a memory cgroup had no room; it is /web; memory.current was 11534336 bytes, memory.max 12582912 bytes"}, []string{"at its limit"}},
+		"map of another type before 5.11 that was charged": {refused(unix.E2BIG, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_CGROUP_STORAGE, KeySize: 8, ValueSize: 8192, Rlimit: true}, refusal.Passed)(e)
+			e.Failed.AttributesKnown = true
+		}), reason.OtherRule, []string{"maps of this type do not take so large a key or value"}, []string{"one of these", "4 GiB"}},
+		"map of a type that is only pointers, of 4 GiB before 5.11": {refused(unix.E2BIG, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_SOCKMAP, KeySize: 4, ValueSize: 4, MaxEntries: 1 << 29, Rlimit: true}, refusal.Refused)(e)
+			e.Failed.AttributesKnown = true
+		}), reason.OtherRule, []string{"no map may have 4 GiB on this kernel"}, []string{"one of these"}},
+		"program, attributes": {refused(unix.EINVAL, func(e *ledger.Entry) {
+			created(ledger.Object{Program: true}, refusal.Unseen)(e)
+			e.Failed.Function, e.Failed.Verifier, e.Failed.Memory, e.Failed.Allocation = refusal.ProgLoad, refusal.NotReached, refusal.NotReached, refusal.NotReached
+		}), reason.OtherRule, []string{"the program's attributes are none that this kernel takes"}, []string{"one of these", "no memory for"}},
+		"program for which there was no memory": {refused(unix.EINVAL, func(e *ledger.Entry) {
+			created(ledger.Object{Program: true}, refusal.Unseen)(e)
+			e.Failed.Function, e.Failed.Verifier, e.Failed.Memory, e.Failed.Allocation = refusal.ProgLoad, refusal.NotReached, refusal.NotReached, refusal.Refused
+		}), reason.NoMemory, []string{"found no memory for the program, to which it says EINVAL"}, []string{"one of these"}},
+		"two buffers on huge pages": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_register", refusal.Refused, 512, 0)(e)
+			e.Failed.Count = 2
+		}), reason.Limit, []string{"ulimit -l 4096 (KiB) if all 2 buffers are like the refused one, and share no huge page"}, nil},
 		"map without the capability": {refused(unix.EPERM, created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1, Watched: true}, refusal.Unseen)), reason.OtherRule,
 			[]string{"it takes CAP_BPF", "no limit has a part in it"}, []string{"MEMLOCK may be"}},
 		"vfio, locked_vm of the process": {refused(unix.ENOMEM, pinned("vfio", refusal.VFIOMap, refusal.Refused, 10, 100, 200, 7)), reason.Limit,

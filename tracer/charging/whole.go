@@ -32,8 +32,11 @@ func wholeCharge(e *ledger.Entry, f *reason.Facts) (c rule.Charge, given string)
 		return c, "on pages of the usual size"
 	case f.Call == reason.RegisterBuffers && e.Failed.Count > 1:
 		if all := int64(e.Failed.Count) * last; all >= c.Asked {
-			c.Asked = all
-			return c, fmt.Sprintf("if all %d buffers are like the refused one", e.Failed.Count)
+			c.Asked, given = all, fmt.Sprintf("if all %d buffers are like the refused one", e.Failed.Count)
+			if last >= 512 { // the least that a huge page has
+				given += ", and share no huge page"
+			}
+			return c, given
 		}
 		return c, fmt.Sprintf("or more: there are %d buffers, and those after the refused one were not seen", e.Failed.Count)
 	}

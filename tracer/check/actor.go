@@ -225,6 +225,12 @@ func (a *actor) do(r *request) reply {
 		return a.storm(r)
 	case "bpf-map-inside":
 		return bpfMapInside(a.rights, r.Pages)
+	case "uring-inside":
+		return uringInside(a.rights, r.Pages)
+	case "end-child":
+		unix.Kill(r.N, unix.SIGKILL)
+		_, err := waitFor(r.N, 0)
+		return failed(err)
 	case "fork":
 		return forkAndExit()
 	case "exit":
@@ -494,34 +500,6 @@ func mapAndUnmap(fd int, bytes uintptr, r *request, made *atomic.Int64, ready *s
 		}
 	}
 	return nil
-}
-
-// forkAndExit makes a child by fork(2), with a copy of this mm, that ends at
-// once, and waits for it. The child makes nothing but system calls.
-func forkAndExit() reply {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	pid, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
-	if errno != 0 {
-		return result(0, errno)
-	}
-	if pid == 0 {
-		for {
-			unix.RawSyscall(unix.SYS_EXIT_GROUP, 0, 0, 0)
-		}
-	}
-	_, err := waitFor(int(pid))
-	return failed(err)
-}
-
-// waitFor waits for a child to end.
-func waitFor(pid int) (status unix.WaitStatus, err error) {
-	for {
-		_, err = unix.Wait4(pid, &status, 0, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return status, err
-		}
-	}
 }
 
 // execAgain runs this program again on the same socket: what was mapped goes

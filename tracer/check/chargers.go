@@ -28,6 +28,10 @@ func chargerExercises() []Exercise {
 		{Name: "bpf-killed", Charges: ChargesObjects, About: "a process is killed while it creates BPF maps and programs", Needs: needBPF, Do: bpfKilled},
 		{Name: "bpf-rlimit", Charges: ChargesObjects, About: "before 5.11: a BPF map past RLIMIT_MEMLOCK is refused with EPERM and charges nothing", Needs: needBPFByRlimit, Do: bpfRlimit},
 		{Name: "memcg-limit", Charges: ChargesObjects, About: "since 5.11: a BPF map past the cgroup's memory.max is refused with ENOMEM and charges nothing", Needs: needBPFByMemcg, Do: memcgLimit},
+		{Name: "bpf-map-updates", Charges: ChargesObjects, About: "since 5.11: elements of a BPF map up to the cgroup's memory.max, from where they are refused with ENOMEM; deleted, as many fit again", Needs: needBPFByMemcg, Do: bpfMapUpdates},
+		{Name: "bpf-arena", Charges: ChargesObjects, About: "pages of a BPF arena, which come when they are touched: charged to the cgroup of its creator, and given back", Needs: needArena, Do: bpfArena},
+		{Name: "io-uring-rings", Charges: ChargesOthers, About: "io_uring rings made, closed and killed with: a kernel that charges their pages to the user gives them back", Needs: needUring, Do: ioUringRings},
+		{Name: "io-uring-memcg", Charges: ChargesOthers, About: "io_uring rings in a cgroup: charged to that, and given back", Needs: needUringMemcg, Do: ioUringMemcg},
 		{Name: "io-uring-buffers", Charges: ChargesOthers, About: "io_uring buffers registered, unregistered, refused halfway, and killed with", Needs: needUring, Do: ioUring},
 		{Name: "af-xdp-umem", Charges: ChargesOthers, About: "an AF_XDP umem registered up to the limit, released, refused, and killed with", Needs: needXDP, Do: afXDP},
 		{Name: "secretmem", Charges: ChargesOthers, About: "secret memory touched up to the limit, closed, and killed with: since 7.2 its user is charged", Needs: needSecretmem, Do: secretMemory},
@@ -124,68 +128,12 @@ func (s *Scene) expectLess(witness string, expected int64, read func() int64) {
 	s.ExpectRoom(witness, false, expected, s.settle(func(v int64) bool { return v == expected }, read))
 }
 
-// tolerance is by how many pages a cgroup's memory.current may be off when all of
-// it is gone: slabs and page tables stay for a while. What leaks in a scenario
-// is a multiple of it.
-const tolerance = 256
-
-// rest is memory.current of an empty cgroup, in pages. Lowering the limit makes
-// the kernel give back what it keeps in stock for the cgroup on each CPU.
-func (s *Scene) rest(cgroup string) int64 {
-	s.check(os.WriteFile(filepath.Join(cgroup, "memory.max"), []byte("0"), 0))
-	left := s.current(cgroup)
-	s.check(os.WriteFile(filepath.Join(cgroup, "memory.max"), []byte("max"), 0))
-	return left
-}
-
-// baseline is what stays charged to an empty cgroup after the first time, once
-// that changes no more: caches that later times use again.
-func (s *Scene) baseline(cgroup string) int64 {
-	last := int64(-1)
-	left := s.settle(func(v int64) bool {
-		same := v == last
-		last = v
-		time.Sleep(50 * time.Millisecond)
-		return same
-	}, func() int64 { return s.rest(cgroup) })
-	s.say("the empty cgroup is charged %d pages", left)
-	return left
-}
-
-// atRest expects an empty cgroup to be charged no more than before.
-func (s *Scene) atRest(cgroup string, before int64) {
-	left := s.settle(func(v int64) bool { return v <= before+tolerance/2 }, func() int64 { return s.rest(cgroup) })
-	s.say("the empty cgroup is charged %d pages", left)
-	s.Evidence.WitnessesRead++
-	if left > before+tolerance {
-		s.broke(Witness{Witness: fmt.Sprintf("memory.current of the empty cgroup (%d pages more are tolerated)", tolerance), ExpectedPages: before, SeenPages: left, reading: kept})
-	}
-}
-
 // settleRoom waits until the kernel has given back to the user what it does
 // later, so that what is measured at the end stays.
 func (s *Scene) settleRoom() {
 	s.settle(func(v int64) bool { return v == s.model.room(s.users[0]) }, func() int64 {
 		return s.roomOf(0)
 	})
-}
-
-// current is memory.current in pages.
-func (s *Scene) current(cgroup string) int64 {
-	bytes, err := memoryCurrent(cgroup)
-	s.check(err)
-	return bytes / page()
-}
-
-// sub makes another cgroup of the scenario.
-func (s *Scene) sub(name string) string {
-	if s.run.cgroup == "" {
-		return ""
-	}
-	dir := filepath.Join(s.run.cgroup, strconv.Itoa(s.uids[0])+"-"+name)
-	s.check(os.Mkdir(dir, 0o755))
-	s.subs = append(s.subs, dir)
-	return dir
 }
 
 // fit counts the maps of 64 pages that a process may create before the kernel
@@ -281,37 +229,6 @@ func bpfRlimit(s *Scene) {
 	s.settleRoom()
 }
 
-func memcgLimit(s *Scene) {
-	cgroup := s.sub("bpf")
-	// What a refused map had taken is given back by a worker. Meanwhile nothing is left in
-	// the cgroup, not even for an answer: so a child creates the map, and the creator, who
-	// may put it there by CAP_DAC_OVERRIDE, is elsewhere.
-	p := s.Process(Who{Name: "creator", Caps: append(bpfCaps(), "cap_dac_override")})
-	dir, err := os.Open(cgroup)
-	s.check(err)
-	defer dir.Close()
-	// The child should end by itself, and not for want of a page.
-	s.check(os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.pid), []byte("-1000"), 0))
-	s.check(os.WriteFile(filepath.Join(cgroup, "memory.max"), fmt.Append(nil, s.current(cgroup)*page()+8<<20), 0))
-	s.say("memory.max becomes 8 MiB more than what is used")
-	create := func(mib int64) unix.Errno {
-		m, err := p.ask(request{Op: "bpf-map-inside", Pages: mib << 20 / page()}, int(dir.Fd()))
-		s.check(err)
-		return unix.Errno(m.Errno)
-	}
-	for range 3 {
-		errno := create(16)
-		s.say("a child of the creator, in the cgroup, creates a map of 16 MiB")
-		s.read(errno == unix.ENOMEM, Witness{Witness: "the kernel says " + errnoName(errno) + " instead of ENOMEM", SeenPages: 16 << 20 / page()})
-	}
-	errno := unix.Errno(s.settle(func(errno int64) bool { return errno != int64(unix.ENOMEM) }, func() int64 { return int64(create(2)) }))
-	s.charged++
-	s.say("a child of the creator, in the cgroup, creates a map of 2 MiB")
-	s.read(errno == 0, Witness{Witness: "the kernel says " + errnoName(errno) + ": what was refused stays charged", ExpectedPages: 2 << 20 / page(), reading: kept})
-	p.Exit()
-	s.atRest(cgroup, tolerance) // a map that stays charged is sixteen times that
-}
-
 func needUring(r *run) string {
 	switch errno := r.try(request{Op: "uring"}); errno {
 	case 0:
@@ -345,11 +262,17 @@ func (r *run) try(what request) unix.Errno {
 }
 
 // uringFits is how many pages can be registered with a ring before the kernel
-// refuses.
-func (p *process) uringFits(ring int64, most int64) int64 {
+// refuses. What is expected is tried first.
+func (p *process) uringFits(ring, most, expected int64) int64 {
 	low, high := int64(0), most+1 // low fits, high does not
 	for low+1 < high {
 		middle := (low + high) / 2
+		switch {
+		case low < expected && expected < high:
+			middle = expected
+		case low == expected:
+			middle = low + 1
+		}
 		m, err := p.ask(request{Op: "register", FD: int(ring), Pages: middle}, -1)
 		p.s.check(err)
 		switch unix.Errno(m.Errno) {
@@ -374,6 +297,47 @@ func (p *process) ring() int64 {
 	p.s.check(errnoError("io_uring_setup", m))
 	p.s.say("%s makes an io_uring", p.name)
 	return m.Value
+}
+
+// entriesOfRing are those of a ring that takes pages enough to be seen.
+const entriesOfRing = 1024
+
+// ioUringRings has rings held against the user's limit, where they are: since 6.14 some
+// kernels charge them, and others charge the cgroup alone.
+func ioUringRings(s *Scene) {
+	const limit = 128
+	const witness = "pages that another process can register before ENOMEM"
+	p, other := s.Process(Who{Name: "owner", Limit: limit}), s.Process(Who{Name: "other", Limit: limit})
+	theirs := other.ring()
+	fits := func(expected int64) int64 { return other.uringFits(theirs, limit, expected) }
+	alone := fits(limit)
+	atRest := func() int64 { return fits(alone) }
+	create := func() int64 {
+		m, err := p.ask(request{Op: "uring", Pages: entriesOfRing}, -1)
+		s.check(err)
+		s.check(errnoError("io_uring_setup", m))
+		pages, err := strconv.ParseInt(m.Notes[0], 10, 64)
+		s.check(err)
+		s.say("owner makes an io_uring of %d pages", pages)
+		switch seen := atRest(); seen {
+		case alone:
+			s.say("no user is charged for it")
+			s.ExpectRoom(witness, true, alone, seen)
+		default:
+			s.ExpectRoom(witness, false, alone-pages, seen)
+		}
+		s.look()
+		return m.Value
+	}
+	_, err := p.ask(request{Op: "close", FD: int(create())}, -1)
+	s.check(err)
+	s.say("owner closes it")
+	s.expectSettled(witness, alone, atRest)
+	create()
+	p.Kill()
+	s.expectSettled(witness, alone, atRest)
+	other.Kill()
+	s.settleRoom()
 }
 
 // uringPins finds out whether io_uring charges the process beside the user: in
@@ -422,20 +386,22 @@ func ioUring(s *Scene) {
 	const witness = "pages that another process can register before ENOMEM"
 	p, other := s.Process(Who{Name: "registrar", Limit: limit}), s.Process(Who{Name: "other", Limit: limit})
 	theirs := other.ring()
-	read := func() int64 { return other.uringFits(theirs, limit) }
-	alone := read()
+	read := func(expected int64) func() int64 {
+		return func() int64 { return other.uringFits(theirs, limit, expected) }
+	}
+	alone := read(limit)()
 	ring := p.ring()
-	fits := read() // the ring itself is charged by some kernels
+	fits := read(alone)() // the ring itself is charged by some kernels
 
 	p.register(ring, pages)
-	s.ExpectRoom(witness, false, fits-pages, read())
+	s.ExpectRoom(witness, false, fits-pages, read(fits-pages)())
 	_, err := p.ask(request{Op: "unregister", FD: int(ring)}, -1)
 	s.check(err)
 	s.say("registrar unregisters it")
 	if *s.pins {
 		p.by.mm.pages -= pages
 	}
-	s.expectSettled(witness, fits, read)
+	s.expectSettled(witness, fits, read(fits))
 	s.look()
 
 	m, err := p.ask(request{Op: "register", FD: int(ring), Pages: pages, N: 1}, -1)
@@ -444,12 +410,12 @@ func ioUring(s *Scene) {
 	if m.Errno == 0 {
 		s.check(fmt.Errorf("the kernel registered a buffer that is not there"))
 	}
-	s.expectSettled(witness, fits, read)
+	s.expectSettled(witness, fits, read(fits))
 	s.look()
 
 	p.register(ring, pages)
 	p.Kill()
-	s.expectSettled(witness, alone, read)
+	s.expectSettled(witness, alone, read(alone))
 	other.Kill()
 	s.settleRoom()
 }

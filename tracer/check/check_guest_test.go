@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/evidence"
 	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
 )
@@ -126,11 +127,15 @@ func TestStockKernels(t *testing.T) {
 	if guesttest.All() {
 		kernels, chosen = guesttest.Kernels(t), nil
 	}
-	for _, k := range kernels {
+	for i, k := range kernels {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			guesttest.BinaryFor(t, k.Arch)
 			args := []string{"--kernel", k.Image, "--known", "stock"}
+			kept := filepath.Join(t.TempDir(), "kept")
+			if i == 0 {
+				args = append(args, "--evidence", kept)
+			}
 			if len(chosen) > 0 {
 				args = append(args, "--scenario", strings.Join(chosen, ","))
 			}
@@ -150,7 +155,33 @@ func TestStockKernels(t *testing.T) {
 			if gone := report.Kernels[0].Gone; code != 0 || len(gone) > 0 {
 				t.Errorf("exit %d with %d fails; known and not seen: %+v", code, len(want), gone)
 			}
+			if i == 0 {
+				keptWhole(t, kept, k, &report.Kernels[0])
+			}
 		})
+	}
+}
+
+// keptWhole tests the evidence of a kernel: its recording has the verdicts that the check
+// came to.
+func keptWhole(t *testing.T, dir string, k guesttest.Kernel, checked *check.Kernel) {
+	t.Helper()
+	in := filepath.Join(dir, check.ReleaseOf(k.Image))
+	for name, words := range map[string]string{evidence.QEMUFile: " -kernel " + k.Image + " ", evidence.ConsoleFile: "--- pinwatch boots the kernel\n", evidence.ReportFile: `"release": "` + checked.Release + `"`} {
+		if raw, err := os.ReadFile(filepath.Join(in, name)); err != nil || !strings.Contains(string(raw), words) {
+			t.Errorf("%s: %v; want %q in %q", name, err, words, raw)
+		}
+	}
+	replayed := guesttest.Command(t, guesttest.Binary(t), "replay", "--violations", filepath.Join(in, "trace.jsonl.zst")).Run()
+	if replayed.Code != 0 || !strings.Contains(replayed.Stderr, "Linux "+checked.Release) {
+		t.Errorf("replay: exit %d, %s", replayed.Code, replayed.Stderr)
+	}
+	for _, sc := range checked.Scenarios {
+		for _, b := range sc.Evidence.Tracer.Broken {
+			if !strings.Contains(replayed.Stdout, string(b.Verdict)) {
+				t.Errorf("%s: %s is not in the recording\n%s", sc.Name, b.Verdict, replayed.Stdout)
+			}
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pinwatch/pinwatch/tracer"
+	"github.com/pinwatch/pinwatch/tracer/evidence"
 	"github.com/pinwatch/pinwatch/tracer/guest"
 	"github.com/pinwatch/pinwatch/tracer/image"
 	"github.com/pinwatch/pinwatch/tracer/probe"
@@ -34,7 +36,8 @@ type Guests struct {
 	Base      guest.Config      // CPUs, memory, parameters, accelerator
 	Timeout   time.Duration     // per kernel
 	KeepLog   bool
-	Parallel  int // guests at a time; 0: as the machine's cores allow
+	Evidence  *evidence.Dir // where all is kept that a kernel leaves; nil: nowhere
+	Parallel  int           // guests at a time; 0: as the machine's cores allow
 	// Progress is called when a kernel's state changes, and Done with how it
 	// ended. Both get the image's short name.
 	Progress, Done func(name, state string)
@@ -123,8 +126,23 @@ func (g *Guests) parallel() int {
 	return max(1, min(runtime.NumCPU(), len(g.Kernels)))
 }
 
-// one checks one kernel. An emulated guest that dies is tried once more.
+// one checks one kernel, and tells how that ended. An emulated guest that dies is tried once
+// more.
 func (g *Guests) one(ctx context.Context, name string) Kernel {
+	kept, err := g.Evidence.Kernel(ReleaseOf(name))
+	k := g.checked(ctx, name, kept)
+	state := k.state()
+	if err = errors.Join(err, kept.Close(ReportOf(k))); err != nil {
+		state += "; its evidence is not whole: " + err.Error()
+	}
+	if !k.NoImage || err != nil { // which the report says
+		g.Done(ReleaseOf(name), state)
+	}
+	return k
+}
+
+// checked checks one kernel, and keeps what it leaves.
+func (g *Guests) checked(ctx context.Context, name string, kept *evidence.Kernel) Kernel {
 	k := Kernel{Image: name, Scenarios: []Scenario{}, Gone: []Gone{}, Release: ReleaseOf(name)}
 	var log bytes.Buffer
 	file, err := g.kernel(&k)
@@ -134,13 +152,12 @@ func (g *Guests) one(ctx context.Context, name string) Kernel {
 	types, note, err := g.types(name)
 	if err != nil {
 		k.Error = err.Error()
-		g.Done(ReleaseOf(name), k.state())
 		return k
 	}
 	for attempt := 1; attempt <= 2; attempt++ {
 		g.Progress(ReleaseOf(name), "booting")
 		log.Reset()
-		err = g.boot(ctx, &k, file, types, &log)
+		err = g.boot(ctx, &k, file, types, &log, kept)
 		if err == nil {
 			break
 		}
@@ -158,10 +175,12 @@ func (g *Guests) one(ctx context.Context, name string) Kernel {
 		k.TracerError += "; " + note
 	}
 	g.again(&k, types)
-	if g.KeepLog && (k.Error != "" || k.Failed()) {
-		k.Log = g.keep(k.Release, log.Bytes())
+	if k.Error != "" || k.Failed() {
+		k.Log = kept.Console()
+		if k.Log == "" && g.KeepLog {
+			k.Log = g.keep(k.Release, log.Bytes())
+		}
 	}
-	g.Done(ReleaseOf(name), k.state())
 	return k
 }
 
@@ -189,19 +208,26 @@ func (k *Kernel) CouldNotRun() bool {
 }
 
 // boot runs the check in a guest and takes its report.
-func (g *Guests) boot(ctx context.Context, k *Kernel, file, types string, log *bytes.Buffer) error {
+func (g *Guests) boot(ctx context.Context, k *Kernel, file, types string, log *bytes.Buffer, kept *evidence.Kernel) error {
 	// What comes after the report, the end of the trace and of the guest, takes a tenth
-	// of the time and says nothing of the kernel's accounting.
+	// of the time and says nothing of the kernel's accounting. But evidence is to be whole.
 	ctx, end := context.WithCancel(ctx)
 	defer end()
+	if kept != nil {
+		end = func() {}
+	}
 	stdout := reportLine{whole: end}
 	var stderr bytes.Buffer
 	c := g.machine(file, k.Arch, types)
-	c.Timeout, c.Stdout, c.Console = g.Timeout, &stdout, log
+	c.Timeout, c.Stdout, c.Console = g.Timeout, &stdout, io.MultiWriter(log, kept)
+	c.Booting = func(command []string) { kept.Booting(shellLine(command)) }
+	if kept != nil {
+		c.Args = append(c.Args, "--send-trace")
+	}
 	if len(g.Scenarios) > 0 {
 		c.Args = append(c.Args, "--scenario", strings.Join(g.Scenarios, ","))
 	}
-	said := &progress{g: g, image: k.Image, rest: &stderr}
+	said := &progress{g: g, image: k.Image, rest: &stderr, kept: kept}
 	c.Stderr = said
 	if _, err := guest.Run(ctx, c); err != nil && !stdout.ended {
 		if said.last != "" {
@@ -275,14 +301,15 @@ func (r *reportLine) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// progress passes on what the check in the guest says of its progress, and
-// keeps the rest.
+// progress passes on what the check in the guest says of its progress, and the trace that
+// it sends, and keeps the rest.
 type progress struct {
 	g     *Guests
 	image string
 	line  []byte
 	last  string // such as "12/47 redirect"
 	rest  *bytes.Buffer
+	kept  *evidence.Kernel
 }
 
 // progressPrefix marks a line of progress.
@@ -298,7 +325,7 @@ func (p *progress) Write(b []byte) (int, error) {
 		if state, ok := strings.CutPrefix(string(line), progressPrefix); ok {
 			p.last = state
 			p.g.Progress(ReleaseOf(p.image), state)
-		} else {
+		} else if !p.kept.Trace(string(line)) {
 			p.rest.Write(append(line, '\n'))
 		}
 		p.line = rest

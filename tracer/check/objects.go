@@ -31,6 +31,11 @@ func (o *objects) op(name string) func(*request) reply {
 		"bpf-programs": o.bpfPrograms,
 		"bpf-churn":    o.bpfChurn,
 		"bpf-release":  o.bpfRelease,
+		"bpf-arena":    o.bpfArena,
+		"bpf-hash":     o.bpfHash,
+		"bpf-update":   bpfUpdate,
+		"bpf-delete":   bpfDelete,
+		"touch":        touchMapped,
 		"uring":        uring,
 		"register":     uringRegister,
 		"unregister":   uringUnregister,
@@ -70,35 +75,71 @@ func (o *objects) bpfMap(r *request) reply {
 	return reply{}
 }
 
-// bpfMapInside has a child in a cgroup create one array map, and end with it. The child
-// has this process's memory as a copy, makes nothing but system calls and tells the errno
-// by its exit status: so it wants nothing of a cgroup that the map has filled.
-func bpfMapInside(cgroup int, pages int64) reply {
-	spec := arrayOf(pages)
-	attr := [5]uint32{uint32(spec.Type), spec.KeySize, spec.ValueSize, spec.MaxEntries} // and map_flags
-	clone := struct {
-		flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
-	}{flags: unix.CLONE_INTO_CGROUP, exitSignal: uint64(unix.SIGCHLD), cgroup: uint64(cgroup)}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	pid, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&clone)), unsafe.Sizeof(clone), 0)
-	if errno != 0 {
-		return failed(fmt.Errorf("make a child in a cgroup: %w", errno))
-	}
-	if pid == 0 {
-		_, _, errno = unix.RawSyscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
-		for {
-			unix.RawSyscall(unix.SYS_EXIT_GROUP, uintptr(min(errno, 255)), 0, 0)
-		}
-	}
-	status, err := waitFor(int(pid))
-	if err == nil && !status.Exited() {
-		err = fmt.Errorf("the child in the cgroup was ended by %v", status.Signal())
-	}
-	if err != nil {
+// bpfArena creates an arena of some pages, and keeps it. The value is its descriptor.
+func (o *objects) bpfArena(r *request) reply {
+	return o.kept(&ebpf.MapSpec{Type: ebpf.Arena, MaxEntries: uint32(r.Pages), Flags: unix.BPF_F_MMAPABLE})
+}
+
+// bpfHash does so with a hash of at most r.Pages elements of 4 KiB, which are allocated
+// when they are updated.
+func (o *objects) bpfHash(r *request) reply {
+	return o.kept(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: elementBytes, MaxEntries: uint32(r.Pages), Flags: unix.BPF_F_NO_PREALLOC})
+}
+
+// elementBytes are those of a value that comes to 4 KiB with what the kernel puts before it:
+// the most that its allocator of elements has.
+const elementBytes = 4000
+
+func (o *objects) kept(spec *ebpf.MapSpec) reply {
+	m, err := ebpf.NewMap(spec)
+	var errno unix.Errno
+	switch {
+	case errors.As(err, &errno):
+		return reply{Errno: int(errno)}
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return reply{Errno: int(unix.EOPNOTSUPP)}
+	case err != nil:
 		return failed(err)
 	}
-	return reply{Errno: status.ExitStatus()}
+	o.maps = append(o.maps, m)
+	return reply{Value: int64(m.FD())}
+}
+
+// element is what bpf(2) takes for one, with 32 bits for its key.
+type element struct {
+	fd         uint32
+	key, value unsafe.Pointer
+	flags      uint64
+}
+
+func (e *element) call(command uintptr) unix.Errno {
+	_, _, errno := unix.Syscall(unix.SYS_BPF, command, uintptr(unsafe.Pointer(e)), unsafe.Sizeof(*e))
+	return errno
+}
+
+// bpfUpdate updates at most N elements of the map r.FD, until one is refused. The value is
+// how many were not.
+func bpfUpdate(r *request) reply {
+	key, value := new(uint32), make([]byte, elementBytes)
+	e := element{fd: uint32(r.FD), key: unsafe.Pointer(key), value: unsafe.Pointer(&value[0])}
+	for ; int(*key) < r.N; *key++ {
+		if errno := e.call(unix.BPF_MAP_UPDATE_ELEM); errno != 0 {
+			return reply{Value: int64(*key), Errno: int(errno)}
+		}
+	}
+	return reply{Value: int64(*key)}
+}
+
+// bpfDelete deletes the first N elements.
+func bpfDelete(r *request) reply {
+	key := new(uint32)
+	e := element{fd: uint32(r.FD), key: unsafe.Pointer(key)}
+	for ; int(*key) < r.N; *key++ {
+		if errno := e.call(unix.BPF_MAP_DELETE_ELEM); errno != 0 {
+			return reply{Errno: int(errno)}
+		}
+	}
+	return reply{}
 }
 
 // mapPages is about what each map of mapSpecs takes, where its type lets it.
@@ -284,11 +325,33 @@ func memory(pages int64) (uintptr, unix.Errno) {
 	return addr, errno
 }
 
-// uring makes an io_uring.
-func uring(*request) reply {
-	var params [120]byte // struct io_uring_params
-	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 4, uintptr(unsafe.Pointer(&params)), 0)
-	return result(fd, errno)
+// uringParams is struct io_uring_params.
+type uringParams struct {
+	sqEntries, cqEntries, flags, sqCPU, sqIdle, features, wqFD  uint32
+	reserved                                                    [3]uint32
+	sqHead, sqTail, sqMask, sqSize, sqFlags, sqDropped, sqArray uint32
+	sqReserved                                                  [3]uint32
+	cqHead, cqTail, cqMask, cqSize, cqOverflow, cqCQEs          uint32
+	cqReserved                                                  [4]uint32
+}
+
+// uring makes an io_uring of r.Pages entries, or of a few. The notes are how many pages its
+// two regions take, and if each takes a power of two, as up to 6.13.
+func uring(r *request) reply {
+	var p uringParams
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(max(4, r.Pages)), uintptr(unsafe.Pointer(&p)), 0)
+	came := result(fd, errno)
+	var exact, powers int64
+	for _, bytes := range []uint32{max(p.sqArray+4*p.sqEntries, p.cqCQEs+16*p.cqEntries), 64 * p.sqEntries} {
+		pages := (int64(bytes) + page() - 1) / page()
+		power := int64(1)
+		for power < pages {
+			power *= 2
+		}
+		exact, powers = exact+pages, powers+power
+	}
+	came.Notes = []string{fmt.Sprint(exact), fmt.Sprint(powers)}
+	return came
 }
 
 const (
@@ -315,6 +378,32 @@ func uringUnregister(r *request) reply {
 	return result(0, errno)
 }
 
+// touch touches memory by the kernel: a fault that is refused is EFAULT there, and the end of
+// the process here.
+func touch(addr, bytes uintptr) (errno unix.Errno) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return err.(unix.Errno)
+	}
+	defer unix.Close(pipe[0])
+	defer unix.Close(pipe[1])
+	for at := uintptr(0); at < bytes && errno == 0; at += uintptr(page()) {
+		unix.Write(pipe[1], []byte{1})
+		_, _, errno = unix.Syscall(unix.SYS_READ, uintptr(pipe[0]), addr+at, 1)
+	}
+	return errno
+}
+
+// touchMapped maps the file r.FD, and touches some pages of it.
+func touchMapped(r *request) reply {
+	bytes := uintptr(r.Pages * page())
+	addr, errno := mmap(r.FD, bytes, 0, readWrite, unix.MAP_SHARED)
+	if errno == 0 {
+		errno = touch(addr, bytes)
+	}
+	return result(0, errno)
+}
+
 // secretmem touches some pages of secret memory, and unmaps them: the file keeps them.
 func secretmem(r *request) reply {
 	fd, _, errno := unix.Syscall(unix.SYS_MEMFD_SECRET, unix.O_CLOEXEC, 0, 0)
@@ -329,18 +418,7 @@ func secretmem(r *request) reply {
 	if errno != 0 {
 		return result(0, errno)
 	}
-	// By the kernel: a fault that is refused is EFAULT there, and the end of the process
-	// here.
-	var touched [2]int
-	if err := unix.Pipe2(touched[:], unix.O_CLOEXEC); err != nil {
-		return reply{Error: err.Error()}
-	}
-	defer unix.Close(touched[0])
-	defer unix.Close(touched[1])
-	for at := uintptr(0); at < bytes && errno == 0; at += uintptr(os.Getpagesize()) {
-		unix.Write(touched[1], []byte{1})
-		_, _, errno = unix.Syscall(unix.SYS_READ, uintptr(touched[0]), addr+at, 1)
-	}
+	errno = touch(addr, bytes)
 	unix.Syscall(unix.SYS_MUNMAP, addr, bytes, 0)
 	if errno != 0 {
 		unix.Close(int(fd))

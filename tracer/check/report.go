@@ -246,9 +246,13 @@ func (sc *Scenario) again(args []string) {
 
 // CommandLine is a check with some arguments, for a shell.
 func CommandLine(args []string) string {
-	words := []string{"pinwatch check"}
-	for _, arg := range args {
-		words = append(words, quoted(arg))
+	return shellLine(append([]string{"pinwatch", "check"}, args...))
+}
+
+func shellLine(command []string) string {
+	words := make([]string, len(command))
+	for i, word := range command {
+		words[i] = quoted(word)
 	}
 	return strings.Join(words, " ")
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer"
 	"github.com/pinwatch/pinwatch/tracer/kernel"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
 )
 
@@ -35,6 +36,8 @@ type Options struct {
 	// Judged is called when all is said, before the probes are taken off and settings
 	// put back; may be nil.
 	Judged func(Kernel)
+	// Sink makes one that gets the whole of a trace, besides the check; nil: there is none.
+	Sink func() (pipeline.Sink, error)
 }
 
 // TellHost has a check in a guest tell the one that booted it how it goes: a line on stderr

@@ -101,8 +101,16 @@ func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 	if w.marker, err = r.newMarker(); err != nil {
 		return nil, err
 	}
+	sinks := []pipeline.Sink{w}
+	if r.opts.Sink != nil {
+		more, err := r.opts.Sink()
+		if err != nil {
+			return nil, err
+		}
+		sinks = append(sinks, more)
+	}
 	ctx, w.cancel = context.WithCancel(ctx)
-	w.wait.Go(func() { w.err = s.Run(ctx, w) })
+	w.wait.Go(func() { w.err = s.Run(ctx, sinks...) })
 	return w, nil
 }
 

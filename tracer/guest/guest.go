@@ -57,6 +57,8 @@ type Config struct {
 	Stdout, Stderr io.Writer
 	// Console gets the kernel's messages; nil: they are kept for the errors.
 	Console io.Writer
+	// Booting gets QEMU's command line, each time before it starts; nil: nobody wants to know.
+	Booting func(command []string)
 }
 
 // What can come of a guest besides an exit code.
@@ -267,6 +269,9 @@ func (c Config) boot(ctx context.Context, m machine, accel, dir, initramfs strin
 	complaints := &complaints{alarm: cancel}
 	qemu := exec.CommandContext(boot, m.qemu, args...)
 	qemu.Stderr = complaints
+	if c.Booting != nil {
+		c.Booting(qemu.Args)
+	}
 	err := qemu.Run()
 	for _, l := range listeners {
 		l.Close()
@@ -450,7 +455,7 @@ func chooseAccel(ctx context.Context, m machine, c Config) string {
 	}
 	trial := c
 	trial.Accel, trial.Exec, trial.Args, trial.Files, trial.Modules = "kvm", "", []string{"version"}, nil, nil
-	trial.Stdout, trial.Stderr, trial.Console = io.Discard, io.Discard, nil
+	trial.Stdout, trial.Stderr, trial.Console, trial.Booting = io.Discard, io.Discard, nil, nil
 	trial.Timeout = 10 * time.Second
 	code, err := Run(ctx, trial)
 	works := err == nil && code == 0

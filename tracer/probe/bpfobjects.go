@@ -26,6 +26,7 @@ func objectProbes(rlimit, memcg bool) []Probe {
 		{Program: bpf.ObjectsProgKretprobeSysBpf, AtOnce: many},
 		{Program: bpf.ObjectsProgKprobeAnonInodeGetfd},
 		{Program: bpf.ObjectsProgKretprobeBpfCheck, Optional: true, AtOnce: many},
+		{Program: bpf.ObjectsProgKretprobeBpfProgAlloc, Optional: true, AtOnce: many},
 	}
 	if !rlimit && !memcg {
 		list = append(list,

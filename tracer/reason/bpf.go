@@ -81,12 +81,20 @@ func mapRows() []Reason {
 		}(),
 		row(unix.EACCES, "security", "security_bpf", "", "a security module refuses", unseen, "a security module refused: of the kernel's own checks none gives this error").unprovoked(needsSecurity),
 		row(unix.EINVAL, "attributes", "map_alloc_check", "map-attributes", "sizes, flags or a type that this kernel does not take", unseen, "this kernel does not take a map of this type with these sizes and flags; no limit has a part in it"),
-		row(unix.E2BIG, "later", "bpf_check_uarg_tail_zero", "map-later", "attributes that this kernel does not know, and that are not zero", unseen, "the attributes of bpf(2) have something that this kernel does not know; no limit has a part in it"),
-		row(unix.E2BIG, "key", "htab_map_alloc_check", "", "a key larger than one allocation, or on 5.10 than 512 bytes", size(rule.MapKeyTooLarge), "the key is too large").unprovoked("the row of large values is the same check"),
+		row(unix.E2BIG, "later", "bpf_check_uarg_tail_zero", "map-later", "attributes that this kernel does not know, and that are not zero", func(f *Facts) Truth { return all(seen(f.Later), Unseen) }, "the attributes of bpf(2) have something that this kernel does not know; no limit has a part in it"),
+		row(unix.E2BIG, "key", "htab_map_alloc_check", "", "a key larger than one allocation, or on 5.10 than 512 bytes", func(f *Facts) Truth {
+			if f.Map != nil && f.Map.KeyBeyondStack() && seen(f.ChargesRlimit) == Yes {
+				return Yes
+			}
+			return size(rule.MapKeyTooLarge)(f)
+		}, "the key is too large", "it has {key}").unprovoked("the row of large values is the same check"),
 		row(unix.E2BIG, "value", "htab_map_alloc_check", "map-value", "a value larger than one allocation takes", size(rule.MapValueTooLarge), "the value is larger than one allocation can be", "it has {value}"),
 		row(unix.E2BIG, "percpu", "htab_map_alloc_check", "map-percpu", "a value for each CPU of more than 32 KiB", size(rule.MapPercpuTooLarge), "a value that each CPU has for itself may have 32 KiB at most", "it has {value}").between("6.1", ""),
 		row(unix.E2BIG, "entries", "htab_map_alloc", "map-entries", "more elements than can be counted", size(rule.MapTooMany), "the map would have more elements than can be counted", "{entries} were asked for"),
 		row(unix.E2BIG, "rlimit-size", "bpf_map_charge_init", "map-4g", "4 GiB and more, where maps are charged to users", func(f *Facts) Truth {
+			if f.Accepted != nil {
+				return all(not(seen(f.Accepted)), seen(f.ChargesRlimit)) // it counts before it compares
+			}
 			large := Unseen
 			if f.Map != nil {
 				if mem, ok := f.Map.Memory(f.mapMachine()); ok {
@@ -204,16 +212,24 @@ func programRows() []Reason {
 			r.last = true
 			return r
 		}(),
-		row(unix.E2BIG, "later", "bpf_check_uarg_tail_zero", "program-later", "attributes that this kernel does not know, and that are not zero", unverified(unseen), "the attributes of bpf(2) have something that this kernel does not know; no limit has a part in it"),
+		row(unix.E2BIG, "later", "bpf_check_uarg_tail_zero", "program-later", "attributes that this kernel does not know, and that are not zero", unverified(func(f *Facts) Truth { return all(seen(f.Later), Unseen) }), "the attributes of bpf(2) have something that this kernel does not know; no limit has a part in it"),
 		row(unix.E2BIG, "instructions", "bpf_prog_load", "program-empty", "no instructions, or more than a million (4096 for users, and before 5.2)", unverified(func(f *Facts) Truth {
 			return of(func() bool { return *f.Instructions == 0 || *f.Instructions > 1000000 }, f.Instructions)
 		}), "a program has 1 to 1000000 instructions, and 4096 at most without CAP_BPF", "it has {instructions}"),
 		row(unix.E2BIG, "complexity", "bpf_check", "", "the verifier gave up: too complex", verifier, "the program is too complex for the verifier").unprovoked("it takes a program that keeps an emulated CPU busy for minutes"),
 		row(unix.EPERM, "verifier", "bpf_check", "", "the verifier does not let an ordinary user's program do this", verifier, "the verifier does not let the program of a user without CAP_PERFMON do this: its log says what; no limit has a part in it").unprovoked("it takes a kernel that lets ordinary users load programs"),
-		row(unix.EINVAL, "cgroup", "bpf_prog_alloc", "program-cgroup", "a memory cgroup refuses: since 6.9 the kernel makes EINVAL of ENOMEM here", unverified(cgroup), append([]string{"the program could not be allocated, to which the kernel says EINVAL since Linux 6.9"}, overCgroup...)...).limited("6.9", ""),
+		row(unix.EINVAL, "cgroup", "bpf_prog_alloc", "program-cgroup", "a memory cgroup refuses: since 6.9 the kernel makes EINVAL of ENOMEM here", unverified(func(f *Facts) Truth {
+			if seen(f.Allocated) == Yes {
+				return No
+			}
+			return cgroup(f)
+		}), append([]string{"the program could not be allocated, to which the kernel says EINVAL since Linux 6.9"}, overCgroup...)...).limited("6.9", ""),
 		row(unix.EINVAL, "memory", "bpf_prog_alloc", "", "the machine has no memory left: since 6.9 the kernel makes EINVAL of ENOMEM here", unverified(func(f *Facts) Truth {
+			if f.Allocated != nil {
+				return not(seen(f.Allocated))
+			}
 			return all(not(seen(f.ChargesRlimit)), Unseen) // who charges users is older
-		}), "on Linux 6.9 and newer, the kernel found no memory for the program, to which they say EINVAL").between("6.9", "").noMemory().unprovoked(needsExhausted),
+		}), "the kernel found no memory for the program, to which it says EINVAL since Linux 6.9").between("6.9", "").noMemory().unprovoked(needsExhausted),
 		row(unix.EINVAL, "attributes", "bpf_prog_load", "program-attributes", "attributes that this kernel does not take", unverified(unseen), "the program's attributes are none that this kernel takes; no limit has a part in it"),
 		row(unix.EINVAL, "verifier", "bpf_check", "program-invalid", "the verifier", verifier, "the verifier did not accept the program: its log says why; no limit has a part in it"),
 		row(unix.EACCES, "verifier", "bpf_check", "program-access", "the verifier", verifier, "the verifier did not accept an access of the program: its log says which; no limit has a part in it"),

@@ -2,6 +2,7 @@ package reason
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
 	"regexp"
@@ -67,7 +68,9 @@ func (r Reason) id() string {
 func TestRowsAreComplete(t *testing.T) {
 	seen := map[string]bool{}
 	version, placeholder := regexp.MustCompile(`^(\d+\.\d+(\.\d+)?)?$`), regexp.MustCompile(`\{([^}]*)\}`)
-	known := fullFacts().values()
+	known, unnamed := fullFacts().values(), fullFacts()
+	unnamed.Cgroup = ""
+	maps.Copy(known, unnamed.values())
 	for _, r := range Table() {
 		if seen[r.id()] {
 			t.Errorf("%s: there are two", r.id())
@@ -117,6 +120,7 @@ var again = map[string]string{
 	"buffers-perf":        "buffers-limit",
 	"send-outstanding":    "send-limit",
 	"vfio-privileged":     "vfio-limit",
+	"buffers-tagged":      "buffers-limit",
 	"rdma-privileged":     "rdma-limit",
 	"vdpa-privileged":     "vdpa-limit",
 	"iommufd-privileged":  "iommufd-limit",
@@ -285,7 +289,7 @@ func TestMatch(t *testing.T) {
 		{CreateMap, unix.E2BIG, Facts{Map: hash(4, 1<<30), ChargesRlimit: no, Machine: n(1 << 40)}, "later entries"},
 		{CreateMap, unix.E2BIG, Facts{Map: &rule.Map{Type: unix.BPF_MAP_TYPE_CPUMAP, KeySize: 4, ValueSize: 4, MaxEntries: 1 << 20}, ChargesRlimit: no}, "later type-size"},
 		{CreateMap, unix.E2BIG, Facts{Map: &rule.Map{Type: unix.BPF_MAP_TYPE_QUEUE, ValueSize: 4096, MaxEntries: 1 << 24}, ChargesRlimit: no}, "later type-size"},
-		{CreateMap, unix.E2BIG, Facts{Map: &rule.Map{Type: unix.BPF_MAP_TYPE_CPUMAP, KeySize: 4, ValueSize: 4, MaxEntries: 1 << 20}, ChargesRlimit: yes}, "later rlimit-size type-size"},
+		{CreateMap, unix.E2BIG, Facts{Map: &rule.Map{Type: unix.BPF_MAP_TYPE_CPUMAP, KeySize: 4, ValueSize: 4, MaxEntries: 1 << 20}, ChargesRlimit: yes}, "later type-size"},
 		{CreateMap, unix.ENOMEM, Facts{Map: hash(256, 1<<21), Machine: n(512 << 20), CgroupRefused: no}, "machine"},
 		{CreateMap, unix.ENOMEM, Facts{Map: hash(256, 1<<21), Machine: n(512 << 20), CgroupRefused: yes}, "cgroup"},
 		{CreateMap, unix.ENOMEM, Facts{Map: hash(4, 8), Machine: n(512 << 20), CgroupRefused: no}, "memory"},
@@ -306,6 +310,14 @@ func TestMatch(t *testing.T) {
 		{LoadProgram, unix.EINVAL, Facts{Verified: no, CgroupRefused: yes}, "cgroup"},
 		{LoadProgram, unix.EINVAL, Facts{Verified: no, CgroupRefused: no}, "memory attributes"},
 		{LoadProgram, unix.EINVAL, Facts{Verified: no, CgroupRefused: no, ChargesRlimit: yes}, "attributes"},
+		{LoadProgram, unix.EINVAL, Facts{Verified: no, Allocated: yes}, "attributes"},
+		{LoadProgram, unix.EINVAL, Facts{Verified: no, CgroupRefused: no, Allocated: no}, "memory"},
+		{LoadProgram, unix.EINVAL, Facts{Verified: no, CgroupRefused: yes, Allocated: no}, "cgroup"},
+		{LoadProgram, unix.E2BIG, Facts{Instructions: n(0), Later: no}, "instructions"},
+		{CreateMap, unix.E2BIG, Facts{Map: hash(4<<20, 1), ChargesRlimit: no, Later: no}, "value"},
+		{CreateMap, unix.E2BIG, Facts{Map: hash(4<<20, 1), ChargesRlimit: no, Later: yes}, "later value"},
+		{CreateMap, unix.E2BIG, Facts{Map: &rule.Map{Type: unix.BPF_MAP_TYPE_XSKMAP, KeySize: 4, ValueSize: 4, MaxEntries: 1 << 29}, ChargesRlimit: yes, Later: no}, "rlimit-size"},
+		{CreateMap, unix.E2BIG, Facts{Map: &rule.Map{Type: unix.BPF_MAP_TYPE_XSKMAP, KeySize: 4, ValueSize: 4, MaxEntries: 1 << 28}, ChargesRlimit: yes, Later: no}, "type-size"},
 		{LoadProgram, unix.EACCES, Facts{Verified: yes, Accepts: no}, "verifier"},
 		{LoadProgram, unix.EACCES, Facts{Verified: no}, "security"},
 		{LoadProgram, unix.ENOMEM, Facts{CgroupRefused: yes}, "cgroup"},

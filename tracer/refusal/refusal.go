@@ -83,6 +83,11 @@ type Call struct {
 
 	// Verifier is what the verifier said of a BPF program.
 	Verifier Accounting
+	// Allocation is whether there was memory for a program as such, before its verifier's.
+	Allocation Accounting
+	// AttributesKnown reports that the attributes of bpf(2) have nothing beyond those that
+	// this kernel has.
+	AttributesKnown bool
 	// Memory is what the memory cgroups said to what a call of io_uring's or of bpf(2)'s
 	// allocated, and Limit the one that had no room for a ring at last.
 	Memory Accounting
@@ -93,6 +98,10 @@ type Call struct {
 	MachineBytes int64
 	PossibleCPUs uint32
 }
+
+// CgroupV1 marks the id of a memory cgroup that is in a hierarchy of v1, which has ids of its
+// own.
+const CgroupV1 = 1 << 52
 
 // MemoryLimit is a memory cgroup and what it had, in bytes, as it was after the kernel had
 // tried to free some for the WantedBytes that it was to have room for at once. LimitBytes is -1

@@ -86,7 +86,19 @@ func (m Map) Memory(on MapMachine) (mem MapMemory, ok bool) {
 		table, elements := mapHeader+buckets*pointer, n*(stackBucket+int64(m.ValueSize))
 		return MapMemory{Created: table + elements, Full: table + elements, Charged: table + elements, Largest: max(table, elements)}, true
 	}
+	if m.pointsTo() {
+		return atOnce(mapHeader + n*pointer), true // what they point to comes with the elements
+	}
 	return MapMemory{}, false
+}
+
+// pointsTo reports whether the map is an array of pointers to devices, CPUs or sockets.
+func (m Map) pointsTo() bool {
+	switch m.Type {
+	case unix.BPF_MAP_TYPE_DEVMAP, unix.BPF_MAP_TYPE_CPUMAP, unix.BPF_MAP_TYPE_SOCKMAP, unix.BPF_MAP_TYPE_XSKMAP, unix.BPF_MAP_TYPE_REUSEPORT_SOCKARRAY:
+		return true
+	}
+	return false
 }
 
 // atOnce is a map of one piece.
@@ -137,10 +149,14 @@ func (m Map) hash(cpus int64) MapMemory {
 }
 
 // Charge is what a kernel before 5.11 asks for, in pages, to create the map; ok as for
-// Memory.
+// Memory, but for arrays of pointers, of which each kernel counts other parts: Debian's 5.10
+// asks for nothing for devices.
 func (m Map) Charge(on MapMachine) (pages int64, ok bool) {
 	mem, ok := m.Memory(on)
-	return pagesOf(uint64(mem.Charged), on.PageSize), ok
+	if !ok || m.pointsTo() {
+		return 0, false
+	}
+	return pagesOf(uint64(mem.Charged), on.PageSize), true
 }
 
 // MapSize is what is wrong with a map's size.
@@ -162,6 +178,16 @@ func (m Map) SizeKnown() bool {
 	case unix.BPF_MAP_TYPE_HASH, unix.BPF_MAP_TYPE_LRU_HASH, unix.BPF_MAP_TYPE_PERCPU_HASH, unix.BPF_MAP_TYPE_LRU_PERCPU_HASH,
 		unix.BPF_MAP_TYPE_ARRAY, unix.BPF_MAP_TYPE_PERCPU_ARRAY:
 		return true
+	}
+	return false
+}
+
+// KeyBeyondStack reports whether a hash's key has more bytes than a program's stack: E2BIG
+// where maps are charged to users (until c6bde958a62b in 5.11).
+func (m Map) KeyBeyondStack() bool {
+	switch m.Type {
+	case unix.BPF_MAP_TYPE_HASH, unix.BPF_MAP_TYPE_LRU_HASH, unix.BPF_MAP_TYPE_PERCPU_HASH, unix.BPF_MAP_TYPE_LRU_PERCPU_HASH:
+		return m.KeySize > 512
 	}
 	return false
 }

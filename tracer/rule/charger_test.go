@@ -232,6 +232,7 @@ func TestMapMemory(t *testing.T) {
 		"ring buffer":            {Map{unix.BPF_MAP_TYPE_RINGBUF, 0, 0, 65536, 0}, machine4(), 20, MapMemory{78144, 78144, 78144, 256}},
 		"trie":                   {Map{unix.BPF_MAP_TYPE_LPM_TRIE, 8, 8, 1024, unix.BPF_F_NO_PREALLOC}, machine4(), 14, MapMemory{320, 53568, 53568, 320}},
 		"queue":                  {Map{unix.BPF_MAP_TYPE_QUEUE, 0, 8, 1023, 0}, machine4(), 3, MapMemory{8512, 8512, 8512, 8512}},
+		"sockets":                {Map{unix.BPF_MAP_TYPE_SOCKMAP, 4, 4, 1024, 0}, machine4(), 0, MapMemory{8512, 8512, 8512, 8512}},
 		"stack traces":           {Map{unix.BPF_MAP_TYPE_STACK_TRACE, 4, 1016, 1000, 0}, machine4(), 255, MapMemory{1040512, 1040512, 1040512, 1032000}},
 	} {
 		got, ok := c.m.Memory(c.on)
@@ -242,7 +243,7 @@ func TestMapMemory(t *testing.T) {
 			t.Errorf("%s: %d pages; want %d", name, pages, c.pages)
 		}
 	}
-	if _, ok := (Map{Type: unix.BPF_MAP_TYPE_SOCKMAP}).Memory(machine4()); ok {
+	if _, ok := (Map{Type: unix.BPF_MAP_TYPE_SOCKHASH}).Memory(machine4()); ok {
 		t.Error("the memory of a type that is not known is known")
 	}
 }
@@ -253,6 +254,7 @@ func TestMapSize(t *testing.T) {
 		m    Map
 		want MapSize
 	}{
+		"devices":                   {Map{unix.BPF_MAP_TYPE_DEVMAP, 4, 4, 1 << 29, 0}, MapLargerThanMachine},
 		"small":                     {Map{unix.BPF_MAP_TYPE_HASH, 9, 1, 500, 0}, MapFits},
 		"larger than the machine":   {Map{unix.BPF_MAP_TYPE_HASH, 8, 256, 2097152, 0}, MapLargerThanMachine},
 		"in pieces":                 {Map{unix.BPF_MAP_TYPE_HASH, 8, 256, 2097152, unix.BPF_F_NO_PREALLOC}, MapFits},

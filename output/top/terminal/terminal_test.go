@@ -60,7 +60,7 @@ func start(t *testing.T, width, height int, env ...string) tmux {
 	}
 	x := tmux{t, filepath.Join(t.TempDir(), "tmux")}
 	args := []string{"-f", "/dev/null", "-u", "new-session", "-d", "-x", fmt.Sprint(width), "-y", fmt.Sprint(height)}
-	for _, e := range append(env, "TZ=UTC", "ENV=", "HISTFILE=") {
+	for _, e := range append([]string{"TZ=UTC", "ENV=", "HISTFILE=", "LC_ALL=C.UTF-8", "XDG_CONFIG_HOME=" + t.TempDir()}, env...) {
 		args = append(args, "-e", e)
 	}
 	x.do(append(args, "PS1=ready\\> exec bash --norc --noprofile -i")...)
@@ -189,6 +189,69 @@ func TestRealTerminal(t *testing.T) {
 		x.keys("p")
 		x.shows("event 111 at", "END")
 		x.keys("C-c")
+		x.sane()
+	})
+	t.Run("back", func(t *testing.T) {
+		t.Parallel()
+		x := start(t, 120, 30)
+		x.types(replay)
+		x.shows("event 111 at", "END")
+		x.keys("N")
+		x.shows("event 110 at", "PAUSED")
+		x.keys(":")
+		x.keys("-l", "#30")
+		x.shows("go to: #30")
+		x.keys("Enter")
+		x.shows("event 30 at", "PAUSED")
+		x.keys("p")
+		x.shows("event 111 at", "END")
+		x.keys("q")
+		x.sane()
+	})
+	// Whose the mouse is, the terminal knows.
+	t.Run("mouse", func(t *testing.T) {
+		t.Parallel()
+		x := start(t, 120, 30)
+		x.types(replay)
+		x.shows("END")
+		mouse := func() string { return strings.TrimSpace(x.do("display-message", "-p", "#{mouse_any_flag}")) }
+		if got := mouse(); got != "0" {
+			t.Errorf("the mouse is asked for from the start: %s", got)
+		}
+		x.keys("m")
+		x.shows("Shift and the mouse select text")
+		if got := mouse(); got != "1" {
+			t.Errorf("the mouse is not asked for: %s", got)
+		}
+		x.keys("q")
+		x.sane()
+		if got := mouse(); got != "0" {
+			t.Errorf("the mouse is not given back: %s", got)
+		}
+	})
+	t.Run("kept", func(t *testing.T) {
+		t.Parallel()
+		x := start(t, 120, 30, "XDG_CONFIG_HOME="+t.TempDir())
+		x.types(replay)
+		x.shows("END", "[1 processes]")
+		x.keys("2", "b", "W")
+		x.shows("saved in ", "pinwatch/top.conf")
+		x.keys("q")
+		x.sane()
+		x.types("clear; " + replay)
+		x.shows("END", "[2 users]", "2.0 MiB")
+		x.keys("q")
+		x.sane()
+	})
+	t.Run("without Unicode", func(t *testing.T) {
+		t.Parallel()
+		x := start(t, 120, 30, "LC_ALL=C")
+		x.types(replay)
+		x.shows("END", "uid 1002 0 ", "#######", "[1 processes]")
+		if screen := x.screen(); strings.ContainsAny(screen, "█▁·▼✗") {
+			t.Errorf("not in ASCII:\n%s", screen)
+		}
+		x.keys("q")
 		x.sane()
 	})
 	t.Run("resize", func(t *testing.T) {
