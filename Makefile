@@ -132,6 +132,11 @@ test-kernels: ## the tracer and the check in guests of every series and of arm64
 		$(GO) test -tags guest -count=1 -p 1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \
 	cat "$$table"; exit $$code
 
+.PHONY: test-dist
+test-dist: ## what make dist makes: reproducible, installed, run and removed in a clean root
+	testdata/install.sh debootstrap:debootstrap rpm:rpm systemd-analyze:systemd
+	cd testdata/dist && $(GO) vet . && ../busy.sh "make test-dist" $(GO) test -count=1 -timeout 30m .
+
 .PHONY: known-bad-kernel
 known-bad-kernel: ## build the kernel whose accounting can be chosen at boot
 	testdata/known-bad/build.sh
