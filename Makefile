@@ -18,6 +18,7 @@ CLANG := clang-19:clang-19 llvm-strip-19:llvm-19 /usr/include/bpf/bpf_helpers.h:
 RACE := gcc:gcc /usr/include/stdlib.h:libc6-dev
 TERMINAL := tmux:tmux bash:bash pkill:procps
 BROWSER := chromium:chromium /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core
+PROMETHEUS := promtool:prometheus
 DEMO_SERIES := 6.1
 TEST_SERIES := 5.10 6.1 6.12 newest
 ALL_SERIES := 6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10 arm64/6.12 arm64/6.12-16k arm64/newest
@@ -123,6 +124,11 @@ test-kcidb: ## reports for KCIDB by its own schema, which Python's pip installs
 	testdata/install.sh pip3:python3-pip
 	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; pip3 install -q --target "$$tmp" kcidb-io; \
 		PYTHONPATH=$$tmp $(GO) test -tags kcidb -count=1 -run KCIDB ./output/report
+
+.PHONY: test-agent
+test-agent: ## the metrics, alerts and dashboard of pinwatch agent with Prometheus
+	testdata/install.sh $(PROMETHEUS)
+	$(GO) test -json -tags prometheus -count=1 ./output/metrics | $(SHOW)
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64

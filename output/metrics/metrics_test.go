@@ -12,6 +12,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -210,27 +211,51 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// The README names all metrics that there are, and no other ones.
-func TestReference(t *testing.T) {
-	text, err := os.ReadFile("../agent/README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	named := map[string]bool{}
-	for _, name := range regexp.MustCompile("`(pinwatch_[a-z_]+)`").FindAllSubmatch(text, -1) {
-		named[string(name[1])] = true
-	}
+// all are the names of the metrics that there are.
+func all() map[string]bool {
 	descs := make(chan *prometheus.Desc, 100)
 	New(source()).Describe(descs)
 	close(descs)
+	names := map[string]bool{}
 	for d := range descs {
-		name := regexp.MustCompile(`fqName: "([a-z_]+)"`).FindStringSubmatch(d.String())[1]
-		if !named[name] {
-			t.Errorf("%s is not in the README", name)
-		}
-		delete(named, name)
+		names[regexp.MustCompile(`fqName: "([a-z_]+)"`).FindStringSubmatch(d.String())[1]] = true
 	}
-	for name := range named {
-		t.Errorf("%s is in the README, and nowhere else", name)
+	return names
+}
+
+// namedIn are the names of metrics in a file.
+func namedIn(t *testing.T, file, pattern string) map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, name := range regexp.MustCompile(pattern).FindAllSubmatch(text, -1) {
+		names[string(name[1])] = true
+	}
+	return names
+}
+
+// The README names all metrics that there are, and no other ones.
+func TestReference(t *testing.T) {
+	if diff := cmp.Diff(all(), namedIn(t, "../agent/README.md", "`(pinwatch_[a-z_]+)`")); diff != "" {
+		t.Errorf("metrics - README +\n%s", diff)
+	}
+}
+
+// What alerts and panels ask for is there.
+func TestAsked(t *testing.T) {
+	there := all()
+	for file, least := range map[string]int{"alerts.yml": 6, "dashboard.json": 9} {
+		asked := namedIn(t, "../../testdata/agent/"+file, `\b(pinwatch_[a-z_]+)`)
+		if len(asked) < least {
+			t.Errorf("%s asks for %d metrics: want %d or more", file, len(asked), least)
+		}
+		for name := range asked {
+			if !there[name] {
+				t.Errorf("%s asks for %s, which there is not", file, name)
+			}
+		}
 	}
 }
