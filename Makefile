@@ -91,7 +91,7 @@ guest-kernels:
 .PHONY: check-format
 check-format:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
-	testdata/busy.sh "go vet" $(GO) vet -tags guest,browser,kcidb $(PACKAGES)
+	testdata/busy.sh "go vet" $(GO) vet -tags guest,browser,kcidb,prometheus $(PACKAGES)
 	testdata/busy.sh "go mod tidy" $(GO) mod tidy -diff
 
 .PHONY: check-generated
