@@ -12,6 +12,7 @@ QEMU := qemu-system-x86_64:qemu-system-x86
 GUEST_TESTS := $(QEMU) zstd:zstd busybox:busybox-static bpftool:bpftool perf:linux-perf
 CLIENTS := bpftrace:bpftrace
 PACKERS := xz:xz-utils zstd:zstd
+EXAMPLES := shellcheck:shellcheck git:git
 ARM64_TESTS := qemu-system-aarch64:qemu-system-arm
 CLANG := clang-19:clang-19 llvm-strip-19:llvm-19 /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/linux/bpf.h:linux-libc-dev
 RACE := gcc:gcc /usr/include/stdlib.h:libc6-dev
@@ -22,7 +23,7 @@ TEST_SERIES := 5.10 6.1 6.12 newest
 ALL_SERIES := 6.1 6.12 6.16 6.17 6.18 6.19 7.0 7.1 7.2 7.3 5.10 arm64/6.12 arm64/6.12-16k arm64/newest
 SOAK ?= 1h
 # What has tests; ./... leaves testdata out.
-PACKAGES := ./... ./testdata/bench ./testdata/gotest ./testdata/kernels ./testdata/man
+PACKAGES := ./... ./testdata/bench ./testdata/ci ./testdata/gotest ./testdata/kernels ./testdata/man
 # go test -json is shown by it, a line per test that took a second.
 SHOW = $(GO) run ./testdata/gotest
 
@@ -89,7 +90,7 @@ guest-kernels:
 .PHONY: check-format
 check-format:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
-	testdata/busy.sh "go vet" $(GO) vet -tags guest,browser $(PACKAGES)
+	testdata/busy.sh "go vet" $(GO) vet -tags guest,browser,kcidb $(PACKAGES)
 	testdata/busy.sh "go mod tidy" $(GO) mod tidy -diff
 
 # Tools in a module of their own: what they need is not in go.mod.
@@ -128,6 +129,12 @@ test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 test-browser: ## the page of pinwatch report in Chromium; PICTURES=DIR keeps what it looks like
 	testdata/install.sh $(BROWSER)
 	PINWATCH_PICTURES="$(abspath $(PICTURES))" $(GO) test -json -tags browser -count=1 ./output/page | $(SHOW)
+
+.PHONY: test-kcidb
+test-kcidb: ## reports for KCIDB by its own schema, which Python's pip installs
+	testdata/install.sh pip3:python3-pip
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; pip3 install -q --target "$$tmp" kcidb-io; \
+		PYTHONPATH=$$tmp $(GO) test -tags kcidb -count=1 -run KCIDB ./output/report
 
 .PHONY: test-kernels
 test-kernels: ## the tracer and the check in guests of every series and of arm64

@@ -33,7 +33,7 @@ var floors = [][]string{
 	{"output/format"},
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording"},
-	{"output", "output/checked", "output/explored", "output/emitted", "output/gate"},
+	{"output", "output/checked", "output/explored", "output/emitted", "output/gate", "output/metrics"},
 	{"output/top", "output/page", "output/agent", "output/command/loads", "output/command/tracing"},
 	{"output/top/terminal"},
 	{"output/command"},

@@ -68,12 +68,13 @@ func sayings(k guesttest.Kernel) []saying {
 		newCase.refuse = old
 		list = append(list, newCase)
 	}
-	percpu := saying{errno: unix.ENOMEM, outcome: "other_rule", says: []string{"32 KiB at most"}, never: []string{"at its limit", "Remedies"}}
+	percpu := saying{errno: unix.ENOMEM, outcome: "other_rule", says: []string{"32 KiB at most"}, never: []string{"at its limit", "Remedies", "one of these"}}
 	later := percpu
 	later.errno = unix.E2BIG
 	other("map-percpu", "6.1", percpu, later)
 	other("map-rlimit", "5.11", saying{errno: unix.EPERM, outcome: "limit", says: []string{"11 pages + 11 pages = 22 pages > 16 pages", "Of the 11 held, 11 are BPF objects that process", "ulimit -l 88", "no capability lifts this limit"}, never: []string{"another uid", "CAP_IPC_LOCK"}, exact: true}, saying{})
 	other("update-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup ", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
+	other("update-outside-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup ", "; it is /pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
 	other("map-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup ", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
 	list = append(list, ringSayings(k)...)
 	for i := range list {

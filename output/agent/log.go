@@ -58,7 +58,7 @@ func (l *Log) Enter(e *ledger.Entry) error {
 	defer l.mu.Unlock()
 	l.roll()
 	r := row.Of(e)
-	this := logged{e.Caller.PID, r.SubsystemName(), e.Errno, e.Verdict}
+	this := logged{e.Caller.PID, row.SubsystemName(e), e.Errno, e.Verdict}
 	if l.lines[this] >= linesEach || l.all >= linesAll {
 		l.ever++
 		if e.Verdict != ledger.OK {

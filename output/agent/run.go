@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -9,7 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/pinwatch/pinwatch/output/metrics"
 	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
 )
@@ -21,6 +24,7 @@ type Options struct {
 	MaxAge    time.Duration
 	Anonymous bool   // leave out the name of the host
 	LogFormat string // one of LogFormats
+	Listen    string // address to answer for metrics at; "": none
 	Version   string
 }
 
@@ -46,6 +50,7 @@ func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer
 	defer s.Close()
 	lines := NewLog(log, time.Now)
 	sinks, ticks := []pipeline.Sink{lines}, []func(){lines.Tick}
+	from := metrics.Source{Version: o.Version, Kernel: kernel.Release(), Settings: kernel.ReadSettings, Lost: func() uint64 { return s.Losses().Total() }, LeftOut: lines.LeftOut}
 	if o.Dir != "" {
 		ring, err := OpenRing(RingOptions{Dir: o.Dir, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge, Log: log, Now: time.Now,
 			Header: func() (*recording.Header, error) { return recording.NewHeader(o.Version, o.Anonymous) }})
@@ -53,6 +58,16 @@ func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer
 			return err
 		}
 		sinks, ticks = append(sinks, ring), append(ticks, ring.Tick)
+		from.Unrecorded = ring.Unrecorded
+	}
+	if o.Listen != "" {
+		collector := metrics.New(from)
+		server, err := metrics.Serve(o.Listen, collector)
+		if err != nil {
+			return fmt.Errorf("answer for metrics: %w", err)
+		}
+		defer server.Close()
+		sinks = append(sinks, collector)
 	}
 	log.Info("watching "+s.Attached(), "version", o.Version)
 	for _, what := range s.Degraded() {

@@ -26,7 +26,7 @@ func newAgent(s *Streams) *cobra.Command {
 	o := agentOptions{Streams: s}
 	cmd := &cobra.Command{
 		Use:   "agent [flags]",
-		Short: "Watch this machine for as long as it runs: flight recorder and log",
+		Short: "Watch this machine for as long as it runs: flight recorder, metrics and log",
 		Long: `Traces until it is told to stop (SIGTERM), and writes to stderr a line for each
 refusal and each broken rule.
 
@@ -37,10 +37,13 @@ takes no more than the last one. The oldest files go when all together have
 --max-size, or when they are older than --max-age. A disk that is full is logged, and
 recording goes on when there is room.
 
+With --listen it answers for /metrics (Prometheus, OpenMetrics) and /healthz. No label
+is a process, and there are at most 100 users and cgroups; the rest is "other".
+
 ` + tracing.AboutOnly + `
 
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
-		Example: `  pinwatch agent --dir /var/lib/pinwatch
+		Example: `  pinwatch agent --dir /var/lib/pinwatch --listen 127.0.0.1:9435
   pinwatch replay /var/lib/pinwatch --from 10m`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runAgent(cmd.Context(), &o) },
@@ -49,6 +52,7 @@ Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
 	f.StringVar(&o.run.Dir, "dir", "", "keep the newest part of the trace in this `directory`")
 	value.Size(f, &o.run.MaxBytes, "max-size", 256<<20, advice.ParseSize, "`size` of all files in it together, 1MB at least")
 	value.Duration(f, &o.run.MaxAge, "max-age", 7*24*time.Hour, "how old its events may get; 0: as old as there is room for")
+	f.StringVar(&o.run.Listen, "listen", "", "answer for metrics and health at this `address`, such as 127.0.0.1:9435")
 	f.BoolVar(&o.run.Anonymous, "anonymous", false, "leave the name of the host out of the files")
 	value.Enum(f, &o.run.LogFormat, "log", agent.Logfmt, agent.LogFormats(), "what log lines are")
 	o.tracing.AddBackend(f)

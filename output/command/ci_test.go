@@ -179,6 +179,13 @@ func TestExamplesOfCI(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %s", where, said)
 		}
+		if checker, err := exec.LookPath("shellcheck"); err == nil { // make test installs it
+			cmd := exec.Command(checker, "--shell=bash", "--severity=style", "--exclude=SC2034,SC2086,SC2154", "-")
+			cmd.Stdin = strings.NewReader(script)
+			if said, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %s", where, said)
+			}
+		}
 		for _, args := range calls(t, script) {
 			cmd, rest, err := newRoot(&Streams{}).Find(args)
 			if err == nil {

@@ -22,7 +22,7 @@ func whatColumns() []Column {
 			header("EVENT", 0).top(7, 6),
 		integer("time_ns", all, "when the call returned, Unix time", func(r *Row) *uint64 { return &r.TimeNS }).
 			header("TIME", 12).top(2, 12).left().shown(clock),
-		text("subsystem", all, "who charges: perf, bpf, memcg, or io_uring and the like", (*Row).SubsystemName).parsed(parseSubsystem),
+		text("subsystem", all, "who charges: perf, bpf, memcg, or io_uring and the like", subsystemName).parsed(parseSubsystem),
 		text("kind", all, "charge, refund, refusal, mapping, unmapping, growth; no calls: preexisting, closing, summary", kind).parsed(parseKind).
 			header("KIND", 9).top(1, 9).left().word(),
 	}

@@ -92,19 +92,24 @@ func subsystemOf(e *ledger.Entry) Subsystem {
 	return BPF
 }
 
-// SubsystemName is how a row names its subsystem: a charger has a name of its own.
-func (r *Row) SubsystemName() string {
-	switch r.Subsystem() {
+// SubsystemName is how a row of an entry names its subsystem: a charger has a name of its own.
+func SubsystemName(e *ledger.Entry) string {
+	switch subsystemOf(e) {
 	case Others:
-		return string(r.Charger)
+		return string(e.Charger)
 	case Perf:
 		return subsystemNames[0]
 	case BPF:
 		return subsystemNames[1]
-	case Memcg:
-		return subsystemNames[2]
 	}
-	return subsystemNames[4]
+	return subsystemNames[2]
+}
+
+func subsystemName(r *Row) string {
+	if r.Summary {
+		return subsystemNames[4]
+	}
+	return SubsystemName(&r.Entry)
 }
 
 // Filter tells which rows are shown. The ledger sees all events whatever is shown: the

@@ -121,10 +121,12 @@ var again = map[string]string{
 	"send-outstanding":    "send-limit",
 	"vfio-privileged":     "vfio-limit",
 	"buffers-tagged":      "buffers-limit",
-	"rdma-privileged":     "rdma-limit",
-	"vdpa-privileged":     "vdpa-limit",
-	"iommufd-privileged":  "iommufd-limit",
-	"iommufd-process":     "iommufd-limit",
+
+	"update-outside-cgroup": "update-cgroup",
+	"rdma-privileged":       "rdma-limit",
+	"vdpa-privileged":       "vdpa-limit",
+	"iommufd-privileged":    "iommufd-limit",
+	"iommufd-process":       "iommufd-limit",
 }
 
 // What can be provoked is, and what is provoked has a reason.

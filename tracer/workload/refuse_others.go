@@ -547,6 +547,7 @@ func mapProvocations() []Provocation {
 		{"map-attributes", "a map without elements", func(r *Refuse) error { a := array(8, 0); return oneMap(r, "no elements", &a, false) }},
 		{"map-4g", "an array of 4 GiB: before 5.11 too large for the charge", func(r *Refuse) error { a := array(1<<20, 4096); return oneMap(r, "an array of 4 GiB", &a, false) }},
 		{"update-cgroup", "elements of a hash map without preallocation, in a cgroup that has 4 MiB left", updateCgroup},
+		{"update-outside-cgroup", "elements of several pages of a hash map without preallocation whose cgroup has 1 MiB left, by a process that is in another one", updateOutside},
 		{"update-full", "more elements than a hash map may have", updateFull},
 		{"update-read-only", "an element of a map that is frozen", updateFrozen},
 		{"update-exists", "an element that exists, with BPF_NOEXIST", func(r *Refuse) error { return updateWith(r, "an existing element as a new one", 1, false) }},
@@ -706,6 +707,37 @@ func updateCgroup(r *Refuse) error {
 		return err
 	}
 	return r.provoke(attempt{call: "bpf(BPF_MAP_UPDATE_ELEM)", what: fmt.Sprintf("the %dth element of 4000 bytes", done)}, func() unix.Errno { return errno })
+}
+
+func updateOutside(r *Refuse) error {
+	if err := r.become(-1, noLimit); err != nil {
+		return err
+	}
+	dir, err := r.join("memory")
+	if err != nil {
+		return err
+	}
+	attr := mapCreateAttr{mapType: uint32(ebpf.Hash), mapFlags: unix.BPF_F_NO_PREALLOC, keySize: 4, valueSize: 64 << 10, maxEntries: 256}
+	fd, errno := r.createMap(&attr)
+	if errno != 0 {
+		return fmt.Errorf("create a map: %w", errno)
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(dir), "cgroup.procs"), []byte("0"), 0); err != nil {
+		return err
+	}
+	current, err := readNumber(filepath.Join(dir, "memory.current"))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "memory.max"), fmt.Append(nil, current+1<<20), 0)
+	}
+	if err != nil {
+		return err
+	}
+	key, value, done := make([]byte, attr.keySize), make([]byte, attr.valueSize), 0
+	for ; done < int(attr.maxEntries) && errno == 0; done++ {
+		*(*uint32)(unsafe.Pointer(&key[0])) = uint32(done)
+		errno = updateElement(fd, key, value, 0)
+	}
+	return r.provoke(attempt{call: "bpf(BPF_MAP_UPDATE_ELEM)", what: fmt.Sprintf("the %dth element of 64 KiB", done)}, func() unix.Errno { return errno })
 }
 
 func updateFull(r *Refuse) error {

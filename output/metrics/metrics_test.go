@@ -1,0 +1,236 @@
+package metrics
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/pinwatch/pinwatch/output/recording"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/pipeline"
+	"github.com/pinwatch/pinwatch/tracer/rule"
+)
+
+func source() Source {
+	return Source{Version: "1.2", Kernel: "6.12.1",
+		Settings:   func() (rule.Settings, error) { return rule.Settings{MlockKiB: 516, OnlineCPUs: 4, PageSize: 4096}, nil },
+		Lost:       func() uint64 { return 7 },
+		LeftOut:    func() uint64 { return 3 },
+		Unrecorded: func() (uint64, bool) { return 5, true },
+	}
+}
+
+// after returns a collector that has seen events.
+func after(t testing.TB, events func(func(ledger.Event, error) bool)) *Collector {
+	t.Helper()
+	c := New(source())
+	if err := pipeline.Run(events, func() uint64 { return 0 }, c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func recorded(t testing.TB, name string) *Collector {
+	t.Helper()
+	in, err := os.Open(filepath.Join("..", "..", "testdata", "recordings", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	return after(t, recording.NewReader(in).Events())
+}
+
+func of(events ...ledger.Event) func(func(ledger.Event, error) bool) {
+	return func(yield func(ledger.Event, error) bool) {
+		for _, e := range events {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+// The published bug in numbers, as they are scraped.
+func TestPublished(t *testing.T) {
+	const want = `
+# HELP pinwatch_charged_bytes_total What was charged to a user's counter, a process's, or a memory cgroup.
+# TYPE pinwatch_charged_bytes_total counter
+pinwatch_charged_bytes_total{account="process",subsystem="perf"} 4.62839808e+08
+pinwatch_charged_bytes_total{account="user",subsystem="perf"} 49152
+# HELP pinwatch_lost_events_total Events that the kernel could not hand over: other numbers may be too low.
+# TYPE pinwatch_lost_events_total counter
+pinwatch_lost_events_total 7
+# HELP pinwatch_recording 1 if events are recorded, 0 if the disk does not take them.
+# TYPE pinwatch_recording gauge
+pinwatch_recording 0
+# HELP pinwatch_refusals_by_uid_total Calls that failed, by the user that made them; other: all further users.
+# TYPE pinwatch_refusals_by_uid_total counter
+pinwatch_refusals_by_uid_total{uid="0"} 2
+# HELP pinwatch_refusals_total Calls that failed, by errno and by what the explanation comes to: limit, other_rule, no_memory, unknown.
+# TYPE pinwatch_refusals_total counter
+pinwatch_refusals_total{errno="EPERM",outcome="limit",subsystem="perf"} 2
+# HELP pinwatch_user_allowance_bytes What perf buffers of each user may have at nobody's expense: perf_event_mlock_kb for each online CPU.
+# TYPE pinwatch_user_allowance_bytes gauge
+pinwatch_user_allowance_bytes 2.113536e+06
+`
+	c := recorded(t, "published-overcharge.jsonl")
+	names := []string{"pinwatch_charged_bytes_total", "pinwatch_lost_events_total", "pinwatch_recording", "pinwatch_refusals_by_uid_total", "pinwatch_refusals_total", "pinwatch_user_allowance_bytes"}
+	if err := testutil.CollectAndCompare(c, strings.NewReader(want), names...); err != nil {
+		t.Error(err)
+	}
+}
+
+// Every recording is well named, and counts all that a ledger does.
+func TestLint(t *testing.T) {
+	paths, err := filepath.Glob("../../testdata/recordings/*.jsonl")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no recordings: %v", err)
+	}
+	for _, path := range paths {
+		c := recorded(t, filepath.Base(path))
+		problems, err := testutil.CollectAndLint(c)
+		if err != nil || len(problems) > 0 {
+			t.Errorf("%s: %v, %+v", path, err, problems)
+		}
+	}
+}
+
+// However many users and cgroups there are, and whatever fails, there are so many series and
+// no more; the sums stay right.
+func TestBounded(t *testing.T) {
+	const many = 1000
+	c := after(t, func(yield func(ledger.Event, error) bool) {
+		for i := range uint32(many) {
+			who := ledger.Caller{PID: i, UID: i, Cgroup: fmt.Sprintf("/pod%d", i), LockLimit: 16}
+			yield(ledger.Event{PageSize: 4096, Errno: int32(i%200 + 1), Caller: who, Charger: ledger.Charger(fmt.Sprintf("charger%d", i)), Op: ledger.Account,
+				User: ledger.Reading{Owner: uint64(i), Before: int64(i), After: int64(i)}, Process: ledger.Reading{Owner: 1}}, nil)
+			yield(ledger.Event{PageSize: 4096, Op: ledger.Create, Caller: who, Object: &ledger.Object{Key: uint64(i + 1), ID: i, Watched: true,
+				Payers: [2]ledger.Payer{{CgroupID: uint64(i), Cgroup: who.Cgroup, Pages: 4096}}}}, nil)
+		}
+	})
+	fixed := 2*ledger.Verdicts + 10
+	for name, most := range map[string]int{"pinwatch_user_locked_bytes": mostUsers + 1, "pinwatch_refusals_by_uid_total": mostUsers + 1, "pinwatch_refusals_by_cgroup_total": mostCgroups + 1,
+		"pinwatch_bpf_cgroup_bytes": mostCgroups + 1, "pinwatch_refusals_total": mostKinds + 1, "pinwatch_events_total": mostKinds + 1} {
+		n := testutil.CollectAndCount(c, name)
+		if n < min(most, 100) || n > most {
+			t.Errorf("%s: %d series; want %d", name, n, most)
+		}
+		fixed += most
+	}
+	if n := testutil.CollectAndCount(c); n > fixed {
+		t.Errorf("%d series in all", n)
+	}
+	var text string
+	for line := range strings.Lines(scrape(t, c, "/metrics")) {
+		if strings.Contains(line, `"other"`) {
+			text += line
+		}
+	}
+	for _, want := range []string{
+		fmt.Sprintf(`pinwatch_refusals_by_uid_total{uid="other"} %d`, many-mostUsers),
+		fmt.Sprintf(`pinwatch_bpf_cgroup_bytes{cgroup="other"} %d`, (many-mostCgroups)*4096),
+	} {
+		if !strings.Contains(strings.ReplaceAll(text, "3.6864e+06", "3686400"), want) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+}
+
+func scrape(t testing.TB, c *Collector, path string) string {
+	t.Helper()
+	h, err := handler(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	body, err := io.ReadAll(w.Result().Body)
+	if err != nil || w.Code != http.StatusOK {
+		t.Fatalf("%s: %d %v %s", path, w.Code, err, body)
+	}
+	return string(body)
+}
+
+// A name of a cgroup that is no text is one in a label, and ends no line.
+func TestHostileNames(t *testing.T) {
+	for _, name := range []string{"\x1b[2J", "a\nforged_total 1", "\u202egnp", "\xff\xfe", `"} 1`, `\`, ""} {
+		refused := ledger.Event{Errno: 12, Op: ledger.Account, Charger: "io_uring", PageSize: 4096, Caller: ledger.Caller{Cgroup: name, Comm: name}}
+		made := ledger.Event{Op: ledger.Create, Object: &ledger.Object{Key: 1, Watched: true, Payers: [2]ledger.Payer{{Cgroup: name, Pages: 4096}}}}
+		text := scrape(t, after(t, of(refused, made)), "/metrics")
+		if !utf8.ValidString(text) || strings.ContainsAny(text, "\x1b\u202e") || strings.Contains(text, "\nforged") {
+			t.Errorf("%q: %q", name, text)
+		}
+		if strings.Count(text, "refusals_by_cgroup_total{") != 1 || strings.Count(text, "bpf_cgroup_bytes{") != 1 {
+			t.Errorf("%q: %q", name, text)
+		}
+	}
+}
+
+// Scrapes come from other goroutines, while events do.
+func TestScrapedMeanwhile(t *testing.T) {
+	c := New(source())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 20 {
+			testutil.CollectAndCount(c)
+		}
+	}()
+	event := ledger.Event{Errno: 12, Op: ledger.Account, Charger: "io_uring", PageSize: 4096}
+	l := ledger.New()
+	for running := true; running; {
+		e := l.Apply(event)
+		c.Enter(&e)
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+	}
+}
+
+func TestHealth(t *testing.T) {
+	c := New(source())
+	if said := scrape(t, c, "/healthz"); !strings.Contains(said, "ok, but not recording") {
+		t.Error(said)
+	}
+	c.Unrecorded = nil
+	if said := scrape(t, c, "/healthz"); said != "ok\n" {
+		t.Error(said)
+	}
+}
+
+// The README names all metrics that there are, and no other ones.
+func TestReference(t *testing.T) {
+	text, err := os.ReadFile("../agent/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, name := range regexp.MustCompile("`(pinwatch_[a-z_]+)`").FindAllSubmatch(text, -1) {
+		named[string(name[1])] = true
+	}
+	descs := make(chan *prometheus.Desc, 100)
+	New(source()).Describe(descs)
+	close(descs)
+	for d := range descs {
+		name := regexp.MustCompile(`fqName: "([a-z_]+)"`).FindStringSubmatch(d.String())[1]
+		if !named[name] {
+			t.Errorf("%s is not in the README", name)
+		}
+		delete(named, name)
+	}
+	for name := range named {
+		t.Errorf("%s is in the README, and nowhere else", name)
+	}
+}

@@ -1,0 +1,51 @@
+package metrics
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// handler answers for the metrics of a collector and of this process, and for its health.
+func handler(c *Collector) (http.Handler, error) {
+	registry := prometheus.NewPedanticRegistry()
+	for _, one := range []prometheus.Collector{c, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+		if err := registry.Register(one); err != nil {
+			return nil, err
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 4}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		// That the disk is full is no reason to start the agent again: it says so, and goes on.
+		if c.Unrecorded != nil {
+			if _, now := c.Unrecorded(); now {
+				fmt.Fprintln(w, "ok, but not recording: the disk takes no more")
+				return
+			}
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	return mux, nil
+}
+
+// Serve answers at an address until it is closed.
+func Serve(address string, c *Collector) (io.Closer, error) {
+	answer, err := handler(c)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	server := &http.Server{Handler: answer, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10}
+	go server.Serve(listener) // ends when it is closed
+	return server, nil
+}

@@ -1,0 +1,110 @@
+//go:build guest
+
+package tracer_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+)
+
+// The agent tells of a refusal as it happens, and after it was killed its recording does. The
+// witness is the process that was refused.
+func TestAgent(t *testing.T) { guests.Test(t, guesttest.Ends, watchesForEver) }
+
+func watchesForEver(t *testing.T, k guesttest.Kernel) {
+	kib := userPages(t, k)
+	dir := filepath.Join(t.TempDir(), "ring")
+	loopback(t)
+	agent := guesttest.Command(t, "pinwatch", "agent", "--dir", dir, "--max-size", "1MB", "--listen", metricsAddress).Start()
+	agent.WaitFor("msg=\"watching ")
+	held := holdBuffers(t, "--uid", "2001", "--memlock-kib", kib(128), "--pages", "64")
+	held.WaitFor(`"refused"`)
+	agent.WaitFor("msg=refused subsystem=perf errno=EPERM outcome=limit")
+	for path, want := range map[string]string{
+		"/healthz": "ok\n",
+		"/metrics": `pinwatch_refusals_total{errno="EPERM",outcome="limit",subsystem="perf"} 1` + "\n",
+	} {
+		if said := get(t, path); !strings.Contains(said, want) {
+			t.Errorf("no %q in\n%s", want, said)
+		}
+	}
+	// What was said is on its way to the disk, and is there a second later.
+	refused := fmt.Sprintf(" pid=%d ", held.Process.Pid)
+	var size int64
+	for late := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		files, _ := filepath.Glob(filepath.Join(dir, "*.zst"))
+		if len(files) != 1 {
+			t.Fatalf("%v", files)
+		}
+		info, err := os.Stat(files[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if size == 0 {
+			size = info.Size()
+		}
+		if info.Size() > size || time.Now().After(late) {
+			break
+		}
+	}
+	r := agent.Stop(unix.SIGKILL)
+	if !strings.Contains(r.Stderr, refused) || !strings.Contains(r.Stderr, "pinned_vm 69 + extra 65 = 134 pages") {
+		t.Errorf("no word of process%sin\n%s", refused, r.Stderr)
+	}
+	again := guesttest.Command(t, "pinwatch", "agent", "--dir", dir, "--max-size", "1MB").Start()
+	again.WaitFor("msg=\"watching ")
+	held.Stop(os.Interrupt)
+	if r := again.Stop(unix.SIGTERM); r.Code != 0 {
+		t.Errorf("SIGTERM: exit %d: %s", r.Code, r.Stderr)
+	}
+	replay := guesttest.Command(t, "pinwatch", "replay", dir).Run()
+	if replay.Code != 0 || !strings.Contains(replay.Stdout, "EPERM: pinned_vm 69 + extra 65 = 134 pages") ||
+		!strings.Contains(replay.Stderr, "the agent did not end, and was started again") || strings.Count(replay.Stdout, "accounting of this kernel") != 2 {
+		t.Errorf("%+v", replay)
+	}
+}
+
+const metricsAddress = "127.0.0.1:9435"
+
+// get asks the agent, as Prometheus does.
+func get(t *testing.T, path string) string {
+	t.Helper()
+	answer, err := http.Get("http://" + metricsAddress + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v", path, answer.Status, err)
+	}
+	return string(body)
+}
+
+// loopback has the guest's loopback device up.
+func loopback(t *testing.T) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request); err != nil {
+		t.Fatal(err)
+	}
+}
