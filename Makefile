@@ -94,6 +94,18 @@ check-format:
 	testdata/busy.sh "go vet" $(GO) vet -tags guest,browser,kcidb,prometheus $(PACKAGES)
 	testdata/busy.sh "go mod tidy" $(GO) mod tidy -diff
 
+# Tools in a module of their own: what they need is not in go.mod.
+LINT := $(GO) tool -modfile=testdata/lint/go.mod
+
+.PHONY: lint
+lint: ## staticcheck, and govulncheck where its database can be reached
+	testdata/busy.sh "staticcheck" $(LINT) staticcheck -tags guest,browser $(PACKAGES)
+	@# Without the database there is no answer: that is said, and is neither fine nor a failure.
+	@said=$$(mktemp); trap 'rm -f "$$said"' EXIT; \
+	testdata/busy.sh "govulncheck" $(LINT) govulncheck ./... >"$$said" 2>&1 && { cat "$$said"; exit 0; }; \
+	cat "$$said"; grep -q "fetching vulnerabilities" "$$said" || exit 1; \
+	echo "make lint: NOT CHECKED for known vulnerabilities: the database of govulncheck cannot be reached" >&2
+
 .PHONY: check-generated
 check-generated:
 	@before=$$(mktemp -d); trap 'rm -rf "$$before"' EXIT; cp -r bpf "$$before"; \

@@ -107,3 +107,29 @@ func TestHouse(t *testing.T) {
 		}
 	}
 }
+
+// Of each direct dependency one line says what it is for.
+func TestDependenciesAreExplained(t *testing.T) {
+	raw, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("testdata/dist/DEPENDENCIES.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for line := range strings.Lines(string(raw)) {
+		path, version, is := strings.Cut(strings.TrimSpace(line), " ")
+		if !is || !strings.HasPrefix(line, "\t") || strings.HasSuffix(version, "// indirect") {
+			continue
+		}
+		seen++
+		if !bytes.Contains(page, []byte("\n| "+path+" | ")) {
+			t.Errorf("testdata/dist/DEPENDENCIES.md does not say what %s is for", path)
+		}
+	}
+	if seen == 0 {
+		t.Error("go.mod has no dependency that this test can read")
+	}
+}

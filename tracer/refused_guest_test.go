@@ -36,7 +36,6 @@ type attempt struct {
 	asked   int64 // in all; 0: none may be recorded
 	last    int64 // of it, that was compared last, where that can be seen
 	derived bool  // the comparison can be seen on no kernel
-	exempt  bool
 }
 
 func recordsRefusals(t *testing.T, k guesttest.Kernel) {

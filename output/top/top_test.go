@@ -287,7 +287,7 @@ func TestUpdateIsPure(t *testing.T) {
 		next, _ := m.Update(e)
 		next, _ = next.Update(host())
 		next, _ = next.Update(Tick{NowNS: e.Rows[0].TimeNS})
-		next = press(t, next, "down", "s", "/", "a", "enter", "enter", "j", "esc", "esc")
+		press(t, next, "down", "s", "/", "a", "enter", "enter", "j", "esc", "esc")
 		if got := before.View(); got != was {
 			t.Fatalf("event %d: Update changed the model that it was given\n%s", i+1, cmp.Diff(was, got))
 		}
@@ -363,7 +363,8 @@ func TestFirstRowUntilChosen(t *testing.T) {
 func TestFilter(t *testing.T) {
 	m := watched(t, 80, 24)
 	all := m.list.len()
-	m, action := m.Update(keyNamed(t, "/"))
+	m, _ = m.Update(keyNamed(t, "/"))
+	var action Action
 	for _, k := range []string{"q", "p", "s", "?", "1", "+", "space", "b"} {
 		if m, action = m.Update(keyNamed(t, k)); action != (Action{}) {
 			t.Errorf("%q made %+v happen while a filter is typed", k, action)

@@ -311,6 +311,7 @@ func userRows(a *accounts, all bool) []userRow {
 		sums[p.uid] = s
 	}
 	for uid := range a.users {
+		//lint:ignore SA4018 a user without processes has a row too
 		sums[uid] = sums[uid]
 	}
 	var rows []userRow

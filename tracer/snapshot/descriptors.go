@@ -10,7 +10,6 @@ import (
 // /proc/PID/maps were charged.
 type descriptors struct {
 	byPID map[uint32][]bpf.SnapshotBuffer
-	all   map[uint64]bool // identities, each once per process
 }
 
 // add enters what one descriptor leads to. Nothing held the buffer while it was
