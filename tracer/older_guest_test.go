@@ -95,7 +95,7 @@ func replaysOlder(t *testing.T, recording string, keeper int) {
 func topsOlder(t *testing.T, recording string, keeper int) {
 	screen := run(t, "pinwatch", "top", "--replay", recording, "--all", "-b", "--view", "processes,users")
 	for _, want := range []string{
-		fmt.Sprintf(`(?m)^ *%d pinwatch +2100 +0 +128 .* 195 +3 `, keeper), // PINNED_VM, LOCK_LIMIT, ..., USER_SHARE, BUFS
+		fmt.Sprintf(`(?m)^ *%d pinwatch +2100 +· +128 .* 195 +3 `, keeper), // PINNED_VM, LOCK_LIMIT, ..., USER_SHARE, BUFS
 		`(?m)^ *2100 .* 195 +516 `,
 	} {
 		if !regexp.MustCompile(want).MatchString(screen) {

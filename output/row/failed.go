@@ -43,8 +43,8 @@ func failedFlag(name string, of Subsystem, help string, field func(*refusal.Call
 func failedColumns() []Column {
 	return []Column{
 		text("refused_in", Perf|BPF|Others, "function of the kernel's, system call, or command of bpf(2), that was seen to fail; empty: the call did not fail, or this was not seen", func(r *Row) string { return r.failed().Function }).parsed(parseFunction),
-		integer("hard_limit_pages", BPF|Others, "of a call that failed, the hard limit of RLIMIT_MEMLOCK", func(r *Row) *int64 { return &r.Caller.HardLimit }),
-		integer("parent_limit_pages", BPF|Others, "of a call that failed, RLIMIT_MEMLOCK of the process's parent", func(r *Row) *int64 { return &r.Caller.ParentLimit }),
+		integer("hard_limit_pages", Perf|BPF|Others, "of a call that failed, the hard limit of RLIMIT_MEMLOCK", func(r *Row) *int64 { return &r.Caller.HardLimit }),
+		integer("parent_limit_pages", Perf|BPF|Others, "of a call that failed, RLIMIT_MEMLOCK of the process's parent", func(r *Row) *int64 { return &r.Caller.ParentLimit }),
 		text("accounting", BPF|Others, "of a call that failed, the comparison with the limit: refused, passed, not_reached, or unseen", func(r *Row) string { return r.failed().Accounting.String() }).parsed(parseAccounting(func(c *refusal.Call) *refusal.Accounting { return &c.Accounting })),
 		failedInteger("asked_pages", BPF|Others, "what a call that failed asked for in all, up to what was refused; derived from its arguments where accounting is unseen or not_reached; 0: not known", func(c *refusal.Call) *int64 { return &c.Asked }),
 		failedInteger("last_asked_pages", Others, "the part of it that the kernel compared last; 0: unseen", func(c *refusal.Call) *int64 { return &c.LastAsked }),
