@@ -25,7 +25,6 @@ func (s samples) ratios() map[string]float64 {
 		}
 		ratios["call: added by "+c.name+" / bare"] = s.added(c.name) / s.median(figureCall, "none")
 		ratios["start: "+c.name+" / bpftrace"] = s.median(figureStart, c.name) / s.median(figureStart, bpftrace)
-		ratios["stop: "+c.name+" / bpftrace"] = s.median(figureStop, c.name) / s.median(figureStop, bpftrace)
 		ratios["memory: "+c.name+" / bpftrace"] = s.median(figureMemory, c.name) / s.median(figureMemory, bpftrace)
 	}
 	ratios["memory: heap after 10 M events / after 1 M"] = s.median(figureHeap, "after all") / s.median(figureHeap, "after a tenth")
