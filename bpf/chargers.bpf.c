@@ -290,6 +290,7 @@ struct vectors_given {
 };
 #define REGISTER_BUFFERS 0
 #define REGISTER_BUFFERS2 15
+#define REGISTER_BUFFERS_UPDATE 16
 #define REGISTER_CLONE_BUFFERS 30 /* 6.12 (7cc2a6eadcd7) */
 #ifdef PINWATCH_LEGACY
 #define VECTORS_READ 16 /* without a loop */
@@ -428,13 +429,30 @@ int BPF_KRETPROBE(kretprobe_sys_io_uring_setup, int ret)
 	return 0;
 }
 
+/* How many buffers, of what else how many: the newer calls are given the size of a struct, which
+ * has the number. */
+static __always_inline __u32 number_given(__u32 request, __u64 argument, __u32 count)
+{
+	__u64 at = 0; /* in struct io_uring_rsrc_register */
+
+	if (request == REGISTER_BUFFERS_UPDATE)
+		at = 24; /* in struct io_uring_rsrc_update2 */
+	else if (request != REGISTER_BUFFERS2)
+		return count;
+	if (bpf_probe_read_user(&count, sizeof(count), (void *)(argument + at)))
+		return 0;
+	return count;
+}
+
 SEC("kprobe/sys_io_uring_register")
 int BPF_KPROBE(kprobe_sys_io_uring_register, struct pt_regs *regs)
 {
-	__u32 request = syscall_arg(regs, 1);
-	struct call *call = ring_call_begin(FUNCTION_RING_REGISTER, request, syscall_arg(regs, 3), syscall_arg(regs, 2));
+	__u32 given = syscall_arg(regs, 1), request = given & ~RING_BY_INDEX;
+	__u64 argument = syscall_arg(regs, 2);
+	struct call *call = ring_call_begin(FUNCTION_RING_REGISTER, request,
+					    number_given(request, argument, syscall_arg(regs, 3)), argument);
 
-	if (call && !(request & RING_BY_INDEX))
+	if (call && !(given & RING_BY_INDEX))
 		call_holder(call, ring_of_fd(syscall_arg(regs, 0)));
 	return 0;
 }
@@ -447,7 +465,7 @@ int BPF_KRETPROBE(kretprobe_sys_io_uring_register, int ret)
 	if (call && is_refusal(ret))
 		derive_asked(call);
 	/* Another ring has the buffers now too: they may outlive the one that was charged. */
-	else if (call && ret >= 0 && (call->record.request & ~RING_BY_INDEX) == REGISTER_CLONE_BUFFERS)
+	else if (call && ret >= 0 && call->record.request == REGISTER_CLONE_BUFFERS)
 		report_closed(ctx, CHARGER_IO_URING, (void *)call->user, 0, 0);
 	charge_end(ctx, OUTER(CHARGER_IO_URING), ret);
 	return 0;

@@ -471,8 +471,12 @@ union kernfs_node_id {
 struct kernfs_node___parts {
 	union kernfs_node_id id;
 };
+struct cgroup_root {
+	int hierarchy_id; /* 0: v2 */
+};
 struct cgroup {
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
 };
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
@@ -621,26 +625,19 @@ static __always_inline bool slab_charges_unseen(void)
 	return bpf_core_field_exists(((struct obj_cgroup___root *)0)->is_root);
 }
 
+/* Each hierarchy has ids of its own: those of v1 are marked, and no cgroup of v2 is taken for
+ * one of theirs. */
+#define CGROUP_V1 (1ULL << 52)
+
 static __always_inline __u64 memcg_cgroup_id(struct mem_cgroup *memcg)
 {
-	struct kernfs_node *node = BPF_CORE_READ(memcg, css.cgroup, kn);
+	struct cgroup *cgroup = BPF_CORE_READ(memcg, css.cgroup);
+	struct kernfs_node *node = BPF_CORE_READ(cgroup, kn);
+	__u64 v1 = BPF_CORE_READ(cgroup, root, hierarchy_id) ? CGROUP_V1 : 0;
 
 	if (bpf_core_field_exists(((struct kernfs_node___parts *)0)->id.id))
-		return BPF_CORE_READ((struct kernfs_node___parts *)node, id.id);
-	return BPF_CORE_READ(node, id);
-}
-
-/* As large as the kernel has it, in bytes: what lies beyond must be zeroes
- * (bpf_check_uarg_tail_zero). 0: its types do not tell. */
-union bpf_attr___kernel {
-	__u32 map_type;
-} __attribute__((preserve_access_index));
-
-static __always_inline __u32 bpf_attr_size(void)
-{
-	if (!bpf_core_type_exists(union bpf_attr___kernel))
-		return 0;
-	return bpf_core_type_size(union bpf_attr___kernel);
+		return BPF_CORE_READ((struct kernfs_node___parts *)node, id.id) | v1;
+	return BPF_CORE_READ(node, id) | v1;
 }
 
 /* The pages that a memory cgroup has left up to its memory.max; negative: it has more. */
@@ -687,6 +684,17 @@ static __always_inline struct mem_cgroup *page_memcg(struct page *page)
 	if (!(data & 2)) /* MEMCG_DATA_KMEM: what follows is an obj_cgroup */
 		return 0;
 	return BPF_CORE_READ((struct obj_cgroup *)(data & ~7UL), memcg);
+}
+
+/* The bytes of the attributes of bpf(2) that this kernel has: those beyond them must be zeroes
+ * (bpf_check_uarg_tail_zero()). */
+union bpf_attr___kernel {
+	__u32 map_type;
+} __attribute__((preserve_access_index));
+
+static __always_inline __u32 bpf_attr_size(void)
+{
+	return bpf_core_type_size(union bpf_attr___kernel);
 }
 
 /* Reports whether BPF objects are charged to a user here: until 5.10 their structs

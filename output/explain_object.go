@@ -10,6 +10,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
+	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
 
 // describeObject names an object and its size.
@@ -116,7 +117,11 @@ func explainObjectVerdict(r *row.Row) string {
 
 // cgroupName is what people call a cgroup, else its path, else its id.
 func cgroupName(names container.Names, path string, id uint64) string {
-	return format.Printable(cmp.Or(names.String(), path, fmt.Sprintf("cgroup %d", id)))
+	unnamed := fmt.Sprintf("cgroup %d", id)
+	if id&refusal.CgroupV1 != 0 {
+		unnamed = fmt.Sprintf("cgroup %d of v1", id&^refusal.CgroupV1)
+	}
+	return format.Printable(cmp.Or(names.String(), path, unnamed))
 }
 
 // explainAccount says what another charger did.

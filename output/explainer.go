@@ -201,11 +201,11 @@ func (x *Explainer) Close(_ pipeline.View, lost uint64) error {
 }
 
 // neverWatched is what charges or holds locked memory, and no trace watches.
-var neverWatched = []string{"mlock(), MAP_LOCKED and shared memory", "what io_uring_register(BUFFERS_UPDATE) leaves out when it does a part", "VFIO, RDMA, vDPA and iommufd where their modules were not loaded before", "what still runs when the command has ended"}
+var neverWatched = []string{"mlock(), MAP_LOCKED and whatever is mapped after mlockall(MCL_FUTURE), shared memory", "what io_uring_register(BUFFERS_UPDATE) leaves out when it does a part", "VFIO, RDMA, vDPA and iommufd where their modules were not loaded before", "what still runs when the command has ended"}
 
 // notListed are the errors of the calls that are watched that no limit on memory can cause, and
 // that are no refusals here.
-const notListed = "Not listed are errors of io_uring, AF_XDP and map elements that no memory causes (EFAULT, EINVAL, EBUSY; E2BIG of a full map), and ENOBUFS of a socket whose notifications take all that net.core.optmem_max allows.\n"
+const notListed = "Not listed are errors of io_uring, AF_XDP and map elements that no memory causes (EFAULT, EINVAL, EBUSY, EAGAIN; E2BIG of a full map), and ENOBUFS of a socket whose notifications take all that net.core.optmem_max allows.\n"
 
 // elsewhere says what it means that nothing was refused. It claims nothing of what was not
 // watched.

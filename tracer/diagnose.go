@@ -66,8 +66,11 @@ func advise(opts Options, types kernel.Types) (a Advice) {
 	// Without a ring buffer it did not come to attach anything.
 	attached := a.Transport == ""
 	switch {
-	case opts.Attach == probe.AttachFentry && (attached || !fentry) && kprobes:
+	case opts.Attach == probe.AttachFentry && (attached || !fentry) && kprobes,
+		opts.Attach == probe.AttachSession && (attached || !types.HaveSessions()) && kprobes:
 		a.Attach = probe.AttachKprobe
+	case opts.Attach == probe.AttachSession && !types.HaveSessions() && fentry:
+		a.Attach = probe.AttachFentry
 	case opts.Attach == probe.AttachKprobe && !kprobes && fentry:
 		a.Attach = probe.AttachFentry
 	}
@@ -87,8 +90,12 @@ func needs(opts Options, types kernel.Types) string {
 	switch {
 	case ring && opts.Attach == probe.AttachFentry && !haveFentry(types):
 		return kernel.RingBuffer().Requires() + ", and fentry on perf_mmap Linux 5.16"
+	case ring && opts.Attach == probe.AttachSession && !types.HaveSessions():
+		return kernel.RingBuffer().Requires() + ", and " + kernel.KprobeSessions().Requires()
 	case ring:
 		return kernel.RingBuffer().Requires()
+	case opts.Attach == probe.AttachSession && !types.HaveSessions():
+		return kernel.KprobeSessions().Requires()
 	case opts.Attach == probe.AttachFentry && !types.HasStaticFunctions():
 		return fmt.Sprintf("fentry on perf_mmap: requires kernel types that describe it, as those of Linux 5.16 do (running %s)", kernel.Release())
 	case opts.Attach == probe.AttachFentry:

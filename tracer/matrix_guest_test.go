@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -39,7 +40,7 @@ func (c combination) String() string {
 // combinations are all there are. Without types of its own the kernel is not read by typed
 // loads, and together the last is the path of a kernel from before 5.2.
 func combinations() (list []combination) {
-	for _, backend := range []string{probe.AttachKprobe, probe.AttachFentry} {
+	for _, backend := range []string{probe.AttachKprobe, probe.AttachFentry, probe.AttachSession} {
 		for _, t := range []string{transport.Ringbuf, transport.PerfArray} {
 			list = append(list, combination{backend, t, false})
 		}
@@ -118,6 +119,14 @@ func (c combination) agrees(t *testing.T) {
 			}
 			guesttest.Missing(t, "5.16", "fentry on perf_mmap, which BTF describes", err)
 		}
+		if err != nil && c.backend == probe.AttachSession {
+			for _, want := range []string{"kprobe sessions: requires Linux 6.10", "use --attach kprobe"} {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("no %q in: %v", want, err)
+				}
+			}
+			guesttest.Missing(t, sessionsSince(), "kprobe sessions", err)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,6 +139,15 @@ func (c combination) agrees(t *testing.T) {
 			return
 		}
 	}
+}
+
+// sessionsSince is the first kernel that has them: on arm64 they came with the function graph
+// tracer's.
+func sessionsSince() string {
+	if runtime.GOARCH == "arm64" {
+		return "6.14"
+	}
+	return "6.10"
 }
 
 // agrees compares the trace of a process that maps until EPERM with witnesses that are not

@@ -73,8 +73,8 @@ func sayings(k guesttest.Kernel) []saying {
 	later.errno = unix.E2BIG
 	other("map-percpu", "6.1", percpu, later)
 	other("map-rlimit", "5.11", saying{errno: unix.EPERM, outcome: "limit", says: []string{"11 pages + 11 pages = 22 pages > 16 pages", "Of the 11 held, 11 are BPF objects that process", "ulimit -l 88", "no capability lifts this limit"}, never: []string{"another uid", "CAP_IPC_LOCK"}, exact: true}, saying{})
-	other("update-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup is at its limit", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
-	other("map-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup is at its limit", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
+	other("update-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup ", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
+	other("map-cgroup", "5.11", saying{}, saying{errno: unix.ENOMEM, outcome: "limit", says: []string{"a memory cgroup ", "/pinwatch-refuse", "memory.max"}, never: []string{"RLIMIT_MEMLOCK"}})
 	list = append(list, ringSayings(k)...)
 	for i := range list {
 		inPagesOf(k, list[i].says)
@@ -141,7 +141,11 @@ func ringSayings(k guesttest.Kernel) []saying {
 	if k.Series == "6.1" {
 		over.errno, over.says = unix.ENOMEM, append(over.says, "or ENOMEM")
 	}
-	list := []saying{ring, limits, huge, setup, split, over}
+	tagged := saying{"buffers-tagged", unix.ENOMEM, "limit", []string{"pages > 16 pages"}, []string{"another uid", "one of these", "32 buffers"}, true, nil}
+	if !unseen {
+		tagged.says = append(tagged.says, "if all 2 buffers are like the refused one")
+	}
+	list := []saying{ring, limits, tagged, huge, setup, split, over}
 	if !charges { // where the ring is refused already
 		list = append(list, perf)
 	}

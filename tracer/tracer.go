@@ -33,8 +33,8 @@ type Options struct {
 	// Cache keeps what was read of the kernel's own types, for others that want them;
 	// nil: there are none.
 	Cache *btf.Cache
-	// Attach is probe.AttachFentry, probe.AttachKprobe, or probe.AttachAuto, the default: the best
-	// that the kernel has.
+	// Attach is one of probe.AttachNames(); probe.AttachAuto is the default: the best that
+	// the kernel has.
 	Attach string
 	// Transport is transport.Ringbuf, transport.PerfArray, or transport.Auto, the
 	// default: the ring buffer where the kernel has it.
@@ -62,7 +62,8 @@ type Options struct {
 type Tracer struct {
 	backend   probe.Backend
 	transport transport.Transport
-	notPerf   bool // see Options
+	hook      string // see probe.Kernel.Hook
+	notPerf   bool   // see Options
 	// perf is on perf buffers, and its maps are shared by the others, which are nil
 	// where they are not watched.
 	perf, bpfObjects, chargers *probe.Set
@@ -100,11 +101,8 @@ func Open(opts Options) (t *Tracer, err error) {
 
 // openAny opens a trace by the first backend that works.
 func openAny(opts Options) (_ *Tracer, err error) {
-	candidates, err := probe.Choose(opts.Attach)
-	if err != nil {
-		return nil, err
-	}
 	defer kernel.LiftMemlock()()
+	probe.RemoveLeftovers()
 	via, note, err := transport.Choose(opts.Transport)
 	if err != nil {
 		return nil, err
@@ -124,10 +122,14 @@ func openAny(opts Options) (_ *Tracer, err error) {
 		}
 	}()
 	degraded := slices.DeleteFunc([]string{note, types.Note}, func(s string) bool { return s == "" })
+	candidates, err := probe.Choose(opts.Attach, running)
+	if err != nil {
+		return nil, err
+	}
 	var failures []error
 	for len(candidates) > 0 {
 		b := candidates[0]
-		t, err := open(opts, b, via, specs, running)
+		t, err := open(opts, b, via, specs, running.By(b))
 		if err == nil {
 			t.symbolProgram = symbolProgram
 			t.degraded = append(degraded, t.degraded...)
@@ -158,7 +160,7 @@ func openAny(opts Options) (_ *Tracer, err error) {
 // open opens a trace by one backend. Silent probes are attached once more: emulated
 // machines lose some.
 func open(opts Options, b probe.Backend, via transport.Transport, specs probe.Specs, running probe.Kernel) (_ *Tracer, err error) {
-	t := &Tracer{backend: b, transport: via, notPerf: opts.NotPerf, cgroups: newCgroupPaths()}
+	t := &Tracer{backend: b, transport: via, hook: running.Hook(), notPerf: opts.NotPerf, cgroups: newCgroupPaths()}
 	defer func() {
 		if err != nil {
 			t.Close()
@@ -342,12 +344,12 @@ func (t *Tracer) Attached() string {
 		if t.chargers != nil {
 			what = append(what, "others that charge locked_vm")
 		}
-		return strings.Join(what, ", ") + ": kprobe, " + t.transport.What
+		return strings.Join(what, ", ") + ": " + t.hook + ", " + t.transport.What
 	}
 	return "perf buffers mapped and unmapped: " + t.backend.String() + ", " + t.transport.What
 }
 
-// Attach is the backend in use: probe.AttachFentry or probe.AttachKprobe.
+// Attach is the backend in use: one of probe.AttachNames() but probe.AttachAuto.
 func (t *Tracer) Attach() string { return t.backend.Name }
 
 // Transport is how events come from the kernel.

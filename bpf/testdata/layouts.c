@@ -296,12 +296,18 @@ struct cgroup_subsys_state {
 	unsigned int flags;
 	struct cgroup_subsys_state *parent;
 };
+struct cgroup_root {
+	void *kf_root;
+	unsigned int subsys_mask;
+	int hierarchy_id;
+};
 struct cgroup {
 	struct cgroup_subsys_state self;
 	unsigned long flags;
 	int id;
 	int level;
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
 };
 struct page_counter {
 	atomic_long_t usage;
@@ -324,6 +330,10 @@ enum bpf_map_type {
 enum bpf_prog_type {
 	BPF_PROG_TYPE_UNSPEC,
 	BPF_PROG_TYPE_SOCKET_FILTER,
+};
+union bpf_attr {
+	u32 map_type;
+	u64 others[9];
 };
 struct bpf_map_memory {
 	u32 pages;
@@ -489,6 +499,7 @@ KEEP(perf_event);
 KEEP(kernfs_node);
 KEEP(cgroup_subsys_state);
 KEEP(cgroup);
+KEEP(cgroup_root);
 KEEP(page_counter);
 KEEP(mem_cgroup);
 KEEP(bpf_map);
@@ -505,3 +516,4 @@ KEEP(socket);
 KEEP(mmpin);
 KEEP(ubuf_info);
 enum cgroup_subsys_id *keep_cgroup_subsys_id;
+union bpf_attr *keep_bpf_attr;

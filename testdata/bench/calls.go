@@ -64,7 +64,7 @@ func costOf(f func() error) (thread, wall int64, err error) {
 
 // empty attaches programs that do nothing where pinwatch's are attached: the floor
 // of all that can be had there.
-func empty(fentry bool) (detach func(), err error) {
+func empty(by string) (detach func(), err error) {
 	var closers []func() error
 	detach = func() {
 		for _, c := range closers {
@@ -73,10 +73,13 @@ func empty(fentry bool) (detach func(), err error) {
 	}
 	for _, symbol := range []string{"perf_mmap", "perf_mmap_close"} {
 		for _, ret := range []bool{true, false} {
-			l, program, err := attachEmpty(symbol, fentry, ret)
+			if by == "session" && ret {
+				continue // the other one is on both ends
+			}
+			l, program, err := attachEmpty(symbol, by, ret)
 			if err != nil {
 				detach()
-				return nil, fmt.Errorf("attach an empty program to %s: %w", symbol, err)
+				return nil, fmt.Errorf("attach an empty program to %s by %s: %w", symbol, by, err)
 			}
 			closers = append(closers, l.Close, program.Close)
 		}
@@ -84,13 +87,16 @@ func empty(fentry bool) (detach func(), err error) {
 	return detach, nil
 }
 
-func attachEmpty(symbol string, fentry, ret bool) (link.Link, *ebpf.Program, error) {
+func attachEmpty(symbol, by string, ret bool) (link.Link, *ebpf.Program, error) {
 	spec := &ebpf.ProgramSpec{Type: ebpf.Kprobe, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}}
-	if fentry {
+	switch by {
+	case "fentry":
 		spec.Type, spec.AttachTo, spec.AttachType = ebpf.Tracing, symbol, ebpf.AttachTraceFEntry
 		if ret {
 			spec.AttachType = ebpf.AttachTraceFExit
 		}
+	case "session":
+		spec.AttachType = ebpf.AttachTraceKprobeSession
 	}
 	program, err := ebpf.NewProgram(spec)
 	if err != nil {
@@ -98,8 +104,10 @@ func attachEmpty(symbol string, fentry, ret bool) (link.Link, *ebpf.Program, err
 	}
 	var l link.Link
 	switch {
-	case fentry:
+	case by == "fentry":
 		l, err = link.AttachTracing(link.TracingOptions{Program: program})
+	case by == "session":
+		l, err = link.KprobeMulti(program, link.KprobeMultiOptions{Symbols: []string{symbol}, Session: true})
 	case ret:
 		l, err = link.Kretprobe(symbol, program, nil)
 	default:

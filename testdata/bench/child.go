@@ -109,10 +109,16 @@ func (c *child) status(name string) (int64, error) {
 	return strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 }
 
-func (c *child) stop() error {
+// stop interrupts it. It takes so many ns to end.
+func (c *child) stop() (took int64, err error) {
+	began, err := clock(unix.CLOCK_MONOTONIC)
+	if err != nil {
+		return 0, err
+	}
 	c.cmd.Process.Signal(unix.SIGINT)
 	if err := c.cmd.Wait(); err != nil {
-		return fmt.Errorf("%s: %w: %s", c.cmd.Path, err, c.errors.String())
+		return 0, fmt.Errorf("%s: %w: %s", c.cmd.Path, err, c.errors.String())
 	}
-	return nil
+	ended, err := clock(unix.CLOCK_MONOTONIC)
+	return ended - began, err
 }

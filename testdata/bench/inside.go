@@ -30,6 +30,7 @@ const (
 	figureCall      = "call"      // instructions of the calling thread, per mmap and munmap
 	figureReader    = "reader"    // of the tracer's process, per mmap and munmap
 	figureStart     = "start"     // instructions from exec to the first event
+	figureStop      = "stop"      // and from SIGINT to the exit
 	figureMemory    = "memory"    // peak resident KiB, once it has seen the calls
 	figureTracing   = "tracing"   // resident KiB then: without what the start took
 	figureBystander = "bystander" // instructions of a round of other work
@@ -73,11 +74,24 @@ func pinwatch(attach, transport string) contestant {
 		[]string{"pinwatch", "trace", "--json", "--only", "perf", "--attach", attach, "--transport", transport}, `"subsystem":"perf"`}
 }
 
+// floors are what empty programs are attached by.
+func floors() []string { return []string{"kprobe", "fentry", "session"} }
+
+// floor is that of a contestant.
+func (c contestant) floor() string {
+	for _, by := range floors() {
+		if strings.Contains(c.name, by) {
+			return "empty " + by
+		}
+	}
+	return "empty kprobe" // which is what is taken on the kernel of the table
+}
+
 const bpftrace = "bpftrace"
 
 func contestants() []contestant {
 	return []contestant{
-		pinwatch("fentry", "ringbuf"), pinwatch("kprobe", "ringbuf"), pinwatch("fentry", "perf"), pinwatch("kprobe", "perf"),
+		pinwatch("fentry", "ringbuf"), pinwatch("kprobe", "ringbuf"), pinwatch("session", "ringbuf"), pinwatch("fentry", "perf"), pinwatch("kprobe", "perf"),
 		{"pinwatch, all", []string{"pinwatch", "trace", "--json"}, `"subsystem":"perf"`},
 		{bpftrace, []string{"bpftrace", "-B", "line", "/values.bt"}, "EV "},
 	}
@@ -89,11 +103,10 @@ func measureCalls(only string) error {
 		if err := measureBare("none", func() (func(), error) { return func() {}, nil }); err != nil {
 			return err
 		}
-		if err := measureBare("empty kprobe", func() (func(), error) { return empty(false) }); err != nil {
-			return err
-		}
-		if err := measureBare("empty fentry", func() (func(), error) { return empty(true) }); err != nil {
-			return err
+		for _, by := range floors() {
+			if err := measureBare("empty "+by, func() (func(), error) { return empty(by) }); err != nil {
+				return err
+			}
 		}
 		for _, c := range contestants() {
 			if !strings.Contains(c.name, only) {
@@ -176,7 +189,9 @@ func (c contestant) measure() error {
 	say(figureStart, c.name, float64(tracer.start))
 	say(figureMemory, c.name, float64(peak))
 	say(figureTracing, c.name, float64(now))
-	return tracer.stop()
+	took, err := tracer.stop()
+	say(figureStop, c.name, float64(took))
+	return err
 }
 
 // measureEvents runs the Go benchmarks, where a second of CPU time is 1e9 instructions.
@@ -224,7 +239,7 @@ func measureBystander() error {
 		if err := bystanderRound(all.name); err != nil {
 			return err
 		}
-		if err := tracer.stop(); err != nil {
+		if _, err := tracer.stop(); err != nil {
 			return err
 		}
 	}

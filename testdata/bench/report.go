@@ -25,6 +25,7 @@ func (s samples) ratios() map[string]float64 {
 		}
 		ratios["call: added by "+c.name+" / bare"] = s.added(c.name) / s.median(figureCall, "none")
 		ratios["start: "+c.name+" / bpftrace"] = s.median(figureStart, c.name) / s.median(figureStart, bpftrace)
+		ratios["stop: "+c.name+" / bpftrace"] = s.median(figureStop, c.name) / s.median(figureStop, bpftrace)
 		ratios["memory: "+c.name+" / bpftrace"] = s.median(figureMemory, c.name) / s.median(figureMemory, bpftrace)
 	}
 	ratios["memory: heap after 10 M events / after 1 M"] = s.median(figureHeap, "after all") / s.median(figureHeap, "after a tenth")
@@ -88,19 +89,17 @@ func worseThan(baseline, now map[string]float64) (worse []string) {
 // table is all of it in Markdown.
 func (s samples) table() string {
 	var b strings.Builder
-	b.WriteString("| traced by | a pair costs | added | × floor | × bpftrace | its reader | start | × bpftrace | peak RSS | later |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
-	fmt.Fprintf(&b, "| nothing | %s | | | | | | | | |\n", s.instructions(figureCall, "none"))
-	for _, floor := range []string{"empty kprobe", "empty fentry"} {
-		fmt.Fprintf(&b, "| %s | %s | %.0f | 1.0 | %.2f | | | | | |\n", floor, s.instructions(figureCall, floor), s.added(floor), s.added(floor)/s.added(bpftrace))
+	b.WriteString("| traced by | a pair costs | added | × floor | × bpftrace | its reader | start | × bpftrace | stop | peak RSS | later |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
+	fmt.Fprintf(&b, "| nothing | %s | | | | | | | | | |\n", s.instructions(figureCall, "none"))
+	for _, by := range floors() {
+		floor := "empty " + by
+		fmt.Fprintf(&b, "| %s | %s | %.0f | 1.0 | %.2f | | | | | | |\n", floor, s.instructions(figureCall, floor), s.added(floor), s.added(floor)/s.added(bpftrace))
 	}
 	for _, c := range contestants() {
-		floor := "empty kprobe"
-		if strings.Contains(c.name, "fentry") {
-			floor = "empty fentry"
-		}
-		fmt.Fprintf(&b, "| %s | %s | %.0f | %.1f | %.2f | %.0f | %.2f G | %.2f | %.1f MB | %.1f MB |\n", c.name, s.instructions(figureCall, c.name), s.added(c.name),
+		floor := c.floor()
+		fmt.Fprintf(&b, "| %s | %s | %.0f | %.1f | %.2f | %.0f | %.2f G | %.2f | %.2f G | %.1f MB | %.1f MB |\n", c.name, s.instructions(figureCall, c.name), s.added(c.name),
 			s.added(c.name)/s.added(floor), s.added(c.name)/s.added(bpftrace), s.median(figureReader, c.name), s.median(figureStart, c.name)/1e9,
-			s.median(figureStart, c.name)/s.median(figureStart, bpftrace), s.median(figureMemory, c.name)*1024/1e6, s.median(figureTracing, c.name)*1024/1e6)
+			s.median(figureStart, c.name)/s.median(figureStart, bpftrace), s.median(figureStop, c.name)/1e9, s.median(figureMemory, c.name)*1024/1e6, s.median(figureTracing, c.name)*1024/1e6)
 	}
 	b.WriteString("\n| events through | buffers | events per CPU second | spread | allocations |\n|---|---:|---:|---:|---:|\n")
 	for _, path := range []string{"ledger", "json", "table"} {

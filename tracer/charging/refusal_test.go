@@ -207,6 +207,12 @@ func TestOfRefusal(t *testing.T) {
 			created(ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 600, ValueSize: 4, MaxEntries: 10, Rlimit: true}, refusal.NotReached)(e)
 			e.Failed.AttributesKnown = true
 		}), reason.OtherRule, []string{"the key is too large; it has 600 bytes"}, []string{"one of these", "attributes"}},
+		"map in a cgroup of which no path is known": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 1 << 20, MaxEntries: 32, Watched: true, Refused: true, LimitCgroupID: 7, UsageBytes: 12 << 20, LimitBytes: 12 << 20}, refusal.Unseen)(e)
+		}), reason.Limit, []string{"a memory cgroup is at its limit; it had 12582912 bytes, and may have 12582912 bytes"}, []string{"memory.max", "it is "}},
+		"map in a cgroup that has little left": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 1 << 20, MaxEntries: 32, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 11 << 20, LimitBytes: 12 << 20}, refusal.Unseen)(e)
+		}), reason.Limit, []string{"a memory cgroup had no room; it is /web; memory.current was 11534336 bytes, memory.max 12582912 bytes"}, []string{"at its limit"}},
 		"map of another type before 5.11 that was charged": {refused(unix.E2BIG, func(e *ledger.Entry) {
 			created(ledger.Object{Type: unix.BPF_MAP_TYPE_CGROUP_STORAGE, KeySize: 8, ValueSize: 8192, Rlimit: true}, refusal.Passed)(e)
 			e.Failed.AttributesKnown = true

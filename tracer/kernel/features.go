@@ -104,9 +104,21 @@ func MappingIterator() Feature {
 	return Feature{Name: "iterator of mappings", Since: "5.12 with CONFIG_DEBUG_INFO_BTF", Instead: "/proc/PID/maps and descriptors are used instead", Probe: haveIterator("task_vma")}
 }
 
-// haveIterator reports whether the kernel's own types have an iterator's context: those of
-// a file do not do.
+// KprobeSessions are probes on a function's entry and on its return by one program and one
+// link (535a3692ba72), and need nothing of tracefs, which would outlive a process that is
+// killed.
+func KprobeSessions() Feature {
+	return Feature{Name: "kprobe sessions", Since: "6.10 with CONFIG_FPROBE and CONFIG_DEBUG_INFO_BTF", Instead: "a kprobe at each end is used instead",
+		Probe: ownTypes(Types.HaveSessions)}
+}
+
+// haveIterator reports whether the kernel's own types have an iterator's context.
 func haveIterator(of string) func() error {
+	return ownTypes(func(t Types) bool { return len(t.Parameters("bpf_iter_"+of)) > 0 })
+}
+
+// ownTypes asks the kernel's own types: those of a file do not do.
+func ownTypes(have func(Types) bool) func() error {
 	return func() error {
 		if _, err := os.Stat(kernelBTF); errors.Is(err, os.ErrNotExist) {
 			return ebpf.ErrNotSupported
@@ -115,7 +127,7 @@ func haveIterator(of string) func() error {
 		if _, err := types.Spec(); err != nil {
 			return err
 		}
-		if len(types.Parameters("bpf_iter_"+of)) == 0 {
+		if !have(types) {
 			return ebpf.ErrNotSupported
 		}
 		return nil
@@ -130,5 +142,5 @@ func NoLinks(err error) bool {
 
 // Features are all rows, in the order in which doctor shows them.
 func Features() []Feature {
-	return []Feature{Kprobes(), RingBuffer(), ProbesOnPerfMmap(), Iterators(), MappingIterator()}
+	return []Feature{Kprobes(), KprobeSessions(), RingBuffer(), ProbesOnPerfMmap(), Iterators(), MappingIterator()}
 }

@@ -131,11 +131,41 @@ const TypedReads = "bpf_rdonly_cast"
 // HaveTypedReads reports whether the function is there and can be called: that takes
 // the JIT, and the kernel's own numbers of types.
 func (t Types) HaveTypedReads() bool {
-	if t.File != nil || len(t.Parameters(TypedReads)) == 0 {
+	return t.File == nil && len(t.Parameters(TypedReads)) > 0 && jit()
+}
+
+// jit reports whether programs are compiled, without which they call no kernel function.
+func jit() bool {
+	enabled, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
+	return err != nil || strings.TrimSpace(string(enabled)) != "0" // not all may read it
+}
+
+// hasFunctions reports whether all of these are known.
+func (t Types) hasFunctions(names ...string) bool {
+	spec, err := t.Spec()
+	if err != nil {
 		return false
 	}
-	jit, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
-	return err != nil || strings.TrimSpace(string(jit)) != "0" // not all may read it
+	for _, name := range names {
+		var f *btf.Func
+		if spec.TypeByName(name, &f) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// HaveSessions reports whether kprobes can be sessions: see KprobeSessions. Programs ask the
+// kernel which end of a function they are at, as they do for typed reads.
+func (t Types) HaveSessions() bool {
+	return t.File == nil && t.hasFunctions("bpf_session_is_return", "register_fprobe_ips") && jit()
+}
+
+// FollowsAllReturns reports whether a session follows any number of returns at once: since
+// 6.14 (4346ba160409) the function graph tracer keeps them with the task.
+func (t Types) FollowsAllReturns() bool {
+	spec, err := t.Spec()
+	return err == nil && HasMember(spec, "fprobe", "hlist_array")
 }
 
 // HasStaticFunctions reports whether the types describe static functions. Those of

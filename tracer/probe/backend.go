@@ -3,19 +3,21 @@ package probe
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // The backends, as --attach names them.
 const (
-	AttachAuto   = "auto"
-	AttachFentry = "fentry"
-	AttachKprobe = "kprobe"
+	AttachAuto    = "auto"
+	AttachFentry  = "fentry"
+	AttachKprobe  = "kprobe"
+	AttachSession = "session"
 )
 
 // AttachNames are what --attach takes.
-func AttachNames() []string { return []string{AttachAuto, AttachFentry, AttachKprobe} }
+func AttachNames() []string { return []string{AttachAuto, AttachFentry, AttachKprobe, AttachSession} }
 
 // Backend is one way to see perf buffers mapped and unmapped. It attaches all of its
 // required probes, or none.
@@ -41,12 +43,15 @@ func (b Backend) FallbackReason(err error) string {
 }
 
 // Choose returns the backends that --attach allows, the one that loses least first.
-func Choose(attach string) ([]Backend, error) {
-	switch attach {
-	case "", AttachAuto:
-		return backends(), nil
-	case AttachFentry, AttachKprobe:
-		return slices.DeleteFunc(backends(), func(b Backend) bool { return b.Name != attach }), nil
+// Sessions are auto's choice where this kernel has good ones.
+func Choose(attach string, k Kernel) ([]Backend, error) {
+	if !slices.Contains(AttachNames(), attach) && attach != "" {
+		return nil, fmt.Errorf("--attach %s: want one of %s", attach, strings.Join(AttachNames(), ", "))
 	}
-	return nil, fmt.Errorf("--attach %s: want %s, %s or %s", attach, AttachAuto, AttachFentry, AttachKprobe)
+	return slices.DeleteFunc(backends(), func(b Backend) bool {
+		if attach == "" || attach == AttachAuto {
+			return b.Name == AttachSession && !k.prefersSessions()
+		}
+		return b.Name != attach
+	}), nil
 }

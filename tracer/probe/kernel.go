@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -17,6 +18,36 @@ type Kernel struct {
 	// Absent holds, for functions that only some kernels have, whether this one is
 	// known to lack them. nil: nothing is known.
 	Absent map[string]bool
+
+	addresses map[string]uint64 // of functions that probes are on; 0: there is none. nil: nothing is known
+	sessions  bool              // kprobes are to be sessions
+}
+
+// By is the kernel for all programs of a trace whose backend for perf buffers is b.
+func (k Kernel) By(b Backend) Kernel {
+	k.sessions = b.Name == AttachSession || b.Name == AttachFentry && k.prefersSessions()
+	return k
+}
+
+// prefersSessions reports whether sessions are better than kprobes: where they follow all
+// returns. Before that each patches the kernel's text anew, and a start takes twice as long.
+func (k Kernel) prefersSessions() bool { return k.HaveSessions() && k.FollowsAllReturns() }
+
+// Hook is what is on functions that have no trampoline, as --attach names it.
+func (k Kernel) Hook() string { return Probe{multi: k.sessions}.hook() }
+
+// places is how often a session is to be on a function. Before 6.14 (4346ba160409) the
+// kernel follows two returns for each CPU and each place that it is told, the same
+// one too.
+func (k Kernel) places(p Probe) int {
+	if !p.ret || k.FollowsAllReturns() {
+		return 1
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return 1
+	}
+	return (cmp.Or(p.AtOnce, everyProcess) + 2*cpus - 1) / (2 * cpus)
 }
 
 // lacks reports whether this kernel is known to have nothing that a probe could be on.
@@ -57,7 +88,7 @@ func (s Specs) Resolve(types kernel.Types) (Kernel, *ebpf.Program) {
 	if !types.HaveTypedReads() {
 		s.eachProgram(hideTypedReads)
 	}
-	functions := s.optionalFunctions(k)
+	functions := s.functions(k, false)
 	var variables []string
 	s.eachProgram(func(program *ebpf.ProgramSpec) {
 		for _, ins := range program.Instructions {
@@ -66,12 +97,17 @@ func (s Specs) Resolve(types kernel.Types) (Kernel, *ebpf.Program) {
 			}
 		}
 	})
-	asked, addresses, err := kernel.SymbolAddresses(slices.Concat(variables, functions))
+	names := slices.Concat(variables, functions)
+	if k.HaveSessions() {
+		names = slices.Concat(variables, s.functions(k, true))
+	}
+	asked, addresses, err := kernel.SymbolAddresses(names)
 	if err != nil {
 		k.Absent = kernel.AbsentSymbols(functions)
 		return k, asked
 	}
 	s.eachProgram(func(program *ebpf.ProgramSpec) { setSymbols(program, addresses) })
+	k.addresses = addresses
 	k.Absent = map[string]bool{}
 	for _, name := range functions {
 		k.Absent[name] = addresses[name] == 0
@@ -90,8 +126,8 @@ func (s Specs) eachProgram(do func(*ebpf.ProgramSpec)) {
 	}
 }
 
-// optionalFunctions are those that not every kernel has.
-func (s Specs) optionalFunctions(k Kernel) (functions []string) {
+// functions are those that probes may be on: all of them, or those that not every kernel has.
+func (s Specs) functions(k Kernel, all bool) (functions []string) {
 	var probes []Probe
 	for _, b := range backends() {
 		for _, p := range b.Probes {
@@ -110,7 +146,7 @@ func (s Specs) optionalFunctions(k Kernel) (functions []string) {
 	}
 	for _, p := range probes {
 		for _, name := range []string{p.Symbol, p.Outlined} {
-			if p.Optional && name != "" && !slices.Contains(functions, name) {
+			if (all || p.Optional) && name != "" && !slices.Contains(functions, name) {
 				functions = append(functions, name)
 			}
 		}

@@ -5,18 +5,22 @@ import "github.com/pinwatch/pinwatch/bpf"
 // backends are what is attached to see perf buffers mapped and unmapped, the one that
 // loses least first. The first that this kernel and this user can use is taken.
 func backends() []Backend {
+	// Refused before 5.16: kernel/events/core.c was built without ftrace until
+	// 79df45731da6.
+	kprobes := []Probe{
+		{Program: bpf.PerfProgKretprobePerfMmap},
+		{Program: bpf.PerfProgKprobePerfMmap},
+		{Program: bpf.PerfProgKretprobePerfMmapClose},
+		{Program: bpf.PerfProgKprobePerfMmapClose},
+		{Program: bpf.PerfProgKretprobePerfMmapMaySplit, Optional: true},
+		{Program: bpf.PerfProgKprobePerfMmapMaySplit, Optional: true},
+	}
 	return []Backend{{
-		// Refused before 5.16: kernel/events/core.c was built without ftrace
-		// until 79df45731da6.
-		Name: AttachKprobe,
-		Probes: []Probe{
-			{Program: bpf.PerfProgKretprobePerfMmap},
-			{Program: bpf.PerfProgKprobePerfMmap},
-			{Program: bpf.PerfProgKretprobePerfMmapClose},
-			{Program: bpf.PerfProgKprobePerfMmapClose},
-			{Program: bpf.PerfProgKretprobePerfMmapMaySplit, Optional: true},
-			{Program: bpf.PerfProgKprobePerfMmapMaySplit, Optional: true},
-		},
+		Name:   AttachSession,
+		Probes: kprobes,
+	}, {
+		Name:   AttachKprobe,
+		Probes: kprobes,
 	}, {
 		// Cheaper, and needs no kprobes. But these programs can be preempted,
 		// and the kernel skips one that is under way on the CPU already: of 49,000

@@ -36,25 +36,40 @@ type Probe struct {
 	Hot bool
 	// AtOnce is how many calls may be under way without their returns going unseen. 0:
 	// the kernel's own choice, one per CPU or two with a floor of ten. Another number
-	// takes tracefs.
+	// takes tracefs, unless it is a session.
 	AtOnce int
 
-	ret        bool // at the function's return
-	trampoline bool // by fentry or fexit, else by a kprobe
+	ret        bool   // at the function's return
+	trampoline bool   // by fentry or fexit, else by a kprobe
+	multi      bool   // by kprobe.multi
+	entry      string // the program for the function's entry, if it is a session; Program is for the return
 }
 
 // State is what became of a probe.
 type State struct {
 	Symbol string `json:"symbol"`
 	Return bool   `json:"return"` // on the function's return
+	Entry  bool   `json:"entry"`  // on its entry
 	Fired  bool   `json:"fired"`
 }
 
 func (s State) String() string {
-	if s.Return {
+	switch {
+	case s.Return && s.Entry:
+		return s.Symbol + " and its return"
+	case s.Return:
 		return "the return of " + s.Symbol
 	}
 	return s.Symbol
+}
+
+// state is what became of the probe, whose program has run so often.
+func (p Probe) state(runs uint64) State {
+	s := State{Symbol: p.Symbol, Return: p.ret, Entry: !p.ret || p.entry != "", Fired: runs > 0}
+	if p.entry != "" {
+		s.Fired = runs > 1
+	}
+	return s
 }
 
 // fromELF completes a row by its program: the function, and entry or return.
@@ -70,8 +85,11 @@ func (p Probe) fromELF(spec *ebpf.ProgramSpec) Probe {
 
 // hook is what a probe is attached by, as --attach names it.
 func (p Probe) hook() string {
-	if p.trampoline {
+	switch {
+	case p.trampoline:
 		return AttachFentry
+	case p.multi:
+		return AttachSession
 	}
 	return AttachKprobe
 }
@@ -79,8 +97,11 @@ func (p Probe) hook() string {
 // loaded names the probe's program as it is loaded. A trampoline's is bound to its
 // function, so it may be there several times.
 func (p Probe) loaded() string {
-	if p.trampoline {
+	switch {
+	case p.trampoline:
 		return p.Program + "@" + p.Symbol
+	case p.entry != "":
+		return p.entry + "+" + p.Program
 	}
 	return p.Program
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 
 	"github.com/pinwatch/pinwatch/tracer/kernel"
@@ -38,9 +39,7 @@ type attached struct {
 // verification, and before 6.2 (60443c88f3a8) a walk through all kernel symbols, several
 // times. Of the maps that the source marks as shared, those given are used.
 func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[string]*ebpf.Map) (*Set, error) {
-	s := &Set{absent: k.Absent, attach: attachLink, skipped: recursionMisses, missed: missedByKprobe}
-	spec := source.Copy()
-	spec.Programs = map[string]*ebpf.ProgramSpec{}
+	s := &Set{absent: k.Absent, attach: k.attachLink, skipped: recursionMisses, missed: missedByKprobe}
 	for _, p := range probes {
 		program, ok := source.Programs[p.Program]
 		if !ok {
@@ -51,11 +50,11 @@ func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 			continue
 		}
 		s.probes = append(s.probes, p)
-		program = program.Copy()
-		if p.trampoline {
-			program.AttachTo = p.Symbol
-		}
-		spec.Programs[p.loaded()] = program
+	}
+	spec := source.Copy()
+	var err error
+	if spec.Programs, err = s.programs(source.Programs, k); err != nil {
+		return nil, err
 	}
 	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}, Cache: k.Cache}
 	options.Programs.KernelTypes = k.File
@@ -65,11 +64,36 @@ func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 			options.MapReplacements[name] = m
 		}
 	}
-	var err error
 	if s.collection, err = ebpf.NewCollectionWithOptions(spec, options); err != nil {
 		return nil, kernel.WithoutGuess(err)
 	}
 	return s, nil
+}
+
+// programs are those to load, by the names that the probes have for them.
+func (s *Set) programs(built map[string]*ebpf.ProgramSpec, k Kernel) (map[string]*ebpf.ProgramSpec, error) {
+	var isReturn btf.TypeID
+	if k.sessions {
+		var err error
+		if isReturn, err = k.isReturn(); err != nil {
+			return nil, fmt.Errorf("%w (%w)", ebpf.ErrNotSupported, err)
+		}
+		s.probes = sessions(s.probes)
+	}
+	programs := map[string]*ebpf.ProgramSpec{}
+	for _, p := range s.probes {
+		program := built[p.Program].Copy()
+		switch {
+		case p.trampoline:
+			program.AttachTo = p.Symbol
+		case p.entry != "":
+			program = session(built[p.entry], program, isReturn)
+		case p.multi:
+			program.AttachType = ebpf.AttachTraceKprobeMulti
+		}
+		programs[p.loaded()] = program
+	}
+	return programs, nil
 }
 
 // Maps are those that the programs use, by name.
@@ -124,7 +148,7 @@ func (s *Set) forgo(p Probe, err error) {
 	case p.Without != "":
 		s.notes = append(s.notes, fmt.Sprintf("%s: cannot attach to %s: %v", p.Without, p.Symbol, err))
 	case known || !Unsupported(err):
-		s.notes = append(s.notes, fmt.Sprintf("%s is not watched: %v", State{Symbol: p.Symbol, Return: p.ret}, err))
+		s.notes = append(s.notes, fmt.Sprintf("%s is not watched: %v", p.state(0), err))
 	}
 }
 
@@ -140,9 +164,12 @@ func (s *Set) attachOne(p Probe) (link.Link, error) {
 	return s.attach(p, program)
 }
 
-func attachLink(p Probe, program *ebpf.Program) (link.Link, error) {
-	if p.trampoline {
+func (k Kernel) attachLink(p Probe, program *ebpf.Program) (link.Link, error) {
+	switch {
+	case p.trampoline:
 		return link.AttachTracing(link.TracingOptions{Program: program})
+	case p.multi:
+		return k.attachMulti(p, program)
 	}
 	if kernel.Kprobes().Lacks() {
 		return nil, fmt.Errorf("kprobes: %w", ebpf.ErrNotSupported)
@@ -152,7 +179,11 @@ func attachLink(p Probe, program *ebpf.Program) (link.Link, error) {
 	}
 	if p.AtOnce > 0 {
 		// Only tracefs takes a number, and it may not be there.
-		if l, err := link.Kretprobe(p.Symbol, program, &link.KprobeOptions{RetprobeMaxActive: p.AtOnce}); err == nil {
+		options := link.KprobeOptions{RetprobeMaxActive: p.AtOnce}
+		if self, err := thisMaker(); err == nil {
+			options.TraceFSPrefix = self.group()
+		}
+		if l, err := link.Kretprobe(p.Symbol, program, &options); err == nil {
 			return l, nil
 		}
 	}
@@ -175,7 +206,7 @@ func (s *Set) Fired() (states []State, silent []string, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		state := State{Symbol: l.probe.Symbol, Return: l.probe.ret, Fired: stats.RunCount > 0}
+		state := l.probe.state(stats.RunCount)
 		if !state.Fired && l.probe.mustFire() {
 			silent = append(silent, state.String())
 		}
@@ -191,7 +222,9 @@ func (p Probe) mustFire() bool { return !p.Optional && !p.Idle && !p.Hot }
 // reported: for kernels that do not count the runs of programs.
 func (s *Set) Assumed(reported bool) (states []State) {
 	for _, l := range s.links {
-		states = append(states, State{Symbol: l.probe.Symbol, Return: l.probe.ret, Fired: reported && !l.probe.Idle})
+		state := l.probe.state(0)
+		state.Fired = reported && !l.probe.Idle
+		states = append(states, state)
 	}
 	return states
 }
@@ -232,6 +265,9 @@ func missedByKprobe(l link.Link) uint64 {
 	}
 	if event := info.PerfEvent(); event != nil && event.Kprobe() != nil {
 		return event.Kprobe().Missed
+	}
+	if multi := info.KprobeMulti(); multi != nil {
+		return multi.Missed
 	}
 	return 0
 }

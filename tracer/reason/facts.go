@@ -201,8 +201,13 @@ func (f *Facts) values() map[string]string {
 	}
 	number("existing", f.Existing, "page")
 	number("existing-aux", f.ExistingAUX, "page")
-	number("current", f.CgroupCurrent, "byte")
-	number("max", f.CgroupLimit, "byte")
+	if f.Cgroup != "" {
+		number("current", f.CgroupCurrent, "byte")
+		number("max", f.CgroupLimit, "byte")
+	} else { // it may be one of v1, whose files have other names
+		number("had", f.CgroupCurrent, "byte")
+		number("may", f.CgroupLimit, "byte")
+	}
 	number("wanted", f.CgroupWanted, "byte")
 	number("machine", f.Machine, "byte")
 	number("buffer", f.BufferBytes, "byte")
@@ -222,7 +227,7 @@ func (f *Facts) values() map[string]string {
 		}
 	}
 	v["cgroup-is"] = "is at its limit"
-	if f.CgroupCurrent != nil && f.CgroupLimit != nil && f.CgroupWanted != nil && *f.CgroupWanted > int64(f.pageSize()) && *f.CgroupCurrent < *f.CgroupLimit {
+	if f.CgroupCurrent != nil && f.CgroupLimit != nil && *f.CgroupCurrent < *f.CgroupLimit {
 		v["cgroup-is"] = "had no room"
 	}
 	v["largest"] = count(rule.LargestData(f.pageSize()), "data page")

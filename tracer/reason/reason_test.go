@@ -2,6 +2,7 @@ package reason
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
 	"regexp"
@@ -67,7 +68,9 @@ func (r Reason) id() string {
 func TestRowsAreComplete(t *testing.T) {
 	seen := map[string]bool{}
 	version, placeholder := regexp.MustCompile(`^(\d+\.\d+(\.\d+)?)?$`), regexp.MustCompile(`\{([^}]*)\}`)
-	known := fullFacts().values()
+	known, unnamed := fullFacts().values(), fullFacts()
+	unnamed.Cgroup = ""
+	maps.Copy(known, unnamed.values())
 	for _, r := range Table() {
 		if seen[r.id()] {
 			t.Errorf("%s: there are two", r.id())
@@ -117,6 +120,7 @@ var again = map[string]string{
 	"buffers-perf":        "buffers-limit",
 	"send-outstanding":    "send-limit",
 	"vfio-privileged":     "vfio-limit",
+	"buffers-tagged":      "buffers-limit",
 	"rdma-privileged":     "rdma-limit",
 	"vdpa-privileged":     "vdpa-limit",
 	"iommufd-privileged":  "iommufd-limit",

@@ -9,7 +9,7 @@ import (
 )
 
 // What a memory cgroup's refusal is called.
-var overCgroup = []string{"a memory cgroup {cgroup-is}", "it is {cgroup}", "memory.current was {current}, memory.max {max}", "it was to have room for {wanted} more at once"}
+var overCgroup = []string{"a memory cgroup {cgroup-is}", "it is {cgroup}", "memory.current was {current}, memory.max {max}", "it had {had}, and may have {may}", "it was to have room for {wanted} more at once"}
 
 // ringRows are those of io_uring_setup().
 func ringRows() []Reason {

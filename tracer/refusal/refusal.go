@@ -99,6 +99,10 @@ type Call struct {
 	PossibleCPUs uint32
 }
 
+// CgroupV1 marks the id of a memory cgroup that is in a hierarchy of v1, which has ids of its
+// own.
+const CgroupV1 = 1 << 52
+
 // MemoryLimit is a memory cgroup and what it had, in bytes, as it was after the kernel had
 // tried to free some for the WantedBytes that it was to have room for at once. LimitBytes is -1
 // without a limit.

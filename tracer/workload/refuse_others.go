@@ -34,6 +34,7 @@ func ringProvocations() []Provocation {
 		{"ring-files", "io_uring_setup with no file descriptor left", ringFiles},
 		{"ring-threads", "io_uring_setup with a kernel thread beyond pids.max of the cgroup", ringThreads},
 		{"buffers-limit", "nine buffers of 4 KiB that are not aligned, registered with a ring, RLIMIT_MEMLOCK 64 KiB", buffersLimit},
+		{"buffers-tagged", "two buffers of nine pages, registered with a ring by the call that takes tags, RLIMIT_MEMLOCK 64 KiB", buffersTagged},
 		{"buffers-huge", "a buffer of a page on a huge page, registered with a ring, RLIMIT_MEMLOCK 1 MiB", buffersHuge},
 		{"buffers-perf", "seven buffers of a page, registered where perf buffers of the same user fill its counter, RLIMIT_MEMLOCK 512 KiB", buffersPerf},
 		{"buffers-unmapped", "a buffer at an address where nothing is, registered with a ring", buffersOf("an unmapped address", func(v *unix.Iovec) { v.Base = (*byte)(address(uintptr(os.Getpagesize()))) })},
@@ -209,6 +210,31 @@ func buffersLimit(r *Refuse) error {
 	}
 	return r.provoke(registering(fmt.Sprintf("%d buffers of a page that are not aligned", count), int64(2*count)), func() unix.Errno {
 		return registerBuffers(fd, vectors...)
+	})
+}
+
+// buffersTagged is given the size of a struct, where the other call is given the number.
+func buffersTagged(r *Refuse) error {
+	if err := r.become(65534, 16); err != nil {
+		return err
+	}
+	fd, err := r.smallRing()
+	if err != nil {
+		return err
+	}
+	half := 9 * os.Getpagesize()
+	memory, err := smallPages(18)
+	if err != nil {
+		return err
+	}
+	vectors := []unix.Iovec{vector(memory[:half]), vector(memory[half:])}
+	given := struct { // struct io_uring_rsrc_register
+		count, flags            uint32
+		reserved, vectors, tags uint64
+	}{count: 2, vectors: uint64(uintptr(unsafe.Pointer(&vectors[0])))}
+	const registerBuffers2 = 15
+	return r.provoke(registering("two buffers of nine pages, without tags", 18), func() unix.Errno {
+		return ringRegister(fd, registerBuffers2, unsafe.Pointer(&given), unsafe.Sizeof(given))
 	})
 }
 
