@@ -19,7 +19,7 @@ import (
 
 // The agent tells of a refusal as it happens, and after it was killed its recording does. The
 // witness is the process that was refused.
-func TestAgent(t *testing.T) { guests.Test(t, guesttest.Ends, watchesForEver) }
+func TestAgent(t *testing.T) { guests.Test(t, guesttest.Newest, watchesForEver) }
 
 func watchesForEver(t *testing.T, k guesttest.Kernel) {
 	kib := userPages(t, k)
