@@ -89,7 +89,7 @@ status, but that a FILE that cannot be written is told as "could not run".`,
   pinwatch check --kernel bzImage --scenario map-twice,past-allowance
   pinwatch check --kernel old/bzImage --kernel new/bzImage --format junit
   pinwatch check --kernel bzImage --output table=-,ktap=a.ktap,junit=b.xml,json=c.json
-  pinwatch check --kernel linux-image-6.12.0-amd64.deb --kernel oci://ghcr.io/cilium/ci-kernels:6.12
+  pinwatch check --kernel linux-image-6.12.0-amd64.deb --kernel oci://registry.example/ci-kernels:6.12
   pinwatch check --kernel bzImage --known stock
   pinwatch check --kernel bzImage --write-known known.txt; pinwatch check --kernel bzImage --known known.txt
   pinwatch check --kernel bzImage-4.19 --kernel bzImage-5.3 --btf types/
