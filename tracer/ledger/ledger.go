@@ -487,9 +487,11 @@ func (l *Ledger) newBuffer(e *Entry) *buffer {
 		l.lastBuffer++
 		id = l.lastBuffer
 	}
-	b := &buffer{}
+	var b *buffer
 	if last := len(l.spare) - 1; last >= 0 {
 		b, l.spare = l.spare[last], l.spare[:last]
+	} else {
+		b = new(buffer)
 	}
 	*b = buffer{id: id, own: e.Caller.Self, maker: e.Caller, limits: e.Buffer.Limits, pageSize: e.PageSize}
 	return b
