@@ -57,7 +57,6 @@ func (l *Log) Enter(e *ledger.Entry) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.roll()
-	r := row.Of(e)
 	this := logged{e.Caller.PID, row.SubsystemName(e), e.Errno, e.Verdict}
 	if l.lines[this] >= linesEach || l.all >= linesAll {
 		l.ever++
@@ -70,6 +69,7 @@ func (l *Log) Enter(e *ledger.Entry) error {
 	}
 	l.lines[this]++
 	l.all++
+	r := row.Of(e)
 	what, level := "refused", slog.LevelWarn
 	attrs := []slog.Attr{slog.String("subsystem", this.subsystem)}
 	if refused {

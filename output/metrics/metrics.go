@@ -51,6 +51,7 @@ type Collector struct {
 	verdicts [ledger.Verdicts][2]uint64
 	users    map[user]int64   // bytes of a counter
 	payers   map[string]int64 // bytes by cgroup
+	unkept   int64            // of cgroups beyond those
 	scheme   rule.Scheme
 	lastNS   uint64
 }
@@ -161,7 +162,8 @@ func (c *Collector) payer(p *ledger.Payer) {
 	}
 	key := cgroupLabel(p.Cgroup)
 	if _, known := c.payers[key]; !known && len(c.payers) >= mostKept {
-		key = other
+		c.unkept += bytes
+		return
 	}
 	if c.payers[key] += bytes; c.payers[key] == 0 {
 		delete(c.payers, key)
@@ -273,16 +275,11 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 			gauge(userLocked, float64(rest), other, which)
 		}
 	}
-	rest := c.payers[other]
-	delete(c.payers, other)
 	paths, less := largest(c.payers, mostCgroups)
 	for _, path := range paths {
 		gauge(bpfCgroup, float64(c.payers[path]), path)
 	}
-	if rest != 0 {
-		c.payers[other] = rest
-	}
-	if rest+less != 0 {
-		gauge(bpfCgroup, float64(rest+less), other)
+	if rest := c.unkept + less; rest != 0 {
+		gauge(bpfCgroup, float64(rest), other)
 	}
 }
