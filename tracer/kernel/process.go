@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strconv"
@@ -46,4 +47,14 @@ func PMUType(name string) (uint32, error) {
 		return 0, fmt.Errorf("%s: %w", path, err)
 	}
 	return uint32(kind), nil
+}
+
+// ProcessStat is what /proc/PID/stat says of a process behind its name, which may hold
+// anything: the first is the state, field 3 of proc(5).
+func ProcessStat(pid int) (fields []string, err error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])), nil
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // A probe in tracefs stays there when the process that made it is killed, switched off. Its
@@ -53,13 +55,11 @@ var thisMaker = sync.OnceValues(func() (m maker, err error) {
 
 // began is when a process began.
 func began(pid uint64) (ticks uint64, err error) {
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	fields, err := kernel.ProcessStat(int(pid))
 	if err != nil {
 		return 0, err
 	}
-	// The name before it may have anything in it, but no field after it has a ")".
-	fields := strings.Fields(string(raw[strings.LastIndex(string(raw), ")")+1:]))
-	const starttime = 22 - 3 // the first of these is the third of all
+	const starttime = 22 - 3
 	if len(fields) <= starttime {
 		return 0, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
 	}

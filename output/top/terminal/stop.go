@@ -1,8 +1,6 @@
 package terminal
 
 import (
-	"bytes"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -12,6 +10,8 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // stops puts the terminal back before a SIGTSTP stops pinwatch, and takes it
@@ -119,16 +119,10 @@ func sessionOf(pid int) int {
 
 // parentOf is a process's parent by /proc; 0 where that cannot be read.
 func parentOf(pid int) int {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
+	fields, err := kernel.ProcessStat(pid)
+	if err != nil || len(fields) < 2 {
 		return 0
 	}
-	// The comm in brackets may hold anything: the fields begin behind the last
-	// bracket.
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 2 {
-		return 0
-	}
-	parent, _ := strconv.Atoi(string(fields[1]))
+	parent, _ := strconv.Atoi(fields[1])
 	return parent
 }
