@@ -98,6 +98,16 @@ func Count[N ~int | ~int64 | ~uint32 | ~uint64](n N, name string) string {
 // WriteJSON writes a value as JSON of several lines, safe for a terminal.
 func WriteJSON(w io.Writer, value any) error {
 	raw, err := json.MarshalIndent(value, "", "  ")
+	return writeEscaped(w, raw, err)
+}
+
+// WriteJSONLine writes a value as JSON of one line, safe for a terminal.
+func WriteJSONLine(w io.Writer, value any) error {
+	raw, err := json.Marshal(value)
+	return writeEscaped(w, raw, err)
+}
+
+func writeEscaped(w io.Writer, raw []byte, err error) error {
 	if err != nil {
 		return err
 	}

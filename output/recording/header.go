@@ -57,14 +57,7 @@ func NewHeader(pinwatch string, anonymous bool) (*Header, error) {
 }
 
 // Write writes the header's line.
-func (h *Header) Write(w io.Writer) error {
-	raw, err := json.Marshal(h)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(append(format.EscapeJSON(raw), '\n'))
-	return err
-}
+func (h *Header) Write(w io.Writer) error { return format.WriteJSONLine(w, h) }
 
 // String says it in a few words.
 func (h *Header) String() string {
