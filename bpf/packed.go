@@ -3,7 +3,6 @@ package bpf
 import (
 	"bytes"
 	"fmt"
-	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/klauspost/compress/zstd"
@@ -15,7 +14,7 @@ import (
 // calls.
 func Packed(stem string) func() (*ebpf.CollectionSpec, error) {
 	return func() (*ebpf.CollectionSpec, error) {
-		raw, err := packed.ReadFile("packed/" + stem + "_" + arch() + "_bpfel.o.zst")
+		raw, err := packed.ReadFile("packed/" + stem + "_" + arch + "_bpfel.o.zst")
 		if err != nil {
 			return nil, err
 		}
@@ -31,12 +30,4 @@ func Packed(stem string) func() (*ebpf.CollectionSpec, error) {
 		}
 		return ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
 	}
-}
-
-// arch is the architecture's name in bpf2go's file names.
-func arch() string {
-	if runtime.GOARCH == "amd64" {
-		return "x86"
-	}
-	return runtime.GOARCH
 }

@@ -42,9 +42,8 @@ func waitFor(pid, options int) (status unix.WaitStatus, err error) {
 }
 
 // inside has a child in a cgroup make a system call, with the argument behind its first one a
-// pointer. Its errno is the
-// child's exit status. A child that has got something stops, and is the value; where it is
-// not to hold it, it ends.
+// pointer. Its errno is the child's exit status. A child that has got something stops, and is
+// the value; where it is not to hold it, it ends.
 func inside(cgroup int, hold bool, call, first uintptr, p unsafe.Pointer, last uintptr) reply {
 	clone := struct {
 		flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
