@@ -135,7 +135,7 @@ func (c combination) agrees(t *testing.T) {
 		tr.stop()
 		// Emulated machines skip kprobes now and then, two times in a row too, and these are
 		// counted: once more.
-		if attempt == 5 || !tr.skipped() {
+		if attempt == 3 || !tr.skipped() {
 			tr.agrees(steps)
 			return
 		}
