@@ -117,14 +117,17 @@ test-unit: ## what needs no kernel
 	testdata/install.sh $(RACE) $(TERMINAL) $(PACKERS)
 	CGO_ENABLED=1 $(GO) test -json -race $(PACKAGES) | $(SHOW)
 
+# All packages at once, and of all their guests as many as keep the CPUs busy: one more, for
+# they wait now and then.
+LIMIT = 40m
+IN_GUESTS = slots=$$(mktemp -d); trap 'rm -rf "$$slots"' EXIT; (cd "$$slots"; touch $$(seq 0 $$(nproc))); \
+	PINWATCH_GUEST_SLOTS=$$slots \
+		$(GO) test -json -tags guest -count=1 -p 4 -parallel 4 -timeout $(LIMIT) ./tracer/... | $(SHOW)
+
 .PHONY: test-guest
 test-guest: ## the tracer in guests: 5.10, 6.1, 6.12 and the newest series
 	testdata/install.sh $(GUEST_TESTS) $(RACE)
-	@# All packages at once, and of all their guests as many as keep the CPUs busy: one more,
-	@# for they wait now and then.
-	@slots=$$(mktemp -d); trap 'rm -rf "$$slots"' EXIT; (cd "$$slots"; touch $$(seq 0 $$(nproc))); \
-	PINWATCH_GUEST_SLOTS=$$slots \
-		$(GO) test -json -tags guest -count=1 -p 4 -parallel 4 -timeout 40m ./tracer/... | $(SHOW)
+	@$(IN_GUESTS)
 
 .PHONY: test-browser
 test-browser: ## the page of pinwatch report in Chromium; PICTURES=DIR keeps what it looks like
@@ -143,12 +146,11 @@ test-agent: ## the metrics, alerts and dashboard of pinwatch agent with Promethe
 	$(GO) test -json -tags prometheus -count=1 ./output/metrics | $(SHOW)
 
 .PHONY: test-kernels
+test-kernels: LIMIT = 4h
 test-kernels: ## the tracer and the check in guests of every series and of arm64
 	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS) $(PACKERS) $(RACE)
-	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; code=0; \
-	PINWATCH_TABLE=$$table PINWATCH_SERIES="$(ALL_SERIES)" \
-		$(GO) test -tags guest -count=1 -p 1 -parallel 2 -timeout 4h -v ./tracer/... || code=$$?; \
-	cat "$$table"; exit $$code
+	@table=$$(mktemp); code=0; export PINWATCH_TABLE=$$table PINWATCH_SERIES="$(ALL_SERIES)"; \
+	($(IN_GUESTS)) || code=$$?; cat "$$table"; rm -f "$$table"; exit $$code
 
 .PHONY: test-dist
 test-dist: ## what make dist makes: reproducible, installed, run and removed in a clean root
