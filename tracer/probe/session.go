@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -110,16 +111,30 @@ func (k Kernel) isReturn() (btf.TypeID, error) {
 
 // attachMulti attaches by kprobe.multi. By the function's address: the kernel walks through
 // all its symbols for a name.
-func (k Kernel) attachMulti(p Probe, program *ebpf.Program) (link.Link, error) {
+func (a attacher) attachMulti(p Probe, program *ebpf.Program) (link.Link, error) {
 	options := link.KprobeMultiOptions{Symbols: []string{p.Symbol}, Session: p.entry != ""}
-	if address, known := k.addresses[p.Symbol]; known {
+	if address, known := a.addresses[p.Symbol]; known {
 		if address == 0 {
 			return nil, fmt.Errorf("%s: %w", p.Symbol, os.ErrNotExist)
 		}
-		options.Symbols, options.Addresses = nil, slices.Repeat([]uintptr{uintptr(address)}, k.places(p))
+		options.Symbols, options.Addresses = nil, slices.Repeat([]uintptr{uintptr(address)}, a.places(p))
 	}
 	if p.ret && p.entry == "" {
 		return link.KretprobeMulti(program, options)
 	}
 	return link.KprobeMulti(program, options)
+}
+
+// places is how often a session is to be on a function. Before 6.14 (4346ba160409) the
+// kernel follows two returns for each CPU and each place that it is told, the same
+// one too.
+func (a attacher) places(p Probe) int {
+	if !p.ret || a.everyReturn {
+		return 1
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return 1
+	}
+	return (cmp.Or(p.AtOnce, everyProcess) + 2*cpus - 1) / (2 * cpus)
 }

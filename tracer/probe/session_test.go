@@ -119,7 +119,7 @@ func TestPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := Kernel{}
+	old := attacher{}
 	for _, c := range []struct {
 		p     Probe
 		least int

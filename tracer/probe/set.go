@@ -29,6 +29,17 @@ type Set struct {
 	missed  func(link.Link) uint64
 }
 
+// attacher is what of a Kernel attaching takes: the types are megabytes, and a Set that kept
+// them would for as long as the trace.
+type attacher struct {
+	addresses   map[string]uint64 // see Kernel
+	everyReturn bool              // sessions follow any number of returns
+}
+
+func (k Kernel) attacher() attacher {
+	return attacher{k.addresses, k.sessions && k.FollowsAllReturns()}
+}
+
 type attached struct {
 	link.Link
 	probe Probe
@@ -39,7 +50,7 @@ type attached struct {
 // verification, and before 6.2 (60443c88f3a8) a walk through all kernel symbols, several
 // times. Of the maps that the source marks as shared, those given are used.
 func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[string]*ebpf.Map) (*Set, error) {
-	s := &Set{absent: k.Absent, attach: k.attachLink, skipped: recursionMisses, missed: missedByKprobe}
+	s := &Set{absent: k.Absent, attach: k.attacher().attach, skipped: recursionMisses, missed: missedByKprobe}
 	for _, p := range probes {
 		program, ok := source.Programs[p.Program]
 		if !ok {
@@ -164,12 +175,12 @@ func (s *Set) attachOne(p Probe) (link.Link, error) {
 	return s.attach(p, program)
 }
 
-func (k Kernel) attachLink(p Probe, program *ebpf.Program) (link.Link, error) {
+func (a attacher) attach(p Probe, program *ebpf.Program) (link.Link, error) {
 	switch {
 	case p.trampoline:
 		return link.AttachTracing(link.TracingOptions{Program: program})
 	case p.multi:
-		return k.attachMulti(p, program)
+		return a.attachMulti(p, program)
 	}
 	if kernel.Kprobes().Lacks() {
 		return nil, fmt.Errorf("kprobes: %w", ebpf.ErrNotSupported)
