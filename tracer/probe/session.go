@@ -77,9 +77,8 @@ const atReturn = "at_return"
 // session makes one program of two. isReturn is the kernel's number of the type of its
 // function bpf_session_is_return(). That takes no argument before 7.0, and then the
 // context, which is where it is looked for either way.
-func session(entry, ret *ebpf.ProgramSpec, isReturn btf.TypeID) *ebpf.ProgramSpec {
-	program := entry.Copy()
-	first, second := program.Instructions, slices.Clone(ret.Instructions)
+func session(entry, ret ebpf.ProgramSpec, isReturn btf.TypeID) ebpf.ProgramSpec {
+	first, second := slices.Clone(entry.Instructions), slices.Clone(ret.Instructions)
 	function := btf.FuncMetadata(&first[0])
 	source := first[0].Source()
 	first[0] = btf.WithFuncMetadata(first[0].WithSymbol(""), nil)
@@ -91,9 +90,9 @@ func session(entry, ret *ebpf.ProgramSpec, isReturn btf.TypeID) *ebpf.ProgramSpe
 		asm.And.Imm(asm.R0, 1), // a bool's other bits say nothing
 		asm.JNE.Imm(asm.R0, 0, atReturn),
 	}
-	program.Instructions = slices.Concat(begin, first, second)
-	program.AttachType = ebpf.AttachTraceKprobeSession
-	return program
+	entry.Instructions = slices.Concat(begin, first, second)
+	entry.AttachType = ebpf.AttachTraceKprobeSession
+	return entry
 }
 
 // isReturn is what session() takes.

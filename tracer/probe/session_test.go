@@ -72,7 +72,7 @@ func TestSessionPrograms(t *testing.T) {
 			made++
 			entry, ret := source.Programs[p.entry], source.Programs[p.Program]
 			before := slices.Clone(entry.Instructions)
-			program := session(entry, ret, number)
+			program := session(*entry, *ret, number)
 			if !slices.EqualFunc(before, entry.Instructions, func(a, b asm.Instruction) bool { return a == b }) {
 				t.Errorf("%s: %s was changed", name, p.entry)
 			}
@@ -102,7 +102,7 @@ func TestSessionPrograms(t *testing.T) {
 	}
 	// As the kernel gets it.
 	two := asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("f"), asm.Return()}
-	program := session(&ebpf.ProgramSpec{Name: "f", Instructions: two}, &ebpf.ProgramSpec{Name: "g", Instructions: two}, number)
+	program := session(ebpf.ProgramSpec{Name: "f", Instructions: two}, ebpf.ProgramSpec{Name: "g", Instructions: two}, number)
 	var raw bytes.Buffer
 	if err := program.Instructions.Marshal(&raw, binary.LittleEndian); err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -62,20 +63,22 @@ func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 		}
 		s.probes = append(s.probes, p)
 	}
-	spec := source.Copy()
+	spec := *source
 	var err error
 	if spec.Programs, err = s.programs(source.Programs, k); err != nil {
 		return nil, err
 	}
 	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}, Cache: k.Cache}
 	options.Programs.KernelTypes = k.File
+	spec.Maps = maps.Clone(source.Maps)
 	for name, m := range shared {
 		if mine, ok := spec.Maps[name]; ok && slices.Contains(mine.Tags, "shared") { // see bpf/record.h
+			mine = mine.Copy()
 			mine.MaxEntries = m.MaxEntries()
-			options.MapReplacements[name] = m
+			spec.Maps[name], options.MapReplacements[name] = mine, m
 		}
 	}
-	if s.collection, err = ebpf.NewCollectionWithOptions(spec, options); err != nil {
+	if s.collection, err = ebpf.NewCollectionWithOptions(&spec, options); err != nil {
 		return nil, kernel.WithoutGuess(err)
 	}
 	return s, nil
@@ -93,16 +96,16 @@ func (s *Set) programs(built map[string]*ebpf.ProgramSpec, k Kernel) (map[string
 	}
 	programs := map[string]*ebpf.ProgramSpec{}
 	for _, p := range s.probes {
-		program := built[p.Program].Copy()
+		program := *built[p.Program] // the instructions are not touched: the library works on a copy
 		switch {
 		case p.trampoline:
 			program.AttachTo = p.Symbol
 		case p.entry != "":
-			program = session(built[p.entry], program, isReturn)
+			program = session(*built[p.entry], program, isReturn)
 		case p.multi:
 			program.AttachType = ebpf.AttachTraceKprobeMulti
 		}
-		programs[p.loaded()] = program
+		programs[p.loaded()] = &program
 	}
 	return programs, nil
 }
