@@ -108,20 +108,33 @@ func (k Kernel) isReturn() (btf.TypeID, error) {
 	return spec.TypeID(t)
 }
 
-// attachMulti attaches by kprobe.multi. By the function's address: the kernel walks through
-// all its symbols for a name.
+// attachMulti attaches by kprobe.multi.
 func (a attacher) attachMulti(p Probe, program *ebpf.Program) (link.Link, error) {
-	options := link.KprobeMultiOptions{Symbols: []string{p.Symbol}, Session: p.entry != ""}
-	if address, known := a.addresses[p.Symbol]; known {
-		if address == 0 {
-			return nil, fmt.Errorf("%s: %w", p.Symbol, os.ErrNotExist)
-		}
-		options.Symbols, options.Addresses = nil, slices.Repeat([]uintptr{uintptr(address)}, a.places(p))
+	options, err := a.options(p)
+	if err != nil {
+		return nil, err
 	}
 	if p.ret && p.entry == "" {
 		return link.KretprobeMulti(program, options)
 	}
 	return link.KprobeMulti(program, options)
+}
+
+// options are those of a link on a probe's function. By the function's address: the kernel
+// walks through all its symbols for a name. With cookies, which nobody asks for: from 6.17
+// on (da7e9c0a7fbc) the kernel follows their null pointer when somebody reads the link's
+// /proc/PID/fdinfo, as lsof does.
+func (a attacher) options(p Probe) (link.KprobeMultiOptions, error) {
+	options := link.KprobeMultiOptions{Symbols: []string{p.Symbol}, Cookies: make([]uint64, 1), Session: p.entry != ""}
+	if address, known := a.addresses[p.Symbol]; known {
+		if address == 0 {
+			return options, fmt.Errorf("%s: %w", p.Symbol, os.ErrNotExist)
+		}
+		places := a.places(p)
+		options.Symbols, options.Addresses = nil, slices.Repeat([]uintptr{uintptr(address)}, places)
+		options.Cookies = make([]uint64, places)
+	}
+	return options, nil
 }
 
 // places is how often a session is to be on a function. Before 6.14 (4346ba160409) the

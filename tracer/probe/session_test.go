@@ -3,7 +3,9 @@ package probe
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 
@@ -130,5 +132,18 @@ func TestPlaces(t *testing.T) {
 	}
 	if n := old.places(Probe{}); n != 1 {
 		t.Errorf("an entry is at %d places", n)
+	}
+}
+
+// Without cookies to read, the kernel crashes where the link's fdinfo is (6.17).
+func TestLinksHaveCookies(t *testing.T) {
+	for _, a := range []attacher{{}, {addresses: map[string]uint64{"f": 4096}}, {addresses: map[string]uint64{"f": 4096}, everyReturn: true}} {
+		options, err := a.options(Probe{Symbol: "f", ret: true, entry: "g"})
+		if err != nil || len(options.Cookies) == 0 || len(options.Cookies) != len(options.Symbols)+len(options.Addresses) {
+			t.Errorf("%+v: %+v, %v", a, options, err)
+		}
+	}
+	if _, err := (attacher{addresses: map[string]uint64{"f": 0}}).options(Probe{Symbol: "f"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("of a function that there is not: %v", err)
 	}
 }
