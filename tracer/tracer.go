@@ -9,6 +9,7 @@ import (
 	"iter"
 	"math/bits"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -172,30 +173,23 @@ func open(opts Options, b probe.Backend, via transport.Transport, specs probe.Sp
 	if err := t.configure(opts); err != nil {
 		return nil, err
 	}
+	if t.decoder, err = newDecoder(opts.Payer); err != nil {
+		return nil, err
+	}
+	if err := t.openOthers(opts, specs, running); err != nil {
+		return nil, err
+	}
+	// The ring is mapped twice, and is in memory from then on: not beside what the loads took.
+	debug.FreeOSMemory()
 	if t.reader, err = via.Open(t.perf.Maps(), opts.Payer); err != nil {
 		t.reader = nil
 		return nil, fmt.Errorf("open the %s: %w", via.What, err)
 	}
-	if t.decoder, err = newDecoder(opts.Payer); err != nil {
-		return nil, err
-	}
 	if err := t.attach(); err != nil {
 		return nil, err
 	}
-	if opts.Others {
-		if t.chargers, err = probe.Open(specs.Chargers, probe.Chargers(specs.Chargers, running), running, t.perf.Maps()); err != nil {
-			if opts.NotPerf {
-				return nil, fmt.Errorf("watch io_uring, AF_XDP and others that share locked_vm: %w", err)
-			}
-			t.degraded = append(t.degraded, fmt.Sprintf("%s: %v", ChargersNotWatched, err))
-			t.chargers, err = nil, nil
-		}
-		t.degraded = append(t.degraded, t.chargers.Notes()...)
-		t.decoder.compared.ringsProbed = t.chargers.Watches(ringComparison)
-		t.decoder.compared.cgroups = t.chargers.Watches(cgroupReclaim)
-	}
-	if opts.BPF {
-		if err := t.watchObjects(opts, specs, running); err != nil {
+	if t.bpfObjects != nil {
+		if err := t.testObjects(); err != nil {
 			return nil, err
 		}
 	}
@@ -203,6 +197,26 @@ func open(opts Options, b probe.Backend, via transport.Transport, specs probe.Sp
 		return nil, fmt.Errorf("open the %s: %w", via.What, err)
 	}
 	return t, nil
+}
+
+// openOthers loads and attaches what is on the other chargers and on BPF objects.
+func (t *Tracer) openOthers(opts Options, specs probe.Specs, running probe.Kernel) (err error) {
+	if opts.Others {
+		if t.chargers, err = probe.Open(specs.Chargers, probe.Chargers(specs.Chargers, running), running, t.perf.Maps()); err != nil {
+			if opts.NotPerf {
+				return fmt.Errorf("watch io_uring, AF_XDP and others that share locked_vm: %w", err)
+			}
+			t.degraded = append(t.degraded, fmt.Sprintf("%s: %v", ChargersNotWatched, err))
+			t.chargers = nil
+		}
+		t.degraded = append(t.degraded, t.chargers.Notes()...)
+		t.decoder.compared.ringsProbed = t.chargers.Watches(ringComparison)
+		t.decoder.compared.cgroups = t.chargers.Watches(cgroupReclaim)
+	}
+	if opts.BPF {
+		return t.watchObjects(opts, specs, running)
+	}
+	return nil
 }
 
 // begin begins the trace, once all probes on perf buffers are attached and were seen to
@@ -252,7 +266,7 @@ func (t *Tracer) watchObjects(opts Options, specs probe.Specs, running probe.Ker
 		t.decoder.compared.objectCgroups = t.bpfObjects.Watches(cgroupReclaim)
 		t.decoder.compared.verifier = t.bpfObjects.Watches("bpf_check")
 		t.decoder.compared.programs = t.bpfObjects.Watches("bpf_prog_alloc")
-		return t.testObjects()
+		return nil
 	case opts.Memcg || opts.NotPerf:
 		return fmt.Errorf("watch BPF objects: %w", err)
 	}

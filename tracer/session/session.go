@@ -47,7 +47,7 @@ type Session struct {
 // system afterwards: parsing the kernel's types needs many times the memory of tracing.
 func Open(ctx context.Context, opts Options) (*Session, error) {
 	defer debug.FreeOSMemory()
-	defer debug.SetGCPercent(debug.SetGCPercent(50))
+	defer debug.SetGCPercent(debug.SetGCPercent(70))
 	if opts.Command != nil {
 		// Orphans of the command stay below this process, and so its own.
 		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
