@@ -75,6 +75,23 @@ func Time(f *pflag.FlagSet, t *time.Time, name, usage string) {
 	f.Var(&moment{t, time.Now}, name, usage+", such as 2026-03-01T02:59:00Z, \"2026-03-01 02:59\", 02:59 (of today), or 90m (ago)")
 }
 
+// Span is from when to when; zero: from the first, to the last.
+type Span struct{ From, To time.Time }
+
+// Add adds the flags of a span.
+func (s *Span) Add(f *pflag.FlagSet, from, to string) {
+	Time(f, &s.From, "from", from)
+	Time(f, &s.To, "to", to)
+}
+
+// FromNS is Unix time in nanoseconds; 0: from the first.
+func (s *Span) FromNS() uint64 {
+	if s.From.IsZero() {
+		return 0
+	}
+	return uint64(max(0, s.From.UnixNano()))
+}
+
 type moment struct {
 	at  *time.Time
 	now func() time.Time
