@@ -111,20 +111,20 @@ func (*said) Close(pipeline.View, uint64) error { return nil }
 // says of each trace.
 func replayed(t *testing.T, dir string, from, to time.Time) (words string, traces []said, summaries []ledger.Summary) {
 	t.Helper()
-	d, err := recording.OpenDirectory(dir, from, to)
+	d, err := recording.Open(dir, nil, from, to)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var b strings.Builder
-	for trace := d.Next(&b); trace != nil; trace = d.Next(&b) {
+	for trace, _ := d.Next(); trace != nil; trace, _ = d.Next() {
 		var s said
 		var sum summed
 		if err := pipeline.Run(trace.Events(), trace.Lost, &s, &sum); err != nil {
 			t.Fatal(err)
 		}
-		trace.Tell(&b)
 		traces, summaries = append(traces, s), append(summaries, sum.Summary)
 	}
+	d.Tell(&b)
 	return b.String(), traces, summaries
 }
 

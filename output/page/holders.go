@@ -56,7 +56,7 @@ func (w *Writer) take(e *ledger.Entry, key heldKey, what string) {
 	}
 	p := part{w.holder(e, what), e.ChargedUser, e.ChargedPinned}
 	w.parts[key] = append(w.parts[key], p)
-	w.move(e, p, b2i(isNew && key.area == rule.Data))
+	w.move(e.TimeNS, p, b2i(isNew && key.area == rule.Data))
 }
 
 // release enters that something is gone: what its first charge took goes with it. What its
@@ -67,7 +67,7 @@ func (w *Writer) release(e *ledger.Entry, key heldKey, counts bool) {
 		if left -= p.user + p.pinned; i > 0 && left < 0 {
 			break
 		}
-		w.move(e, part{p.holder, -p.user, -p.pinned}, -b2i(i == 0 && counts))
+		w.move(e.TimeNS, part{p.holder, -p.user, -p.pinned}, -b2i(i == 0 && counts))
 	}
 	delete(w.parts, key)
 }
@@ -85,7 +85,7 @@ func (w *Writer) holdOther(e *ledger.Entry) {
 			w.parts[key] = []part{p}
 		}
 	}
-	w.move(e, p, 0)
+	w.move(e.TimeNS, p, 0)
 }
 
 func (w *Writer) holder(e *ledger.Entry, what string) int {
@@ -99,12 +99,12 @@ func (w *Writer) holder(e *ledger.Entry, what string) int {
 	return i
 }
 
-func (w *Writer) move(e *ledger.Entry, p part, count int64) {
+func (w *Writer) move(ns uint64, p part, count int64) {
 	if count == 0 && p.user == 0 && p.pinned == 0 {
 		return
 	}
 	m := &w.data.Moves
-	at := int64(e.TimeNS)
+	at := int64(ns)
 	if end := len(m.Time) - 1; end >= 0 {
 		at = max(at, m.Time[end])
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"os"
@@ -33,7 +34,8 @@ func pageOf(t testing.TB, title string, events iter.Seq2[ledger.Event, error]) [
 	t.Helper()
 	var out bytes.Buffer
 	everything := recording.Everything()
-	if err := pipeline.Run(events, func() uint64 { return 0 }, output.NewStream(page.New(&out, title), &everything)); err != nil {
+	w := page.New(title, 0)
+	if err := errors.Join(pipeline.Run(events, func() uint64 { return 0 }, output.NewStream(w, &everything)), w.Finish(&out)); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()

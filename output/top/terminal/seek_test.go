@@ -2,7 +2,7 @@ package terminal_test
 
 import (
 	"context"
-	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,19 +29,27 @@ type seeker struct {
 // seek starts a replay, paused before its first event. again says whether there is a way back.
 func seek(t *testing.T, again bool) *seeker {
 	t.Helper()
-	file, err := os.Open(filepath.Join("..", "..", "..", "testdata", "recordings", "several-users-cumulative.jsonl"))
+	path := filepath.Join("..", "..", "..", "testdata", "recordings", "several-users-cumulative.jsonl")
+	file, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
-	replay := &terminal.Replay{Recorded: recording.NewReader(file), Speed: 0, Paused: true, Interval: 500 * time.Millisecond}
-	replay.Again = func() (*recording.Reader, error) {
-		if !again {
-			return nil, errors.New("it is a pipe")
-		}
-		_, err := file.Seek(0, 0)
-		return recording.NewReader(file), err
+	if !again {
+		path = "-"
 	}
+	return seekIn(t, path, file)
+}
+
+// seekIn does it with any recording.
+func seekIn(t *testing.T, path string, standard io.Reader) *seeker {
+	t.Helper()
+	recorded, err := recording.Open(path, standard, time.Time{}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { recorded.Close() })
+	replay := &terminal.Replay{Recorded: recorded, Speed: 0, Paused: true, Interval: 500 * time.Millisecond}
 	s := &seeker{t: t, orders: make(chan top.Action, 8), msgs: make(chan tea.Msg, 8)}
 	if s.model, err = top.New(top.Options{Replay: true, Paused: true, Speed: 1, Interval: time.Second, All: true}); err != nil {
 		t.Fatal(err)
@@ -172,7 +180,7 @@ func TestNoWayBack(t *testing.T) {
 	s := seek(t, false).goTo("12")
 	was := s.screen()
 	s.press("N")
-	if view := ansi.Strip(s.model.View()); !strings.Contains(view, "no way back: it is a pipe") {
+	if view := ansi.Strip(s.model.View()); !strings.Contains(view, "no way back: it is the standard input") {
 		t.Errorf("%s", view)
 	}
 	if s.press("x"); s.screen() != was {
