@@ -48,7 +48,7 @@ type Collector struct {
 	refusals *bounded[[3]string] // subsystem, errno, outcome
 	byUser   *bounded[string]
 	byCgroup *bounded[string]
-	verdicts [ledger.Verdicts][2]uint64
+	verdicts [ledger.Verdicts]struct{ exact, uncertain uint64 }
 	users    map[user]int64   // bytes of a counter
 	payers   map[string]int64 // bytes by cgroup
 	unkept   int64            // of cgroups beyond those
@@ -93,7 +93,11 @@ func (c *Collector) Enter(e *ledger.Entry) error {
 	c.lastNS = max(c.lastNS, e.TimeNS)
 	subsystem := row.SubsystemName(e)
 	c.kinds.add([2]string{subsystem, e.Kind.String()}, 1)
-	c.verdicts[e.Verdict][b2i(e.Uncertain)]++
+	if v := &c.verdicts[e.Verdict]; e.Uncertain {
+		v.uncertain++
+	} else {
+		v.exact++
+	}
 	page := int64(e.PageSize)
 	c.amount(subsystem, "user", e.ChargedUser*page)
 	c.amount(subsystem, "process", (e.ChargedPinned+e.LockedVM.Delta())*page)
@@ -109,13 +113,6 @@ func (c *Collector) Enter(e *ledger.Entry) error {
 		c.byCgroup.add(cgroupLabel(e.Caller.Cgroup), 1)
 	}
 	return nil
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // cgroupLabel is a path that a label may have: it is no text in UTF-8 by itself.
@@ -229,7 +226,11 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	if c.Unrecorded != nil {
 		missed, now := c.Unrecorded()
 		count(unrecorded, missed)
-		gauge(isRecording, float64(1-b2i(now)))
+		recording := 1.0
+		if now {
+			recording = 0
+		}
+		gauge(isRecording, recording)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -257,8 +258,8 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 		count(ofCgroups, n, path)
 	}
 	for v := range ledger.Verdict(ledger.Verdicts) {
-		count(verdicts, c.verdicts[v][0], v.String(), "exact")
-		count(verdicts, c.verdicts[v][1], v.String(), "uncertain")
+		count(verdicts, c.verdicts[v].exact, v.String(), "exact")
+		count(verdicts, c.verdicts[v].uncertain, v.String(), "uncertain")
 	}
 	for _, which := range []string{"perf", "locked_vm"} {
 		of := map[uint32]int64{}

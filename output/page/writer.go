@@ -13,6 +13,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/held"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
@@ -31,8 +32,7 @@ type Writer struct {
 	last     uint64 // time of all that was written
 	accounts map[accountKey]*series
 	order    []*series
-	holders  map[holder]int
-	parts    map[heldKey][]part
+	held     *held.Book
 	like     map[likeness]int
 	gaps     []string
 	verdicts [2][]string // of traces in which the kernel broke a rule, and of the others
@@ -62,8 +62,10 @@ type likeness struct {
 
 // New returns a writer of a page with a title, that shows what came since a time; 0: all.
 func New(title string, fromNS uint64) *Writer {
-	return &Writer{from: fromNS, data: data{Title: format.Printable(title), Holders: []holder{}, Notes: []note{}, Rules: []broken{}},
-		accounts: map[accountKey]*series{}, holders: map[holder]int{}, parts: map[heldKey][]part{}, like: map[likeness]int{}}
+	w := &Writer{from: fromNS, data: data{Title: format.Printable(title), Holders: []holder{}, Notes: []note{}, Rules: []broken{}},
+		accounts: map[accountKey]*series{}, held: held.New(), like: map[likeness]int{}}
+	w.held.Moved = w.moved
+	return w
 }
 
 // Write collects a row.
@@ -78,7 +80,7 @@ func (w *Writer) Write(r *row.Row) error {
 	}
 	n := w.note(r)
 	w.accountsOf(&r.Entry, n)
-	w.hold(&r.Entry)
+	w.held.Enter(&r.Entry)
 	return nil
 }
 
@@ -86,20 +88,10 @@ func (w *Writer) Write(r *row.Row) error {
 // what, and what an account should be, is not known in between.
 func (w *Writer) Gap(what string) {
 	w.gaps = append(w.gaps, format.Printable(what))
-	held := make([]part, len(w.data.Holders))
-	counts := make([]int64, len(held))
-	for i, h := range w.data.Moves.Holder {
-		held[h].user += w.data.Moves.User[i]
-		held[h].pinned += w.data.Moves.Pinned[i]
-		counts[h] += w.data.Moves.Count[i]
-	}
-	for h, p := range held {
-		w.move(w.last, part{h, -p.user, -p.pinned}, -counts[h])
-	}
+	w.held.Release(w.last)
 	for _, s := range w.accounts {
 		s.end = int64(w.last)
 	}
-	clear(w.parts)
 	clear(w.accounts)
 	w.trace = span{}
 }
@@ -110,7 +102,7 @@ func (w *Writer) note(r *row.Row) int {
 		return -1
 	}
 	n := note{Time: int64(r.TimeNS), Event: r.Number, PID: r.Caller.PID, Comm: format.Printable(r.Caller.Comm), UID: r.Caller.UID,
-		What: whatOf(&r.Entry), Pages: pagesOf(&r.Entry), Text: r.Note, Like: -1}
+		What: held.Of(&r.Entry), Pages: pagesOf(&r.Entry), Text: r.Note, Like: -1}
 	if r.Kind == ledger.Refusal {
 		n.Refused = format.Errno(r.Errno)
 	}
@@ -130,16 +122,6 @@ func (w *Writer) note(r *row.Row) int {
 	}
 	w.data.Notes = append(w.data.Notes, n)
 	return number
-}
-
-func whatOf(e *ledger.Entry) string {
-	switch {
-	case e.Object != nil:
-		return "BPF " + row.ObjectKind(e.Object)
-	case e.Charger != ledger.NoCharger:
-		return string(e.Charger)
-	}
-	return "perf buffer"
 }
 
 // pagesOf is the size of what was asked for, or is given back; 0: not known.
