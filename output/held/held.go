@@ -43,6 +43,9 @@ func (b *Book) Release(ns uint64) {
 	clear(b.parts)
 }
 
+// PerfBuffer is what a perf buffer is called.
+const PerfBuffer = "perf buffer"
+
 // Of names what an entry is about.
 func Of(e *ledger.Entry) string {
 	switch {
@@ -51,7 +54,7 @@ func Of(e *ledger.Entry) string {
 	case e.Charger != ledger.NoCharger:
 		return string(e.Charger)
 	}
-	return "perf buffer"
+	return PerfBuffer
 }
 
 // key is what pages are charged for: an area of a perf buffer, a BPF object, or an

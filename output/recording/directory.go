@@ -1,6 +1,7 @@
 package recording
 
 import (
+	"errors"
 	"fmt"
 	"iter"
 	"os"
@@ -31,6 +32,9 @@ type part struct {
 	*Header
 }
 
+// ErrNothing is that of a time of which nothing is recorded.
+var ErrNothing = errors.New("no recording of an agent of that time")
+
 // OpenDirectory finds what is recorded from one time to another one; zero: from the first event,
 // to the last one. It begins with the file that the time is in, so with what came before it
 // there.
@@ -54,7 +58,7 @@ func OpenDirectory(dir string, from, to time.Time) (*Directory, error) {
 		}
 	}
 	if len(d.parts) == 0 {
-		return nil, fmt.Errorf("%s: no recording of an agent of that time (of %s)", dir, format.Count(len(files), "file"))
+		return nil, fmt.Errorf("%s: %w (of %s)", dir, ErrNothing, format.Count(len(files), "file"))
 	}
 	return d, nil
 }
