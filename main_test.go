@@ -34,8 +34,8 @@ var floors = [][]string{
 	{"output/row", "output/report", "output/objects"},
 	{"output/recording", "output/held"},
 	{"output", "output/checked", "output/explored", "output/emitted", "output/gate", "output/metrics"},
-	{"output/top", "output/page", "output/agent", "output/command/loads", "output/command/past", "output/command/tracing"},
-	{"output/top/terminal"},
+	{"output/top", "output/page", "output/agent", "output/command/loads", "output/command/tracing"},
+	{"output/top/terminal", "output/command/past"},
 	{"output/command"},
 	{"."},
 }

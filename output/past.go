@@ -23,8 +23,9 @@ import (
 // recording tells. The same one again, of the same process, is only counted. It takes several
 // traces, one after the other.
 type Past struct {
-	Calls int    // that were refused
-	Lost  uint64 // events
+	Events int    // of anybody, in that time
+	Calls  int    // that were refused
+	Lost   uint64 // events
 
 	filter *row.Filter
 	toNS   uint64
@@ -60,7 +61,11 @@ func (p *Past) Enter(e *ledger.Entry) error {
 	if !e.Caller.Self {
 		p.book.Enter(e)
 	}
-	if e.Kind != ledger.Refusal || e.TimeNS > p.toNS || !p.filter.Shows(e) {
+	if e.TimeNS < p.filter.FromNS || e.TimeNS > p.toNS || e.Kind == ledger.Preexisting || e.Kind == ledger.Closing {
+		return nil
+	}
+	p.Events++
+	if e.Kind != ledger.Refusal || !p.filter.Shows(e) {
 		return nil
 	}
 	p.Calls++

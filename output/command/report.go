@@ -1,25 +1,15 @@
 package command
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
-	"regexp"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
-	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/command/past"
 	"github.com/pinwatch/pinwatch/output/command/value"
-	"github.com/pinwatch/pinwatch/output/page"
-	"github.com/pinwatch/pinwatch/output/recording"
-	"github.com/pinwatch/pinwatch/tracer/check"
-	"github.com/pinwatch/pinwatch/tracer/pipeline"
 )
 
 // reportOptions are those of report.
@@ -67,64 +57,17 @@ func runReport(o *reportOptions) error {
 		return usageError{errors.New("a page is not for a terminal: name a file with -o (see pinwatch report --help)")}
 	}
 	var made bytes.Buffer
-	if err := makePage(o, &made); err != nil {
+	in, err := o.open(o.path)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := past.Page(&made, o.Err, o.path, in, o.span); err != nil {
 		return fmt.Errorf("report %s: %w", o.path, err)
 	}
 	if o.to != "-" {
 		return os.WriteFile(o.to, made.Bytes(), 0o666)
 	}
-	_, err := made.WriteTo(o.Out)
+	_, err = made.WriteTo(o.Out)
 	return err
-}
-
-// ofCheck is how the report of a check begins. A recording is of lines with other fields.
-var ofCheck = regexp.MustCompile(`^\s*\{\s*"v"\s*:\s*\d+\s*,\s*"kernels"`)
-
-// makePage makes the page of whatever it is given, and says the rest in words.
-func makePage(o *reportOptions, to io.Writer) error {
-	path, title := o.path, filepath.Base(o.path)
-	in, err := o.open(path)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	buffered := bufio.NewReader(in)
-	beginning, err := buffered.Peek(64)
-	switch {
-	case errors.Is(err, unix.EISDIR):
-	case err != nil && err != io.EOF:
-		return err
-	case ofCheck.Match(beginning):
-		return checkPage(to, title, buffered)
-	default:
-		path = "-" // whose beginning was read
-	}
-	recorded, err := recording.Open(path, buffered, o.span.From, o.span.To)
-	if err != nil {
-		return err
-	}
-	defer recorded.Close()
-	defer recorded.Tell(o.Err)
-	w, everything := page.New(title, o.span.FromNS()), recording.Everything()
-	for trace, gap := recorded.Next(); trace != nil; trace, gap = recorded.Next() {
-		if gap != "" {
-			w.Gap(gap)
-		}
-		if err := pipeline.Run(trace.Events(), trace.Lost, output.NewStream(w, &everything)); err != nil {
-			return err
-		}
-	}
-	return w.Finish(to)
-}
-
-// checkPage makes the page of what a check found.
-func checkPage(to io.Writer, title string, from io.Reader) error {
-	var found check.Report
-	if err := json.NewDecoder(from).Decode(&found); err != nil {
-		return err
-	}
-	if found.Version != check.Version {
-		return fmt.Errorf("version %d of a check's report: this pinwatch reads version %d", found.Version, check.Version)
-	}
-	return page.Check(to, title, &found)
 }

@@ -14,18 +14,23 @@ type Nearest struct {
 	Filter *row.Filter
 	At     time.Time
 	found  uint64 // its time; 0: none
+	before uint64 // time of the last event before that time; 0: none
 	past   bool
 }
 
 // Enter keeps a refusal that is nearer than the last one.
 func (n *Nearest) Enter(e *ledger.Entry) error {
+	at := uint64(max(0, n.At.UnixNano()))
+	if e.TimeNS < at && e.Kind != ledger.Preexisting {
+		n.before = max(n.before, e.TimeNS)
+	}
 	if e.Kind != ledger.Refusal || !n.Filter.Shows(e) {
 		return nil
 	}
 	if n.distance(e.TimeNS) < n.distance(n.found) {
 		n.found = e.TimeNS
 	}
-	if n.past = e.TimeNS >= uint64(n.At.UnixNano()); n.past {
+	if n.past = e.TimeNS >= at; n.past {
 		return pipeline.ErrEnough
 	}
 	return nil
@@ -42,11 +47,16 @@ func (n *Nearest) distance(ns uint64) time.Duration {
 func (n *Nearest) Past() bool { return n.past }
 
 // Time is when it was; zero: there is none.
-func (n *Nearest) Time() time.Time {
-	if n.found == 0 {
+func (n *Nearest) Time() time.Time { return timeOf(n.found) }
+
+// Before is when the last event before that time was; zero: there is none.
+func (n *Nearest) Before() time.Time { return timeOf(n.before) }
+
+func timeOf(ns uint64) time.Time {
+	if ns == 0 {
 		return time.Time{}
 	}
-	return time.Unix(0, int64(n.found))
+	return time.Unix(0, int64(ns))
 }
 
 // Flush does nothing.

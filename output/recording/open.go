@@ -17,6 +17,7 @@ type Recorded struct {
 	dir      *Directory
 	file     *Reader // nil: it was the next one
 	reading  Source
+	said     int // of its words
 	words    []string
 }
 
@@ -40,7 +41,7 @@ func Open(path string, standard io.Reader, from, to time.Time) (*Recorded, error
 }
 
 func (r *Recorded) begin() (err error) {
-	r.reading, r.words = nil, nil
+	r.reading, r.said, r.words = nil, 0, nil
 	if r.in == nil {
 		r.dir, err = OpenDirectory(r.path, r.from, r.to)
 		return err
@@ -75,16 +76,17 @@ func (r *Recorded) Next() (trace Source, gap string) {
 			trace, gap = next, next.gap
 		}
 	}
-	r.reading = trace
+	r.reading, r.said = trace, 0
 	return trace, gap
 }
 
-// told keeps what there is to say of the trace that was read.
+// told keeps what there is to say by now of the trace that is read.
 func (r *Recorded) told() {
 	if r.reading != nil {
-		r.words = append(r.words, r.reading.Words()...)
+		all := r.reading.Words()
+		r.words = append(r.words, all[r.said:]...)
+		r.said = len(all)
 	}
-	r.reading = nil
 }
 
 // Tell writes what there is to say of what was read since it was told last: of what machine it is,

@@ -299,6 +299,9 @@ func (x *Explanation) AddRecorded(there []ledger.Entry, e *ledger.Entry) {
 	x.Holders = ranked(byPID, e.Scheme, x.Numbers.UserLockLimit)
 	x.Held.Recorded = true
 	x.Held.own(x.Holders)
+	if x.Accounting.Seen {
+		x.Accounting.Basis = "seen in the recording"
+	}
 	x.Unknown = []string{"what else refuses (other capabilities, seccomp, security modules, lockdown): a recording does not have it"}
 	if e.Lost > 0 {
 		x.Unknown = append(x.Unknown, fmt.Sprintf("who holds the allowance: %s were lost before", count(int64(e.Lost), "event")))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/command/value"
+	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
@@ -42,26 +43,43 @@ func (q *Question) Answer(in io.Reader, out, words io.Writer) (refused bool, err
 	}
 	span := fmt.Sprintf("from %s to %s", stamp(from), stamp(to))
 	if there.Calls > 0 {
-		return true, q.write(out, there, counted(there.Calls)+" "+span+lost(there.Lost))
+		return true, q.write(out, there, counted(there.Calls)+q.whom()+" "+span+lost(there.Lost))
 	}
-	if q.Path == "-" {
-		return false, q.write(out, there, "No call that is recorded was refused "+span+lost(there.Lost))
+	none := "No call is recorded " + span + lost(there.Lost)
+	if there.Events > 0 {
+		none = fmt.Sprintf("Of %s recorded %s none was refused%s", format.Count(there.Events, "call"), span, q.whom()) + lost(there.Lost)
+	}
+	if q.Path == "-" { // it is read only once
+		return false, q.write(out, there, none)
 	}
 	near := &recording.Nearest{Filter: &q.Filter, At: q.At}
 	if err := q.run(in, io.Discard, time.Time{}, time.Time{}, near, near.Past); err != nil {
 		return false, err
 	}
-	sentence := "No call that is recorded was refused " + span + lost(there.Lost)
+	if before := near.Before(); there.Events == 0 && !before.IsZero() {
+		none += fmt.Sprintf(" The last one before was at %s.", stamp(before))
+	}
 	at := near.Time()
 	if at.IsZero() {
-		return false, q.write(out, there, sentence+" Nor was any at another time that is recorded.")
+		return false, q.write(out, there, none+" Nothing that is recorded was refused"+q.whom()+".")
 	}
 	filter.FromNS = uint64(at.UnixNano())
 	nearest := output.NewPast(&filter, at)
 	if err := q.run(in, io.Discard, at, at, nearest, never); err != nil {
 		return false, err
 	}
-	return false, q.write(out, nearest, sentence+" This is the nearest one.")
+	return false, q.write(out, nearest, none+" This is the nearest refusal"+q.whom()+".")
+}
+
+// whom is about the filter.
+func (q *Question) whom() string {
+	switch {
+	case len(q.Filter.PIDs) > 0:
+		return fmt.Sprintf(" to process %d", q.Filter.PIDs[0])
+	case len(q.Filter.UIDs) > 0:
+		return fmt.Sprintf(" to uid %d", q.Filter.UIDs[0])
+	}
+	return ""
 }
 
 func never() bool { return false }
