@@ -67,14 +67,11 @@ func (r *Replay) Run(ctx context.Context, orders <-chan top.Action, send func(te
 func (p *player) play(ctx context.Context) error {
 	for !p.again && ctx.Err() == nil {
 		trace, gap := p.Recorded.Next()
+		p.cross()
 		if trace == nil {
 			return nil
 		}
-		p.before = p.number
-		if gap != "" {
-			p.flush()
-			p.send(top.Gap(gap))
-		}
+		p.before, p.gap = p.number, gap
 		if err := p.playOne(ctx, trace); err != nil {
 			return err
 		}
@@ -112,7 +109,9 @@ type player struct {
 	tickNS uint64 // when the next interval ends
 	number uint64 // of the last event, in all traces together
 	before uint64 // of the last one of the traces before
+	gap    string // that lies ahead; "": none
 	step   bool
+	over   bool     // a gap, and the event after it is not there yet
 	to     top.Seek // where it goes, if it goes anywhere
 	again  bool     // it has to begin anew
 }
@@ -188,9 +187,25 @@ func (p *player) obey(order top.Action) {
 // await waits until an event is due, and ends the intervals that lie before it. It
 // reports whether to go on.
 func (p *player) await(ctx context.Context, event *ledger.Event) bool {
-	// What was there before has happened already.
-	if event.Op != ledger.AlreadyMapped && !p.wait(ctx, event.TimeNS) {
-		return false
+	older := event.Op == ledger.AlreadyMapped // what was there before has happened already
+	switch {
+	case p.gap != "":
+		at := event.TimeNS
+		if older {
+			at = p.atNS
+		}
+		if !p.wait(ctx, at) {
+			return false
+		}
+		p.cross()
+		p.over = older
+	case older:
+	case p.over && p.step: // it was the step to this one
+		p.over = false
+	default:
+		if p.over = false; !p.wait(ctx, event.TimeNS) {
+			return false
+		}
 	}
 	if p.tickNS == 0 {
 		p.tickNS = event.TimeNS + uint64(p.Interval)
@@ -202,6 +217,15 @@ func (p *player) await(ctx context.Context, event *ledger.Event) bool {
 		p.tickNS = event.TimeNS - (event.TimeNS-p.tickNS)%uint64(p.Interval) + uint64(p.Interval)
 	}
 	return true
+}
+
+// cross gets over a gap, if there is one ahead.
+func (p *player) cross() {
+	if p.gap != "" {
+		p.flush()
+		p.send(top.Gap(p.gap))
+	}
+	p.gap = ""
 }
 
 // Enter keeps an entry until the next flush.

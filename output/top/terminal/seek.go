@@ -85,5 +85,6 @@ func (p *player) arrive() {
 func (p *player) rewind() {
 	p.rows, p.counts, p.lost = nil, ledger.Summary{}, 0
 	p.atNS, p.tickNS, p.number, p.before, p.again = 0, 0, 0, 0, false
+	p.gap, p.over = "", false
 	p.send(top.Seeking{Back: true})
 }

@@ -2,6 +2,7 @@ package terminal_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -188,5 +189,62 @@ func TestNoWayBack(t *testing.T) {
 	}
 	if s.press("n"); !strings.HasPrefix(s.screen(), "pinwatch top  13 at") {
 		t.Errorf("%s", s.screen())
+	}
+}
+
+// ring is the directory of an agent that was killed and started again.
+func ring(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i, name := range []string{"several-users-cumulative.jsonl", "several-users-6.12.jsonl"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "..", "testdata", "recordings", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Unix(1795258114+16*int64(i), 0)
+		w, err := recording.Create(filepath.Join(dir, recording.PartName(uint64(i+1), begun)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.SplitAfter(string(text), "\n")
+		h := recording.Header{Version: 2, Kind: "header", TimeNS: begun.UnixNano(), Run: name}
+		if err := errors.Join(h.Write(w), onlyErr(io.WriteString(w, strings.Join(lines[:len(lines)-2], ""))), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func onlyErr(_ int, err error) error { return err }
+
+// A gap is said on the screen for as long as what is shown is after it. What was known before it
+// is forgotten, the events that happened are there, and one gets over it in both directions.
+func TestSeekOverGap(t *testing.T) {
+	time.Local = time.UTC
+	dir := ring(t)
+	const gap = "! recording: gap: nothing is recorded between 2026-11-21 10:48:39 (the last that is there) and 2026-11-21 10:48:50: the agent did not end"
+	title := func(s *seeker) string { return strings.SplitN(s.screen(), "\n", 2)[0] }
+	s := seekIn(t, dir, nil).goTo("#111")
+	before := s.screen()
+	if strings.Contains(before, "gap") || !strings.Contains(title(s), " 111 at 10:48:39.") {
+		t.Errorf("before the gap:\n%s", before)
+	}
+	if s.press("n"); !strings.Contains(s.screen(), gap) || !strings.Contains(title(s), " 112 at 10:48:50.") {
+		t.Errorf("after it:\n%s", s.screen())
+	}
+	after := s.screen()
+	if view := ansi.Strip(s.model.View()); strings.Contains(view, "sampler") || !strings.Contains(view, "agent") {
+		t.Errorf("what is known after it:\n%s", view)
+	}
+	if s.press("N"); s.screen() != before {
+		t.Errorf("back:\n%s", cmp.Diff(before, s.screen()))
+	}
+	for name, place := range map[string]string{"number": "#112", "time": "2026-11-21 10:48:50.801"} {
+		if got := seekIn(t, dir, nil).goTo("100%").goTo(place).screen(); got != after {
+			t.Errorf("%s:\n%s", name, cmp.Diff(after, got))
+		}
+	}
+	if events := s.press("n", "5"); !strings.Contains(ansi.Strip(events.model.View()), "10:48:39.") {
+		t.Errorf("the events before it:\n%s", events.screen())
 	}
 }
