@@ -2,9 +2,12 @@ package agent
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -242,6 +245,47 @@ func TestRingIsKilled(t *testing.T) {
 	}
 	if told, traces, _ = replayed(t, copied, time.Time{}, time.Time{}); len(traces) != 3 || !strings.Contains(told, "the agent was stopped, and started again") {
 		t.Errorf("%d traces; %s", len(traces), told)
+	}
+}
+
+// How an agent ended is not known where what it wrote last cannot be read: its end may be there.
+func TestRingUnreadable(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(path string) error
+		says  string
+	}{
+		"no header": {func(path string) error { return os.Truncate(path, 0) }, "pinwatch-%08d-.* could not be read$"},
+		"damage": {func(path string) error {
+			whole, err := os.ReadFile(path)
+			copy(whole[len(whole)/2:], make([]byte, 300))
+			return errors.Join(err, os.WriteFile(path, whole, 0o600))
+		}, "a part of pinwatch-%08d-.* could not be read$"},
+		"gone": {os.Remove, "files are missing$"},
+	} {
+		dir := t.TempDir()
+		first, _ := ringOf(t, RingOptions{Dir: dir})
+		if err := pipeline.Run(each(mappings(600, 1), nil), func() uint64 { return 0 }, first); err != nil {
+			t.Fatal(err)
+		}
+		files, err := recording.PartFiles(dir)
+		if err != nil || len(files) < 2 {
+			t.Fatalf("%v: %d files", err, len(files))
+		}
+		again, _ := ringOf(t, RingOptions{Dir: dir})
+		if err := pipeline.Run(each(mappings(10, 1), nil), func() uint64 { return 0 }, again); err != nil {
+			t.Fatal(err)
+		}
+		if told, _, _ := replayed(t, dir, time.Time{}, time.Time{}); !strings.Contains(told, "the agent was stopped, and started again") {
+			t.Errorf("%s: whole: %s", name, told)
+		}
+		last := files[len(files)-1]
+		if err := c.spoil(last.Path); err != nil {
+			t.Fatal(err)
+		}
+		want := "gap: .*: the agent was started again, and how it had ended is not known: " + strings.ReplaceAll(c.says, "%08d", fmt.Sprintf("%08d", last.Number))
+		if told, _, _ := replayed(t, dir, time.Time{}, time.Time{}); !regexp.MustCompile("(?m)"+want).MatchString(told) {
+			t.Errorf("%s: %s\nwant %s", name, told, want)
+		}
 	}
 }
 
