@@ -283,7 +283,7 @@ func TestRingUnreadable(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := "gap: .*: the agent was started again, and how it had ended is not known: " + strings.ReplaceAll(c.says, "%08d", fmt.Sprintf("%08d", last.Number))
-		if told, _, _ := replayed(t, dir, time.Time{}, time.Time{}); !regexp.MustCompile("(?m)"+want).MatchString(told) {
+		if told, _, _ := replayed(t, dir, time.Time{}, time.Time{}); !regexp.MustCompile("(?m)" + want).MatchString(told) {
 			t.Errorf("%s: %s\nwant %s", name, told, want)
 		}
 	}

@@ -159,7 +159,8 @@ class Chart {
 
 	name() {
 		const a = this.a;
-		return a.process ? a.name + " · pid " + a.pid + " · uid " + a.uid : "uid " + a.uid + (a.split ? " (locked_vm; perf has a counter of its own)" : "");
+		return (a.process ? a.name + " · pid " + a.pid + " · uid " + a.uid : "uid " + a.uid + (a.split ? " (locked_vm; perf has a counter of its own)" : "")) +
+			(a.end < d.end ? " · until a gap, at " + time(a.end) : "");
 	}
 
 	limitWords() {
