@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -69,7 +70,7 @@ type Ring struct {
 	dirty     bool
 	unflushed uint64 // events that are not on their way to the disk yet
 	full      []*os.File
-	failing   bool
+	failing   error // nil: all is written
 	tried     time.Time
 	pruned    time.Time
 	missed    uint64 // since the last file
@@ -345,10 +346,13 @@ func (r *Ring) prune() {
 
 // fail ends a file that cannot be written. The trace goes on.
 func (r *Ring) fail(err error) {
-	if !r.failing {
-		r.Log.Error("not recording: events are not written until there is room", "dir", r.Dir, "error", err)
+	if until := "a file can be written again"; r.failing == nil || format.Cause(err) != format.Cause(r.failing) { // each cause once
+		if noRoom(err) {
+			until = "there is room"
+		}
+		r.Log.Error("not recording: events are not written until "+until, "dir", r.Dir, "error", err)
 	}
-	r.failing, r.tried = true, r.Now()
+	r.failing, r.tried = err, r.Now()
 	r.miss(r.unflushed)
 	r.unflushed, r.dirty = 0, false
 	if r.file != nil {
@@ -370,9 +374,10 @@ func (r *Ring) reopen() bool {
 	missed := r.missed
 	r.prune()
 	if err := r.open(); err != nil {
+		r.fail(err)
 		return false
 	}
-	r.failing = false
+	r.failing = nil
 	r.Log.Info("recording again", "dir", r.Dir, "unrecorded_events", missed)
 	return true
 }
@@ -393,8 +398,8 @@ func (r *Ring) Close(now pipeline.View, lost uint64) error {
 	return r.lock.Close()
 }
 
-// Unrecorded is how many events could not be written, and whether that is so now.
-func (r *Ring) Unrecorded() (events uint64, now bool) {
+// Unrecorded is how many events could not be written, and why that is so now; nil: it is not.
+func (r *Ring) Unrecorded() (events uint64, now error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.missedAll, r.failing

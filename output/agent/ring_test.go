@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -309,8 +310,8 @@ func TestRingWithoutRoom(t *testing.T) {
 		case 19:
 			ring.Tick() // ten more are not
 			_, failing := ring.Unrecorded()
-			if !failing {
-				t.Error("nothing failed")
+			if !errors.Is(failing, unix.ENOSPC) {
+				t.Errorf("failed with %v", failing)
 			}
 		case 29:
 			now.now = now.now.Add(2 * time.Second) // there is room again
@@ -320,10 +321,10 @@ func TestRingWithoutRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	full.Close()
-	if missed, failing := ring.Unrecorded(); missed != 20 || failing {
-		t.Errorf("%d events are missed, %t; want 20", missed, failing)
+	if missed, failing := ring.Unrecorded(); missed != 20 || failing != nil {
+		t.Errorf("%d events are missed, %v; want 20", missed, failing)
 	}
-	if said := words.String(); strings.Count(said, "not recording") != 1 || !strings.Contains(said, "no space left on device") || !strings.Contains(said, "unrecorded_events=20") {
+	if said := words.String(); strings.Count(said, "not recording: events are not written until there is room") != 1 || !strings.Contains(said, "no space left on device") || !strings.Contains(said, "unrecorded_events=20") {
 		t.Error(said)
 	}
 	told, traces, summaries := replayed(t, dir, time.Time{}, time.Time{})
@@ -332,6 +333,44 @@ func TestRingWithoutRoom(t *testing.T) {
 	}
 	if u := summaries[1].Users; len(u) != 1 || u[0].Unexplained() != 0 {
 		t.Errorf("%+v", u)
+	}
+}
+
+// Of a disk that fails otherwise, what was seen is said, each cause once, and nothing of room.
+func TestRingFails(t *testing.T) {
+	now := &clock{noon}
+	broken := errors.New("no settings")
+	ring, words := ringOf(t, RingOptions{Dir: t.TempDir(), Now: now.Now, Header: func() (*recording.Header, error) {
+		if now.now != noon {
+			return nil, broken
+		}
+		return testHeader()
+	}})
+	whole := ring.file
+	err := pipeline.Run(each(mappings(40, 1), func(i int) {
+		switch i {
+		case 9:
+			readOnly, err := os.Open(whole.Name()) // writing there fails with EBADF
+			if err != nil {
+				t.Fatal(err)
+			}
+			ring.written.to = readOnly
+			ring.Tick()
+			if _, why := ring.Unrecorded(); !errors.Is(why, unix.EBADF) {
+				t.Errorf("failed with %v", why)
+			}
+		case 19, 29:
+			now.now = now.now.Add(2 * time.Second)
+		}
+	}), func() uint64 { return 0 }, ring)
+	whole.Close()
+	if _, why := ring.Unrecorded(); err != nil || !errors.Is(why, broken) {
+		t.Errorf("%v; failed with %v", err, why)
+	}
+	said := words.String()
+	if strings.Count(said, "not recording: events are not written until a file can be written again") != 2 || strings.Contains(said, "room") ||
+		strings.Count(said, "bad file descriptor") != 1 || strings.Count(said, "no settings") != 1 {
+		t.Error(said)
 	}
 }
 

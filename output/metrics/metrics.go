@@ -33,9 +33,9 @@ type Source struct {
 	// Settings are those of the machine.
 	Settings func() (rule.Settings, error)
 	Lost     func() uint64 // events
-	// Unrecorded is how many events the recording lacks, and whether it lacks the next ones;
-	// nil: there is no recording.
-	Unrecorded func() (events uint64, now bool)
+	// Unrecorded is how many events the recording lacks, and why it lacks the next ones, nil if
+	// it does not; nil: there is no recording.
+	Unrecorded func() (events uint64, now error)
 	LeftOut    func() uint64 // lines of the log
 }
 
@@ -192,7 +192,7 @@ var (
 	bpfCgroup   = desc("bpf_cgroup_bytes", "What memory cgroups were charged for BPF objects since the agent began, less what came back (--only memcg); other: the sum of all but the largest.", "cgroup")
 	lost        = desc("lost_events_total", "Events that the kernel could not hand over: other numbers may be too low.")
 	unrecorded  = desc("unrecorded_events_total", "Events that are not in the recording, because they could not be written.")
-	isRecording = desc("recording", "1 if events are recorded, 0 if the disk does not take them.")
+	isRecording = desc("recording", "1 if events are recorded, 0 if they cannot be written; the log and /healthz tell why.")
 	leftOut     = desc("log_lines_left_out_total", "Lines that the log left out because they were too many.")
 	lastEvent   = desc("last_event_timestamp_seconds", "When the last event happened.")
 )
@@ -227,7 +227,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 		missed, now := c.Unrecorded()
 		count(unrecorded, missed)
 		recording := 1.0
-		if now {
+		if now != nil {
 			recording = 0
 		}
 		gauge(isRecording, recording)
