@@ -34,6 +34,9 @@ type RingOptions struct {
 	Header func() (*recording.Header, error)
 	Log    *slog.Logger
 	Now    func() time.Time
+	// Ahead is how far the wall clock is ahead of the times of events by now: it goes on while
+	// the machine sleeps, and can be set. nil: never.
+	Ahead func() time.Duration
 }
 
 // LeastBytes is the smallest ring: files of less than a few blocks would not be compressed.
@@ -47,6 +50,7 @@ const (
 	mostPartAge = time.Hour
 	leastAge    = time.Minute
 	retryAfter  = time.Second
+	leastAhead  = 100 * time.Millisecond // less is how exact the two clocks are read together
 )
 
 // Ring is the sink that keeps the newest part of a trace: a directory of files, each of which
@@ -67,6 +71,7 @@ type Ring struct {
 	block     int64   // of that, what it began with
 	lines     *recording.Writer
 	begun     time.Time
+	ahead     time.Duration // that is in the times that are written
 	dirty     bool
 	unflushed uint64 // events that are not on their way to the disk yet
 	full      []*os.File
@@ -135,13 +140,21 @@ func (r *Ring) Begin(now pipeline.View) { r.view = now }
 func (r *Ring) Enter(e *ledger.Entry) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.file == nil && !r.reopen() {
+	if r.file == nil {
+		r.reopen()
+	} else if ahead := r.clock(); ahead-r.ahead >= leastAhead {
+		r.ahead = ahead // the machine has slept
+	} else if r.ahead-ahead >= leastAhead {
+		r.rotate() // no time goes back within a file
+	}
+	if r.file == nil {
 		r.miss(1)
 		return nil
 	}
 	one := row.Of(e)
 	one.Note = output.Explain(&one)
-	r.last.TimeNS, r.last.PageSize, r.last.Buffer.Limits.OnlineCPUs = e.TimeNS, e.PageSize, e.Buffer.Limits.OnlineCPUs
+	r.onClock(&one)
+	r.last.TimeNS, r.last.PageSize, r.last.Buffer.Limits.OnlineCPUs = one.TimeNS, e.PageSize, e.Buffer.Limits.OnlineCPUs
 	r.unflushed++
 	if err := r.lines.Write(&one); err != nil {
 		r.fail(err)
@@ -153,6 +166,17 @@ func (r *Ring) Enter(e *ledger.Entry) error {
 	}
 	return nil
 }
+
+// clock is how far the wall clock is ahead.
+func (r *Ring) clock() time.Duration {
+	if r.Ahead == nil {
+		return 0
+	}
+	return r.Ahead()
+}
+
+// onClock gives a row the time of the wall clock. What reads a recording later knows no other.
+func (r *Ring) onClock(one *row.Row) { one.TimeNS = uint64(int64(one.TimeNS) + int64(r.ahead)) }
 
 // partBytes is how large a file gets, without what it begins with.
 func (r *Ring) partBytes() int64 { return max(r.MaxBytes/partsOfRing, r.block) }
@@ -235,6 +259,7 @@ func (r *Ring) open() error {
 	if err != nil {
 		return err
 	}
+	header.Clock = "wall clock: CLOCK_MONOTONIC as Unix time, put right as it was written"
 	header.Run, header.Part, header.Unrecorded = r.run, r.part, r.missed
 	var live []ledger.Entry
 	if r.view != nil {
@@ -245,6 +270,7 @@ func (r *Ring) open() error {
 	if err != nil {
 		return err
 	}
+	r.ahead = r.clock()
 	r.written = counter{to: file}
 	r.encoder.Reset(&r.written)
 	r.lines = recording.NewWriter(r.encoder)
@@ -263,6 +289,7 @@ func (r *Ring) beginWith(header *recording.Header, live []ledger.Entry) error {
 	}
 	for i := range live {
 		one := row.Of(&live[i])
+		r.onClock(&one)
 		if err := r.lines.Write(&one); err != nil {
 			return err
 		}
@@ -366,20 +393,19 @@ func (r *Ring) miss(events uint64) {
 	r.missedAll += events
 }
 
-// reopen tries to go on. It reports whether there is a file.
-func (r *Ring) reopen() bool {
+// reopen tries to go on.
+func (r *Ring) reopen() {
 	if r.Now().Sub(r.tried) < retryAfter {
-		return false
+		return
 	}
 	missed := r.missed
 	r.prune()
 	if err := r.open(); err != nil {
 		r.fail(err)
-		return false
+		return
 	}
 	r.failing = nil
 	r.Log.Info("recording again", "dir", r.Dir, "unrecorded_events", missed)
-	return true
 }
 
 // Close ends the recording with a summary.

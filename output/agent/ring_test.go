@@ -290,6 +290,73 @@ func TestRingUnreadable(t *testing.T) {
 	}
 }
 
+// The times that are written are those of the wall clock, also after the machine has slept, and
+// after the clock was set back. No verdict depends on that.
+func TestRingClock(t *testing.T) {
+	dir := t.TempDir()
+	var ahead time.Duration
+	ring, _ := ringOf(t, RingOptions{Dir: dir, Ahead: func() time.Duration { return ahead }})
+	var live said
+	events := mappings(60, 1)
+	want := make([]uint64, len(events))
+	err := pipeline.Run(each(events, func(i int) {
+		want[i] = events[i].TimeNS + uint64(ahead)
+		switch i {
+		case 39:
+			ahead = 8 * time.Hour
+		case 59:
+			ahead += time.Millisecond // as exact as it gets
+		case 60:
+			want[60] -= uint64(time.Millisecond)
+			ahead = 7 * time.Hour
+		}
+	}), func() uint64 { return 0 }, ring, &live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := recording.PartFiles(dir)
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%v, %d files; want another one since the clock was set back", err, len(files))
+	}
+	_, traces, summaries := replayed(t, dir, time.Time{}, time.Time{})
+	if len(traces) != 1 || summaries[0].Users[0].Unexplained() != 0 {
+		t.Fatalf("%d traces, %+v", len(traces), summaries)
+	}
+	if diff := cmp.Diff(live.list, traces[0].list); diff != "" {
+		t.Error(diff)
+	}
+	var got []uint64
+	d, err := recording.Open(dir, nil, time.Time{}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trace, _ := d.Next()
+	for e, err := range trace.Events() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, e.TimeNS)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	// Each file alone has no time that goes back.
+	for _, file := range files {
+		in, err := os.Open(file.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		last := uint64(0)
+		for e, err := range recording.NewReader(in).Events() {
+			if err != nil || e.TimeNS < last {
+				t.Errorf("%s: %d after %d, %v", file.Path, e.TimeNS, last, err)
+			}
+			last = e.TimeNS
+		}
+	}
+}
+
 // What a disk has no room for is counted and logged once, and recording goes on when it has.
 func TestRingWithoutRoom(t *testing.T) {
 	dir := t.TempDir()

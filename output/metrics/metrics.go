@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -37,6 +38,8 @@ type Source struct {
 	// it does not; nil: there is no recording.
 	Unrecorded func() (events uint64, now error)
 	LeftOut    func() uint64 // lines of the log
+	// Ahead is how far the wall clock is ahead of the times of events by now.
+	Ahead func() time.Duration
 }
 
 // Collector is the sink and the prometheus.Collector.
@@ -236,7 +239,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	defer c.mu.Unlock()
 	gauge(accounting, 1, format.Printable(c.Kernel), c.scheme.String())
 	if c.lastNS != 0 {
-		gauge(lastEvent, float64(c.lastNS)/1e9)
+		gauge(lastEvent, float64(c.lastNS)/1e9+c.Ahead().Seconds())
 	}
 	for key, n := range c.kinds.counts {
 		count(events, n, key[:]...)

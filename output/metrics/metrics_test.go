@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -29,6 +30,7 @@ func source() Source {
 		Settings: func() (rule.Settings, error) { return rule.Settings{MlockKiB: 516, OnlineCPUs: 4, PageSize: 4096}, nil },
 		Lost:     func() uint64 { return 7 },
 		LeftOut:  func() uint64 { return 3 },
+		Ahead:    func() time.Duration { return time.Hour },
 		Unrecorded: func() (uint64, error) {
 			return 5, &fs.PathError{Op: "write", Path: "/var/lib/pinwatch/x", Err: unix.EIO}
 		},
@@ -201,6 +203,14 @@ func TestScrapedMeanwhile(t *testing.T) {
 			running = false
 		default:
 		}
+	}
+}
+
+// When the last event happened is told by the wall clock, which runs while the machine sleeps.
+func TestLastEvent(t *testing.T) {
+	text := scrape(t, after(t, of(ledger.Event{TimeNS: 5e9, Errno: 12, Op: ledger.Account, Charger: "io_uring"})), "/metrics")
+	if !strings.Contains(text, "\npinwatch_last_event_timestamp_seconds 3605\n") {
+		t.Error(text)
 	}
 }
 
