@@ -80,6 +80,9 @@ type limits struct {
 	rule.Limits
 }
 
+// known reports whether there is anything to hold a call against: of that other chargers say nothing.
+func (l limits) known() bool { return l.cpus != 0 }
+
 // mlockKiB is perf_event_mlock_kb, as far as the allowance tells: whole pages.
 func (l limits) mlockKiB() int64 {
 	if l.cpus == 0 {
@@ -590,10 +593,14 @@ func (a *accounts) lockedOf(uid uint32, held int64) (pages int64, known bool) {
 	return max(held, u.estimate), false
 }
 
-// fits is how many more buffers of its size a process can map; -1: no limit.
+// fits is how many more buffers of its size a process can map; -1: no limit, and
+// ledger.FitsUnknown.
 // What the ledger said with its last entry is better than the rule, as long as
 // nothing has moved since: it knows how this kernel accounts.
 func (a *accounts) fits(p *process, userLocked int64) int64 {
+	if !a.limits.known() {
+		return ledger.FitsUnknown
+	}
 	if e := p.last; e != nil && e.Op == ledger.Map && e.Fits != ledger.FitsUnknown && e.Scheme == a.limits.Scheme && p.pinned == e.Process.After && userLocked == e.User.After {
 		return e.Fits
 	}

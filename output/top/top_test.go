@@ -215,6 +215,26 @@ func TestCgroupsOfARecording(t *testing.T) {
 	}
 }
 
+// Where no call was seen that is held against the allowance, nothing is claimed of it.
+func TestAllowanceNotKnown(t *testing.T) {
+	m := newModel(t, Options{Replay: true, All: true}, 200, 40)
+	for _, e := range entries(t, "bpf-rlimit-5.10.jsonl", 0) {
+		m, _ = m.Update(e)
+	}
+	var out strings.Builder
+	if err := m.Batch(&out, []string{"processes", "users"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`(?m)^ *0 +2831 +\? +\? +4 +4 .* \? +·`, `(?m)^ *1001 +· +\? +\? .* \? +1 `, `(?m)^ *106 pinwatch .* \? +1 `} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("no %s in\n%s", want, out.String())
+		}
+	}
+	if page := plain(press(t, m, "enter")); strings.Contains(page, "No limit holds") || strings.Contains(page, " of 0") {
+		t.Error(page)
+	}
+}
+
 // untraced is a model where tracing was not allowed.
 func untraced(t *testing.T, width, height int) Model {
 	m := newModel(t, Options{Title: "Linux 6.12.107"}, width, height)
