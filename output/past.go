@@ -25,11 +25,12 @@ import (
 type Past struct {
 	Events int    // of anybody, in that time
 	Calls  int    // that were refused
-	Lost   uint64 // events
+	Lost   uint64 // events, since that time began
 
 	filter *row.Filter
 	toNS   uint64
 	view   pipeline.View
+	before uint64 // events that were lost before that time
 	book   *held.Book
 	seen   map[refusalKey]*RefusedThen
 	list   []*RefusedThen
@@ -53,6 +54,7 @@ func NewPast(filter *row.Filter, until time.Time) *Past {
 
 // Begin begins a trace: nothing that was known of another one holds.
 func (p *Past) Begin(now pipeline.View) {
+	p.before = 0
 	p.view, p.book, p.seen = now, held.New(), map[refusalKey]*RefusedThen{}
 }
 
@@ -60,6 +62,9 @@ func (p *Past) Begin(now pipeline.View) {
 func (p *Past) Enter(e *ledger.Entry) error {
 	if !e.Caller.Self {
 		p.book.Enter(e)
+	}
+	if e.TimeNS < p.filter.FromNS {
+		p.before = e.Lost
 	}
 	if e.TimeNS < p.filter.FromNS || e.TimeNS > p.toNS || e.Kind == ledger.Preexisting || e.Kind == ledger.Closing {
 		return nil
@@ -124,7 +129,7 @@ func (*Past) Flush(pipeline.View) error { return nil }
 
 // Close counts what was lost.
 func (p *Past) Close(_ pipeline.View, lost uint64) error {
-	p.Lost += lost
+	p.Lost += lost - min(lost, p.before)
 	return nil
 }
 
