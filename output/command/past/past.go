@@ -52,8 +52,8 @@ func (q *Question) Answer(in io.Reader, out, words io.Writer) (refused bool, err
 	if q.Path == "-" { // it is read only once
 		return false, q.write(out, there, none)
 	}
-	near := &recording.Nearest{Filter: &q.Filter, At: q.At}
-	if err := q.run(in, io.Discard, time.Time{}, time.Time{}, near, near.Past); err != nil {
+	near, err := q.nearest(in)
+	if err != nil {
 		return false, err
 	}
 	if before := near.Before(); there.Events == 0 && !before.IsZero() {
@@ -69,6 +69,21 @@ func (q *Question) Answer(in io.Reader, out, words io.Writer) (refused bool, err
 		return false, err
 	}
 	return false, q.write(out, nearest, none+" This is the nearest refusal"+q.whom()+".")
+}
+
+// nearest finds the nearest refusal, in more and more of the recording, for all of it takes long.
+func (q *Question) nearest(in io.Reader) (*recording.Nearest, error) {
+	for _, within := range []time.Duration{16 * q.Within, 256 * q.Within} {
+		near := &recording.Nearest{Filter: &q.Filter, At: q.At}
+		err := q.run(in, io.Discard, q.At.Add(-within), q.At.Add(within), near, near.Past)
+		if err == nil && q.At.Sub(near.Time()).Abs() <= within {
+			return near, nil
+		} else if err != nil && !errors.Is(err, recording.ErrNothing) {
+			return nil, err
+		}
+	}
+	near := &recording.Nearest{Filter: &q.Filter, At: q.At}
+	return near, q.run(in, io.Discard, time.Time{}, time.Time{}, near, near.Past)
 }
 
 // whom is about the filter.
