@@ -4,7 +4,7 @@ package page
 // times are microseconds since Begin. Texts that others have chosen are printable.
 type data struct {
 	Title      string   `json:"title"`
-	Begin      string   `json:"begin"` // of the first call, or of what is shown, RFC 3339
+	Begin      string   `json:"begin"` // of the first call, or of what is shown, RFC 3339; "": there is no call
 	End        int64    `json:"end"`
 	PageSize   uint32   `json:"page_size"` // bytes; 0: not known
 	Broken     bool     `json:"broken"`    // the kernel broke a rule

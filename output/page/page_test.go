@@ -222,6 +222,14 @@ func TestGaps(t *testing.T) {
 	}
 }
 
+// A page of nothing claims no time.
+func TestNothing(t *testing.T) {
+	d := dataOf(t, pageOf(t, "nothing", func(func(ledger.Event, error) bool) {}))
+	if d.Begin != "" || len(d.Traces) != 1 || d.Traces[0].Since != "" || d.End != 0 {
+		t.Errorf("%+v", d)
+	}
+}
+
 // What all holders together are charged for at the end is what the ledger's summary says is
 // there, and nobody holds what was given back.
 func TestHolders(t *testing.T) {

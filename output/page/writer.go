@@ -208,7 +208,9 @@ func (w *Writer) Finish(out io.Writer) error {
 	d := &w.data
 	w.all.begin = max(w.all.begin, w.from)
 	w.all.end = max(w.all.end, w.all.begin)
-	d.Begin = clockOf(w.all.begin)
+	if w.all.begin > 0 {
+		d.Begin = clockOf(w.all.begin)
+	}
 	d.Verdict = strings.Join(slices.Concat(w.verdicts[:]...), "; ")
 	d.Accounting = strings.Join(w.schemes, "; ")
 	d.Accounts = w.ranked()
