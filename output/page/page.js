@@ -360,7 +360,7 @@ function showHolders() {
 		s.count += m.count[i]; s.user += m.user[i]; s.pinned += m.pinned[i];
 	}
 	const held = sums.filter(s => s.count || s.user || s.pinned).sort((a, b) => b.user + b.pinned - a.user - a.pinned);
-	const foot = d.accounts.filter(a => !a.process && moment <= a.end).map(a => {
+	const foot = d.accounts.filter(a => !a.process && (moment < a.end || a.end === d.end)).map(a => {
 		const i = lower(a.t, moment + .5) - 1, known = held.filter(s => s.h.uid === a.uid && s.h.split === a.split).reduce((n, s) => n + s.user, 0);
 		return [a, i < 0 ? 0 : a.actual[i] - known];
 	}).filter(([, rest]) => rest).map(([a, rest]) => ["older than the recording, or not in it", "", "", rest, "uid " + a.uid, "", ""]);

@@ -293,3 +293,27 @@ func save(t *testing.T, path string, raw []byte) {
 		t.Fatal(err)
 	}
 }
+
+// Of a page with a gap, nobody holds anything in it, and what went before it says that it ended there.
+func TestGapsInBrowser(t *testing.T) {
+	b := open(t, gapped(t))
+	b.run(emulation.SetDeviceMetricsOverride(1280, 900, 1, false))
+	words := ask[string](b, `document.getElementById("verdict").textContent`)
+	if !strings.Contains(words, gap) || strings.Count(words, ", from 2026-11-21T10:48:") != 2 || !strings.Contains(words, "Times are since 2026-11-21T10:48:36Z.") {
+		t.Errorf("the verdict says %q", words)
+	}
+	if captions := ask[string](b, `[...document.querySelectorAll("#users figcaption")].map(c => c.textContent).join("\n")`); strings.Count(captions, "uid 1001") != 2 || !strings.Contains(captions, " · until a gap, at ") {
+		t.Errorf("the charts of users are called %q", captions)
+	}
+	// The last moment before the second trace is in the gap.
+	b.run(chromedp.Evaluate(`(() => {
+		const d = JSON.parse(document.getElementById("data").textContent), m = document.getElementById("moment");
+		const all = [...d.moves.t, ...d.notes.map(n => n.t), ...d.accounts.flatMap(a => a.t.slice(1)), d.end];
+		const times = [...new Set(all)].filter(t => t >= 0).sort((a, b) => a - b); // as the slider has them
+		m.value = times.findIndex(t => t > 10e6) - 1;
+		m.dispatchEvent(new Event("input"));
+	})()`, nil))
+	if held := ask[string](b, `document.querySelector("#holders tbody").textContent + document.querySelector("#holders tfoot").textContent`); held != "Nobody that is known." {
+		t.Errorf("in the gap %q", held)
+	}
+}

@@ -136,10 +136,12 @@ func TestPublished(t *testing.T) {
 	}
 }
 
-// Where a part is missing nothing is claimed: nobody holds anything that is known, and no line is
-// drawn across it. What came before the time that is wanted is not shown, but what came of it.
-func TestGaps(t *testing.T) {
-	const gap = "gap: nothing is recorded between them"
+// gap is what is said of that in gapped.
+const gap = "gap: nothing is recorded between them"
+
+// gapped is a page of two traces, the first of which breaks off while much is mapped.
+func gapped(t testing.TB) []byte {
+	t.Helper()
 	var out bytes.Buffer
 	everything := recording.Everything()
 	from := uint64(1795258116_000_000_000) // two of the first trace's three refusals are after that
@@ -152,7 +154,7 @@ func TestGaps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if i == 0 { // it breaks off while much is mapped
+		if i == 0 {
 			lines := bytes.SplitAfter(raw, []byte("\n"))
 			raw = bytes.Join(lines[:60], nil)
 		}
@@ -164,7 +166,13 @@ func TestGaps(t *testing.T) {
 	if err := w.Finish(&out); err != nil {
 		t.Fatal(err)
 	}
-	d := dataOf(t, out.Bytes())
+	return out.Bytes()
+}
+
+// Where a part is missing nothing is claimed: nobody holds anything that is known, and no line is
+// drawn across it. What came before the time that is wanted is not shown, but what came of it.
+func TestGaps(t *testing.T) {
+	d := dataOf(t, gapped(t))
 	if story := strings.Join(d.Story, "\n"); !strings.Contains(story, gap) || !strings.Contains(story, "The first refusal was call") || !d.Broken {
 		t.Errorf("story: %s", story)
 	}

@@ -211,7 +211,10 @@ func (w *Writer) Finish(out io.Writer) error {
 	if w.all.begin > 0 {
 		d.Begin = clockOf(w.all.begin)
 	}
-	d.Verdict = strings.Join(slices.Concat(w.verdicts[:]...), "; ")
+	d.Verdict = strings.Join(w.verdicts[1], "; ")
+	if d.Broken {
+		d.Verdict = strings.Join(w.verdicts[0], "; ")
+	}
 	d.Accounting = strings.Join(w.schemes, "; ")
 	d.Accounts = w.ranked()
 	d.Story = slices.Concat(w.story(), w.bugs, w.gaps)
