@@ -441,7 +441,7 @@ $("title").textContent = d.title;
 $("verdict").classList.toggle("bad", d.broken);
 $("verdict").append(make("p", { className: "head", textContent: (d.broken ? "✕ " : "") + d.verdict.charAt(0).toUpperCase() + d.verdict.slice(1) }), ...d.story.map(s => make("p", { textContent: s })),
 	make("p", { className: "dim", textContent: "Accounting: " + d.accounting }), ...d.traces.map(t => make("p", { className: "dim", textContent: t.counts + (t.since ? ", from " + t.since + " for " + time(t.length) : "") + "." })),
-	...d.begin ? [make("p", { className: "dim", textContent: "Times are since " + d.begin + "." })] : []);
+	...d.begin && d.begin !== d.traces[0].since ? [make("p", { className: "dim", textContent: "Times are since " + d.begin + "." })] : []);
 root.dataset.theme = dark.matches ? "dark" : "light";
 charts(d.accounts.filter(a => a.process), $("processes"));
 charts(d.accounts.filter(a => !a.process), $("users"));
