@@ -108,6 +108,8 @@ func (b *browser) view() (from, to float64) {
 func TestPublishedInBrowser(t *testing.T) {
 	b := open(t, report(t, published))
 	b.run(emulation.SetDeviceMetricsOverride(1280, 900, 1, false))
+	// The charts follow a moment later: until then no place on them is where it is going to be.
+	wait(b, `document.querySelector(".u-wrap").clientWidth === document.querySelector(".box").clientWidth`)
 
 	// The colours on the canvas are the drawing: a mark of a refusal is where call 5 was.
 	from, to := b.view()
