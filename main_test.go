@@ -32,10 +32,10 @@ var floors = [][]string{
 	{"tracer/reproducer"},
 	{"output/format"},
 	{"output/row", "output/report", "output/objects"},
-	{"output/recording"},
+	{"output/recording", "output/held"},
 	{"output", "output/checked", "output/explored", "output/emitted", "output/gate", "output/metrics"},
 	{"output/top", "output/page", "output/agent", "output/command/loads", "output/command/tracing"},
-	{"output/top/terminal"},
+	{"output/top/terminal", "output/command/past"},
 	{"output/command"},
 	{"."},
 }

@@ -238,14 +238,17 @@ const mostHolders = 10
 
 func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	h := &x.Held
-	when, asSeen := "", ""
-	if h.After {
+	when, asSeen, verb := "", "", "are"
+	switch {
+	case h.After:
 		when = " now, shortly after"
+	case h.Recorded:
+		when, verb = " at that time", "were"
 	}
 	if h.Estimated {
 		asSeen = " as far as can be seen"
 	}
-	share := fmt.Sprintf("%d of %d pages are used%s (%.1f %%)", h.UserLocked, x.Numbers.UserLockLimit, asSeen, h.Share)
+	share := fmt.Sprintf("%d of %d pages %s used%s (%.1f %%)", h.UserLocked, x.Numbers.UserLockLimit, verb, asSeen, h.Share)
 	if x.Numbers.UserLockLimit < 0 {
 		share = fmt.Sprintf("it has no end, and %s used%s", isOrAre(h.UserLocked), asSeen)
 	}
@@ -259,6 +262,8 @@ func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	switch {
 	case h.UserLocked < 0:
 		b.WriteString("  The counter is negative: the kernel has given back more than it charged, and takes the allowance for used up.\n")
+	case h.Unowned > 0 && h.Recorded:
+		fmt.Fprintf(b, "  %s were charged and the recording has no buffer for them: others that it names above, what is older than the recording or is not traced, or a leak.\n", format.Pages(h.Unowned, x.Numbers.PageBytes))
 	case h.Unowned > 0 && h.Split:
 		fmt.Fprintf(b, "  %s are charged and no buffer was found for them: buffers of a process that is not visible from here, or a leak.\n", format.Pages(h.Unowned, x.Numbers.PageBytes))
 	case h.Unowned > 0:

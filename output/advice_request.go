@@ -8,6 +8,7 @@ import (
 	"github.com/olekukonko/tablewriter/tw"
 
 	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -119,7 +120,10 @@ func requestHolders(b *strings.Builder, x *charging.Answer, when string) {
 	if perf {
 		b.WriteString("  Perf buffers within perf's own allowance (perf_event_mlock_kb) are charged to this counter, and not held against RLIMIT_MEMLOCK: they may exceed it.\n")
 	}
-	if x.Unowned > 0 {
+	switch {
+	case x.Unowned > 0 && x.Source == advice.SourceRecording:
+		fmt.Fprintf(b, "  %s: the recording has no holder: it is older, or is not traced, or a leak.\n", format.Pages(x.Unowned, x.Page))
+	case x.Unowned > 0:
 		fmt.Fprintf(b, "  %s: no holder was found: AF_XDP, iommufd, sends under way, BPF objects before Linux 5.11, a process that is not visible from here, or a leak.\n", format.Pages(x.Unowned, x.Page))
 	}
 }

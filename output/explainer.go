@@ -80,7 +80,7 @@ func (x *Explainer) Enter(e *ledger.Entry) error {
 	}
 	x.Refused++
 	refused := charging.OfRefusal(e)
-	this := refusalKey{e.Caller.PID, e.Op, e.Charger, e.Errno, askedOf(e), strings.Join(refused.Names(), ",")}
+	this := keyOf(e, refused)
 	if x.seen[this] {
 		return nil
 	}
@@ -88,17 +88,48 @@ func (x *Explainer) Enter(e *ledger.Entry) error {
 		x.seen = map[refusalKey]bool{}
 	}
 	x.seen[this] = true
-	if e.Op != ledger.Map || !e.AboutMemory() {
-		return x.note(e, refused)
+	said, text := explanationOf(e, refused, x.Accounting, x)
+	return writeAdvice(x.Out, said, x.AsJSON, text)
+}
+
+// buffers completes an explanation by who holds the allowance now.
+func (x *Explainer) buffers(of *advice.Explanation, e *ledger.Entry) {
+	if s, err := x.Take(); err == nil {
+		of.AddHolders(s, x.Facts(e.Caller.PID))
 	}
-	explanation := advice.OfEntry(e, x.Accounting)
+}
+
+// counter is who holds the user's counter now.
+func (x *Explainer) counter(e *ledger.Entry) (now *charging.Answer, when string) {
+	if s, err := x.Take(); err == nil {
+		now = charging.HoldersOf(s, e.Payer())
+	}
+	return now, "now, shortly after"
+}
+
+// holding knows who holds what a call was refused for: the allowance of perf buffers, or the user's
+// counter, of which nil is not known.
+type holding interface {
+	buffers(of *advice.Explanation, e *ledger.Entry)
+	counter(e *ledger.Entry) (held *charging.Answer, when string)
+}
+
+// explanationOf explains a refusal, as JSON and as text. known is how the kernel accounts, if the
+// trace has not seen it.
+func explanationOf(e *ledger.Entry, refused *charging.Refused, known accounting.Finding, by holding) (asJSON any, text string) {
+	if e.Op != ledger.Map || !e.AboutMemory() {
+		return noteOf(e, refused, by)
+	}
+	explanation := advice.OfEntry(e, known)
 	if explanation.Verdict.Errno == "EPERM" {
 		explanation.Notes = charging.MappingNotes(e)
 	}
-	if s, err := x.Take(); err == nil {
-		explanation.AddHolders(s, x.Facts(e.Caller.PID))
-	}
-	return Advice(x.Out, explanation, x.AsJSON)
+	by.buffers(explanation, e)
+	return explanation, AdviceText(explanation)
+}
+
+func keyOf(e *ledger.Entry, refused *charging.Refused) refusalKey {
+	return refusalKey{e.Caller.PID, e.Op, e.Charger, e.Errno, askedOf(e), strings.Join(refused.Names(), ",")}
 }
 
 // askedOf is the size of what was asked for, as far as it tells two requests apart.
@@ -144,38 +175,33 @@ type refusedCall struct {
 	Remedies []remedy.Remedy       `json:"remedies"`
 }
 
-// note explains a refusal by the note that its row has.
-func (x *Explainer) note(e *ledger.Entry, refused *charging.Refused) error {
+// noteOf explains a refusal by the note that its row has.
+func noteOf(e *ledger.Entry, refused *charging.Refused, by holding) (asJSON refusedCall, text string) {
 	r := row.Of(e)
 	note := Explain(&r)
-	var now *charging.Answer
+	var held *charging.Answer
+	var when string
 	if refused.ByUser() {
-		if s, err := x.Take(); err == nil {
-			now = charging.HoldersOf(s, e.Payer())
-		}
+		held, when = by.counter(e)
 	}
-	if x.AsJSON {
-		call := refusedCall{Version: 1, Subject: advice.Subject{PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID, OutsideUID: -1},
-			Errno: format.Errno(e.Errno), Outcome: refused.Outcome.String(), Reasons: refused.Names(), Note: note,
-			Over: refused.Over(), Holders: []charging.UserHolder{}, Closed: []object.Closed{}, Remedies: append([]remedy.Remedy{}, refused.Remedies...)}
-		if refused.ByMemlock() {
-			call.Asked, call.Held, call.Limit = refused.Facts.Asked, refused.Facts.Held, refused.Facts.Limit
-			call.Closed = append(call.Closed, refused.Closed()...)
-		}
-		if now != nil {
-			call.Holders, call.Unowned = now.Holders, now.Unowned
-		}
-		return writeAdvice(x.Out, call, true, "")
+	call := refusedCall{Version: 1, Subject: advice.SubjectOfEntry(e),
+		Errno: format.Errno(e.Errno), Outcome: refused.Outcome.String(), Reasons: refused.Names(), Note: note,
+		Over: refused.Over(), Holders: []charging.UserHolder{}, Closed: []object.Closed{}, Remedies: append([]remedy.Remedy{}, refused.Remedies...)}
+	if refused.ByMemlock() {
+		call.Asked, call.Held, call.Limit = refused.Facts.Asked, refused.Facts.Held, refused.Facts.Limit
+		call.Closed = append(call.Closed, refused.Closed()...)
+	}
+	if held != nil {
+		call.Holders, call.Unowned = held.Holders, held.Unowned
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "process %d (%s) of uid %d: REFUSED with %s\n\n  %s\n", e.Caller.PID, format.Printable(e.Caller.Comm), e.Caller.UID, format.Errno(e.Errno), note)
-	if now != nil {
-		requestHolders(&b, now, "now, shortly after")
+	if held != nil {
+		requestHolders(&b, held, when)
 	}
 	adviceRemedies(&b, refused.Remedies)
 	b.WriteString("\n")
-	_, err := io.WriteString(x.Out, b.String())
-	return err
+	return call, b.String()
 }
 
 // Flush does nothing: an explanation is out when it is written.

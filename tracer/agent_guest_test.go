@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,16 @@ func watchesForEver(t *testing.T, k guesttest.Kernel) {
 	if replay.Code != 0 || !strings.Contains(replay.Stdout, "EPERM: pinned_vm 69 + extra 65 = 134 pages") ||
 		!strings.Contains(replay.Stderr, "the agent did not end, and was started again") || strings.Count(replay.Stdout, "accounting of this kernel") != 2 {
 		t.Errorf("%+v", replay)
+	}
+	// What explain says of it later is what it says of a command, with who held what then.
+	explained := guesttest.Command(t, "pinwatch", "explain", "--at", "0s", "--uid", "2001", dir).Run()
+	holder := regexp.MustCompile(fmt.Sprintf(`(?m)^ +%d +pinwatch +2001 +9 +585 +516 `, held.Process.Pid))
+	if explained.Code != 1 || !strings.Contains(explained.Stdout, "REFUSED with EPERM: RLIMIT_MEMLOCK is exceeded by 6 pages") || !holder.MatchString(explained.Stdout) {
+		t.Errorf("%+v", explained)
+	}
+	t.Log(explained.Stdout, explained.Stderr)
+	if shown := guesttest.Command(t, "pinwatch", "top", "--replay", dir, "--view", "events").Run(); shown.Code != 0 || !strings.Contains(shown.Stdout, "! recording: gap: ") {
+		t.Errorf("%+v", shown)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -33,6 +34,9 @@ type RingOptions struct {
 	Header func() (*recording.Header, error)
 	Log    *slog.Logger
 	Now    func() time.Time
+	// Ahead is how far the wall clock is ahead of the times of events by now: it goes on while
+	// the machine sleeps, and can be set. nil: never.
+	Ahead func() time.Duration
 }
 
 // LeastBytes is the smallest ring: files of less than a few blocks would not be compressed.
@@ -46,6 +50,7 @@ const (
 	mostPartAge = time.Hour
 	leastAge    = time.Minute
 	retryAfter  = time.Second
+	leastAhead  = 100 * time.Millisecond // less is how exact the two clocks are read together
 )
 
 // Ring is the sink that keeps the newest part of a trace: a directory of files, each of which
@@ -66,10 +71,11 @@ type Ring struct {
 	block     int64   // of that, what it began with
 	lines     *recording.Writer
 	begun     time.Time
+	ahead     time.Duration // that is in the times that are written
 	dirty     bool
 	unflushed uint64 // events that are not on their way to the disk yet
 	full      []*os.File
-	failing   bool
+	failing   error // nil: all is written
 	tried     time.Time
 	pruned    time.Time
 	missed    uint64 // since the last file
@@ -134,13 +140,21 @@ func (r *Ring) Begin(now pipeline.View) { r.view = now }
 func (r *Ring) Enter(e *ledger.Entry) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.file == nil && !r.reopen() {
+	if r.file == nil {
+		r.reopen()
+	} else if ahead := r.clock(); ahead-r.ahead >= leastAhead {
+		r.ahead = ahead // the machine has slept
+	} else if r.ahead-ahead >= leastAhead {
+		r.rotate() // no time goes back within a file
+	}
+	if r.file == nil {
 		r.miss(1)
 		return nil
 	}
 	one := row.Of(e)
 	one.Note = output.Explain(&one)
-	r.last.TimeNS, r.last.PageSize, r.last.Buffer.Limits.OnlineCPUs = e.TimeNS, e.PageSize, e.Buffer.Limits.OnlineCPUs
+	r.onClock(&one)
+	r.last.TimeNS, r.last.PageSize, r.last.Buffer.Limits.OnlineCPUs = one.TimeNS, e.PageSize, e.Buffer.Limits.OnlineCPUs
 	r.unflushed++
 	if err := r.lines.Write(&one); err != nil {
 		r.fail(err)
@@ -152,6 +166,17 @@ func (r *Ring) Enter(e *ledger.Entry) error {
 	}
 	return nil
 }
+
+// clock is how far the wall clock is ahead.
+func (r *Ring) clock() time.Duration {
+	if r.Ahead == nil {
+		return 0
+	}
+	return r.Ahead()
+}
+
+// onClock gives a row the time of the wall clock. What reads a recording later knows no other.
+func (r *Ring) onClock(one *row.Row) { one.TimeNS = uint64(int64(one.TimeNS) + int64(r.ahead)) }
 
 // partBytes is how large a file gets, without what it begins with.
 func (r *Ring) partBytes() int64 { return max(r.MaxBytes/partsOfRing, r.block) }
@@ -234,6 +259,7 @@ func (r *Ring) open() error {
 	if err != nil {
 		return err
 	}
+	header.Clock = "wall clock: CLOCK_MONOTONIC as Unix time, put right as it was written"
 	header.Run, header.Part, header.Unrecorded = r.run, r.part, r.missed
 	var live []ledger.Entry
 	if r.view != nil {
@@ -244,6 +270,7 @@ func (r *Ring) open() error {
 	if err != nil {
 		return err
 	}
+	r.ahead = r.clock()
 	r.written = counter{to: file}
 	r.encoder.Reset(&r.written)
 	r.lines = recording.NewWriter(r.encoder)
@@ -262,6 +289,7 @@ func (r *Ring) beginWith(header *recording.Header, live []ledger.Entry) error {
 	}
 	for i := range live {
 		one := row.Of(&live[i])
+		r.onClock(&one)
 		if err := r.lines.Write(&one); err != nil {
 			return err
 		}
@@ -345,10 +373,13 @@ func (r *Ring) prune() {
 
 // fail ends a file that cannot be written. The trace goes on.
 func (r *Ring) fail(err error) {
-	if !r.failing {
-		r.Log.Error("not recording: events are not written until there is room", "dir", r.Dir, "error", err)
+	if until := "a file can be written again"; r.failing == nil || format.Cause(err) != format.Cause(r.failing) { // each cause once
+		if noRoom(err) {
+			until = "there is room"
+		}
+		r.Log.Error("not recording: events are not written until "+until, "dir", r.Dir, "error", err)
 	}
-	r.failing, r.tried = true, r.Now()
+	r.failing, r.tried = err, r.Now()
 	r.miss(r.unflushed)
 	r.unflushed, r.dirty = 0, false
 	if r.file != nil {
@@ -362,19 +393,19 @@ func (r *Ring) miss(events uint64) {
 	r.missedAll += events
 }
 
-// reopen tries to go on. It reports whether there is a file.
-func (r *Ring) reopen() bool {
+// reopen tries to go on.
+func (r *Ring) reopen() {
 	if r.Now().Sub(r.tried) < retryAfter {
-		return false
+		return
 	}
 	missed := r.missed
 	r.prune()
 	if err := r.open(); err != nil {
-		return false
+		r.fail(err)
+		return
 	}
-	r.failing = false
+	r.failing = nil
 	r.Log.Info("recording again", "dir", r.Dir, "unrecorded_events", missed)
-	return true
 }
 
 // Close ends the recording with a summary.
@@ -393,8 +424,8 @@ func (r *Ring) Close(now pipeline.View, lost uint64) error {
 	return r.lock.Close()
 }
 
-// Unrecorded is how many events could not be written, and whether that is so now.
-func (r *Ring) Unrecorded() (events uint64, now bool) {
+// Unrecorded is how many events could not be written, and why that is so now; nil: it is not.
+func (r *Ring) Unrecorded() (events uint64, now error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.missedAll, r.failing

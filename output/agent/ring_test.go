@@ -2,14 +2,18 @@ package agent
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -111,20 +115,20 @@ func (*said) Close(pipeline.View, uint64) error { return nil }
 // says of each trace.
 func replayed(t *testing.T, dir string, from, to time.Time) (words string, traces []said, summaries []ledger.Summary) {
 	t.Helper()
-	d, err := recording.OpenDirectory(dir, from, to)
+	d, err := recording.Open(dir, nil, from, to)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var b strings.Builder
-	for trace := d.Next(&b); trace != nil; trace = d.Next(&b) {
+	for trace, _ := d.Next(); trace != nil; trace, _ = d.Next() {
 		var s said
 		var sum summed
 		if err := pipeline.Run(trace.Events(), trace.Lost, &s, &sum); err != nil {
 			t.Fatal(err)
 		}
-		trace.Tell(&b)
 		traces, summaries = append(traces, s), append(summaries, sum.Summary)
 	}
+	d.Tell(&b)
 	return b.String(), traces, summaries
 }
 
@@ -245,6 +249,114 @@ func TestRingIsKilled(t *testing.T) {
 	}
 }
 
+// How an agent ended is not known where what it wrote last cannot be read: its end may be there.
+func TestRingUnreadable(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(path string) error
+		says  string
+	}{
+		"no header": {func(path string) error { return os.Truncate(path, 0) }, "pinwatch-%08d-.* could not be read$"},
+		"damage": {func(path string) error {
+			whole, err := os.ReadFile(path)
+			copy(whole[len(whole)/2:], make([]byte, 300))
+			return errors.Join(err, os.WriteFile(path, whole, 0o600))
+		}, "a part of pinwatch-%08d-.* could not be read$"},
+		"gone": {os.Remove, "files are missing$"},
+	} {
+		dir := t.TempDir()
+		first, _ := ringOf(t, RingOptions{Dir: dir})
+		if err := pipeline.Run(each(mappings(600, 1), nil), func() uint64 { return 0 }, first); err != nil {
+			t.Fatal(err)
+		}
+		files, err := recording.PartFiles(dir)
+		if err != nil || len(files) < 2 {
+			t.Fatalf("%v: %d files", err, len(files))
+		}
+		again, _ := ringOf(t, RingOptions{Dir: dir})
+		if err := pipeline.Run(each(mappings(10, 1), nil), func() uint64 { return 0 }, again); err != nil {
+			t.Fatal(err)
+		}
+		if told, _, _ := replayed(t, dir, time.Time{}, time.Time{}); !strings.Contains(told, "the agent was stopped, and started again") {
+			t.Errorf("%s: whole: %s", name, told)
+		}
+		last := files[len(files)-1]
+		if err := c.spoil(last.Path); err != nil {
+			t.Fatal(err)
+		}
+		want := "gap: .*: the agent was started again, and how it had ended is not known: " + strings.ReplaceAll(c.says, "%08d", fmt.Sprintf("%08d", last.Number))
+		if told, _, _ := replayed(t, dir, time.Time{}, time.Time{}); !regexp.MustCompile("(?m)" + want).MatchString(told) {
+			t.Errorf("%s: %s\nwant %s", name, told, want)
+		}
+	}
+}
+
+// The times that are written are those of the wall clock, also after the machine has slept, and
+// after the clock was set back. No verdict depends on that.
+func TestRingClock(t *testing.T) {
+	dir := t.TempDir()
+	var ahead time.Duration
+	ring, _ := ringOf(t, RingOptions{Dir: dir, Ahead: func() time.Duration { return ahead }})
+	var live said
+	events := mappings(60, 1)
+	want := make([]uint64, len(events))
+	err := pipeline.Run(each(events, func(i int) {
+		want[i] = events[i].TimeNS + uint64(ahead)
+		switch i {
+		case 39:
+			ahead = 8 * time.Hour
+		case 59:
+			ahead += time.Millisecond // as exact as it gets
+		case 60:
+			want[60] -= uint64(time.Millisecond)
+			ahead = 7 * time.Hour
+		}
+	}), func() uint64 { return 0 }, ring, &live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := recording.PartFiles(dir)
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%v, %d files; want another one since the clock was set back", err, len(files))
+	}
+	_, traces, summaries := replayed(t, dir, time.Time{}, time.Time{})
+	if len(traces) != 1 || summaries[0].Users[0].Unexplained() != 0 {
+		t.Fatalf("%d traces, %+v", len(traces), summaries)
+	}
+	if diff := cmp.Diff(live.list, traces[0].list); diff != "" {
+		t.Error(diff)
+	}
+	var got []uint64
+	d, err := recording.Open(dir, nil, time.Time{}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	trace, _ := d.Next()
+	for e, err := range trace.Events() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, e.TimeNS)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	// Each file alone has no time that goes back.
+	for _, file := range files {
+		in, err := os.Open(file.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		last := uint64(0)
+		for e, err := range recording.NewReader(in).Events() {
+			if err != nil || e.TimeNS < last {
+				t.Errorf("%s: %d after %d, %v", file.Path, e.TimeNS, last, err)
+			}
+			last = e.TimeNS
+		}
+	}
+}
+
 // What a disk has no room for is counted and logged once, and recording goes on when it has.
 func TestRingWithoutRoom(t *testing.T) {
 	dir := t.TempDir()
@@ -265,8 +377,8 @@ func TestRingWithoutRoom(t *testing.T) {
 		case 19:
 			ring.Tick() // ten more are not
 			_, failing := ring.Unrecorded()
-			if !failing {
-				t.Error("nothing failed")
+			if !errors.Is(failing, unix.ENOSPC) {
+				t.Errorf("failed with %v", failing)
 			}
 		case 29:
 			now.now = now.now.Add(2 * time.Second) // there is room again
@@ -276,10 +388,10 @@ func TestRingWithoutRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	full.Close()
-	if missed, failing := ring.Unrecorded(); missed != 20 || failing {
-		t.Errorf("%d events are missed, %t; want 20", missed, failing)
+	if missed, failing := ring.Unrecorded(); missed != 20 || failing != nil {
+		t.Errorf("%d events are missed, %v; want 20", missed, failing)
 	}
-	if said := words.String(); strings.Count(said, "not recording") != 1 || !strings.Contains(said, "no space left on device") || !strings.Contains(said, "unrecorded_events=20") {
+	if said := words.String(); strings.Count(said, "not recording: events are not written until there is room") != 1 || !strings.Contains(said, "no space left on device") || !strings.Contains(said, "unrecorded_events=20") {
 		t.Error(said)
 	}
 	told, traces, summaries := replayed(t, dir, time.Time{}, time.Time{})
@@ -288,6 +400,44 @@ func TestRingWithoutRoom(t *testing.T) {
 	}
 	if u := summaries[1].Users; len(u) != 1 || u[0].Unexplained() != 0 {
 		t.Errorf("%+v", u)
+	}
+}
+
+// Of a disk that fails otherwise, what was seen is said, each cause once, and nothing of room.
+func TestRingFails(t *testing.T) {
+	now := &clock{noon}
+	broken := errors.New("no settings")
+	ring, words := ringOf(t, RingOptions{Dir: t.TempDir(), Now: now.Now, Header: func() (*recording.Header, error) {
+		if now.now != noon {
+			return nil, broken
+		}
+		return testHeader()
+	}})
+	whole := ring.file
+	err := pipeline.Run(each(mappings(40, 1), func(i int) {
+		switch i {
+		case 9:
+			readOnly, err := os.Open(whole.Name()) // writing there fails with EBADF
+			if err != nil {
+				t.Fatal(err)
+			}
+			ring.written.to = readOnly
+			ring.Tick()
+			if _, why := ring.Unrecorded(); !errors.Is(why, unix.EBADF) {
+				t.Errorf("failed with %v", why)
+			}
+		case 19, 29:
+			now.now = now.now.Add(2 * time.Second)
+		}
+	}), func() uint64 { return 0 }, ring)
+	whole.Close()
+	if _, why := ring.Unrecorded(); err != nil || !errors.Is(why, broken) {
+		t.Errorf("%v; failed with %v", err, why)
+	}
+	said := words.String()
+	if strings.Count(said, "not recording: events are not written until a file can be written again") != 2 || strings.Contains(said, "room") ||
+		strings.Count(said, "bad file descriptor") != 1 || strings.Count(said, "no settings") != 1 {
+		t.Error(said)
 	}
 }
 

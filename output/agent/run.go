@@ -48,11 +48,12 @@ func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer
 		return err
 	}
 	defer s.Close()
+	ahead := sinceThen()
 	lines := NewLog(log, time.Now)
 	sinks, ticks := []pipeline.Sink{lines}, []func(){lines.Tick}
-	from := metrics.Source{Version: o.Version, Kernel: kernel.Release(), Settings: kernel.ReadSettings, Lost: func() uint64 { return s.Losses().Total() }, LeftOut: lines.LeftOut}
+	from := metrics.Source{Version: o.Version, Kernel: kernel.Release(), Settings: kernel.ReadSettings, Lost: func() uint64 { return s.Losses().Total() }, LeftOut: lines.LeftOut, Ahead: ahead}
 	if o.Dir != "" {
-		ring, err := OpenRing(RingOptions{Dir: o.Dir, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge, Log: log, Now: time.Now,
+		ring, err := OpenRing(RingOptions{Dir: o.Dir, MaxBytes: o.MaxBytes, MaxAge: o.MaxAge, Log: log, Now: time.Now, Ahead: ahead,
 			Header: func() (*recording.Header, error) { return recording.NewHeader(o.Version, o.Anonymous) }})
 		if err != nil {
 			return err
@@ -84,6 +85,16 @@ func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer
 		log.Warn("lost events", "what", losses.String())
 	}
 	return err
+}
+
+// sinceThen returns how far the wall clock has got ahead, since then, of the one that does not run
+// while the machine sleeps, and is never set.
+func sinceThen() (ahead func() time.Duration) {
+	then := time.Now() // by both clocks
+	return func() time.Duration {
+		now := time.Now()
+		return now.Round(0).Sub(then.Round(0)) - now.Sub(then)
+	}
 }
 
 // every calls functions each second until ctx ends; wait waits for the last call.

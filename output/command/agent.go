@@ -34,8 +34,8 @@ With --dir it keeps the newest part of the trace on disk, in files of which each
 be replayed alone: "pinwatch replay DIR --from 02:50 --to 03:10" tells what happened
 while nobody looked. What was seen is written each second: SIGKILL or a power cut
 takes no more than the last one. The oldest files go when all together have
---max-size, or when they are older than --max-age. A disk that is full is logged, and
-recording goes on when there is room.
+--max-size, or when they are older than --max-age. A disk that takes nothing is logged,
+with why, and recording goes on when it does again.
 
 With --listen it answers for /metrics (Prometheus, OpenMetrics) and /healthz. No label
 is a process, and there are at most 100 users and cgroups; the rest is "other".

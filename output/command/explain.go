@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/pinwatch/pinwatch/output"
+	"github.com/pinwatch/pinwatch/output/command/past"
 	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/tracer/advice"
 	"github.com/pinwatch/pinwatch/tracer/charging"
@@ -31,13 +32,14 @@ type explainOptions struct {
 	aux       bool
 	request   requestFlags
 	json      bool
+	past      past.Question
 	command   []string // whose refusals are explained; none: nobody's
 }
 
 func newExplain(s *Streams) *cobra.Command {
 	o := explainOptions{Streams: s}
 	cmd := &cobra.Command{
-		Use:   "explain [flags] [-- COMMAND [ARG...]]",
+		Use:   "explain [flags] [-- COMMAND [ARG...]] | --at TIME FILE|DIR",
 		Short: "Tell why locked memory is refused, who holds it, and what helps",
 		Long: `Applies the kernel's rules to this machine's numbers: would this be refused to this
 process, or to a new process of this user; by which limit, and by how much; how many
@@ -60,18 +62,32 @@ but of perf buffers and BPF objects.
 Without a process or a user, the question is about whoever asks. The size of a perf
 buffer is that of its data; the control page is added.
 
+With --at, explains what was refused around that time, by a recording, or by what
+"pinwatch agent --dir" wrote: of each refusal the same, with who held what then. With
+--pid or --uid, only what was refused to these.
+
 The state of the host comes from BPF iterators (Linux 5.8; CAP_BPF and
 CAP_PERFMON, or CAP_SYS_ADMIN), else from /proc. Then users' counters are
 estimated, and what this user may not see is named.
 
 Exit status: 0 if it is allowed; 1 if refused, if that cannot be known from here, or on
-failure. With a command 1 if anything was refused to it, else the command's own.`,
+failure. With a command 1 if anything was refused to it, else the command's own. With
+--at 1 if anything was refused in that time.`,
 		Example: `  pinwatch explain --pid 4711 --buffer 512K --per-cpu
   pinwatch explain --uid 1000 --io-uring 64M
-  pinwatch explain -- perf record -a sleep 1`,
-		Args: commandAfterDash,
-		RunE: func(cmd *cobra.Command, command []string) error {
-			o.command = command
+  pinwatch explain -- perf record -a sleep 1
+  pinwatch explain --at 03:12 /var/lib/pinwatch`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if o.past.At.IsZero() {
+				return commandAfterDash(cmd, args)
+			}
+			return cobra.ExactArgs(1)(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !o.past.At.IsZero() {
+				return explainPast(&o, cmd.Flags(), args[0])
+			}
+			o.command = args
 			return runExplain(cmd.Context(), &o)
 		},
 	}
@@ -84,10 +100,14 @@ failure. With a command 1 if anything was refused to it, else the command's own.
 	f.BoolVar(&o.aux, "aux", false, "AUX areas instead of data areas")
 	f.BoolVar(&o.json, "json", false, "write JSON")
 	o.request.add(f)
+	o.past.Add(f)
 	o.tracing.AddBTF(f)
 	tracing.AddSource(f, &o.source)
 	cmd.MarkFlagsMutuallyExclusive("pid", "uid")
-	cmd.MarkFlagsMutuallyExclusive("pages", "buffer", "io-uring", "umem", "zerocopy", "bpf-map")
+	cmd.MarkFlagsMutuallyExclusive("pages", "buffer", "io-uring", "umem", "zerocopy", "bpf-map", "at")
+	for _, of := range []string{"per-cpu", "aux", "btf", "source"} {
+		cmd.MarkFlagsMutuallyExclusive(of, "at")
+	}
 	return cmd
 }
 
@@ -119,6 +139,22 @@ func runExplain(ctx context.Context, o *explainOptions) error {
 		return err
 	}
 	return failure(!x.Verdict.Allowed || !x.Verdict.Certain)
+}
+
+// explainPast explains what a recording has of a time.
+func explainPast(o *explainOptions, f *pflag.FlagSet, path string) error {
+	o.past.Path, o.past.JSON = path, o.json
+	if f.Changed("pid") {
+		o.past.Filter.PIDs = []uint32{uint32(o.pid)}
+	}
+	if f.Changed("uid") {
+		o.past.Filter.UIDs = []uint32{uint32(o.uid)}
+	}
+	refused, err := o.past.Answer(o.In, o.Out, o.Err)
+	if err != nil {
+		return err
+	}
+	return failure(refused)
 }
 
 // requestFlags ask about something else than perf buffers.

@@ -2,8 +2,6 @@ package command
 
 import (
 	"fmt"
-	"os"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,9 +15,9 @@ import (
 // replayOptions are those of replay.
 type replayOptions struct {
 	*Streams
-	rows     tracing.Rows
-	path     string // "-": the standard input; a directory: of an agent
-	from, to time.Time
+	rows tracing.Rows
+	span value.Span
+	path string // "-": the standard input; a directory: of an agent
 }
 
 func newReplay(s *Streams) *cobra.Command {
@@ -49,46 +47,27 @@ in. The summary counts all since then, and is as of --to.`,
 		},
 	}
 	o.rows.Add(cmd.Flags())
-	value.Time(cmd.Flags(), &o.from, "from", "show only what happened since then")
-	value.Time(cmd.Flags(), &o.to, "to", "end there")
+	o.span.Add(cmd.Flags(), "show only what happened since then", "end there")
 	return cmd
 }
 
 func runReplay(o *replayOptions) error {
-	if !o.from.IsZero() {
-		o.rows.Filter.FromNS = uint64(max(0, o.from.UnixNano()))
-	}
-	if info, err := os.Stat(o.path); err == nil && info.IsDir() {
-		return replayDirectory(o)
-	}
-	in, err := o.open(o.path)
+	o.rows.Filter.FromNS = o.span.FromNS()
+	recorded, err := recording.Open(o.path, o.In, o.span.From, o.span.To)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	recorded := recording.NewReader(in)
-	recorded.EndAt(o.to)
-	return replayOne(o, recorded)
-}
-
-func replayDirectory(o *replayOptions) error {
-	dir, err := recording.OpenDirectory(o.path, o.from, o.to)
-	if err != nil {
-		return err
-	}
-	for trace := dir.Next(o.Err); trace != nil; trace = dir.Next(o.Err) {
-		if err := replayOne(o, trace); err != nil {
+	defer recorded.Close()
+	defer recorded.Tell(o.Err)
+	for trace, _ := recorded.Next(); trace != nil; trace, _ = recorded.Next() {
+		recorded.Tell(o.Err)
+		w, err := o.rows.Writer(o.Out)
+		if err != nil {
+			return err
+		}
+		if err := pipeline.Run(trace.Events(), trace.Lost, output.NewStream(w, &o.rows.Filter)); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func replayOne(o *replayOptions, trace recording.Source) error {
-	w, err := o.rows.Writer(o.Out)
-	if err != nil {
-		return err
-	}
-	defer trace.Tell(o.Err)
-	return pipeline.Run(trace.Events(), trace.Lost, output.NewStream(w, &o.rows.Filter))
 }

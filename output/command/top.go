@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -31,7 +30,8 @@ type topOptions struct {
 	tracing tracing.Flags
 	view    top.Options
 	views   []string // what to show first, and in a batch all of
-	replay  string   // a recording, "-": the standard input; "": the running kernel
+	replay  string   // a recording or a directory of them, "-": the standard input; "": the running kernel
+	span    value.Span
 	batch   bool
 	config  string // file of settings; "": the user's, where there is one
 	save    bool
@@ -45,8 +45,9 @@ func newTop(s *Streams) *cobra.Command {
 		Short: "Watch who holds locked memory, and who is refused",
 		Long: `Shows who holds locked memory, now and as it changes: processes, users, cgroups,
 BPF objects and live events. What existed before pinwatch started is included.
-With --replay it shows a recording, without privileges, anywhere. If the standard
-output is not a terminal, it writes plain tables (--batch).
+With --replay it shows a recording, or what "pinwatch agent --dir" wrote, without
+privileges, anywhere. If the standard output is not a terminal, it writes plain tables
+(--batch).
 
 Keys:
 ` + indent(top.Keys) + `
@@ -55,7 +56,8 @@ Tracing needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Without them top shows
 what /proc tells, and says so.`,
 		Example: `  pinwatch top
   pinwatch top -b -n 3 -d 5s --view processes,users
-  pinwatch record trace.jsonl; pinwatch top --replay trace.jsonl --speed 0.5`,
+  pinwatch record trace.jsonl; pinwatch top --replay trace.jsonl --speed 0.5
+  pinwatch top --replay /var/lib/pinwatch --from 02:50 --paused`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.settings(cmd.Flags()); err != nil {
@@ -65,7 +67,8 @@ what /proc tells, and says so.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.replay, "replay", "", "show this `recording` of record or trace --json; - for the standard input")
+	f.StringVar(&o.replay, "replay", "", "show this `recording` of record or trace --json, or directory of the agent; - for the standard input")
+	o.span.Add(f, "with --replay, begin there", "with --replay, end there")
 	f.Float64Var(&o.view.Speed, "speed", 1, "replay speed: 1 as recorded, 2 twice as fast; 0: as fast as possible")
 	f.BoolVar(&o.view.Paused, "paused", false, "start the replay paused; n steps")
 	f.BoolVarP(&o.batch, "batch", "b", false, "write plain tables, even to a terminal")
@@ -141,8 +144,8 @@ func (o *topOptions) check() error {
 	switch {
 	case o.view.Interval < 10*time.Millisecond:
 		return fmt.Errorf("--interval %s: want at least 10ms", o.view.Interval)
-	case o.view.Paused && o.replay == "":
-		return errors.New("--paused goes with --replay")
+	case o.replay == "" && (o.view.Paused || o.span != value.Span{}):
+		return errors.New("--paused, --from and --to go with --replay")
 	case o.view.Speed < 0 || o.count < 0:
 		return errors.New("--speed and --count cannot be negative")
 	}
@@ -152,25 +155,13 @@ func (o *topOptions) check() error {
 }
 
 func topReplay(ctx context.Context, o *topOptions) error {
-	in, err := o.open(o.replay)
+	recorded, err := recording.Open(o.replay, o.In, o.span.From, o.span.To)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
+	defer recorded.Close()
 	o.view.Replay, o.view.Title = true, filepath.Base(o.replay)
-	recorded := recording.NewReader(in)
-	again := func() (*recording.Reader, error) {
-		file, ok := in.(io.Seeker)
-		if !ok {
-			return nil, errors.New("it is the standard input")
-		}
-		if _, err := file.Seek(0, io.SeekStart); err != nil {
-			return nil, err
-		}
-		recorded = recording.NewReader(in)
-		return recorded, nil
-	}
-	source := &terminal.Replay{Recorded: recorded, Again: again, Speed: o.view.Speed, Paused: o.view.Paused, Interval: o.view.Interval}
+	source := &terminal.Replay{Recorded: recorded, FromNS: o.span.FromNS(), Speed: o.view.Speed, Paused: o.view.Paused, Interval: o.view.Interval}
 	if o.plain() {
 		source.Speed, source.Paused, o.view.Paused = 0, false, false
 	}

@@ -5,6 +5,7 @@ package format
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -57,6 +58,15 @@ func Printable(s string) string {
 
 // Errno is the name of an error number.
 func Errno(errno int32) string { return rule.ErrnoName(unix.Errno(errno)) }
+
+// Cause is why something failed, without where: the text of the errno, where there is one.
+func Cause(err error) string {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
+	return Printable(err.Error())
+}
 
 // Bytes writes a number of bytes in the largest binary unit that fits.
 func Bytes(n int64) string {

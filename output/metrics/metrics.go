@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -33,10 +34,12 @@ type Source struct {
 	// Settings are those of the machine.
 	Settings func() (rule.Settings, error)
 	Lost     func() uint64 // events
-	// Unrecorded is how many events the recording lacks, and whether it lacks the next ones;
-	// nil: there is no recording.
-	Unrecorded func() (events uint64, now bool)
+	// Unrecorded is how many events the recording lacks, and why it lacks the next ones, nil if
+	// it does not; nil: there is no recording.
+	Unrecorded func() (events uint64, now error)
 	LeftOut    func() uint64 // lines of the log
+	// Ahead is how far the wall clock is ahead of the times of events by now.
+	Ahead func() time.Duration
 }
 
 // Collector is the sink and the prometheus.Collector.
@@ -48,7 +51,7 @@ type Collector struct {
 	refusals *bounded[[3]string] // subsystem, errno, outcome
 	byUser   *bounded[string]
 	byCgroup *bounded[string]
-	verdicts [ledger.Verdicts][2]uint64
+	verdicts [ledger.Verdicts]struct{ exact, uncertain uint64 }
 	users    map[user]int64   // bytes of a counter
 	payers   map[string]int64 // bytes by cgroup
 	unkept   int64            // of cgroups beyond those
@@ -93,7 +96,11 @@ func (c *Collector) Enter(e *ledger.Entry) error {
 	c.lastNS = max(c.lastNS, e.TimeNS)
 	subsystem := row.SubsystemName(e)
 	c.kinds.add([2]string{subsystem, e.Kind.String()}, 1)
-	c.verdicts[e.Verdict][b2i(e.Uncertain)]++
+	if v := &c.verdicts[e.Verdict]; e.Uncertain {
+		v.uncertain++
+	} else {
+		v.exact++
+	}
 	page := int64(e.PageSize)
 	c.amount(subsystem, "user", e.ChargedUser*page)
 	c.amount(subsystem, "process", (e.ChargedPinned+e.LockedVM.Delta())*page)
@@ -109,13 +116,6 @@ func (c *Collector) Enter(e *ledger.Entry) error {
 		c.byCgroup.add(cgroupLabel(e.Caller.Cgroup), 1)
 	}
 	return nil
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // cgroupLabel is a path that a label may have: it is no text in UTF-8 by itself.
@@ -195,7 +195,7 @@ var (
 	bpfCgroup   = desc("bpf_cgroup_bytes", "What memory cgroups were charged for BPF objects since the agent began, less what came back (--only memcg); other: the sum of all but the largest.", "cgroup")
 	lost        = desc("lost_events_total", "Events that the kernel could not hand over: other numbers may be too low.")
 	unrecorded  = desc("unrecorded_events_total", "Events that are not in the recording, because they could not be written.")
-	isRecording = desc("recording", "1 if events are recorded, 0 if the disk does not take them.")
+	isRecording = desc("recording", "1 if events are recorded, 0 if they cannot be written; the log and /healthz tell why.")
 	leftOut     = desc("log_lines_left_out_total", "Lines that the log left out because they were too many.")
 	lastEvent   = desc("last_event_timestamp_seconds", "When the last event happened.")
 )
@@ -229,13 +229,17 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	if c.Unrecorded != nil {
 		missed, now := c.Unrecorded()
 		count(unrecorded, missed)
-		gauge(isRecording, float64(1-b2i(now)))
+		recording := 1.0
+		if now != nil {
+			recording = 0
+		}
+		gauge(isRecording, recording)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	gauge(accounting, 1, format.Printable(c.Kernel), c.scheme.String())
 	if c.lastNS != 0 {
-		gauge(lastEvent, float64(c.lastNS)/1e9)
+		gauge(lastEvent, float64(c.lastNS)/1e9+c.Ahead().Seconds())
 	}
 	for key, n := range c.kinds.counts {
 		count(events, n, key[:]...)
@@ -257,8 +261,8 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 		count(ofCgroups, n, path)
 	}
 	for v := range ledger.Verdict(ledger.Verdicts) {
-		count(verdicts, c.verdicts[v][0], v.String(), "exact")
-		count(verdicts, c.verdicts[v][1], v.String(), "uncertain")
+		count(verdicts, c.verdicts[v].exact, v.String(), "exact")
+		count(verdicts, c.verdicts[v].uncertain, v.String(), "uncertain")
 	}
 	for _, which := range []string{"perf", "locked_vm"} {
 		of := map[uint32]int64{}

@@ -3,6 +3,7 @@ package metrics
 import (
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -10,11 +11,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -24,10 +27,13 @@ import (
 
 func source() Source {
 	return Source{Version: "1.2", Kernel: "6.12.1",
-		Settings:   func() (rule.Settings, error) { return rule.Settings{MlockKiB: 516, OnlineCPUs: 4, PageSize: 4096}, nil },
-		Lost:       func() uint64 { return 7 },
-		LeftOut:    func() uint64 { return 3 },
-		Unrecorded: func() (uint64, bool) { return 5, true },
+		Settings: func() (rule.Settings, error) { return rule.Settings{MlockKiB: 516, OnlineCPUs: 4, PageSize: 4096}, nil },
+		Lost:     func() uint64 { return 7 },
+		LeftOut:  func() uint64 { return 3 },
+		Ahead:    func() time.Duration { return time.Hour },
+		Unrecorded: func() (uint64, error) {
+			return 5, &fs.PathError{Op: "write", Path: "/var/lib/pinwatch/x", Err: unix.EIO}
+		},
 	}
 }
 
@@ -71,7 +77,7 @@ pinwatch_charged_bytes_total{account="user",subsystem="perf"} 49152
 # HELP pinwatch_lost_events_total Events that the kernel could not hand over: other numbers may be too low.
 # TYPE pinwatch_lost_events_total counter
 pinwatch_lost_events_total 7
-# HELP pinwatch_recording 1 if events are recorded, 0 if the disk does not take them.
+# HELP pinwatch_recording 1 if events are recorded, 0 if they cannot be written; the log and /healthz tell why.
 # TYPE pinwatch_recording gauge
 pinwatch_recording 0
 # HELP pinwatch_refusals_by_uid_total Calls that failed, by the user that made them; other: all further users.
@@ -200,9 +206,20 @@ func TestScrapedMeanwhile(t *testing.T) {
 	}
 }
 
+// When the last event happened is told by the wall clock, which runs while the machine sleeps.
+func TestLastEvent(t *testing.T) {
+	text := scrape(t, after(t, of(ledger.Event{TimeNS: 5e9, Errno: 12, Op: ledger.Account, Charger: "io_uring"})), "/metrics")
+	if !strings.Contains(text, "\npinwatch_last_event_timestamp_seconds 3605\n") {
+		t.Error(text)
+	}
+}
+
 func TestHealth(t *testing.T) {
 	c := New(source())
-	if said := scrape(t, c, "/healthz"); !strings.Contains(said, "ok, but not recording") {
+	if said := scrape(t, c, "/healthz"); said != "ok, but not recording: input/output error\n" {
+		t.Error(said)
+	}
+	if said := isRecording.String(); strings.Contains(said, "disk") {
 		t.Error(said)
 	}
 	c.Unrecorded = nil

@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/pinwatch/pinwatch/output/format"
 )
 
 // handler answers for the metrics of a collector and of this process, and for its health.
@@ -23,10 +25,10 @@ func handler(c *Collector) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true, MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		// That the disk is full is no reason to start the agent again: it says so, and goes on.
+		// That nothing can be written is no reason to start the agent again: it says so, and goes on.
 		if c.Unrecorded != nil {
-			if _, now := c.Unrecorded(); now {
-				fmt.Fprintln(w, "ok, but not recording: the disk takes no more")
+			if _, why := c.Unrecorded(); why != nil {
+				fmt.Fprintf(w, "ok, but not recording: %s\n", format.Cause(why))
 				return
 			}
 		}

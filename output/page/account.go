@@ -133,11 +133,27 @@ func (s *series) add(at, actual, right int64) {
 	s.Time, s.Actual, s.Right, s.Limit = append(s.Time, at), append(s.Actual, actual), append(s.Right, right), append(s.Limit, s.limit)
 }
 
+// cut takes away what was before a time, but for what the account was then.
+func (a *account) cut(ns int64) {
+	first, _ := slices.BinarySearch(a.Time, ns)
+	gone := max(0, first-1)
+	a.Time, a.Actual, a.Right, a.Limit = a.Time[gone:], a.Actual[gone:], a.Right[gone:], a.Limit[gone:]
+	for i := range a.Marks.Point {
+		a.Marks.Point[i] -= gone
+	}
+}
+
+// over reports whether there is nothing of an account to show since a time.
+func (a *account) over(ns uint64) bool {
+	last := len(a.Time) - 1
+	return a.Time[last] < int64(ns) && len(a.Marks.Note) == 0 && (a.Actual[last] == 0 || a.end != 0 && a.end < int64(ns))
+}
+
 // ranked are the accounts, those first that there is the most to see of.
 func (w *Writer) ranked() []*account {
 	ranked := []*account{}
 	for _, s := range w.order {
-		if s.live {
+		if s.live && !s.over(w.from) {
 			s.Foreign = s.foreign
 			ranked = append(ranked, &s.account)
 		}

@@ -4,7 +4,7 @@ package page
 // times are microseconds since Begin. Texts that others have chosen are printable.
 type data struct {
 	Title      string   `json:"title"`
-	Begin      string   `json:"begin"` // of the first call, RFC 3339
+	Begin      string   `json:"begin"` // of the first call, or of what is shown, RFC 3339; "": there is no call
 	End        int64    `json:"end"`
 	PageSize   uint32   `json:"page_size"` // bytes; 0: not known
 	Broken     bool     `json:"broken"`    // the kernel broke a rule
@@ -14,10 +14,19 @@ type data struct {
 	Summary    []string `json:"summary"`
 	Rules      []broken `json:"rules"`
 
+	Traces []counted `json:"traces"` // that the summary counts, with gaps between them
+
 	Accounts []*account `json:"accounts"`
 	Holders  []holder   `json:"holders"`
 	Moves    moves      `json:"moves"`
 	Notes    []note     `json:"notes"`
+}
+
+// counted is what a trace counts, from its first call on, which may be before Begin.
+type counted struct {
+	Counts string `json:"counts"`
+	Since  string `json:"since"` // RFC 3339; "": there is no call
+	Length int64  `json:"length"`
 }
 
 // broken is a rule that the kernel broke, and how often.
@@ -39,6 +48,8 @@ type account struct {
 	UID     uint32 `json:"uid"`
 	Split   bool   `json:"split"` // locked_vm of a user whose perf buffers have a counter of their own
 
+	End    int64    `json:"end"` // what comes later is not known
+	end    int64    // in Unix time; 0: all that is recorded is known
 	Time   []int64  `json:"t"`
 	Actual []int64  `json:"actual"`
 	Right  []int64  `json:"right"` // what it should be, for the calls in the recording

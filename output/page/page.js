@@ -136,9 +136,9 @@ class Chart {
 	constructor(a, into) {
 		this.a = a;
 		a.marks = { point: a.marks.point || [], y: a.marks.y || [], note: a.marks.note || [] };
-		if (!a.extended) { // the last values hold to the end
+		if (!a.extended) { // the last values hold to the end, or to a gap
 			const last = a.t.length - 1;
-			a.t.push(Math.max(a.t[last], d.end + pad)); a.actual.push(a.actual[last]); a.right.push(a.right[last]); a.limit.push(a.limit[last]);
+			a.t.push(Math.max(a.t[last], a.end < d.end ? a.end : d.end + pad)); a.actual.push(a.actual[last]); a.right.push(a.right[last]); a.limit.push(a.limit[last]);
 			a.extended = true;
 		}
 		this.limit = a.limit[a.limit.length - 1];
@@ -159,7 +159,8 @@ class Chart {
 
 	name() {
 		const a = this.a;
-		return a.process ? a.name + " · pid " + a.pid + " · uid " + a.uid : "uid " + a.uid + (a.split ? " (locked_vm; perf has a counter of its own)" : "");
+		return (a.process ? a.name + " · pid " + a.pid + " · uid " + a.uid : "uid " + a.uid + (a.split ? " (locked_vm; perf has a counter of its own)" : "")) +
+			(a.end < d.end ? " · until a gap, at " + time(a.end) : "");
 	}
 
 	limitWords() {
@@ -359,7 +360,7 @@ function showHolders() {
 		s.count += m.count[i]; s.user += m.user[i]; s.pinned += m.pinned[i];
 	}
 	const held = sums.filter(s => s.count || s.user || s.pinned).sort((a, b) => b.user + b.pinned - a.user - a.pinned);
-	const foot = d.accounts.filter(a => !a.process).map(a => {
+	const foot = d.accounts.filter(a => !a.process && (moment < a.end || a.end === d.end)).map(a => {
 		const i = lower(a.t, moment + .5) - 1, known = held.filter(s => s.h.uid === a.uid && s.h.split === a.split).reduce((n, s) => n + s.user, 0);
 		return [a, i < 0 ? 0 : a.actual[i] - known];
 	}).filter(([, rest]) => rest).map(([a, rest]) => ["older than the recording, or not in it", "", "", rest, "uid " + a.uid, "", ""]);
@@ -439,7 +440,8 @@ document.title = "pinwatch report " + d.title;
 $("title").textContent = d.title;
 $("verdict").classList.toggle("bad", d.broken);
 $("verdict").append(make("p", { className: "head", textContent: (d.broken ? "✕ " : "") + d.verdict.charAt(0).toUpperCase() + d.verdict.slice(1) }), ...d.story.map(s => make("p", { textContent: s })),
-	make("p", { className: "dim", textContent: "Accounting: " + d.accounting }), make("p", { className: "dim", textContent: d.summary[0] + ", from " + d.begin + " for " + time(d.end) + "." }));
+	make("p", { className: "dim", textContent: "Accounting: " + d.accounting }), ...d.traces.map(t => make("p", { className: "dim", textContent: t.counts + (t.since ? ", from " + t.since + " for " + time(t.length) : "") + "." })),
+	...d.begin && d.begin !== d.traces[0].since ? [make("p", { className: "dim", textContent: "Times are since " + d.begin + "." })] : []);
 root.dataset.theme = dark.matches ? "dark" : "light";
 charts(d.accounts.filter(a => a.process), $("processes"));
 charts(d.accounts.filter(a => !a.process), $("users"));

@@ -108,6 +108,8 @@ func (b *browser) view() (from, to float64) {
 func TestPublishedInBrowser(t *testing.T) {
 	b := open(t, report(t, published))
 	b.run(emulation.SetDeviceMetricsOverride(1280, 900, 1, false))
+	// The charts follow a moment later: until then no place on them is where it is going to be.
+	wait(b, `document.querySelector(".u-wrap").clientWidth === document.querySelector(".box").clientWidth`)
 
 	// The colours on the canvas are the drawing: a mark of a refusal is where call 5 was.
 	from, to := b.view()
@@ -291,5 +293,29 @@ func save(t *testing.T, path string, raw []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, raw, 0o644); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Of a page with a gap, nobody holds anything in it, and what went before it says that it ended there.
+func TestGapsInBrowser(t *testing.T) {
+	b := open(t, gapped(t))
+	b.run(emulation.SetDeviceMetricsOverride(1280, 900, 1, false))
+	words := ask[string](b, `document.getElementById("verdict").textContent`)
+	if !strings.Contains(words, gap) || strings.Count(words, ", from 2026-11-21T10:48:") != 2 || !strings.Contains(words, "Times are since 2026-11-21T10:48:36Z.") {
+		t.Errorf("the verdict says %q", words)
+	}
+	if captions := ask[string](b, `[...document.querySelectorAll("#users figcaption")].map(c => c.textContent).join("\n")`); strings.Count(captions, "uid 1001") != 2 || !strings.Contains(captions, " · until a gap, at ") {
+		t.Errorf("the charts of users are called %q", captions)
+	}
+	// The last moment before the second trace is in the gap.
+	b.run(chromedp.Evaluate(`(() => {
+		const d = JSON.parse(document.getElementById("data").textContent), m = document.getElementById("moment");
+		const all = [...d.moves.t, ...d.notes.map(n => n.t), ...d.accounts.flatMap(a => a.t.slice(1)), d.end];
+		const times = [...new Set(all)].filter(t => t >= 0).sort((a, b) => a - b); // as the slider has them
+		m.value = times.findIndex(t => t > 10e6) - 1;
+		m.dispatchEvent(new Event("input"));
+	})()`, nil))
+	if held := ask[string](b, `document.querySelector("#holders tbody").textContent + document.querySelector("#holders tfoot").textContent`); held != "Nobody that is known." {
+		t.Errorf("in the gap %q", held)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"os"
@@ -33,7 +34,8 @@ func pageOf(t testing.TB, title string, events iter.Seq2[ledger.Event, error]) [
 	t.Helper()
 	var out bytes.Buffer
 	everything := recording.Everything()
-	if err := pipeline.Run(events, func() uint64 { return 0 }, output.NewStream(page.New(&out, title), &everything)); err != nil {
+	w := page.New(title, 0)
+	if err := errors.Join(pipeline.Run(events, func() uint64 { return 0 }, output.NewStream(w, &everything)), w.Finish(&out)); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()
@@ -51,7 +53,9 @@ func report(t testing.TB, name string) []byte {
 // shown is what the tests read of a page's data.
 type shown struct {
 	Title    string
+	Begin    string
 	End      int64
+	Traces   []struct{ Since string }
 	Broken   bool
 	Story    []string
 	Accounts []account
@@ -73,6 +77,7 @@ type account struct {
 	Process          bool
 	PID, UID         uint32
 	Name             string
+	End              int64
 	T, Actual, Right []int64
 	Limit            []*int64
 	Marks            struct{ Point, Y, Note []int64 }
@@ -128,6 +133,108 @@ func TestPublished(t *testing.T) {
 	}
 	if n := d.Notes[4]; n.Event != 5 || n.Refused != "EPERM" || n.Verdict != "wrong-refusal" || !strings.Contains(n.Text, "112986 of pinned_vm are earlier overcharges") {
 		t.Errorf("call 5: %+v", n)
+	}
+}
+
+// gap is what is said of that in gapped.
+const gap = "gap: nothing is recorded between them"
+
+// gapped is a page of two traces, the first of which breaks off while much is mapped.
+func gapped(t testing.TB) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	everything := recording.Everything()
+	from := uint64(1795258116_000_000_000) // two of the first trace's three refusals are after that
+	w := page.New("two traces", from)
+	for i, name := range []string{users, "several-users-6.12.jsonl"} {
+		if i > 0 {
+			w.Gap(gap)
+		}
+		raw, err := os.ReadFile(recordings + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			lines := bytes.SplitAfter(raw, []byte("\n"))
+			raw = bytes.Join(lines[:60], nil)
+		}
+		read := recording.NewReader(bytes.NewReader(raw))
+		if err := pipeline.Run(read.Events(), read.Lost, output.NewStream(w, &everything)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Finish(&out); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// Where a part is missing nothing is claimed: nobody holds anything that is known, and no line is
+// drawn across it. What came before the time that is wanted is not shown, but what came of it.
+func TestGaps(t *testing.T) {
+	d := dataOf(t, gapped(t))
+	if story := strings.Join(d.Story, "\n"); !strings.Contains(story, gap) || !strings.Contains(story, "The first refusal was call") || !d.Broken {
+		t.Errorf("story: %s", story)
+	}
+	if len(d.Traces) != 2 || d.Begin != "2026-11-21T10:48:36Z" || d.Traces[0].Since[:19] != "2026-11-21T10:48:34" || d.Traces[1].Since[:19] != "2026-11-21T10:48:50" {
+		t.Errorf("begins %s, %+v", d.Begin, d.Traces)
+	}
+	refused := 0
+	for _, n := range d.Notes {
+		if n.T < 0 {
+			t.Errorf("%+v is before the page", n)
+		}
+		if n.Refused != "" {
+			refused++
+		}
+	}
+	if refused != 2 {
+		t.Errorf("%d refusals", refused)
+	}
+	held, most := map[int64]int64{}, int64(0)
+	missing := int64(10e6) // microseconds, in the gap
+	for i, at := range d.Moves.T {
+		if at > missing {
+			break
+		}
+		held[d.Moves.Holder[i]] += d.Moves.User[i] + d.Moves.Pinned[i]
+		most = max(most, held[d.Moves.Holder[i]])
+	}
+	for h, pages := range held {
+		if pages != 0 {
+			t.Errorf("%+v holds %d pages in the gap", d.Holders[h], pages)
+		}
+	}
+	if most < 500 {
+		t.Errorf("nobody held more than %d pages before the gap", most)
+	}
+	counters := map[uint32][]account{}
+	for _, a := range d.Accounts {
+		if a.T[0] < missing && a.End > missing || a.T[0] > a.End {
+			t.Errorf("%s %d goes on from %d to %d", a.Name, a.UID, a.T[0], a.End)
+		}
+		if len(a.T) > 1 && a.T[1] < 0 {
+			t.Errorf("%s %d: more than one point before the page: %v", a.Name, a.UID, a.T)
+		}
+		for i, p := range a.Marks.Point {
+			if a.T[p] != d.Notes[a.Marks.Note[i]].T {
+				t.Errorf("%s %d: a mark at %d of a note at %d", a.Name, a.UID, a.T[p], d.Notes[a.Marks.Note[i]].T)
+			}
+		}
+		if !a.Process {
+			counters[a.UID] = append(counters[a.UID], a)
+		}
+	}
+	if len(counters[1001]) != 2 || len(counters[1002]) != 2 {
+		t.Errorf("%+v", counters)
+	}
+}
+
+// A page of nothing claims no time.
+func TestNothing(t *testing.T) {
+	d := dataOf(t, pageOf(t, "nothing", func(func(ledger.Event, error) bool) {}))
+	if d.Begin != "" || len(d.Traces) != 1 || d.Traces[0].Since != "" || d.End != 0 {
+		t.Errorf("%+v", d)
 	}
 }
 

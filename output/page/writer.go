@@ -13,6 +13,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/format"
+	"github.com/pinwatch/pinwatch/output/held"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
@@ -21,17 +22,32 @@ import (
 // refusals say the same.
 const mostTexts = 1000
 
-// Writer collects the rows of a trace, and writes the page when it is closed.
+// Writer collects the rows of a trace, or of several with gaps between them, and writes the page
+// when it is finished.
 type Writer struct {
-	out      io.Writer
 	data     data
-	begin    uint64 // of the first call
-	end      uint64
+	from     uint64 // what came before is not shown, but what came of it
+	all      span   // of calls
+	trace    span   // of those since the last gap
+	last     uint64 // time of all that was written
 	accounts map[accountKey]*series
 	order    []*series
-	holders  map[holder]int
-	parts    map[heldKey][]part
+	held     *held.Book
 	like     map[likeness]int
+	gaps     []string
+	verdicts [2][]string // of traces in which the kernel broke a rule, and of the others
+	schemes  []string    // how the kernel accounts, and bugs of that
+	bugs     []string
+}
+
+// span is from one call to another one, in Unix time. The zero span has none.
+type span struct{ begin, end uint64 }
+
+func (s *span) add(ns uint64) {
+	if s.begin == 0 || ns < s.begin {
+		s.begin = ns
+	}
+	s.end = max(s.end, ns)
 }
 
 // likeness is what notes have in common that say the same but for some numbers.
@@ -44,10 +60,12 @@ type likeness struct {
 	verdict ledger.Verdict
 }
 
-// New returns a writer of a page with a title.
-func New(out io.Writer, title string) *Writer {
-	return &Writer{out: out, data: data{Title: format.Printable(title), Holders: []holder{}, Notes: []note{}},
-		accounts: map[accountKey]*series{}, holders: map[holder]int{}, parts: map[heldKey][]part{}, like: map[likeness]int{}}
+// New returns a writer of a page with a title, that shows what came since a time; 0: all.
+func New(title string, fromNS uint64) *Writer {
+	w := &Writer{from: fromNS, data: data{Title: format.Printable(title), Holders: []holder{}, Notes: []note{}, Rules: []broken{}},
+		accounts: map[accountKey]*series{}, held: held.New(), like: map[likeness]int{}}
+	w.held.Moved = w.moved
+	return w
 }
 
 // Write collects a row.
@@ -55,25 +73,36 @@ func (w *Writer) Write(r *row.Row) error {
 	if r.Kind == ledger.Closing {
 		return nil
 	}
+	w.last = max(w.last, r.TimeNS)
 	if r.Kind != ledger.Preexisting {
-		if w.begin == 0 || r.TimeNS < w.begin {
-			w.begin = r.TimeNS
-		}
-		w.end = max(w.end, r.TimeNS)
+		w.all.add(r.TimeNS)
+		w.trace.add(r.TimeNS)
 	}
 	n := w.note(r)
 	w.accountsOf(&r.Entry, n)
-	w.hold(&r.Entry)
+	w.held.Enter(&r.Entry)
 	return nil
+}
+
+// Gap says what is missing between a trace and the next one, which is another ledger's: who holds
+// what, and what an account should be, is not known in between.
+func (w *Writer) Gap(what string) {
+	w.gaps = append(w.gaps, format.Printable(what))
+	w.held.Release(w.last)
+	for _, s := range w.accounts {
+		s.end = int64(w.last)
+	}
+	clear(w.accounts)
+	w.trace = span{}
 }
 
 // note keeps what there is to say of a row, and returns its number; -1: nothing.
 func (w *Writer) note(r *row.Row) int {
-	if r.Caller.Self || r.Kind != ledger.Refusal && r.Verdict == ledger.OK {
+	if r.Caller.Self || r.TimeNS < w.from || r.Kind != ledger.Refusal && r.Verdict == ledger.OK {
 		return -1
 	}
 	n := note{Time: int64(r.TimeNS), Event: r.Number, PID: r.Caller.PID, Comm: format.Printable(r.Caller.Comm), UID: r.Caller.UID,
-		What: whatOf(&r.Entry), Pages: pagesOf(&r.Entry), Text: r.Note, Like: -1}
+		What: held.Of(&r.Entry), Pages: pagesOf(&r.Entry), Text: r.Note, Like: -1}
 	if r.Kind == ledger.Refusal {
 		n.Refused = format.Errno(r.Errno)
 	}
@@ -95,16 +124,6 @@ func (w *Writer) note(r *row.Row) int {
 	return number
 }
 
-func whatOf(e *ledger.Entry) string {
-	switch {
-	case e.Object != nil:
-		return "BPF " + row.ObjectKind(e.Object)
-	case e.Charger != ledger.NoCharger:
-		return string(e.Charger)
-	}
-	return "perf buffer"
-}
-
 // pagesOf is the size of what was asked for, or is given back; 0: not known.
 func pagesOf(e *ledger.Entry) int64 {
 	switch {
@@ -123,34 +142,84 @@ func pagesOf(e *ledger.Entry) int64 {
 // Flush does nothing: the page is written as a whole.
 func (w *Writer) Flush() error { return nil }
 
-// Close writes the page.
+// Close sums up a trace.
 func (w *Writer) Close(summary *row.Row, s ledger.Summary) error {
 	d := &w.data
-	d.PageSize = summary.PageSize
-	d.Begin = time.Unix(0, int64(w.begin)).UTC().Format(time.RFC3339Nano)
-	d.Summary = strings.Split(strings.TrimSpace(output.Summarize(summary, s)), "\n")
-	for _, line := range d.Summary {
+	d.PageSize = max(d.PageSize, summary.PageSize)
+	lines := strings.Split(strings.TrimSpace(output.Summarize(summary, s)), "\n")
+	trace := counted{Counts: lines[0], Length: int64(w.trace.end-w.trace.begin) / 1000}
+	if w.trace.begin > 0 {
+		trace.Since = clockOf(w.trace.begin)
+	}
+	d.Traces = append(d.Traces, trace)
+	if len(w.gaps) > 0 {
+		d.Summary = append(d.Summary, w.gaps[len(w.gaps)-1])
+	}
+	d.Summary = append(d.Summary, lines...)
+	for _, line := range lines {
 		if text, ok := strings.CutPrefix(line, "verdict: "); ok {
-			d.Verdict = text
+			of := &w.verdicts[1]
+			if s.Broken() {
+				of = &w.verdicts[0]
+			}
+			*of = with(*of, text)
 		}
 		if text, ok := strings.CutPrefix(line, "accounting of this kernel: "); ok {
-			d.Accounting = text
+			w.schemes = with(w.schemes, text)
 		}
 	}
-	d.Rules = []broken{}
 	for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {
 		if s.Verdicts[v]+s.Doubtful[v] > 0 {
-			d.Rules = append(d.Rules, broken{v.String(), s.Verdicts[v], s.Doubtful[v], v.Rule(), v.Impact()})
+			d.broke(broken{v.String(), s.Verdicts[v], s.Doubtful[v], v.Rule(), v.Impact()})
 			d.Broken = d.Broken || s.Verdicts[v] > 0
 		}
 	}
-	d.Accounts = w.ranked()
-	d.Story = w.story()
 	if bug := s.Scheme.Bug(); bug != "" {
-		d.Story = append(d.Story, fmt.Sprintf("The kernel's bug: %s; fixed %s.", bug, s.Scheme.Fixed()))
+		w.bugs = with(w.bugs, fmt.Sprintf("The kernel's bug: %s; fixed %s.", bug, s.Scheme.Fixed()))
 	}
+	return nil
+}
+
+// with is a list with a text, once.
+func with(list []string, text string) []string {
+	if slices.Contains(list, text) {
+		return list
+	}
+	return append(list, text)
+}
+
+// broke adds how often a rule was broken in a trace.
+func (d *data) broke(b broken) {
+	for i := range d.Rules {
+		if d.Rules[i].Verdict == b.Verdict {
+			d.Rules[i].Count += b.Count
+			d.Rules[i].Uncertain += b.Uncertain
+			return
+		}
+	}
+	d.Rules = append(d.Rules, b)
+}
+
+// clockOf writes a time.
+func clockOf(ns uint64) string { return time.Unix(0, int64(ns)).UTC().Format(time.RFC3339Nano) }
+
+// Finish writes the page.
+func (w *Writer) Finish(out io.Writer) error {
+	d := &w.data
+	w.all.begin = max(w.all.begin, w.from)
+	w.all.end = max(w.all.end, w.all.begin)
+	if w.all.begin > 0 {
+		d.Begin = clockOf(w.all.begin)
+	}
+	d.Verdict = strings.Join(w.verdicts[1], "; ")
+	if d.Broken {
+		d.Verdict = strings.Join(w.verdicts[0], "; ")
+	}
+	d.Accounting = strings.Join(w.schemes, "; ")
+	d.Accounts = w.ranked()
+	d.Story = slices.Concat(w.story(), w.bugs, w.gaps)
 	w.relate()
-	return write(w.out, frame, program, d)
+	return write(out, frame, program, d)
 }
 
 // story says the most important in a few sentences.
@@ -181,10 +250,17 @@ func (w *Writer) story() []string {
 
 // relate makes all times microseconds since the first call.
 func (w *Writer) relate() {
-	since := func(ns int64) int64 { return (ns - int64(w.begin)) / 1000 }
+	since := func(ns int64) int64 { return (ns - int64(w.all.begin)) / 1000 }
 	d := &w.data
-	d.End = since(int64(w.end))
+	d.End = since(int64(w.all.end))
 	for _, a := range d.Accounts {
+		a.End = d.End
+		if a.end != 0 {
+			a.End = since(a.end)
+		}
+		if w.from > 0 {
+			a.cut(int64(w.all.begin))
+		}
 		// The value before the first call is shown for as long as can be seen.
 		lead := max(1, d.End/100)
 		for i, ns := range a.Time {

@@ -1,8 +1,8 @@
 package recording
 
 import (
+	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"os"
 	"path/filepath"
@@ -17,14 +17,23 @@ import (
 type Directory struct {
 	parts   []part
 	to      time.Time // zero: there is no end
-	skipped []string  // files that hold nothing, and why
+	skipped []skipped // files that nothing is read of
+	said    bool      // that they are
 	before  *Stretch
+}
+
+type skipped struct {
+	PartFile
+	why error
 }
 
 type part struct {
 	PartFile
 	*Header
 }
+
+// ErrNothing is that of a time of which nothing is recorded.
+var ErrNothing = errors.New("no recording of an agent of that time")
 
 // OpenDirectory finds what is recorded from one time to another one; zero: from the first event,
 // to the last one. It begins with the file that the time is in, so with what came before it
@@ -38,7 +47,7 @@ func OpenDirectory(dir string, from, to time.Time) (*Directory, error) {
 	for _, file := range files {
 		h, err := readHeader(file.Path)
 		if err != nil {
-			d.skipped = append(d.skipped, fmt.Sprintf("%s holds nothing: %v", filepath.Base(file.Path), err))
+			d.skipped = append(d.skipped, skipped{file, err})
 			continue
 		}
 		if !from.IsZero() && h.TimeNS <= from.UnixNano() {
@@ -49,55 +58,70 @@ func OpenDirectory(dir string, from, to time.Time) (*Directory, error) {
 		}
 	}
 	if len(d.parts) == 0 {
-		return nil, fmt.Errorf("%s: no recording of an agent of that time (of %s)", dir, format.Count(len(files), "file"))
+		return nil, fmt.Errorf("%s: %w (of %s)", dir, ErrNothing, format.Count(len(files), "file"))
 	}
 	return d, nil
 }
 
-// Next is the next trace, to be read to its end before the one after it; nil: there is none. What
-// is missing before it is said.
-func (d *Directory) Next(words io.Writer) *Stretch {
-	say := func(what string) {
-		if what != "" {
-			fmt.Fprintf(words, "pinwatch: %s\n", what)
+// Next is the next trace, to be read to its end before the one after it; nil: there is none. said
+// is what is missing before it.
+func (d *Directory) Next() (next *Stretch, said []string) {
+	if !d.said {
+		for _, file := range d.skipped {
+			said = append(said, fmt.Sprintf("%s holds nothing: %v", filepath.Base(file.Path), file.why))
 		}
+		d.said = true
 	}
-	for _, what := range d.skipped {
-		say(what)
-	}
-	d.skipped = nil
 	if len(d.parts) == 0 {
-		return nil
+		return nil, said
 	}
-	say(d.gap())
-	d.before = &Stretch{from: d}
-	return d.before
+	first := d.parts[0]
+	next = &Stretch{from: d}
+	switch {
+	case d.before != nil:
+		next.gap = fmt.Sprintf("gap: nothing is recorded between %s (the last that is there) and %s: %s", clockOf(d.before.lastNS), clockOf(first.TimeNS), d.before.why(first))
+		said = append(said, next.gap)
+	case first.Part > 0:
+		said = append(said, fmt.Sprintf("begins at %s, in the midst of a trace, with what was mapped then", clockOf(first.TimeNS)))
+	}
+	d.before = next
+	return next, said
 }
 
-// gap says what is missing before the next part; "": nothing.
-func (d *Directory) gap() string {
-	next := d.parts[0]
-	if d.before == nil {
-		if next.Part > 0 {
-			return fmt.Sprintf("begins at %s, in the midst of a trace, with what was mapped then", clockOf(next.TimeNS))
-		}
-		return ""
-	}
-	last := d.before
-	why := "the agent did not end, and was started again"
+// why says why nothing is recorded between a trace and the next part, as far as that was seen.
+func (s *Stretch) why(next part) string {
+	unread := s.unread(next)
 	switch {
-	case last.ended:
-		why = "the agent was stopped, and started again"
-	case last.header.BootID != next.BootID:
-		why = "the machine was booted again"
-	case last.header.Run == next.Run && next.Unrecorded > 0:
-		why = format.Count(next.Unrecorded, "event") + " could not be written"
-	case last.header.Run == next.Run && last.torn != "":
-		why = "a part of a file is missing"
-	case last.header.Run == next.Run:
-		why = "files are missing"
+	case s.ended:
+		return "the agent was stopped, and started again"
+	case s.header.BootID != next.BootID && s.header.BootID != "" && next.BootID != "":
+		return "the machine was booted again"
+	case s.header.Run == next.Run && next.Unrecorded > 0:
+		return format.Count(next.Unrecorded, "event") + " could not be written"
+	case unread != "" && s.header.Run == next.Run:
+		return unread
+	case unread != "":
+		return "the agent was started again, and how it had ended is not known: " + unread
+	case s.header.Run == next.Run && s.torn != "":
+		return "a part of a file is missing"
 	}
-	return fmt.Sprintf("gap: nothing is recorded between %s (the last that is there) and %s: %s", clockOf(last.lastNS), clockOf(next.TimeNS), why)
+	return "the agent did not end, and was started again"
+}
+
+// unread says what there is, or was, between what was read and the next part; "": nothing.
+func (s *Stretch) unread(next part) string {
+	if s.damaged {
+		return "a part of " + filepath.Base(s.last.Path) + " could not be read"
+	}
+	for _, file := range s.from.skipped {
+		if file.Number > s.last.Number && file.Number < next.Number {
+			return filepath.Base(file.Path) + " could not be read"
+		}
+	}
+	if next.Number != s.last.Number+1 {
+		return "files are missing"
+	}
+	return ""
 }
 
 // clockOf writes a time as tables do, and the day.
@@ -107,26 +131,30 @@ func clockOf[T int64 | uint64](ns T) string {
 
 // Stretch is a trace without a gap, in one file or more.
 type Stretch struct {
-	from   *Directory
-	header *Header // of its last file, as far as it was read
-	first  *Header
-	lost   uint64
-	torn   string
-	ended  bool
-	lastNS uint64 // of the last event
+	from    *Directory
+	gap     string  // before it; "": none
+	header  *Header // of its last file, as far as it was read
+	last    PartFile
+	first   *Header
+	lost    uint64
+	torn    string
+	damaged bool // what follows in its last file could not be read
+	ended   bool
+	lastNS  uint64 // of the last event
 }
 
 // Lost is how many events it had lost, as far as it was read.
 func (s *Stretch) Lost() uint64 { return s.lost }
 
-// Tell says of what machine it is, and what of its end was left out.
-func (s *Stretch) Tell(w io.Writer) {
+// Words say of what machine it is, and what of its end was left out.
+func (s *Stretch) Words() (words []string) {
 	if s.first != nil {
-		fmt.Fprintf(w, "pinwatch: %s\n", s.first)
+		words = append(words, s.first.String())
 	}
 	if s.torn != "" {
-		fmt.Fprintf(w, "pinwatch: its end is torn: %s\n", s.torn)
+		words = append(words, "its end is torn: "+s.torn)
 	}
+	return words
 }
 
 // Events yields the events, up to the time that is wanted.
@@ -142,7 +170,7 @@ func (s *Stretch) Events() iter.Seq2[ledger.Event, error] {
 				s.first = next.Header
 				s.lastNS = uint64(next.TimeNS)
 			}
-			s.header = next.Header
+			s.header, s.last = next.Header, next.PartFile
 			if !s.read(next, yield) {
 				s.from.parts = nil
 				return
@@ -164,7 +192,7 @@ func (s *Stretch) read(p part, yield func(ledger.Event, error) bool) bool {
 	before := p.Lost - min(p.Lost, s.first.Lost)
 	for event, err := range r.Events() {
 		if err != nil { // damage: what follows it is a trace of its own
-			s.torn = fmt.Sprintf("%s: %v", filepath.Base(p.Path), err)
+			s.torn, s.damaged = fmt.Sprintf("%s: %v", filepath.Base(p.Path), err), true
 			return true
 		}
 		if event.Op == ledger.AlreadyMapped && p.Header != s.first {

@@ -30,7 +30,8 @@ type Reader struct {
 type Source interface {
 	Events() iter.Seq2[ledger.Event, error]
 	Lost() uint64
-	Tell(w io.Writer)
+	// Words say of what machine it is, and what of its end was left out.
+	Words() []string
 }
 
 // NewReader returns a reader of what was recorded.
@@ -53,14 +54,15 @@ func (r *Reader) Header() *Header { return r.header }
 // its own: all before that is whole. "": nothing.
 func (r *Reader) Torn() string { return r.torn }
 
-// Tell says of what machine the recording is, and what of its end was left out.
-func (r *Reader) Tell(w io.Writer) {
+// Words say of what machine the recording is, and what of its end was left out.
+func (r *Reader) Words() (words []string) {
 	if r.header != nil {
-		fmt.Fprintf(w, "pinwatch: %s\n", r.header)
+		words = append(words, r.header.String())
 	}
 	if r.torn != "" {
-		fmt.Fprintf(w, "pinwatch: the recording is torn: %s\n", r.torn)
+		words = append(words, "the recording is torn: "+r.torn)
 	}
+	return words
 }
 
 // Events yields the recorded events. An error names the line. A last line that is not whole is

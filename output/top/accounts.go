@@ -8,6 +8,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/output/top/trend"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -54,6 +55,11 @@ func newAccounts(replay bool) *accounts {
 	return &accounts{clock: trend.Over(trendWindow)}
 }
 
+// afterGap is what is known when a part of a recording is missing: what happened before it.
+func (a *accounts) afterGap() *accounts {
+	return &accounts{rows: a.rows, clock: a.clock, nowNS: a.nowNS}
+}
+
 // groupKey names a cgroup: by its path, and by its id where no path is known.
 type groupKey struct {
 	path string
@@ -73,6 +79,9 @@ type limits struct {
 	cpus     int64
 	rule.Limits
 }
+
+// known reports whether there is anything to hold a call against: of that other chargers say nothing.
+func (l limits) known() bool { return l.cpus != 0 }
 
 // mlockKiB is perf_event_mlock_kb, as far as the allowance tells: whole pages.
 func (l limits) mlockKiB() int64 {
@@ -166,11 +175,14 @@ func (p *process) caller(userLocked int64) rule.Caller {
 func (a *accounts) clone() *accounts {
 	b := *a
 	b.processes, b.users, b.buffers, b.paths = maps.Clone(a.processes), maps.Clone(a.users), maps.Clone(a.buffers), maps.Clone(a.paths)
-	b.groups = maps.Clone(a.groups)
+	b.groups, b.containers = maps.Clone(a.groups), maps.Clone(a.containers)
 	if b.processes == nil {
 		b.processes, b.users = map[uint32]*process{}, map[uint32]*user{}
 		b.buffers, b.paths = map[bufferKey]held{}, map[uint64]string{}
 		b.groups = map[groupKey]group{}
+	}
+	if b.containers == nil {
+		b.containers = map[string]string{}
 	}
 	return &b
 }
@@ -235,10 +247,12 @@ func (a *accounts) enter(r *row.Row) {
 	p, u := a.change(e.Caller.PID), a.changeUser(e.Payer())
 	defer a.settle(p.groupKey(), p.pinned, e)
 	p.comm, p.uid, p.gone, p.last, p.lastNS = e.Caller.Comm, e.Caller.UID, false, r, e.TimeNS
-	if p.cgroupID = e.Caller.CgroupID; a.paths[e.Caller.CgroupID] != "" {
-		p.cgroup = a.paths[e.Caller.CgroupID]
-	} else if p.cgroup != "" && e.Caller.CgroupID != 0 {
-		a.paths[e.Caller.CgroupID] = p.cgroup
+	a.place(&e.Caller)
+	p.cgroupID = e.Caller.CgroupID
+	if path := cmp.Or(e.Caller.Cgroup, a.paths[p.cgroupID]); path != "" {
+		p.cgroup = path
+	} else if p.cgroup != "" && p.cgroupID != 0 {
+		a.paths[p.cgroupID] = p.cgroup
 	}
 	p.events++
 	u.events++
@@ -329,6 +343,21 @@ func (a *accounts) grow(key groupKey, pages int64, atNS uint64) {
 	}
 }
 
+// place takes over what an entry knows of its caller's cgroup: of a recording that is all there
+// is.
+func (a *accounts) place(c *ledger.Caller) {
+	if c.Cgroup == "" {
+		return
+	}
+	if c.CgroupID != 0 {
+		a.paths[c.CgroupID] = c.Cgroup
+	}
+	if _, known := a.containers[c.Cgroup]; !known {
+		id := cgroup.Identify(c.Cgroup)
+		a.containers[c.Cgroup] = cmp.Or(c.Names.String(), id.Short())
+	}
+}
+
 // schemeAt is how this kernel is known to account at an entry: as the trace has seen it,
 // else as the snapshot has it.
 func (a *accounts) schemeAt(e *ledger.Entry) rule.Scheme {
@@ -342,6 +371,7 @@ func (a *accounts) schemeAt(e *ledger.Entry) rule.Scheme {
 func (a *accounts) found(e *ledger.Entry) {
 	p, u := a.change(e.Caller.PID), a.changeUser(e.Payer())
 	defer a.settle(p.groupKey(), p.pinned, e)
+	a.place(&e.Caller)
 	p.comm, p.uid, p.cgroup, p.cgroupID = e.Caller.Comm, e.Caller.UID, e.Caller.Cgroup, e.Caller.CgroupID
 	p.pinned, p.limit, p.limitKnown, p.capIPCLock = e.Process.After, e.Caller.LockLimit, true, e.Caller.CapIPCLock
 	p.size, u.size = e.Buffer.Pages, e.Buffer.Pages
@@ -563,10 +593,14 @@ func (a *accounts) lockedOf(uid uint32, held int64) (pages int64, known bool) {
 	return max(held, u.estimate), false
 }
 
-// fits is how many more buffers of its size a process can map; -1: no limit.
+// fits is how many more buffers of its size a process can map; -1: no limit, and
+// ledger.FitsUnknown.
 // What the ledger said with its last entry is better than the rule, as long as
 // nothing has moved since: it knows how this kernel accounts.
 func (a *accounts) fits(p *process, userLocked int64) int64 {
+	if !a.limits.known() {
+		return ledger.FitsUnknown
+	}
 	if e := p.last; e != nil && e.Op == ledger.Map && e.Fits != ledger.FitsUnknown && e.Scheme == a.limits.Scheme && p.pinned == e.Process.After && userLocked == e.User.After {
 		return e.Fits
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/pinwatch/pinwatch/output"
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
 
 // maxDetail is how many ledger entries, buffers or processes a page lists.
@@ -90,7 +91,10 @@ func (m *Model) standing(p *processRow) []string {
 		about = "at least "
 	}
 	end := fmt.Sprintf(" of %d", a.limits.Allowance)
-	if a.limits.Allowance < 0 {
+	switch {
+	case !a.limits.known():
+		end = ", and how large it is is not known yet"
+	case a.limits.Allowance < 0:
 		end = ", and it has no end"
 	}
 	text := fmt.Sprintf("Its buffers take %s of the allowance of uid %d, which has used %s%d%s. ",
@@ -98,6 +102,7 @@ func (m *Model) standing(p *processRow) []string {
 	switch {
 	case p.gone:
 		text = "It is gone. What it held is given back, unless an entry below says that it leaked."
+	case p.fits == ledger.FitsUnknown:
 	case p.fits < 0:
 		text += fmt.Sprintf("No limit holds for it: %s.", whyUnlimited(p.process, a.limits))
 	case !p.limitKnown:

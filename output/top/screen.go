@@ -185,7 +185,7 @@ func clock(ns uint64) string { return time.Unix(0, int64(ns)).Format("15:04:05.0
 
 func (m *Model) allowanceLine() string {
 	l := m.shown.limits
-	if l.cpus == 0 {
+	if !l.known() {
 		return m.styles.dim.Render("allowance: not known yet")
 	}
 	if l.Allowance < 0 {

@@ -48,6 +48,8 @@ type (
 	}
 	// Notice is something to say once.
 	Notice string
+	// Gap says what is missing in a recording: of what holds before it nothing is known any more.
+	Gap string
 	// Ended says that a recording is at its end.
 	Ended struct{}
 )
@@ -210,10 +212,15 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 	case Seeking:
 		if m.seeking, m.ended = true, false; msg.Back {
 			m.news = newAccounts(m.opts.Replay)
+			m.trouble(Trouble{Topic: gapTopic})
 		}
 	case Sought:
 		m.seeking, m.notice = false, format.Printable(msg.Failed)
 		m.show()
+	case Gap:
+		m.news = m.news.afterGap()
+		m.trouble(Trouble{gapTopic, []string{string(msg)}})
+		m.layout()
 	case Notice:
 		m.notice = format.Printable(string(msg))
 	case Ended:
@@ -221,6 +228,9 @@ func (m Model) Update(msg tea.Msg) (Model, Action) {
 	}
 	return m, action
 }
+
+// gapTopic is what stays on the screen of a gap.
+const gapTopic = "recording"
 
 // trouble takes the place of the topic's earlier troubles. Errors can have many
 // lines, and hold anything.

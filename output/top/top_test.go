@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/row"
 	"github.com/pinwatch/pinwatch/tracer/bpfobj"
+	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 	"github.com/pinwatch/pinwatch/tracer/snapshot"
@@ -180,6 +182,56 @@ func TestScreens(t *testing.T) {
 			checkScreen(t, m)
 			compareGolden(t, name, plain(m)+"\n")
 		})
+	}
+}
+
+// A recording has the paths of cgroups and the names of containers: they are shown, and not the
+// ids.
+func TestCgroupsOfARecording(t *testing.T) {
+	const path = "/kubepods.slice/cri-containerd-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.scope"
+	named := container.Names{Namespace: "prod", Pod: "web-1", Container: "nginx"}
+	l := ledger.New()
+	found := enter(l, ledger.Event{TimeNS: 1, Op: ledger.AlreadyMapped, PageSize: 4096, Caller: ledger.Caller{PID: 1, Comm: "older", CgroupID: 77, Cgroup: path, Names: named},
+		Buffer: ledger.Buffer{Key: 1, Pages: 3, Mappings: ledger.Count{Before: 1, After: 1}, Recorded: [2]ledger.Recorded{{Pages: 3}}}})
+	mapped := func(key uint64, c ledger.Caller) *row.Row {
+		r := enter(l, ledger.Event{TimeNS: 10 + key, PageSize: 4096, Caller: c, Process: ledger.Reading{Owner: key}, Buffer: ledger.Buffer{Key: key, Pages: 3, Mappings: ledger.Count{After: 1}}})
+		return &r
+	}
+	rows := []*row.Row{&found, mapped(2, ledger.Caller{PID: 2, Comm: "later", CgroupID: 78, Cgroup: "/web.slice"}), mapped(3, ledger.Caller{PID: 3, Comm: "beside", CgroupID: 78}),
+		mapped(4, ledger.Caller{PID: 4, Comm: "no id", Cgroup: "/db.slice"}), mapped(5, ledger.Caller{PID: 5, Comm: "nothing"})}
+	m := newModel(t, Options{Replay: true, All: true}, 200, 24)
+	m, _ = m.Update(Entries{Rows: rows, Counts: l.Counts()})
+	var out strings.Builder
+	if err := m.Batch(&out, []string{"processes", "cgroups"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`(?m)^ *1 older .*prod/web-1/nginx`, `(?m)^ *2 later .*/web\.slice`, `(?m)^ *3 beside .*/web\.slice`, `(?m)^ *4 no id .*/db\.slice`, `(?m)^prod/web-1/nginx|^` + path + ` +prod/web-1/nginx`, `(?m)^\(not known\)`} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("no %s in\n%s", want, out.String())
+		}
+	}
+	if strings.Contains(out.String(), "cgroup id") {
+		t.Errorf("an id:\n%s", out.String())
+	}
+}
+
+// Where no call was seen that is held against the allowance, nothing is claimed of it.
+func TestAllowanceNotKnown(t *testing.T) {
+	m := newModel(t, Options{Replay: true, All: true}, 200, 40)
+	for _, e := range entries(t, "bpf-rlimit-5.10.jsonl", 0) {
+		m, _ = m.Update(e)
+	}
+	var out strings.Builder
+	if err := m.Batch(&out, []string{"processes", "users"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`(?m)^ *0 +2831 +\? +\? +4 +4 .* \? +·`, `(?m)^ *1001 +· +\? +\? .* \? +1 `, `(?m)^ *106 pinwatch .* \? +1 `} {
+		if !regexp.MustCompile(want).MatchString(out.String()) {
+			t.Errorf("no %s in\n%s", want, out.String())
+		}
+	}
+	if page := plain(press(t, m, "enter")); strings.Contains(page, "No limit holds") || strings.Contains(page, " of 0") {
+		t.Error(page)
 	}
 }
 

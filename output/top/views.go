@@ -171,8 +171,11 @@ func (p *processRow) used() float64 {
 func fitsColumn[T any](value func(*T) int64) column[T] {
 	c := number("FITS", 6, 4, helpFits, value)
 	c.text = func(t *T, _ units) string {
-		if n := value(t); n >= 0 {
+		switch n := value(t); {
+		case n >= 0:
 			return strconv.FormatInt(n, 10)
+		case n == ledger.FitsUnknown:
+			return "?"
 		}
 		return "any"
 	}
@@ -233,6 +236,7 @@ type userRow struct {
 	locked    int64
 	known     bool
 	allowance int64
+	limits    bool // the allowance is known
 	processes int64
 	buffers   int64
 	pinned    int64
@@ -256,14 +260,17 @@ func userView() *view[userRow] {
 				compare: func(a, b *userRow) int { return cmp.Compare(a.locked, b.locked) }},
 			{heading: heading{name: "ALLOWANCE", width: 10, rank: 4, help: "perf_event_mlock_kb in pages × online CPUs; none: it is negative, and nothing limits"},
 				text: func(u *userRow, units units) string {
-					if u.allowance < 0 {
+					switch {
+					case !u.limits:
+						return "?"
+					case u.allowance < 0:
 						return "none"
 					}
 					return units.pages(u.allowance)
 				},
 				compare: func(a, b *userRow) int { return cmp.Compare(a.allowance, b.allowance) }},
 			bar("USED", 3, "LOCKED of ALLOWANCE", func(u *userRow) float64 {
-				if u.allowance < 0 {
+				if u.allowance < 0 || !u.limits {
 					return -1
 				}
 				return float64(u.locked) / float64(max(1, u.allowance))
@@ -317,6 +324,7 @@ func userRows(a *accounts, all bool) []userRow {
 	var rows []userRow
 	for uid, s := range sums {
 		s.user, s.name, s.allowance = a.users[uid], a.names[uid], a.limits.Allowance
+		s.limits = a.limits.known()
 		if s.user == nil {
 			s.user = &user{uid: uid}
 		}
@@ -325,7 +333,9 @@ func userRows(a *accounts, all bool) []userRow {
 		if size == 0 {
 			size = a.usualSize()
 		}
-		s.fits = a.limits.Room(rule.Caller{UserLocked: s.locked}, size)
+		if s.fits = ledger.FitsUnknown; s.limits {
+			s.fits = a.limits.Room(rule.Caller{UserLocked: s.locked}, size)
+		}
 		if all || s.locked != 0 || s.processes != 0 || s.events != 0 {
 			rows = append(rows, s)
 		}

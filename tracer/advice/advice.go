@@ -138,10 +138,14 @@ type Held struct {
 	LockedVM int64 `json:"locked_vm_pages"` // another counter than UserLocked from 7.3 on
 	Split    bool  `json:"separate_counter"`
 	// Estimated: the counter could not be read. After: all of this is as it was shortly
-	// after the call that failed.
+	// after the call that failed. Recorded: it is as a recording has it for the call itself.
 	Estimated bool `json:"estimated"`
 	After     bool `json:"after"`
+	Recorded  bool `json:"recorded"`
 }
+
+// SourceRecording is the source of what a recording knows, beside those of snapshots.
+const SourceRecording = "recording"
 
 // Explain answers an ask from a snapshot, and from the facts about the one who
 // maps.
@@ -203,7 +207,7 @@ func OfEntry(e *ledger.Entry, known accounting.Finding) *Explanation {
 	right.UserLocked, right.PinnedVM = caller.UserLocked-e.UserOver, caller.PinnedVM-e.PinnedOver
 	x.compare(settings, caller, right, ask)
 	x.Accounting = accountingOf(&known)
-	x.Subject = Subject{OutsideUID: -1, PID: e.Caller.PID, Comm: e.Caller.Comm, UID: e.Caller.UID}
+	x.Subject = SubjectOfEntry(e)
 	x.Held.UserLocked = caller.UserLocked
 	x.Held.Share = percent(caller.UserLocked, x.Numbers.UserLockLimit)
 	x.Source, x.Unknown = "event", []string{"who holds the allowance: an event does not say"}
@@ -272,6 +276,38 @@ func (x *Explanation) AddHolders(s *snapshot.Snapshot, facts *snapshot.Facts) {
 	x.Checks = checks(x, facts)
 }
 
+// AddRecorded completes the explanation of an event by the buffers that were there at that time, as
+// a recording has them.
+func (x *Explanation) AddRecorded(there []ledger.Entry, e *ledger.Entry) {
+	byPID := map[uint32]*Holder{}
+	for i := range there {
+		b := &there[i]
+		if b.Payer() != e.Payer() {
+			continue
+		}
+		h, c := byPID[b.Caller.PID], &b.Caller
+		if h == nil {
+			h = &Holder{PID: c.PID, Comm: c.Comm, UID: c.UID, Cgroup: c.Cgroup, Container: short(c.Cgroup), Names: c.Names}
+			byPID[c.PID] = h
+		}
+		if b.Buffer.Area == rule.Data {
+			h.Buffers++
+		}
+		h.Pages += b.Buffer.Pages
+		h.Extra += b.ChargedPinned
+	}
+	x.Holders = ranked(byPID, e.Scheme, x.Numbers.UserLockLimit)
+	x.Held.Recorded = true
+	x.Held.own(x.Holders)
+	if x.Accounting.Seen {
+		x.Accounting.Basis = "seen in the recording"
+	}
+	x.Unknown = []string{"what else refuses (other capabilities, seccomp, security modules, lockdown): a recording does not have it"}
+	if e.Lost > 0 {
+		x.Unknown = append(x.Unknown, fmt.Sprintf("who holds the allowance: %s were lost before", count(int64(e.Lost), "event")))
+	}
+}
+
 // judge applies the rule.
 func judge(settings rule.Settings, caller rule.Caller, ask Ask) *Explanation {
 	ask.Buffers = max(1, ask.Buffers)
@@ -336,6 +372,12 @@ func SubjectOf(s *snapshot.Snapshot, pid, uid uint32) Subject {
 	return sub
 }
 
+// SubjectOfEntry is who was refused, as the event has it.
+func SubjectOfEntry(e *ledger.Entry) Subject {
+	c := &e.Caller
+	return Subject{OutsideUID: -1, PID: c.PID, Comm: c.Comm, UID: c.UID, Cgroup: c.Cgroup, Container: short(c.Cgroup), Names: c.Names}
+}
+
 func short(path string) string {
 	id := cgroup.Identify(path)
 	return id.Short()
@@ -352,15 +394,20 @@ func (x *Explanation) hold(s *snapshot.Snapshot, uid uint32) {
 	h := &x.Held
 	h.UserLocked, h.LockedVM, h.Split = u.PerfLocked, u.LockedVM, s.SplitCounter
 	h.Share = percent(u.PerfLocked, s.Allowance())
-	for _, holder := range x.Holders {
-		h.Buffers += holder.UserPart
-	}
-	h.Unowned = u.PerfLocked - h.Buffers
+	h.own(x.Holders)
 	for _, ring := range s.IOUring {
 		if p, ok := s.Process(ring.PID); ok && p.UID == uid {
 			h.IOUring += ring.Pages
 		}
 	}
+}
+
+// own sums up what has an owner.
+func (h *Held) own(holders []Holder) {
+	for _, holder := range holders {
+		h.Buffers += holder.UserPart
+	}
+	h.Unowned = h.UserLocked - h.Buffers
 }
 
 // Holders are the processes whose buffers a user is charged for, the largest
@@ -388,7 +435,6 @@ func Holders(s *snapshot.Snapshot, uid uint32) []Holder {
 		h.Pages += b.Pages
 		h.Extra += b.Extra
 	}
-	holders := make([]Holder, 0, len(byPID))
 	for pid, h := range byPID {
 		if p, ok := s.Process(pid); ok {
 			h.Comm, h.UID, h.Cgroup, h.Container, h.Names = p.Comm, p.UID, p.CgroupPath, short(p.CgroupPath), s.Names.Of(p.CgroupPath)
@@ -399,8 +445,16 @@ func Holders(s *snapshot.Snapshot, uid uint32) []Holder {
 				}
 			}
 		}
-		h.UserPart = s.Accounting.Scheme.UserPart(h.Pages, h.Extra)
-		h.Share = percent(h.UserPart, s.Allowance())
+	}
+	return ranked(byPID, s.Accounting.Scheme, s.Allowance())
+}
+
+// ranked are holders with their parts of a user's allowance, the largest first.
+func ranked(byPID map[uint32]*Holder, scheme rule.Scheme, allowance int64) []Holder {
+	holders := make([]Holder, 0, len(byPID))
+	for _, h := range byPID {
+		h.UserPart = scheme.UserPart(h.Pages, h.Extra)
+		h.Share = percent(h.UserPart, allowance)
 		holders = append(holders, *h)
 	}
 	slices.SortFunc(holders, func(a, b Holder) int {

@@ -224,7 +224,12 @@ func (l *Ledger) Summary() Summary {
 	}
 	s.Holders = l.preexistingHolders()
 	slices.SortFunc(s.Users, func(a, b Balance) int {
-		return cmp.Or(cmp.Compare(a.UID, b.UID), cmp.Compare(b2i(a.SplitCounter), b2i(b.SplitCounter)))
+		if a.UID != b.UID || a.SplitCounter == b.SplitCounter {
+			return cmp.Compare(a.UID, b.UID)
+		} else if a.SplitCounter {
+			return 1
+		}
+		return -1
 	})
 	return s
 }
@@ -530,13 +535,6 @@ func (l *Ledger) close(key uint64, area rule.Area) {
 	case u != nil:
 		u.charged(b.own, -c.user, -c.userOver)
 	}
-}
-
-func b2i(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // forget is for events that were lost: no counter is known any more, and what

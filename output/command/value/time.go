@@ -72,12 +72,35 @@ func (*size) Type() string { return "size" }
 // Time adds a flag that takes a point in time, in the local zone where it names none, or how
 // long ago it is.
 func Time(f *pflag.FlagSet, t *time.Time, name, usage string) {
-	f.Var(&moment{t, time.Now}, name, usage+", such as 2026-03-01T02:59:00Z, \"2026-03-01 02:59\", 02:59 (of today), or 90m (ago)")
+	f.Var(&moment{at: t, now: time.Now}, name, usage+", such as 2026-03-01T02:59:00Z, \"2026-03-01 02:59\", 02:59 (of today), or 90m (ago)")
+}
+
+// Past adds such a flag for a time that is over: one of day is the last such.
+func Past(f *pflag.FlagSet, t *time.Time, name, usage string) {
+	f.Var(&moment{t, time.Now, true}, name, usage+", such as 2026-03-01T02:59:00Z, \"2026-03-01 02:59\", 02:59 (the last one), or 90m (ago)")
+}
+
+// Span is from when to when; zero: from the first, to the last.
+type Span struct{ From, To time.Time }
+
+// Add adds the flags of a span.
+func (s *Span) Add(f *pflag.FlagSet, from, to string) {
+	Time(f, &s.From, "from", from)
+	Time(f, &s.To, "to", to)
+}
+
+// FromNS is Unix time in nanoseconds; 0: from the first.
+func (s *Span) FromNS() uint64 {
+	if s.From.IsZero() {
+		return 0
+	}
+	return uint64(max(0, s.From.UnixNano()))
 }
 
 type moment struct {
-	at  *time.Time
-	now func() time.Time
+	at   *time.Time
+	now  func() time.Time
+	past bool
 }
 
 func (m *moment) Set(text string) error {
@@ -91,6 +114,9 @@ func (m *moment) Set(text string) error {
 	for _, layout := range []string{"15:04:05", "15:04"} {
 		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
 			*m.at = time.Date(now.Year(), now.Month(), now.Day(), t.Hour(), t.Minute(), t.Second(), t.Nanosecond(), time.Local)
+			if m.past && m.at.After(now) {
+				*m.at = m.at.AddDate(0, 0, -1)
+			}
 			return nil
 		}
 	}

@@ -72,7 +72,11 @@ func TestReplayPace(t *testing.T) {
 	in := line("1000000000") + line("1300000000") + line("90000000000000")
 	for speed, want := range map[float64][2]time.Duration{0: {0, time.Second}, 1: {2300 * time.Millisecond, time.Minute}, 1000: {2 * time.Second, time.Minute}} {
 		began := time.Now()
-		replay := &terminal.Replay{Recorded: recording.NewReader(strings.NewReader(in)), Speed: speed, Interval: time.Second}
+		recorded, err := recording.Open("-", strings.NewReader(in), time.Time{}, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		replay := &terminal.Replay{Recorded: recorded, Speed: speed, Interval: time.Second}
 		var out strings.Builder
 		if err := terminal.Batch(t.Context(), top.Options{Replay: true, Interval: time.Second}, replay, []string{"events"}, 0, &out); err != nil {
 			t.Fatal(err)

@@ -15,9 +15,8 @@ import (
 
 // Replay is a recording as a source. It needs no privileges.
 type Replay struct {
-	Recorded *recording.Reader
-	// Again begins the recording anew; nil, or an error: there is no way back.
-	Again    func() (*recording.Reader, error)
+	Recorded *recording.Recorded
+	FromNS   uint64  // what came before is not played; 0: nothing did
 	Speed    float64 // 1 is as recorded; 0: as fast as it can be read
 	Paused   bool    // until told otherwise
 	Interval time.Duration
@@ -36,6 +35,9 @@ const (
 // some of it again.
 func (r *Replay) Run(ctx context.Context, orders <-chan top.Action, send func(tea.Msg)) error {
 	p := player{Replay: *r, orders: orders, send: send, usage: newUsage()}
+	if r.FromNS > 0 {
+		p.seek(top.Seek{By: top.SeekTime, TimeNS: r.FromNS - 1})
+	}
 	for {
 		if err := p.play(ctx); err != nil || ctx.Err() != nil {
 			return err
@@ -60,21 +62,36 @@ func (r *Replay) Run(ctx context.Context, orders <-chan top.Action, send func(te
 	}
 }
 
-// play plays to the end, or until it has to begin anew.
+// play plays to the end, or until it has to begin anew. Each trace is one for a ledger of its own,
+// and what is known at its end holds no more after a gap.
 func (p *player) play(ctx context.Context) error {
-	recorded := p.Recorded
+	for !p.again && ctx.Err() == nil {
+		trace, gap := p.Recorded.Next()
+		p.cross()
+		if trace == nil {
+			return nil
+		}
+		p.before, p.gap = p.number, gap
+		if err := p.playOne(ctx, trace); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *player) playOne(ctx context.Context, trace recording.Source) error {
 	paced := func(yield func(ledger.Event, error) bool) {
-		for event, err := range recorded.Events() {
+		for event, err := range trace.Events() {
 			if err == nil && !p.await(ctx, &event) {
 				return
 			}
-			p.lost = recorded.Lost()
+			p.lost = trace.Lost()
 			if !yield(event, err) {
 				return
 			}
 		}
 	}
-	return pipeline.Run(paced, recorded.Lost, p)
+	return pipeline.Run(paced, trace.Lost, p)
 }
 
 // player is the sink of a replay, and keeps its time.
@@ -90,8 +107,11 @@ type player struct {
 
 	atNS   uint64 // of the last event
 	tickNS uint64 // when the next interval ends
-	number uint64 // of the last event
+	number uint64 // of the last event, in all traces together
+	before uint64 // of the last one of the traces before
+	gap    string // that lies ahead; "": none
 	step   bool
+	over   bool     // a gap, and the event after it is not there yet
 	to     top.Seek // where it goes, if it goes anywhere
 	again  bool     // it has to begin anew
 }
@@ -167,9 +187,25 @@ func (p *player) obey(order top.Action) {
 // await waits until an event is due, and ends the intervals that lie before it. It
 // reports whether to go on.
 func (p *player) await(ctx context.Context, event *ledger.Event) bool {
-	// What was there before has happened already.
-	if event.Op != ledger.AlreadyMapped && !p.wait(ctx, event.TimeNS) {
-		return false
+	older := event.Op == ledger.AlreadyMapped // what was there before has happened already
+	switch {
+	case p.gap != "":
+		at := event.TimeNS
+		if older {
+			at = p.atNS
+		}
+		if !p.wait(ctx, at) {
+			return false
+		}
+		p.cross()
+		p.over = older
+	case older:
+	case p.over && p.step: // it was the step to this one
+		p.over = false
+	default:
+		if p.over = false; !p.wait(ctx, event.TimeNS) {
+			return false
+		}
 	}
 	if p.tickNS == 0 {
 		p.tickNS = event.TimeNS + uint64(p.Interval)
@@ -183,11 +219,21 @@ func (p *player) await(ctx context.Context, event *ledger.Event) bool {
 	return true
 }
 
+// cross gets over a gap, if there is one ahead.
+func (p *player) cross() {
+	if p.gap != "" {
+		p.flush()
+		p.send(top.Gap(p.gap))
+	}
+	p.gap = ""
+}
+
 // Enter keeps an entry until the next flush.
 func (p *player) Enter(e *ledger.Entry) error {
 	r := row.Of(e)
+	r.Number += p.before
 	p.rows = append(p.rows, &r)
-	p.atNS, p.number = max(p.atNS, e.TimeNS), e.Number
+	p.atNS, p.number = max(p.atNS, e.TimeNS), r.Number
 	return nil
 }
 

@@ -1,9 +1,6 @@
 package terminal
 
 import (
-	"errors"
-
-	"github.com/pinwatch/pinwatch/output/recording"
 	"github.com/pinwatch/pinwatch/output/top"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
@@ -26,12 +23,11 @@ func (p *player) seek(to top.Seek) {
 	if ahead && !p.again {
 		return
 	}
-	recorded, err := p.restart()
-	if err != nil {
+	if err := p.Recorded.Again(); err != nil {
 		p.fail(err)
 		return
 	}
-	p.Recorded, p.again = recorded, true
+	p.again = true
 }
 
 // fail says why there is no way to a place.
@@ -40,33 +36,26 @@ func (p *player) fail(err error) {
 	p.send(top.Sought{Failed: "no way back: " + err.Error()})
 }
 
-// restart is the recording from its start. A reader that was there before reads no more of it.
-func (p *player) restart() (*recording.Reader, error) {
-	if p.Again == nil {
-		return nil, errors.New("it is read only once")
-	}
-	return p.Again()
-}
-
 // times are those of the first and the last event. They are read from the recording itself,
 // which then begins anew.
 func (p *player) times() (first, last uint64, err error) {
-	recorded, err := p.restart()
-	if err != nil {
+	if err := p.Recorded.Again(); err != nil {
 		return 0, 0, err
 	}
 	p.again = true
-	for event, err := range recorded.Events() {
-		if err != nil {
-			break // it is told when it is played
+	for trace, _ := p.Recorded.Next(); trace != nil; trace, _ = p.Recorded.Next() {
+		for event, err := range trace.Events() {
+			if err != nil {
+				return first, last, nil // it is told when it is played
+			}
+			if event.Op == ledger.AlreadyMapped {
+				continue
+			}
+			if first == 0 {
+				first = event.TimeNS
+			}
+			last = max(last, event.TimeNS)
 		}
-		if event.Op == ledger.AlreadyMapped {
-			continue
-		}
-		if first == 0 {
-			first = event.TimeNS
-		}
-		last = max(last, event.TimeNS)
 	}
 	return first, last, nil
 }
@@ -95,6 +84,7 @@ func (p *player) arrive() {
 // rewind forgets all that was played.
 func (p *player) rewind() {
 	p.rows, p.counts, p.lost = nil, ledger.Summary{}, 0
-	p.atNS, p.tickNS, p.number, p.again = 0, 0, 0, false
+	p.atNS, p.tickNS, p.number, p.before, p.again = 0, 0, 0, 0, false
+	p.gap, p.over = "", false
 	p.send(top.Seeking{Back: true})
 }

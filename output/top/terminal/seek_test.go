@@ -3,6 +3,7 @@ package terminal_test
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,19 +30,27 @@ type seeker struct {
 // seek starts a replay, paused before its first event. again says whether there is a way back.
 func seek(t *testing.T, again bool) *seeker {
 	t.Helper()
-	file, err := os.Open(filepath.Join("..", "..", "..", "testdata", "recordings", "several-users-cumulative.jsonl"))
+	path := filepath.Join("..", "..", "..", "testdata", "recordings", "several-users-cumulative.jsonl")
+	file, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
-	replay := &terminal.Replay{Recorded: recording.NewReader(file), Speed: 0, Paused: true, Interval: 500 * time.Millisecond}
-	replay.Again = func() (*recording.Reader, error) {
-		if !again {
-			return nil, errors.New("it is a pipe")
-		}
-		_, err := file.Seek(0, 0)
-		return recording.NewReader(file), err
+	if !again {
+		path = "-"
 	}
+	return seekIn(t, path, file)
+}
+
+// seekIn does it with any recording.
+func seekIn(t *testing.T, path string, standard io.Reader) *seeker {
+	t.Helper()
+	recorded, err := recording.Open(path, standard, time.Time{}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { recorded.Close() })
+	replay := &terminal.Replay{Recorded: recorded, Speed: 0, Paused: true, Interval: 500 * time.Millisecond}
 	s := &seeker{t: t, orders: make(chan top.Action, 8), msgs: make(chan tea.Msg, 8)}
 	if s.model, err = top.New(top.Options{Replay: true, Paused: true, Speed: 1, Interval: time.Second, All: true}); err != nil {
 		t.Fatal(err)
@@ -172,7 +181,7 @@ func TestNoWayBack(t *testing.T) {
 	s := seek(t, false).goTo("12")
 	was := s.screen()
 	s.press("N")
-	if view := ansi.Strip(s.model.View()); !strings.Contains(view, "no way back: it is a pipe") {
+	if view := ansi.Strip(s.model.View()); !strings.Contains(view, "no way back: it is the standard input") {
 		t.Errorf("%s", view)
 	}
 	if s.press("x"); s.screen() != was {
@@ -180,5 +189,62 @@ func TestNoWayBack(t *testing.T) {
 	}
 	if s.press("n"); !strings.HasPrefix(s.screen(), "pinwatch top  13 at") {
 		t.Errorf("%s", s.screen())
+	}
+}
+
+// ring is the directory of an agent that was killed and started again.
+func ring(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i, name := range []string{"several-users-cumulative.jsonl", "several-users-6.12.jsonl"} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "..", "testdata", "recordings", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Unix(1795258114+16*int64(i), 0)
+		w, err := recording.Create(filepath.Join(dir, recording.PartName(uint64(i+1), begun)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.SplitAfter(string(text), "\n")
+		h := recording.Header{Version: 2, Kind: "header", TimeNS: begun.UnixNano(), Run: name}
+		if err := errors.Join(h.Write(w), onlyErr(io.WriteString(w, strings.Join(lines[:len(lines)-2], ""))), w.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func onlyErr(_ int, err error) error { return err }
+
+// A gap is said on the screen for as long as what is shown is after it. What was known before it
+// is forgotten, the events that happened are there, and one gets over it in both directions.
+func TestSeekOverGap(t *testing.T) {
+	time.Local = time.UTC
+	dir := ring(t)
+	const gap = "! recording: gap: nothing is recorded between 2026-11-21 10:48:39 (the last that is there) and 2026-11-21 10:48:50: the agent did not end"
+	title := func(s *seeker) string { return strings.SplitN(s.screen(), "\n", 2)[0] }
+	s := seekIn(t, dir, nil).goTo("#111")
+	before := s.screen()
+	if strings.Contains(before, "gap") || !strings.Contains(title(s), " 111 at 10:48:39.") {
+		t.Errorf("before the gap:\n%s", before)
+	}
+	if s.press("n"); !strings.Contains(s.screen(), gap) || !strings.Contains(title(s), " 112 at 10:48:50.") {
+		t.Errorf("after it:\n%s", s.screen())
+	}
+	after := s.screen()
+	if view := ansi.Strip(s.model.View()); strings.Contains(view, "sampler") || !strings.Contains(view, "agent") {
+		t.Errorf("what is known after it:\n%s", view)
+	}
+	if s.press("N"); s.screen() != before {
+		t.Errorf("back:\n%s", cmp.Diff(before, s.screen()))
+	}
+	for name, place := range map[string]string{"number": "#112", "time": "2026-11-21 10:48:50.801"} {
+		if got := seekIn(t, dir, nil).goTo("100%").goTo(place).screen(); got != after {
+			t.Errorf("%s:\n%s", name, cmp.Diff(after, got))
+		}
+	}
+	if events := s.press("n", "5"); !strings.Contains(ansi.Strip(events.model.View()), "10:48:39.") {
+		t.Errorf("the events before it:\n%s", events.screen())
 	}
 }
