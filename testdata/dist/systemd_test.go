@@ -1,0 +1,69 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// service is the guest's own: it runs guest.sh when the agent is up, or has failed, and then
+// the guest is done.
+const service = `[Unit]
+After=pinwatch-agent.service
+SuccessAction=poweroff
+FailureAction=poweroff
+[Service]
+Type=oneshot
+ExecStart=/guest.sh
+TimeoutStartSec=1h
+StandardOutput=file:/dev/ttyS1
+StandardError=inherit
+[Install]
+WantedBy=multi-user.target
+`
+
+// The .deb in a guest that is a Debian with systemd, of the series that Debian has now: what an
+// administrator sees of it, who installs, uses and removes it.
+func TestDebWithSystemd(t *testing.T) {
+	root := cleanRoot(t)
+	run(t, "cp", file(t, "*_amd64.deb"), filepath.Join(root, "pinwatch.deb"))
+	run(t, "cp", "guest.sh", root)
+	if err := os.WriteFile(filepath.Join(root, "etc/systemd/system/guest.service"), []byte(service), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "chroot", root, "bash", "-c", "dpkg -i /pinwatch.deb && systemctl enable pinwatch-agent guest 2>&1")
+	said := boot(t, root)
+	t.Log(said)
+}
+
+// boot boots a root with systemd as init, and returns what its second serial port said.
+func boot(t *testing.T, root string) string {
+	t.Helper()
+	dir := t.TempDir()
+	initramfs, console, said := filepath.Join(dir, "initramfs"), filepath.Join(dir, "console"), filepath.Join(dir, "said")
+	// Not compressed: an emulated CPU unpacks slower than QEMU reads.
+	run(t, "bash", "-euo", "pipefail", "-c", `cd "$1"
+		rm -rf var/cache/apt var/lib/apt/lists usr/share/locale
+		find . | cpio --quiet -o -H newc >"$2"`, "-", root, initramfs)
+	kernels, err := exec.Command("../kernels/fetch.sh", "6.12").Output()
+	fields := strings.Fields(string(kernels))
+	if err != nil || len(fields) != 3 {
+		t.Fatalf("fetch.sh: %q, %v", kernels, err)
+	}
+	// As tracer/guest does, which says why.
+	args := []string{"-accel", "tcg,thread=single", "-cpu", "max,-cx16,-la57,-erms,-fsrm", "-smp", "2", "-m", "2G",
+		"-display", "none", "-no-reboot", "-net", "none", "-nodefaults", "-kernel", fields[2], "-initrd", initramfs,
+		"-append", "rdinit=/sbin/init console=ttyS0 panic=-1 loglevel=4 initcall_blacklist=load_system_certificate_list,crypto_kdf108_init,crypto_algapi_init highres=off init_on_alloc=0",
+		"-serial", "file:" + console, "-serial", "file:" + said}
+	begun := time.Now()
+	out, err := exec.CommandContext(t.Context(), "qemu-system-x86_64", args...).CombinedOutput()
+	t.Logf("%.0f s in the guest", time.Since(begun).Seconds())
+	text := strings.ReplaceAll(read(t, said), "\r", "")
+	if err != nil || !strings.HasSuffix(text, "\n== end\n") {
+		t.Fatalf("QEMU: %v\n%s\nthe console:\n%s\nthe guest:\n%s", err, out, read(t, console), text)
+	}
+	return text
+}
