@@ -16,8 +16,8 @@ await() {
 		sleep 0.5
 	done
 }
-again() { [ "$(systemctl show -P ActiveState -P NRestarts pinwatch-agent | xargs)" = "active $1" ]; }
-recorded() { [ "$(pinwatch replay /var/lib/pinwatch | grep -c ' refusal .* EPERM$')" = "$1" ]; }
+again() { systemctl is-active -q pinwatch-agent && [ "$(systemctl show -P NRestarts pinwatch-agent)" = "$1" ]; }
+recorded() { [ "$(pinwatch replay /var/lib/pinwatch | grep -c ' refusal .* EPERM *$')" = "$1" ]; }
 
 # What a scraper does, by what a minimal Debian has.
 get() {

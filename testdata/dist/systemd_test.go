@@ -25,8 +25,8 @@ StandardError=inherit
 WantedBy=multi-user.target
 `
 
-// The .deb in a guest that is a Debian with systemd, of the series that Debian has now: what an
-// administrator sees of it, who installs, uses and removes it.
+// The .deb in a guest that is a Debian with systemd: what an administrator sees of it who
+// installs, uses and removes it.
 func TestDebWithSystemd(t *testing.T) {
 	root := cleanRoot(t)
 	run(t, "cp", file(t, "*_amd64.deb"), filepath.Join(root, "pinwatch.deb"))
@@ -37,6 +37,66 @@ func TestDebWithSystemd(t *testing.T) {
 	run(t, "chroot", root, "bash", "-c", "dpkg -i /pinwatch.deb && systemctl enable pinwatch-agent guest 2>&1")
 	said := boot(t, root)
 	t.Log(said)
+
+	const refused = "EPERM: pinned_vm 67 + extra 65 = 132 pages (528 KiB) > RLIMIT_MEMLOCK 128 pages (512 KiB)"
+	for _, c := range []struct {
+		section   string
+		want, not []string
+	}{
+		{"boot", []string{
+			"Active: active (running)", "NoNewPrivs:\t1\n", "Seccomp:\t2\n",
+			"\npinwatch_refusals_total{errno=\"EPERM\",outcome=\"limit\",subsystem=\"perf\"} 1\n",
+			"\npinwatch_refusals_by_uid_total{uid=\"2001\"} 1\n",
+			"\npinwatch_refusals_by_cgroup_total{cgroup=\"/system.slice/guest.service\"} 1\n",
+			"\npinwatch_recording 1\n", "\npinwatch_lost_events_total 0\n",
+			"level=WARN msg=refused subsystem=perf errno=EPERM outcome=limit ",
+			" uid=2001 cgroup=/system.slice/guest.service note=\"" + refused,
+			// What CAP_SYS_ADMIN would be for, on this kernel and at Debian's level.
+			"msg=\"watching perf buffers mapped and unmapped: session, ring buffer\"",
+		}, []string{"not watched", "symbols are hidden", "left out"}},
+		{"killed", []string{"\nok\n", "the agent did not end, and was started again"}, nil},
+		{"stopped", []string{"ActiveState=inactive\n", "Result=success\n", "ExecMainStatus=0\n"}, nil},
+		{"upgraded", []string{"\nactive\n", "\nanother process\n"}, nil},
+		{"removed", []string{"\n/var/lib/pinwatch/pinwatch-00000001-"}, []string{"/usr", "/etc", "/run", "/proc", "/sys", "pinwatch-agent.service"}},
+		{"installed", []string{" EPERM ", "  └ " + refused, "\nok\n"}, nil},
+	} {
+		text := section(t, said, c.section)
+		for _, want := range c.want {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: no %q", c.section, want)
+			}
+		}
+		for _, not := range append(c.not, "exit status ", "not within") {
+			if strings.Contains(text, not) {
+				t.Errorf("%s: there is %q", c.section, not)
+			}
+		}
+	}
+	if n := strings.Count(section(t, said, "killed"), "  └ "+refused); n != 2 {
+		t.Errorf("%d refusals are recorded", n)
+	}
+	const nothing = `
+$ dpkg -P pinwatch >/dev/null
+
+$ left
+
+$ journalctl -k -o cat --no-pager | grep -E "type=1326|segfault|BUG|Oops"
+exit status 1
+`
+	if text := section(t, said, "purged"); text != nothing {
+		t.Errorf("there is more than\n%s", nothing)
+	}
+}
+
+// section is what was said below a heading.
+func section(t *testing.T, said, heading string) string {
+	t.Helper()
+	_, text, found := strings.Cut(said, "== "+heading+"\n")
+	if !found {
+		t.Fatalf("nothing of %q", heading)
+	}
+	text, _, _ = strings.Cut(text, "\n== ")
+	return text
 }
 
 // boot boots a root with systemd as init, and returns what its second serial port said.
