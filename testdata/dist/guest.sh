@@ -5,7 +5,7 @@ set -uo pipefail
 
 run() {
 	printf '\n$ %s\n' "$1"
-	bash -c "$1" 2>&1 || echo "exit status $?"
+	(bash -c "$1" 2>&1 || echo "exit status $?") | cat # which is no terminal
 }
 
 # Repeats a command until it succeeds, for as long as a busy machine may want.
@@ -30,7 +30,8 @@ left() {
 	find / /run /sys/fs/cgroup /sys/fs/bpf -xdev -name '*pinwatch*' ! -path /pinwatch.deb
 	grep -l pinwatch /proc/[0-9]*/comm
 	grep pinwatch /sys/kernel/tracing/kprobe_events
-	systemctl list-units --all --no-legend '*pinwatch*'
+	systemctl list-units --no-legend '*pinwatch*'
+	systemctl list-unit-files --no-legend '*pinwatch*'
 }
 export -f left
 
@@ -59,6 +60,11 @@ echo; echo "== upgraded"
 run 'systemctl start pinwatch-agent; systemctl show -P MainPID pinwatch-agent >/tmp/before'
 run 'dpkg -i /pinwatch.deb >/dev/null; systemctl is-active pinwatch-agent'
 run 'systemctl show -P MainPID pinwatch-agent | cmp -s /tmp/before || echo another process'
+
+echo; echo "== upgraded, and it cannot start"
+run 'mkdir /run/systemd/system/pinwatch-agent.service.d; printf "[Service]\nExecStart=\nExecStart=false\n" >/run/systemd/system/pinwatch-agent.service.d/broken.conf'
+run 'dpkg -i /pinwatch.deb >/dev/null && dpkg-query -W -f "\${Status}\n" pinwatch'
+run 'rm -r /run/systemd/system/pinwatch-agent.service.d; systemctl daemon-reload; systemctl restart pinwatch-agent'
 
 echo; echo "== removed"
 run 'dpkg -r pinwatch >/dev/null'

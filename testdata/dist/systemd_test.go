@@ -57,6 +57,7 @@ func TestDebWithSystemd(t *testing.T) {
 		{"killed", []string{"\nok\n", "the agent did not end, and was started again"}, nil},
 		{"stopped", []string{"ActiveState=inactive\n", "Result=success\n", "ExecMainStatus=0\n"}, nil},
 		{"upgraded", []string{"\nactive\n", "\nanother process\n"}, nil},
+		{"upgraded, and it cannot start", []string{"\ninstall ok installed\n"}, nil},
 		{"removed", []string{"\n/var/lib/pinwatch/pinwatch-00000001-"}, []string{"/usr", "/etc", "/run", "/proc", "/sys", "pinwatch-agent.service"}},
 		{"installed", []string{" EPERM ", "  └ " + refused, "\nok\n"}, nil},
 	} {
