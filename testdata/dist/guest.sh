@@ -30,8 +30,8 @@ left() {
 	find / /run /sys/fs/cgroup /sys/fs/bpf -xdev -name '*pinwatch*' ! -path /pinwatch.deb
 	grep -l pinwatch /proc/[0-9]*/comm
 	grep pinwatch /sys/kernel/tracing/kprobe_events
-	systemctl list-units --no-legend '*pinwatch*'
 	systemctl list-unit-files --no-legend '*pinwatch*'
+	systemctl list-units --no-legend '*pinwatch*'
 }
 export -f left
 

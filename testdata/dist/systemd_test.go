@@ -59,7 +59,7 @@ func TestDebWithSystemd(t *testing.T) {
 		{"upgraded", []string{"\nactive\n", "\nanother process\n"}, nil},
 		{"upgraded, and it cannot start", []string{"\ninstall ok installed\n"}, nil},
 		{"removed", []string{"\n/var/lib/pinwatch/pinwatch-00000001-"}, []string{"/usr", "/etc", "/run", "/proc", "/sys", "pinwatch-agent.service"}},
-		{"installed", []string{" EPERM ", "  └ " + refused, "\nok\n"}, nil},
+		{"installed", []string{"  └ EPERM: pinned_vm 0 + extra 256 = 256 pages (1 MiB) > RLIMIT_MEMLOCK 128 pages (512 KiB)", "\nok\n"}, nil},
 	} {
 		text := section(t, said, c.section)
 		for _, want := range c.want {
