@@ -44,7 +44,7 @@ func TestDebWithSystemd(t *testing.T) {
 		want, not []string
 	}{
 		{"boot", []string{
-			"Active: active (running)", "NoNewPrivs:\t1\n", "Seccomp:\t2\n",
+			"Active: active (running)", "CapPrm:\t0000008000000000\n", "CapEff:\t0000008000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n",
 			"\npinwatch_refusals_total{errno=\"EPERM\",outcome=\"limit\",subsystem=\"perf\"} 1\n",
 			"\npinwatch_refusals_by_uid_total{uid=\"2001\"} 1\n",
 			"\npinwatch_refusals_by_cgroup_total{cgroup=\"/system.slice/guest.service\"} 1\n",
