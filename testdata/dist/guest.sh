@@ -40,6 +40,7 @@ refuse='pinwatch workload perf-buffers --quiet --uid 2001'
 echo "== boot"
 run 'systemctl status --no-pager --lines=0 pinwatch-agent'
 run 'grep -E "^(Cap(Prm|Eff|Bnd)|NoNewPrivs|Seccomp):" /proc/$(systemctl show -P MainPID pinwatch-agent)/status'
+run 'pinwatch workload bpf-maps --quiet'
 run "$refuse"
 await recorded 1
 run 'get /metrics | grep ^pinwatch_'

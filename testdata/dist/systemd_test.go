@@ -48,6 +48,7 @@ func TestDebWithSystemd(t *testing.T) {
 			"\npinwatch_refusals_total{errno=\"EPERM\",outcome=\"limit\",subsystem=\"perf\"} 1\n",
 			"\npinwatch_refusals_by_uid_total{uid=\"2001\"} 1\n",
 			"\npinwatch_refusals_by_cgroup_total{cgroup=\"/system.slice/guest.service\"} 1\n",
+			"\npinwatch_events_total{kind=\"charge\",subsystem=\"bpf\"} ",
 			"\npinwatch_recording 1\n", "\npinwatch_lost_events_total 0\n",
 			"level=WARN msg=refused subsystem=perf errno=EPERM outcome=limit ",
 			" uid=2001 cgroup=/system.slice/guest.service note=\"" + refused,
