@@ -180,7 +180,7 @@ func list() (*lister, *cgroup.Tree, error) {
 		l.addHeld(held)
 	}
 	if unreadable > 0 {
-		l.note("holders are incomplete: /proc/PID/fdinfo of %d processes could not be read (needs CAP_SYS_PTRACE, or the same user)", unreadable)
+		l.note("holders are incomplete: descriptors of %d processes could not be read (needs CAP_SYS_PTRACE, or the same user)", unreadable)
 	}
 	l.addHolders(held, tree)
 	if !restricted {

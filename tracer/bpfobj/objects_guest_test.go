@@ -14,6 +14,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
@@ -358,5 +359,43 @@ func compare(t *testing.T, listed []bpfobj.Object, kind string, tool []bpftool) 
 	// bpftool leaves out what is empty.
 	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("%ss: bpftool - pinwatch +\n%s", kind, diff)
+	}
+}
+
+// A link of somebody else, on functions by kprobe.multi and without cookies: to read its
+// fdinfo crashes kernels from 6.17 on. It is listed with its holder all the same.
+func TestForeignLinks(t *testing.T) { guests.Test(t, guesttest.Newest, foreignLinks) }
+
+func foreignLinks(t *testing.T, k guesttest.Kernel) {
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "foreign", Type: ebpf.Kprobe, AttachType: ebpf.AttachTraceKprobeMulti, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	l, err := link.KprobeMulti(program, link.KprobeMultiOptions{Symbols: []string{"perf_mmap"}})
+	switch {
+	case err == nil:
+		defer l.Close()
+	case !k.Before("5.18"):
+		t.Fatal(err)
+	}
+	listing, err := bpfobj.List(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(listing.Objects, func(o bpfobj.Object) bool { return o.Name == "foreign" })
+	if i < 0 {
+		t.Fatal("the program is not listed")
+	}
+	held := 1 // by its own descriptor
+	if l != nil {
+		held++
+	}
+	o := listing.Objects[i]
+	if len(o.Holders) != 1 || o.Holders[0].PID != os.Getpid() || o.Holders[0].FDs != held || len(o.Links) != held-1 {
+		t.Errorf("holders %+v, links %v; want process %d with %d descriptors", o.Holders, o.Links, os.Getpid(), held)
 	}
 }

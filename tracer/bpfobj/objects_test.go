@@ -19,7 +19,6 @@ func TestParseFdinfo(t *testing.T) {
 			descriptor{object: Object{Kind: KindMap, ID: 7, Type: "percpu_array", KeySize: 4, ValueSize: 8, MaxEntries: 1024, Flags: 1, Memlock: 24888}}, true},
 		"prog": {"pos:\t0\nprog_type:\t2\nprog_jited:\t1\nprog_tag:\t2f1c0b1f9b9e7a31\nmemlock:\t4096\nprog_id:\t12\nrun_time_ns:\t0\n",
 			descriptor{object: Object{Kind: KindProgram, ID: 12, Type: "kprobe", Memlock: 4096}}, true},
-		"link":     {"link_type:\tperf\nlink_id:\t3\nprog_tag:\t2f1c0b1f9b9e7a31\nprog_id:\t12\n", descriptor{link: true, object: Object{Kind: KindProgram, ID: 12, Type: "unspec"}}, true},
 		"BTF":      {"pos:\t0\nbtf_id:\t3\n", descriptor{}, false},
 		"a file":   {"pos:\t0\nflags:\t0100000\n", descriptor{}, false},
 		"nothing":  {"", descriptor{}, false},

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 
@@ -36,20 +35,6 @@ func (k Kernel) prefersSessions() bool { return k.HaveSessions() && k.FollowsAll
 
 // Hook is what is on functions that have no trampoline, as --attach names it.
 func (k Kernel) Hook() string { return Probe{multi: k.sessions}.hook() }
-
-// places is how often a session is to be on a function. Before 6.14 (4346ba160409) the
-// kernel follows two returns for each CPU and each place that it is told, the same
-// one too.
-func (k Kernel) places(p Probe) int {
-	if !p.ret || k.FollowsAllReturns() {
-		return 1
-	}
-	cpus, err := ebpf.PossibleCPU()
-	if err != nil {
-		return 1
-	}
-	return (cmp.Or(p.AtOnce, everyProcess) + 2*cpus - 1) / (2 * cpus)
-}
 
 // lacks reports whether this kernel is known to have nothing that a probe could be on.
 func (k Kernel) lacks(p Probe) bool {

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -76,9 +77,8 @@ const atReturn = "at_return"
 // session makes one program of two. isReturn is the kernel's number of the type of its
 // function bpf_session_is_return(). That takes no argument before 7.0, and then the
 // context, which is where it is looked for either way.
-func session(entry, ret *ebpf.ProgramSpec, isReturn btf.TypeID) *ebpf.ProgramSpec {
-	program := entry.Copy()
-	first, second := program.Instructions, slices.Clone(ret.Instructions)
+func session(entry, ret ebpf.ProgramSpec, isReturn btf.TypeID) ebpf.ProgramSpec {
+	first, second := slices.Clone(entry.Instructions), slices.Clone(ret.Instructions)
 	function := btf.FuncMetadata(&first[0])
 	source := first[0].Source()
 	first[0] = btf.WithFuncMetadata(first[0].WithSymbol(""), nil)
@@ -90,9 +90,9 @@ func session(entry, ret *ebpf.ProgramSpec, isReturn btf.TypeID) *ebpf.ProgramSpe
 		asm.And.Imm(asm.R0, 1), // a bool's other bits say nothing
 		asm.JNE.Imm(asm.R0, 0, atReturn),
 	}
-	program.Instructions = slices.Concat(begin, first, second)
-	program.AttachType = ebpf.AttachTraceKprobeSession
-	return program
+	entry.Instructions = slices.Concat(begin, first, second)
+	entry.AttachType = ebpf.AttachTraceKprobeSession
+	return entry
 }
 
 // isReturn is what session() takes.
@@ -108,18 +108,45 @@ func (k Kernel) isReturn() (btf.TypeID, error) {
 	return spec.TypeID(t)
 }
 
-// attachMulti attaches by kprobe.multi. By the function's address: the kernel walks through
-// all its symbols for a name.
-func (k Kernel) attachMulti(p Probe, program *ebpf.Program) (link.Link, error) {
-	options := link.KprobeMultiOptions{Symbols: []string{p.Symbol}, Session: p.entry != ""}
-	if address, known := k.addresses[p.Symbol]; known {
-		if address == 0 {
-			return nil, fmt.Errorf("%s: %w", p.Symbol, os.ErrNotExist)
-		}
-		options.Symbols, options.Addresses = nil, slices.Repeat([]uintptr{uintptr(address)}, k.places(p))
+// attachMulti attaches by kprobe.multi.
+func (a attacher) attachMulti(p Probe, program *ebpf.Program) (link.Link, error) {
+	options, err := a.options(p)
+	if err != nil {
+		return nil, err
 	}
 	if p.ret && p.entry == "" {
 		return link.KretprobeMulti(program, options)
 	}
 	return link.KprobeMulti(program, options)
+}
+
+// options are those of a link on a probe's function. By the function's address: the kernel
+// walks through all its symbols for a name. With cookies, which nobody asks for: from 6.17
+// on (da7e9c0a7fbc) the kernel follows their null pointer when somebody reads the link's
+// /proc/PID/fdinfo, as lsof does.
+func (a attacher) options(p Probe) (link.KprobeMultiOptions, error) {
+	options := link.KprobeMultiOptions{Symbols: []string{p.Symbol}, Cookies: make([]uint64, 1), Session: p.entry != ""}
+	if address, known := a.addresses[p.Symbol]; known {
+		if address == 0 {
+			return options, fmt.Errorf("%s: %w", p.Symbol, os.ErrNotExist)
+		}
+		places := a.places(p)
+		options.Symbols, options.Addresses = nil, slices.Repeat([]uintptr{uintptr(address)}, places)
+		options.Cookies = make([]uint64, places)
+	}
+	return options, nil
+}
+
+// places is how often a session is to be on a function. Before 6.14 (4346ba160409) the
+// kernel follows two returns for each CPU and each place that it is told, the same
+// one too.
+func (a attacher) places(p Probe) int {
+	if !p.ret || a.everyReturn {
+		return 1
+	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return 1
+	}
+	return (cmp.Or(p.AtOnce, everyProcess) + 2*cpus - 1) / (2 * cpus)
 }

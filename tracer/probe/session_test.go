@@ -3,7 +3,9 @@ package probe
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 
@@ -72,7 +74,7 @@ func TestSessionPrograms(t *testing.T) {
 			made++
 			entry, ret := source.Programs[p.entry], source.Programs[p.Program]
 			before := slices.Clone(entry.Instructions)
-			program := session(entry, ret, number)
+			program := session(*entry, *ret, number)
 			if !slices.EqualFunc(before, entry.Instructions, func(a, b asm.Instruction) bool { return a == b }) {
 				t.Errorf("%s: %s was changed", name, p.entry)
 			}
@@ -102,7 +104,7 @@ func TestSessionPrograms(t *testing.T) {
 	}
 	// As the kernel gets it.
 	two := asm.Instructions{asm.Mov.Imm(asm.R0, 0).WithSymbol("f"), asm.Return()}
-	program := session(&ebpf.ProgramSpec{Name: "f", Instructions: two}, &ebpf.ProgramSpec{Name: "g", Instructions: two}, number)
+	program := session(ebpf.ProgramSpec{Name: "f", Instructions: two}, ebpf.ProgramSpec{Name: "g", Instructions: two}, number)
 	var raw bytes.Buffer
 	if err := program.Instructions.Marshal(&raw, binary.LittleEndian); err != nil {
 		t.Fatal(err)
@@ -119,7 +121,7 @@ func TestPlaces(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := Kernel{}
+	old := attacher{}
 	for _, c := range []struct {
 		p     Probe
 		least int
@@ -130,5 +132,18 @@ func TestPlaces(t *testing.T) {
 	}
 	if n := old.places(Probe{}); n != 1 {
 		t.Errorf("an entry is at %d places", n)
+	}
+}
+
+// Without cookies to read, the kernel crashes where the link's fdinfo is (6.17).
+func TestLinksHaveCookies(t *testing.T) {
+	for _, a := range []attacher{{}, {addresses: map[string]uint64{"f": 4096}}, {addresses: map[string]uint64{"f": 4096}, everyReturn: true}} {
+		options, err := a.options(Probe{Symbol: "f", ret: true, entry: "g"})
+		if err != nil || len(options.Cookies) == 0 || len(options.Cookies) != len(options.Symbols)+len(options.Addresses) {
+			t.Errorf("%+v: %+v, %v", a, options, err)
+		}
+	}
+	if _, err := (attacher{addresses: map[string]uint64{"f": 0}}).options(Probe{Symbol: "f"}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("of a function that there is not: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -29,6 +30,17 @@ type Set struct {
 	missed  func(link.Link) uint64
 }
 
+// attacher is what of a Kernel attaching takes: the types are megabytes, and a Set that kept
+// them would for as long as the trace.
+type attacher struct {
+	addresses   map[string]uint64 // see Kernel
+	everyReturn bool              // sessions follow any number of returns
+}
+
+func (k Kernel) attacher() attacher {
+	return attacher{k.addresses, k.sessions && k.FollowsAllReturns()}
+}
+
 type attached struct {
 	link.Link
 	probe Probe
@@ -39,7 +51,7 @@ type attached struct {
 // verification, and before 6.2 (60443c88f3a8) a walk through all kernel symbols, several
 // times. Of the maps that the source marks as shared, those given are used.
 func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[string]*ebpf.Map) (*Set, error) {
-	s := &Set{absent: k.Absent, attach: k.attachLink, skipped: recursionMisses, missed: missedByKprobe}
+	s := &Set{absent: k.Absent, attach: k.attacher().attach, skipped: recursionMisses, missed: missedByKprobe}
 	for _, p := range probes {
 		program, ok := source.Programs[p.Program]
 		if !ok {
@@ -51,20 +63,22 @@ func Load(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 		}
 		s.probes = append(s.probes, p)
 	}
-	spec := source.Copy()
+	spec := *source
 	var err error
 	if spec.Programs, err = s.programs(source.Programs, k); err != nil {
 		return nil, err
 	}
 	options := ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{}, Cache: k.Cache}
 	options.Programs.KernelTypes = k.File
+	spec.Maps = maps.Clone(source.Maps)
 	for name, m := range shared {
 		if mine, ok := spec.Maps[name]; ok && slices.Contains(mine.Tags, "shared") { // see bpf/record.h
+			mine = mine.Copy()
 			mine.MaxEntries = m.MaxEntries()
-			options.MapReplacements[name] = m
+			spec.Maps[name], options.MapReplacements[name] = mine, m
 		}
 	}
-	if s.collection, err = ebpf.NewCollectionWithOptions(spec, options); err != nil {
+	if s.collection, err = ebpf.NewCollectionWithOptions(&spec, options); err != nil {
 		return nil, kernel.WithoutGuess(err)
 	}
 	return s, nil
@@ -82,16 +96,16 @@ func (s *Set) programs(built map[string]*ebpf.ProgramSpec, k Kernel) (map[string
 	}
 	programs := map[string]*ebpf.ProgramSpec{}
 	for _, p := range s.probes {
-		program := built[p.Program].Copy()
+		program := *built[p.Program] // the instructions are not touched: the library works on a copy
 		switch {
 		case p.trampoline:
 			program.AttachTo = p.Symbol
 		case p.entry != "":
-			program = session(built[p.entry], program, isReturn)
+			program = session(*built[p.entry], program, isReturn)
 		case p.multi:
 			program.AttachType = ebpf.AttachTraceKprobeMulti
 		}
-		programs[p.loaded()] = program
+		programs[p.loaded()] = &program
 	}
 	return programs, nil
 }
@@ -164,12 +178,12 @@ func (s *Set) attachOne(p Probe) (link.Link, error) {
 	return s.attach(p, program)
 }
 
-func (k Kernel) attachLink(p Probe, program *ebpf.Program) (link.Link, error) {
+func (a attacher) attach(p Probe, program *ebpf.Program) (link.Link, error) {
 	switch {
 	case p.trampoline:
 		return link.AttachTracing(link.TracingOptions{Program: program})
 	case p.multi:
-		return k.attachMulti(p, program)
+		return a.attachMulti(p, program)
 	}
 	if kernel.Kprobes().Lacks() {
 		return nil, fmt.Errorf("kprobes: %w", ebpf.ErrNotSupported)

@@ -4,15 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"weak"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/bpf"
+	"github.com/pinwatch/pinwatch/tracer/kernel"
 )
 
 // fakeLink is attached to nothing, and remembers whether it was closed.
@@ -159,4 +163,19 @@ func TestTables(t *testing.T) {
 	if len(list) < 30 {
 		t.Errorf("%d probes on other chargers", len(list))
 	}
+}
+
+// The kernel's types are megabytes, and of no use once the programs are loaded.
+func TestTypesAreNotKept(t *testing.T) {
+	cache := btf.NewCache()
+	kept := weak.Make(cache)
+	s, err := Load(&ebpf.CollectionSpec{}, nil, Kernel{Types: kernel.Types{Cache: cache}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runtime.GC()
+	if kept.Value() != nil {
+		t.Error("a set keeps the kernel's types")
+	}
+	s.Close()
 }
