@@ -1,12 +1,15 @@
 package recording
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
@@ -17,6 +20,7 @@ import (
 type Directory struct {
 	parts   []part
 	to      time.Time // zero: there is no end
+	writing string    // the file that an agent writes; "": none does
 	skipped []string  // files that hold nothing, and why
 	before  *Stretch
 }
@@ -30,11 +34,15 @@ type part struct {
 // to the last one. It begins with the file that the time is in, so with what came before it
 // there.
 func OpenDirectory(dir string, from, to time.Time) (*Directory, error) {
+	running := locked(dir)
 	files, err := PartFiles(dir)
 	if err != nil {
 		return nil, err
 	}
 	d := &Directory{to: to}
+	if running && len(files) > 0 {
+		d.writing = files[len(files)-1].Path
+	}
 	for _, file := range files {
 		h, err := readHeader(file.Path)
 		if err != nil {
@@ -52,6 +60,16 @@ func OpenDirectory(dir string, from, to time.Time) (*Directory, error) {
 		return nil, fmt.Errorf("%s: no recording of an agent of that time (of %s)", dir, format.Count(len(files), "file"))
 	}
 	return d, nil
+}
+
+// locked reports whether an agent has a directory, which is locked then.
+func locked(dir string) bool {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // and with it goes a lock
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // Next is the next trace, to be read to its end before the one after it; nil: there is none. What
@@ -107,13 +125,14 @@ func clockOf[T int64 | uint64](ns T) string {
 
 // Stretch is a trace without a gap, in one file or more.
 type Stretch struct {
-	from   *Directory
-	header *Header // of its last file, as far as it was read
-	first  *Header
-	lost   uint64
-	torn   string
-	ended  bool
-	lastNS uint64 // of the last event
+	from    *Directory
+	header  *Header // of its last file, as far as it was read
+	first   *Header
+	lost    uint64
+	torn    string
+	writing bool // it is torn where an agent writes on
+	ended   bool
+	lastNS  uint64 // of the last event
 }
 
 // Lost is how many events it had lost, as far as it was read.
@@ -125,7 +144,11 @@ func (s *Stretch) Tell(w io.Writer) {
 		fmt.Fprintf(w, "pinwatch: %s\n", s.first)
 	}
 	if s.torn != "" {
-		fmt.Fprintf(w, "pinwatch: its end is torn: %s\n", s.torn)
+		what := "its end is torn"
+		if s.writing {
+			what = "an agent is writing on"
+		}
+		fmt.Fprintf(w, "pinwatch: %s: %s\n", what, s.torn)
 	}
 }
 
@@ -181,7 +204,7 @@ func (s *Stretch) read(p part, yield func(ledger.Event, error) bool) bool {
 	}
 	s.lost, s.ended = max(s.lost, r.Lost()+before), r.ended
 	if r.Torn() != "" {
-		s.torn = filepath.Base(p.Path) + ": " + r.Torn()
+		s.torn, s.writing = filepath.Base(p.Path)+": "+r.Torn(), p.Path == s.from.writing
 	}
 	return true
 }

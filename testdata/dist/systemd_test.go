@@ -55,7 +55,7 @@ func TestDebWithSystemd(t *testing.T) {
 			// What CAP_SYS_ADMIN would be for, on this kernel and at Debian's level.
 			"msg=\"watching perf buffers mapped and unmapped: session, ring buffer\"",
 		}, []string{"not watched", "symbols are hidden", "left out"}},
-		{"killed", []string{"\nok\n", "the agent did not end, and was started again"}, nil},
+		{"killed", []string{"\nok\n", "the agent did not end, and was started again", "pinwatch: an agent is writing on: "}, nil},
 		{"stopped", []string{"ActiveState=inactive\n", "Result=success\n", "ExecMainStatus=0\n"}, nil},
 		{"upgraded", []string{"\nactive\n", "\nanother process\n"}, nil},
 		{"upgraded, and it cannot start", []string{"\ninstall ok installed\n"}, nil},
