@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,9 +122,17 @@ func boot(t *testing.T, root string) string {
 		"-append", "rdinit=/sbin/init console=ttyS0 panic=-1 loglevel=4 initcall_blacklist=load_system_certificate_list,crypto_kdf108_init,crypto_algapi_init highres=off init_on_alloc=0",
 		"-serial", "file:" + console, "-serial", "file:" + said}
 	begun := time.Now()
-	out, err := exec.CommandContext(t.Context(), "qemu-system-x86_64", args...).CombinedOutput()
+	var text string
+	var out []byte
+	for range 3 { // an emulated kernel sometimes dies while it boots
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+		out, err = exec.CommandContext(ctx, "qemu-system-x86_64", args...).CombinedOutput()
+		cancel()
+		if text = strings.ReplaceAll(read(t, said), "\r", ""); text != "" {
+			break
+		}
+	}
 	t.Logf("%.0f s in the guest", time.Since(begun).Seconds())
-	text := strings.ReplaceAll(read(t, said), "\r", "")
 	if err != nil || !strings.HasSuffix(text, "\n== end\n") {
 		t.Fatalf("QEMU: %v\n%s\nthe console:\n%s\nthe guest:\n%s", err, out, read(t, console), text)
 	}
