@@ -153,9 +153,9 @@ test-kernels: ## the tracer and the check in guests of every series and of arm64
 	($(IN_GUESTS)) || code=$$?; cat "$$table"; rm -f "$$table"; exit $$code
 
 .PHONY: test-dist
-test-dist: ## what make dist makes: reproducible, installed, run and removed in a clean root
-	testdata/install.sh debootstrap:debootstrap rpm:rpm systemd-analyze:systemd
-	cd testdata/dist && $(GO) vet . && ../busy.sh "make test-dist" $(GO) test -count=1 -timeout 30m .
+test-dist: ## what make dist makes: reproducible, installed, run and removed in a clean root, and in a guest with systemd
+	testdata/install.sh debootstrap:debootstrap rpm:rpm systemd-analyze:systemd cpio:cpio $(QEMU)
+	cd testdata/dist && $(GO) vet . && ../busy.sh "make test-dist" $(GO) test -count=1 -timeout 90m .
 
 .PHONY: known-bad-kernel
 known-bad-kernel: ## build the kernel whose accounting can be chosen at boot

@@ -86,11 +86,21 @@ func leastPrivilege(t *testing.T, k guesttest.Kernel) {
 			return // it has no fentry
 		}
 		want := "using fentry, because attach kprobe to perf_mmap:"
-		if !k.Before("6.14") {
+		switch {
+		case !k.Before("6.14"):
 			want = "perf buffers mapped and unmapped: session, "
+		case !k.Before("6.10"):
+			want = "using session, because attach kprobe to perf_mmap:"
 		}
-		if r := watches(t, as(t)); !strings.Contains(r.Stderr, want) {
+		without := caps
+		caps += ",cap_syslog" // for BPF objects
+		r := watches(t, as(t))
+		caps = without
+		if !strings.Contains(r.Stderr, want) {
 			t.Errorf("it leaves %q, which was not used: %+v", want, r)
+		}
+		if !k.Before("6.10") && strings.Contains(r.Stderr, "not watched") {
+			t.Errorf("sessions are on all functions: %s", r.Stderr)
 		}
 	})
 	t.Run("upstream's level", func(t *testing.T) {

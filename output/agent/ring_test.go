@@ -223,6 +223,9 @@ func TestRingIsKilled(t *testing.T) {
 			if err := os.CopyFS(copied, os.DirFS(dir)); err != nil { // what a SIGKILL leaves
 				t.Fatal(err)
 			}
+			if told, _, _ := replayed(t, dir, time.Time{}, time.Time{}); !strings.Contains(told, "an agent is writing on") || strings.Contains(told, "torn") {
+				t.Errorf("of one that runs: %s", told)
+			}
 		}
 	}), func() uint64 { return 0 }, ring)
 	if err != nil {

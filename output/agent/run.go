@@ -71,6 +71,11 @@ func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer
 		sinks = append(sinks, collector)
 	}
 	log.Info("watching "+s.Attached(), "version", o.Version)
+	if left, err := giveUp(); err != nil {
+		log.Warn("privileges are kept that are not needed any more", "error", err)
+	} else {
+		log.Info("privileges are given up", "left", fmt.Sprint(left))
+	}
 	for _, what := range s.Degraded() {
 		log.Warn("degraded", "what", what)
 	}

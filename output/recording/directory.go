@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 )
@@ -17,6 +19,7 @@ import (
 type Directory struct {
 	parts   []part
 	to      time.Time // zero: there is no end
+	writing string    // the file that an agent writes; "": none does
 	skipped []skipped // files that nothing is read of
 	said    bool      // that they are
 	before  *Stretch
@@ -39,11 +42,15 @@ var ErrNothing = errors.New("no recording of an agent of that time")
 // to the last one. It begins with the file that the time is in, so with what came before it
 // there.
 func OpenDirectory(dir string, from, to time.Time) (*Directory, error) {
+	running := locked(dir)
 	files, err := PartFiles(dir)
 	if err != nil {
 		return nil, err
 	}
 	d := &Directory{to: to}
+	if running && len(files) > 0 {
+		d.writing = files[len(files)-1].Path
+	}
 	for _, file := range files {
 		h, err := readHeader(file.Path)
 		if err != nil {
@@ -61,6 +68,16 @@ func OpenDirectory(dir string, from, to time.Time) (*Directory, error) {
 		return nil, fmt.Errorf("%s: %w (of %s)", dir, ErrNothing, format.Count(len(files), "file"))
 	}
 	return d, nil
+}
+
+// locked reports whether an agent has a directory, which is locked then.
+func locked(dir string) bool {
+	f, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // and with it goes a lock
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 // Next is the next trace, to be read to its end before the one after it; nil: there is none. said
@@ -139,6 +156,7 @@ type Stretch struct {
 	lost    uint64
 	torn    string
 	damaged bool // what follows in its last file could not be read
+	writing bool // it is torn where an agent writes on
 	ended   bool
 	lastNS  uint64 // of the last event
 }
@@ -152,7 +170,11 @@ func (s *Stretch) Words() (words []string) {
 		words = append(words, s.first.String())
 	}
 	if s.torn != "" {
-		words = append(words, "its end is torn: "+s.torn)
+		what := "its end is torn"
+		if s.writing {
+			what = "an agent is writing on"
+		}
+		words = append(words, what+": "+s.torn)
 	}
 	return words
 }
@@ -209,7 +231,7 @@ func (s *Stretch) read(p part, yield func(ledger.Event, error) bool) bool {
 	}
 	s.lost, s.ended = max(s.lost, r.Lost()+before), r.ended
 	if r.Torn() != "" {
-		s.torn = filepath.Base(p.Path) + ": " + r.Torn()
+		s.torn, s.writing = filepath.Base(p.Path)+": "+r.Torn(), p.Path == s.from.writing
 	}
 	return true
 }

@@ -185,7 +185,7 @@ func checkCapabilities() (checks []Check) {
 		why   string
 	}{
 		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", StateOK, true, "stands for CAP_BPF, CAP_PERFMON and CAP_SYSLOG; lists BPF objects; needed where perf_event_paranoid is above 2"},
-		{unix.CAP_BPF, "CAP_BPF", StateMissing, true, "load BPF programs"},
+		{unix.CAP_BPF, "CAP_BPF", StateMissing, true, "load BPF programs; pinwatch agent keeps it while it traces"},
 		{unix.CAP_PERFMON, "CAP_PERFMON", StateMissing, true, "attach them to the kernel and read its memory"},
 		{unix.CAP_SYSLOG, "CAP_SYSLOG", StateDegraded, true, "see kernel symbols, to read sysctls and CPUs at every call"},
 		{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", StateDegraded, false, "read mappings and descriptors of other users' processes in /proc"},

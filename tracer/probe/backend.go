@@ -43,14 +43,20 @@ func (b Backend) FallbackReason(err error) string {
 }
 
 // Choose returns the backends that --attach allows, the one that loses least first.
-// Sessions are auto's choice where this kernel has good ones.
+// Sessions are auto's first choice where this kernel has good ones. Where their end is dear
+// they are for who may not have kprobes, which Debian's perf_event_paranoid denies without
+// CAP_SYS_ADMIN: with fentry there is nothing on what has no trampoline.
 func Choose(attach string, k Kernel) ([]Backend, error) {
 	if !slices.Contains(AttachNames(), attach) && attach != "" {
 		return nil, fmt.Errorf("--attach %s: want one of %s", attach, strings.Join(AttachNames(), ", "))
 	}
-	return slices.DeleteFunc(backends(), func(b Backend) bool {
+	all := backends()
+	if !k.prefersSessions() { // sessions, kprobes, ...
+		all[0], all[1] = all[1], all[0]
+	}
+	return slices.DeleteFunc(all, func(b Backend) bool {
 		if attach == "" || attach == AttachAuto {
-			return b.Name == AttachSession && !k.prefersSessions()
+			return b.Name == AttachSession && !k.HaveSessions()
 		}
 		return b.Name != attach
 	}), nil
