@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What an administrator does with the package, as a service of a guest that systemd has booted
 # with the agent enabled. It prints each command and what that says: systemd_test.go reads it.
+# shellcheck disable=SC2016 # run has a shell of its own expand what it is given
 set -uo pipefail
 
 run() {
