@@ -131,8 +131,8 @@ func TestWhoseLimit(t *testing.T) {
 	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
 		unlimitMemlock(t)
 		tr := begin(t, tracer.Options{Others: true, NotPerf: true})
-		load(t, "call", "sends", "bytes=61440", "uid=2200", "memlock=16") // sets both limits itself
-		soft := unix.Rlimit{Cur: uint64(16 * k.PageKiB() << 10), Max: unix.RLIM_INFINITY}
+		load(t, "call", "sends", "bytes=61440", "uid=2200", "memlock=4") // sets both limits itself
+		soft := unix.Rlimit{Cur: uint64(4 * k.PageKiB() << 10), Max: unix.RLIM_INFINITY}
 		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &soft); err != nil {
 			t.Fatal(err)
 		}

@@ -40,15 +40,19 @@ type attempt struct {
 
 func recordsRefusals(t *testing.T, k guesttest.Kernel) {
 	held := ringPages(t) // by a ring of one entry
+	page := k.PageKiB() << 10
+	sends := 64 / k.PageKiB() // the limit, in pages: each asks for two more than it has bytes
+	half := (sends - 2) / 2
+	huge := hugePages(k)
 	attempts := []attempt{
-		{call: "sends bytes=57344", memlock: 16},
-		{call: "sends bytes=61440", memlock: 16, errno: unix.ENOBUFS, asked: 17, last: 17},
-		{call: "sends bytes=28672 count=2", memlock: 16, errno: unix.ENOBUFS, asked: 9, last: 9},
+		{call: fmt.Sprintf("sends bytes=%d", (sends-2)*page), memlock: int(sends)},
+		{call: fmt.Sprintf("sends bytes=%d", (sends-1)*page), memlock: int(sends), errno: unix.ENOBUFS, asked: sends + 1, last: sends + 1},
+		{call: fmt.Sprintf("sends bytes=%d count=2", half*page), memlock: int(sends), errno: unix.ENOBUFS, asked: half + 2, last: half + 2},
 		{call: "buffers offset=16 count=8", memlock: held + 16},
 		{call: "buffers offset=16 count=9", memlock: held + 16, errno: unix.ENOMEM, asked: 18, last: 2},
-		{call: "buffers huge=1 count=1", memlock: held + 511, errno: unix.ENOMEM, asked: 512, last: 512},
-		{call: "umem bytes=65536 cap=cap_net_raw", memlock: 16},
-		{call: "umem bytes=69632 cap=cap_net_raw", memlock: 16, errno: unix.ENOBUFS, asked: 17, derived: true},
+		{call: "buffers huge=1 count=1", memlock: held + int(huge) - 1, errno: unix.ENOMEM, asked: huge, last: huge},
+		{call: fmt.Sprintf("umem bytes=%d cap=cap_net_raw", 16*page), memlock: 16},
+		{call: fmt.Sprintf("umem bytes=%d cap=cap_net_raw", 17*page), memlock: 16, errno: unix.ENOBUFS, asked: 17, derived: true},
 	}
 	outcomes := make([]workload.Outcome, len(attempts))
 	const firstUID = 2200
@@ -111,6 +115,9 @@ func call(t *testing.T, args ...string) workload.Outcome {
 	return lines[workload.Outcome](t, load(t, append([]string{"call"}, args...)...))[0]
 }
 
+// hugePages is how many pages a huge page has.
+func hugePages(k guesttest.Kernel) int64 { return map[int64]int64{4: 512, 16: 2048}[k.PageKiB()] }
+
 // refusalsOf are the entries of a user's calls that failed.
 func refusalsOf(entries []ledger.Entry, uid uint32) (list []ledger.Entry) {
 	for _, e := range entries {
@@ -142,6 +149,9 @@ func TestRefusedForPerfBuffers(t *testing.T) {
 
 func refusedForPerfBuffers(t *testing.T, k guesttest.Kernel) {
 	const uid, limit, perfPages = 2300, 128, 28 * 17
+	before := read(t, settings+"mlock_kb")
+	guesttest.Set(t, settings+"mlock_kb", fmt.Sprint(129*k.PageKiB())) // of each CPU: 516 pages in all
+	defer guesttest.Set(t, settings+"mlock_kb", before)
 	ring := ringPages(t)
 	var made, registered workload.Outcome
 	tr := traceObjects(t, everything(), func(tr objectTrace) {

@@ -115,7 +115,7 @@ func ringSayings(k guesttest.Kernel) []saying {
 	}
 	perf := saying{refuse: "buffers-perf"}
 	limits := saying{"buffers-limit", unix.ENOMEM, "limit", []string{"16 pages + 2 pages = 18 pages > 16 pages", "not aligned touches one page more", "ulimit -l 72"}, []string{"another uid", "one of these"}, true, nil}
-	hugePages := map[int64]int{4: 512, 16: 2048}[k.PageKiB()]
+	hugePages := hugePages(k)
 	huge := saying{"buffers-huge", unix.ENOMEM, "limit", []string{fmt.Sprintf("0 pages + %d pages = %[1]d pages > 256 pages", hugePages), "a huge page counts whole", fmt.Sprintf("ulimit -l %d", 4*hugePages)}, []string{"one of these"}, true, nil}
 	sum := "476 pages + 1 page = 477 pages > 128 pages"
 	switch {

@@ -23,6 +23,7 @@ func ParseArea(name string) (Area, bool) {
 	return 0, false
 }
 
-// Unlimited is the limit of a process without one (RLIM_INFINITY), in pages, and
-// every larger value means the same: no memory is that large.
-const Unlimited = int64(1) << 50
+// Unlimited is the limit of a process without one (RLIM_INFINITY), in pages of 64 KiB, the
+// largest, and every larger value means the same, as it is of smaller ones: no memory is
+// that large.
+const Unlimited = int64(1)<<48 - 1

@@ -1,6 +1,7 @@
 package rule
 
 import (
+	"math"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -167,6 +168,15 @@ func TestSplit(t *testing.T) {
 	} {
 		if user, process := Split(c.pages, c.before, c.allowance); user != c.user || process != c.process {
 			t.Errorf("%+v: %d, %d", c, user, process)
+		}
+	}
+}
+
+// RLIM_INFINITY is no limit, however large pages are.
+func TestUnlimited(t *testing.T) {
+	for _, kib := range []uint64{4, 16, 64} {
+		if pages := int64(math.MaxUint64 / (kib << 10)); pages < Unlimited {
+			t.Errorf("pages of %d KiB: %d of them are a limit", kib, pages)
 		}
 	}
 }

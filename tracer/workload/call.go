@@ -179,20 +179,23 @@ func (r *oneCall) buffers() (int, error) {
 
 // memory is so many bytes at the beginning of a page, on huge pages or on none.
 func (r *oneCall) memory(bytes int) ([]byte, error) {
-	const huge = 2 << 20
 	page := os.Getpagesize()
-	memory, err := anonymous((bytes + 2*huge) / page)
+	align, advice := page, unix.MADV_NOHUGEPAGE
+	if r.huge != 0 {
+		huge, err := hugePage()
+		if err != nil {
+			return nil, err
+		}
+		align, advice = huge, unix.MADV_HUGEPAGE
+	}
+	memory, err := anonymous((bytes + 2*align) / page)
 	if err != nil {
 		return nil, err
-	}
-	advice := unix.MADV_NOHUGEPAGE
-	if r.huge != 0 {
-		advice = unix.MADV_HUGEPAGE
 	}
 	if err := unix.Madvise(memory, advice); err != nil {
 		return nil, fmt.Errorf("huge pages: %w", err)
 	}
-	skip := (huge - int(uintptr(unsafe.Pointer(&memory[0]))%huge)) % huge
+	skip := (align - int(uintptr(unsafe.Pointer(&memory[0]))%uintptr(align))) % align
 	memory = memory[skip:]
 	for i := 0; i < bytes; i += page {
 		memory[i] = 1 // so that it is there

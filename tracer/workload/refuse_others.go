@@ -265,10 +265,19 @@ func buffersPerf(r *Refuse) error {
 	return r.provoke(registering("7 buffers of a page", 7), func() unix.Errno { return registerBuffers(fd, vectors...) })
 }
 
-func buffersHuge(r *Refuse) error {
-	huge, err := readNumber("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+// hugePage is how many bytes a huge page has.
+func hugePage() (int, error) {
+	size, err := readNumber("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 	if err != nil {
-		return fmt.Errorf("huge pages: %w (requires CONFIG_TRANSPARENT_HUGEPAGE)", err)
+		return 0, fmt.Errorf("huge pages: %w (requires CONFIG_TRANSPARENT_HUGEPAGE)", err)
+	}
+	return int(size), nil
+}
+
+func buffersHuge(r *Refuse) error {
+	huge, err := hugePage()
+	if err != nil {
+		return err
 	}
 	if err := r.become(65534, 256); err != nil {
 		return err
@@ -277,17 +286,17 @@ func buffersHuge(r *Refuse) error {
 	if err != nil {
 		return err
 	}
-	memory, err := unix.Mmap(-1, 0, int(2*huge), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	memory, err := unix.Mmap(-1, 0, 2*huge, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return err
 	}
 	if err := unix.Madvise(memory, unix.MADV_HUGEPAGE); err != nil {
 		return fmt.Errorf("huge pages: %w (requires CONFIG_TRANSPARENT_HUGEPAGE)", err)
 	}
-	skip := -int(uintptr(unsafe.Pointer(&memory[0]))) & (int(huge) - 1)
+	skip := -int(uintptr(unsafe.Pointer(&memory[0]))) & (huge - 1)
 	memory = memory[skip:][:os.Getpagesize()]
 	memory[0] = 1
-	return r.provoke(registering("a buffer of a page on a huge page", huge/int64(os.Getpagesize())), func() unix.Errno { return registerBuffers(fd, vector(memory)) })
+	return r.provoke(registering("a buffer of a page on a huge page", int64(huge/os.Getpagesize())), func() unix.Errno { return registerBuffers(fd, vector(memory)) })
 }
 
 func buffersNone(r *Refuse) error {
