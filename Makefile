@@ -149,8 +149,8 @@ test-agent: ## the metrics, alerts and dashboard of pinwatch agent with Promethe
 test-kernels: LIMIT = 4h
 test-kernels: ## the tracer and the check in guests of every series and of arm64
 	testdata/install.sh $(GUEST_TESTS) $(ARM64_TESTS) $(CLIENTS) $(PACKERS) $(RACE)
-	@table=$$(mktemp); code=0; export PINWATCH_TABLE=$$table PINWATCH_SERIES="$(ALL_SERIES)"; \
-	($(IN_GUESTS)) || code=$$?; cat "$$table"; rm -f "$$table"; exit $$code
+	@table=$$(mktemp); trap 'rm -f "$$table"' EXIT; code=0; export PINWATCH_TABLE=$$table PINWATCH_SERIES="$(ALL_SERIES)"; \
+	($(IN_GUESTS)) || code=$$?; cat "$$table"; exit $$code
 
 .PHONY: test-dist
 test-dist: ## what make dist makes: reproducible, installed, run and removed in a clean root, and in a guest with systemd
