@@ -263,7 +263,11 @@ func adviceHolders(b *strings.Builder, x *advice.Explanation) {
 	case h.UserLocked < 0:
 		b.WriteString("  The counter is negative: the kernel has given back more than it charged, and takes the allowance for used up.\n")
 	case h.Unowned > 0 && h.Recorded:
-		fmt.Fprintf(b, "  %s were charged and the recording has no buffer for them: others that it names above, what is older than the recording or is not traced, or a leak.\n", format.Pages(h.Unowned, x.Numbers.PageBytes))
+		others := ""
+		if h.Others {
+			others = "others that it names above, "
+		}
+		fmt.Fprintf(b, "  %s were charged and the recording has no buffer for them: %swhat is older than the recording or is not traced, or a leak.\n", format.Pages(h.Unowned, x.Numbers.PageBytes), others)
 	case h.Unowned > 0 && h.Split:
 		fmt.Fprintf(b, "  %s are charged and no buffer was found for them: buffers of a process that is not visible from here, or a leak.\n", format.Pages(h.Unowned, x.Numbers.PageBytes))
 	case h.Unowned > 0:

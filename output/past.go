@@ -93,6 +93,7 @@ func (p *Past) buffers(of *advice.Explanation, e *ledger.Entry) {
 	of.AddRecorded(p.view.Live(), e)
 	for _, h := range p.holders(e) {
 		if h.What != charging.HolderPerf {
+			of.Held.Others = true
 			of.Notes = append(of.Notes, fmt.Sprintf("Of the user's counter %s were of process %d (%s): %s", format.Pages(h.Pages, e.PageSize), h.PID, format.Printable(h.Comm), h.What))
 		}
 	}

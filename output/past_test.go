@@ -179,3 +179,16 @@ func TestHostilePast(t *testing.T) {
 		}
 	}
 }
+
+// Others than perf buffers are named above, or are not spoken of.
+func TestPastNamesOthers(t *testing.T) {
+	const named = "the recording has no buffer for them: others that it names above, what is older"
+	events := past("")
+	if _, text := ofPast(t, events, 7, 8, false); !strings.Contains(text, named) || !strings.Contains(text, "Of the user's counter 40 pages") {
+		t.Errorf("with others:\n%s", text)
+	}
+	alone := []ledger.Event{events[0], events[5]} // the buffer, and the one that was refused
+	if _, text := ofPast(t, alone, 7, 8, false); strings.Contains(text, "names above") || !strings.Contains(text, "the recording has no buffer for them: what is older") {
+		t.Errorf("without others:\n%s", text)
+	}
+}

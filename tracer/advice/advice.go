@@ -142,6 +142,8 @@ type Held struct {
 	Estimated bool `json:"estimated"`
 	After     bool `json:"after"`
 	Recorded  bool `json:"recorded"`
+	// Others reports whether notes name what else than perf buffers was charged to the counter.
+	Others bool `json:"-"`
 }
 
 // SourceRecording is the source of what a recording knows, beside those of snapshots.
