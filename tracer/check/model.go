@@ -14,7 +14,15 @@ type model struct {
 type payer struct {
 	pages int64
 	areas int // of buffers of the user's processes, whoever of them pays
+
+	// Of a user, what other chargers have: rings, umems, sends and BPF objects.
+	locked int64 // in user->locked_vm
+	shared int64 // the same, where perf_mmap() charges that counter, too; else 0
+	held   int   // objects
 }
+
+// full is what perf_mmap() finds charged to a user.
+func (p *payer) full() int64 { return p.pages + p.shared }
 
 // caller is who maps.
 type caller struct {
@@ -36,7 +44,7 @@ type area struct {
 // exceed its limit and nothing lets it.
 func (m *model) charge(by caller, pages int64) (*area, unix.Errno) {
 	a := &area{by: by, pages: pages, mappings: 1}
-	a.toUser = min(pages, max(0, m.allowance-by.user.pages))
+	a.toUser = min(pages, max(0, m.allowance-by.user.full()))
 	a.toMM = pages - a.toUser
 	if by.mm.pages+a.toMM > by.limit && m.paranoid > -1 && !by.ipcLock {
 		return nil, unix.EPERM
@@ -63,7 +71,7 @@ func (a *area) unmap() {
 func (a *area) live() bool { return a != nil && a.mappings > 0 }
 
 // room is what a user may still map at no process's expense.
-func (m *model) room(user *payer) int64 { return max(0, m.allowance-user.pages) }
+func (m *model) room(user *payer) int64 { return max(0, m.allowance-user.full()) }
 
 // sizes splits a number of pages into buffer sizes that perf accepts: a power of
 // two and the control page, or the control page alone. The largest come first.

@@ -40,6 +40,8 @@ func (o *objects) op(name string) func(*request) reply {
 		"register":     uringRegister,
 		"unregister":   uringUnregister,
 		"umem":         umem,
+		"map-of":       mapOf,
+		"send-more":    sendMore,
 		"secretmem":    secretmem,
 	}[name]
 }
@@ -73,6 +75,34 @@ func (o *objects) bpfMap(r *request) reply {
 	}
 	o.maps = append(o.maps, m)
 	return reply{}
+}
+
+// mapOf creates an array map of just so many pages, of which no library knows.
+func mapOf(r *request) reply {
+	const valueBytes = 8
+	// What the kernel puts before the values is less than half a page.
+	attr := [5]uint32{unix.BPF_MAP_TYPE_ARRAY, 4, valueBytes, uint32((r.Pages*page() - page()/2) / valueBytes)} // and map_flags
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	return result(fd, errno)
+}
+
+// sendMore sends some pages with MSG_ZEROCOPY over loopback, as a part of a datagram: it stays
+// with its socket, which is the value.
+func sendMore(r *request) reply {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ZEROCOPY, 1)
+	}
+	if err == nil {
+		const discard = 9
+		err = unix.Sendto(fd, make([]byte, r.Pages*page()), unix.MSG_ZEROCOPY|unix.MSG_MORE, &unix.SockaddrInet4{Port: discard, Addr: [4]byte{127, 0, 0, 1}})
+	}
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		unix.Close(fd)
+		return reply{Errno: int(errno)}
+	}
+	return reply{Value: int64(fd)}
 }
 
 // bpfArena creates an arena of some pages, and keeps it. The value is its descriptor.

@@ -35,6 +35,7 @@ type Op struct {
 	AUX     bool   `json:"aux,omitempty"`     // of a PMU with an AUX area
 	Value   int64  `json:"value,omitempty"`   // of a setting
 	Name    string `json:"name,omitempty"`    // of the process that starts
+	Object  int    `json:"object,omitempty"`  // a ring, a umem, a send or a BPF map
 }
 
 // The calls. What is a process's is made by Op.Process.
@@ -67,10 +68,18 @@ const (
 	CallParanoid = "paranoid"   // Value: of perf_event_paranoid
 	CallCPU      = "cpu"        // Value: the last CPU goes offline (0) or comes back
 	CallRestore  = "restore"    // the settings are as they were before the program
+
+	CallRing       = "ring"       // Object: an io_uring of a few entries
+	CallRegister   = "register"   // Object, Pages: a buffer with the ring
+	CallUnregister = "unregister" // Object
+	CallUmem       = "umem"       // Object, Pages: of AF_XDP
+	CallSend       = "send"       // Object, Pages: with MSG_ZEROCOPY, and not under way before it is dropped
+	CallBPFMap     = "bpf-map"    // Object, Pages
+	CallDrop       = "drop"       // Object: it is closed
 )
 
 func (o Op) String() string {
-	p, e, m := fmt.Sprintf("p%d", o.Process), fmt.Sprintf("e%d", o.Event), fmt.Sprintf("m%d", o.Mapping)
+	p, e, m, object := fmt.Sprintf("p%d", o.Process), fmt.Sprintf("e%d", o.Event), fmt.Sprintf("m%d", o.Mapping), fmt.Sprintf("o%d", o.Object)
 	part := m
 	if o.At > 0 || o.Pages > 0 {
 		part = fmt.Sprintf("of %s from page %d on %d pages", m, o.At, o.Pages)
@@ -150,6 +159,20 @@ func (o Op) String() string {
 		return fmt.Sprintf("perf_event_paranoid becomes %d", o.Value)
 	case CallCPU:
 		return fmt.Sprintf("the last CPU: online becomes %d", o.Value)
+	case CallRing:
+		return fmt.Sprintf("%s makes an io_uring: %s", p, object)
+	case CallRegister:
+		return fmt.Sprintf("%s registers a buffer of %d pages with the ring %s", p, o.Pages, object)
+	case CallUnregister:
+		return fmt.Sprintf("%s unregisters the buffer of the ring %s", p, object)
+	case CallUmem:
+		return fmt.Sprintf("%s registers an AF_XDP umem of %d pages: %s", p, o.Pages, object)
+	case CallSend:
+		return fmt.Sprintf("%s sends %d pages with MSG_ZEROCOPY, of a datagram that is not complete: %s", p, o.Pages, object)
+	case CallBPFMap:
+		return fmt.Sprintf("%s creates a BPF map of %d pages: %s", p, o.Pages, object)
+	case CallDrop:
+		return fmt.Sprintf("%s closes %s", p, object)
 	}
 	return o.Call
 }
@@ -159,10 +182,18 @@ const programName = "program"
 
 // Exercise is the program as a scenario.
 func (p *Program) Exercise() Exercise {
-	return Exercise{Name: programName, program: p, Do: func(s *Scene) {
+	return Exercise{Name: programName, program: p, Charges: p.charges(), Do: func(s *Scene) {
 		pl := player{s: s, program: p, processes: map[int]*process{}, handles: map[handle]*Event{}, mappings: map[int]*Mapping{}, events: map[int]int{}, may: map[int]bool{}, settings: map[string]string{}}
 		pl.play()
 	}}
+}
+
+// charges are what the program has charged besides perf buffers.
+func (p *Program) charges() Charges {
+	if slices.ContainsFunc(p.Steps, func(o Op) bool { return ofObject(o.Call) }) {
+		return ChargesAll
+	}
+	return ChargesNothing
 }
 
 // player plays a program.
@@ -176,6 +207,7 @@ type player struct {
 	may       map[int]bool      // processes that may have CAP_IPC_LOCK
 	settings  map[string]string // what files held before, by their names
 	cpu       string            // the file of the CPU that went offline
+	others    others
 }
 
 // handle is an event as a process has it.
@@ -190,9 +222,13 @@ func (pl *player) play() {
 	if pages := pl.program.MlockPages; pages > 0 {
 		pl.set(mlockPath, fmt.Sprint(pages*page()/1024))
 	}
+	if pl.program.charges() != ChargesNothing {
+		pl.beginOthers()
+	}
 	for _, o := range pl.program.Steps {
 		pl.step(o)
 	}
+	pl.dropAll()
 	// What came last goes first: another order is a step's affair.
 	for {
 		var last *Mapping
@@ -244,6 +280,8 @@ func (pl *player) step(o Op) {
 		pl.event(p, o)
 	case CallUnmap, CallCover, CallMove, CallProtect:
 		pl.part(o)
+	case CallRing, CallRegister, CallUnregister, CallUmem, CallSend, CallBPFMap, CallDrop:
+		pl.object(p, o)
 	default:
 		pl.itself(p, o)
 	}
@@ -266,6 +304,10 @@ func (pl *player) start(o Op) {
 	for _, step := range pl.program.Steps {
 		switch {
 		case step.Process != o.Process:
+		case step.Call == CallUmem && !slices.Contains(w.Caps, "cap_net_raw"):
+			w.Caps = append(w.Caps, "cap_net_raw")
+		case step.Call == CallBPFMap && !slices.Contains(w.Caps, bpfCaps()[0]):
+			w.Caps = append(w.Caps, bpfCaps()...)
 		case step.Call == CallOpen && step.AUX && pl.s.run.aux != 0 && w.AUX == 0:
 			w.AUX = pl.s.run.aux
 		case step.Call == CallOpen:
@@ -277,6 +319,9 @@ func (pl *player) start(o Op) {
 		}
 	}
 	p := pl.s.Process(w)
+	if pl.others.gauges != nil {
+		pl.measured(p.by.user)
+	}
 	pl.processes[o.Process], pl.events[o.Process], pl.may[o.Process] = p, w.Events, o.IPCLock
 }
 
@@ -438,6 +483,7 @@ func (pl *player) gone(process int) {
 	delete(pl.may, process)
 	p := pl.processes[process]
 	p.aux, p.filled = 0, nil
+	pl.others.gone(pl, p)
 }
 
 // set changes a setting of the machine, where that may be done.

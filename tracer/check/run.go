@@ -65,6 +65,7 @@ type run struct {
 	actors  string        // their cgroup, where they have none of their own; ""
 	idle    []*process    // actors that wait for the next scenario
 	session *session.Session
+	habits  *habits     // nil: not found out yet
 	own     unix.CPUSet // the checker's CPU, where it is kept apart
 	others  unix.CPUSet // its actors'
 }

@@ -183,7 +183,7 @@ func (s *Scene) measure(user int) {
 	if most > maxRoom {
 		s.Skip("a user's allowance is %d pages here: too much memory to map for this; lower perf_event_mlock_kb", s.model.allowance)
 	}
-	s.ExpectRoom("pages of the allowance that fit before EPERM", s.users[user].areas == 0, s.model.room(s.users[user]), s.roomOf(user))
+	s.ExpectRoom("pages of the allowance that fit before EPERM", s.users[user].areas == 0 && s.users[user].held == 0, s.model.room(s.users[user]), s.roomOf(user))
 }
 
 // roomOf maps what a user may have at no process's expense, and unmaps it.
@@ -428,7 +428,7 @@ func (e *Event) mapArea(which int, pages int64, addr, offset uintptr, accept []u
 	case errno != want && errno != unix.EPERM && want != unix.EPERM:
 		s.check(fmt.Errorf("%s: %w", s.when(), errno))
 	case errno != want:
-		s.refusal(p, pages, want, errno)
+		s.refusal("mmap", p, pages, want, errno)
 		if errno != 0 {
 			if !again {
 				a.unmap()
@@ -481,10 +481,10 @@ func (m *Mapping) kept() {
 	m.p.maps = append(m.p.maps, m)
 }
 
-// refusal notes an EPERM that should not be, or one that is missing.
-func (s *Scene) refusal(p *process, pages int64, want, got unix.Errno) {
+// refusal notes that a call was refused which should not be, or the other way round.
+func (s *Scene) refusal(call string, p *process, pages int64, want, got unix.Errno) {
 	s.Evidence.WitnessesRead++
-	w := Witness{Witness: "mmap of the " + p.name + " says " + errnoName(got) + " instead of " + errnoName(want)}
+	w := Witness{Witness: call + " of the " + p.name + " says " + errnoName(got) + " instead of " + errnoName(want)}
 	if want == 0 {
 		w.ExpectedPages = pages
 	} else {

@@ -86,8 +86,8 @@ func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 	began := time.Now()
 	opts := r.opts.Tracer
 	for _, e := range r.opts.Exercises {
-		opts.BPF = opts.BPF || e.Charges == ChargesObjects
-		opts.Others = opts.Others || e.Charges == ChargesOthers
+		opts.BPF = opts.BPF || e.Charges == ChargesObjects || e.Charges == ChargesAll
+		opts.Others = opts.Others || e.Charges == ChargesOthers || e.Charges == ChargesAll
 	}
 	opts.Memcg = opts.BPF && r.regime().memcg
 	s, err := session.Open(ctx, session.Options{Tracer: opts, NoSnapshot: true})
@@ -97,7 +97,7 @@ func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 	}
 	r.session = s
 	k.Tracer, k.TracerError = s.Attached(), ""
-	w := &watch{tracer: s.Tracer, mine: ownership{first: uint32(r.uid), last: uint32(r.uid + users*len(r.opts.Exercises))}, rest: ledger.New()}
+	w := &watch{tracer: s.Tracer, mine: ownership{first: uint32(r.uid), last: uint32(r.uid + users*len(r.opts.Exercises) + 1)}, rest: ledger.New()}
 	if w.marker, err = r.newMarker(); err != nil {
 		return nil, err
 	}
@@ -262,7 +262,15 @@ func (w *watch) place(events []ledger.Event, lost uint64, scenes []*Scene, todo 
 // watches reports whether a scenario's charges are watched.
 func (w *watch) watches(c Charges) bool {
 	objects, others := w.tracer.Watches()
-	return c == ChargesNothing || c == ChargesObjects && objects || c == ChargesOthers && others
+	switch c {
+	case ChargesObjects:
+		return objects
+	case ChargesOthers:
+		return others
+	case ChargesAll:
+		return objects && others
+	}
+	return true
 }
 
 // Enter takes an event, if it is one of a scenario's.

@@ -342,6 +342,8 @@ func (f Form) Strings() (list []string) {
 			words = append(words, fmt.Sprintf("p%d", o.Process))
 		}
 		switch {
+		case o.Call == check.CallMirror:
+			words = append(words, fmt.Sprintf("e%d m%d m%d", o.Event, o.Mapping, o.To))
 		case maps(o.Call):
 			words = append(words, fmt.Sprintf("e%d m%d", o.Event, o.Mapping))
 		case o.Call == check.CallRedirect:
@@ -350,6 +352,8 @@ func (f Form) Strings() (list []string) {
 			words = append(words, fmt.Sprintf("p%d e%d", o.To, o.Event))
 		case usesMapping(o.Call):
 			words = append(words, fmt.Sprintf("m%d", o.Mapping))
+		case makes(o.Call), usesObject(o.Call):
+			words = append(words, fmt.Sprintf("o%d", o.Object))
 		}
 		list = append(list, strings.Join(words, " "))
 	}
@@ -363,6 +367,8 @@ func ParseForm(list []string) (f Form) {
 		o := check.Op{Call: call}
 		switch {
 		case ofMachine(call):
+		case call == check.CallMirror:
+			fmt.Sscanf(names, "p%d e%d m%d m%d", &o.Process, &o.Event, &o.Mapping, &o.To)
 		case maps(call):
 			fmt.Sscanf(names, "p%d e%d m%d", &o.Process, &o.Event, &o.Mapping)
 		case call == check.CallRedirect:
@@ -371,6 +377,8 @@ func ParseForm(list []string) (f Form) {
 			fmt.Sscanf(names, "p%d p%d e%d", &o.Process, &o.To, &o.Event)
 		case usesMapping(call):
 			fmt.Sscanf(names, "p%d m%d", &o.Process, &o.Mapping)
+		case makes(call), usesObject(call):
+			fmt.Sscanf(names, "p%d o%d", &o.Process, &o.Object)
 		default:
 			fmt.Sscanf(names, "p%d", &o.Process)
 		}

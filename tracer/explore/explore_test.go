@@ -80,7 +80,8 @@ func TestGenerateMakesSense(t *testing.T) {
 	}
 	for _, call := range []string{check.CallStart, check.CallOpen, check.CallMap, check.CallMapAUX, check.CallRedirect, check.CallGive, check.CallClose, check.CallUnmap,
 		check.CallCover, check.CallMove, check.CallProtect, check.CallFork, check.CallStorm, check.CallRace, check.CallExec, check.CallExit, check.CallKill, check.CallLimit, check.CallIPCLock,
-		check.CallFill, check.CallRelease, check.CallMeasure, check.CallMlock, check.CallParanoid, check.CallCPU} {
+		check.CallFill, check.CallRelease, check.CallMeasure, check.CallMlock, check.CallParanoid, check.CallCPU, check.CallMirror,
+		check.CallRing, check.CallRegister, check.CallUnregister, check.CallUmem, check.CallSend, check.CallBPFMap, check.CallDrop} {
 		if calls[call] == 0 {
 			t.Errorf("%s: in none of 500 programs", call)
 		}
@@ -115,6 +116,61 @@ func TestClean(t *testing.T) {
 	killed := program(start(0), open(0, 0), mapping(0, 0, 0, 3), kill(0), unmap(0, 0), mapping(0, 0, 1, 3))
 	if got := clean(killed); len(got.Steps) != 4 {
 		t.Errorf("a process that was killed goes on: %v", got.Steps)
+	}
+}
+
+func ring(p, o int) check.Op { return check.Op{Call: check.CallRing, Process: p, Object: o} }
+func drop(p, o int) check.Op { return check.Op{Call: check.CallDrop, Process: p, Object: o} }
+func register(p, o int) check.Op {
+	return check.Op{Call: check.CallRegister, Process: p, Object: o, Pages: 3}
+}
+
+// What names an object goes with it, and no one else's will do.
+func TestObjectsOfPrograms(t *testing.T) {
+	unregister := check.Op{Call: check.CallUnregister, Object: 7}
+	umem := check.Op{Call: check.CallUmem, Object: 7, Pages: 4}
+	for name, c := range map[string]struct{ steps, want []check.Op }{
+		"all":             {[]check.Op{start(0), ring(0, 7), register(0, 7), unregister, drop(0, 7)}, []check.Op{start(0), ring(0, 7), register(0, 7), unregister, drop(0, 7)}},
+		"no ring":         {[]check.Op{start(0), register(0, 7), unregister, drop(0, 7)}, []check.Op{start(0)}},
+		"another's":       {[]check.Op{start(0), start(1), ring(1, 7), register(0, 7), drop(0, 7)}, []check.Op{start(0), start(1), ring(1, 7)}},
+		"a umem":          {[]check.Op{start(0), umem, register(0, 7), unregister, drop(0, 7)}, []check.Op{start(0), umem, drop(0, 7)}},
+		"nothing in it":   {[]check.Op{start(0), ring(0, 7), unregister}, []check.Op{start(0), ring(0, 7)}},
+		"closed":          {[]check.Op{start(0), ring(0, 7), drop(0, 7), register(0, 7), drop(0, 7)}, []check.Op{start(0), ring(0, 7), drop(0, 7)}},
+		"ended, and more": {[]check.Op{start(0), ring(0, 7), kill(0), register(0, 7)}, []check.Op{start(0), ring(0, 7), kill(0)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, clean(program(c.steps...)).Steps); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+	form := FormOf(program(start(0), start(3), ring(3, 7), register(3, 7), kill(3)))
+	want := []string{"ring p1 o0", "register p1 o0", "drop p1 o0"}
+	if diff := cmp.Diff(want, form.Strings()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(form, ParseForm(form.Strings())); diff != "" {
+		t.Error(diff)
+	}
+	longer := FormOf(program(start(0), ring(0, 1), ring(0, 2), register(0, 2), open(0, 0), mapping(0, 0, 0, 3), drop(0, 2)))
+	if !form.within(longer) {
+		t.Error("one ring of another process is as good")
+	}
+	if other := FormOf(program(start(0), ring(0, 1), ring(0, 2), register(0, 1), drop(0, 2))); form.within(other) {
+		t.Error("the ring that is closed is another one")
+	}
+}
+
+// A mirror makes two mappings, which go one by one.
+func TestMirrorsOfPrograms(t *testing.T) {
+	mirror := check.Op{Call: check.CallMirror, Event: 2, Mapping: 4, To: 5, Pages: 3}
+	form := FormOf(program(start(0), open(0, 2), mirror, unmap(0, 5), unmap(0, 4)))
+	want := []string{"mirror p0 e0 m0 m1", "unmap p0 m1", "unmap p0 m0"}
+	if diff := cmp.Diff(want, form.Strings()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(form, ParseForm(form.Strings())); diff != "" {
+		t.Error(diff)
 	}
 }
 

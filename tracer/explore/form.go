@@ -9,14 +9,25 @@ import (
 
 // What a step names. A call is of one of these kinds.
 func usesEvent(call string) bool {
-	return slices.Contains([]string{check.CallMap, check.CallMapAUX, check.CallRedirect, check.CallGive, check.CallRace, check.CallTogether, check.CallClose}, call)
+	return slices.Contains([]string{check.CallMap, check.CallMapAUX, check.CallMirror, check.CallRedirect, check.CallGive, check.CallRace, check.CallTogether, check.CallClose}, call)
 }
 
 func usesMapping(call string) bool {
 	return slices.Contains([]string{check.CallUnmap, check.CallCover, check.CallMove, check.CallProtect}, call)
 }
 
-func maps(call string) bool { return call == check.CallMap || call == check.CallMapAUX }
+func maps(call string) bool {
+	return call == check.CallMap || call == check.CallMapAUX || call == check.CallMirror
+}
+
+// makes reports whether a call makes an object that is charged beside perf buffers.
+func makes(call string) bool {
+	return slices.Contains([]string{check.CallRing, check.CallUmem, check.CallSend, check.CallBPFMap}, call)
+}
+
+func usesObject(call string) bool {
+	return slices.Contains([]string{check.CallRegister, check.CallUnregister, check.CallDrop}, call)
+}
 
 // ofMachine reports whether a step is nobody's.
 func ofMachine(call string) bool {
@@ -33,7 +44,7 @@ type has struct{ process, number int }
 // clean leaves out the steps that cannot be made because what they name is not there.
 func clean(p check.Program) check.Program {
 	alive, opens, filled := map[int]bool{}, map[int]bool{}, map[int]bool{}
-	events, mappings := map[has]bool{}, map[has]bool{}
+	events, mappings, objects, rings, filledRings := map[has]bool{}, map[has]bool{}, map[has]bool{}, map[has]bool{}, map[has]bool{}
 	kept := p.Steps[:0:0]
 	for _, o := range p.Steps {
 		at := o.Process
@@ -51,7 +62,10 @@ func clean(p check.Program) check.Program {
 			o.Call == check.CallRedirect && !events[has{at, o.To}],
 			o.Call == check.CallRace && !events[has{o.To, o.Event}],
 			o.Call == check.CallGive && (!alive[o.To] || events[has{o.To, o.Event}]),
-			o.Call == check.CallRelease && !filled[at]:
+			o.Call == check.CallRelease && !filled[at],
+			usesObject(o.Call) && !objects[has{at, o.Object}],
+			o.Call == check.CallRegister && !rings[has{at, o.Object}],
+			o.Call == check.CallUnregister && !filledRings[has{at, o.Object}]:
 			continue
 		case o.Call == check.CallOpen:
 			events[has{at, o.Event}] = true
@@ -61,11 +75,22 @@ func clean(p check.Program) check.Program {
 			delete(events, has{at, o.Event})
 		case maps(o.Call):
 			mappings[has{at, o.Mapping}] = true
+			if o.Call == check.CallMirror {
+				mappings[has{at, o.To}] = true
+			}
+		case makes(o.Call):
+			objects[has{at, o.Object}], rings[has{at, o.Object}] = true, o.Call == check.CallRing
+		case o.Call == check.CallRegister:
+			filledRings[has{at, o.Object}] = true
+		case o.Call == check.CallUnregister:
+			filledRings[has{at, o.Object}] = false
+		case o.Call == check.CallDrop:
+			delete(objects, has{at, o.Object})
 		case o.Call == check.CallFill:
 			filled[at] = true
 		case ends(o.Call):
 			alive[at], opens[at] = o.Call == check.CallExec, false
-			for _, list := range []map[has]bool{events, mappings} {
+			for _, list := range []map[has]bool{events, mappings, objects, filledRings} {
 				for h := range list {
 					if h.process == at {
 						delete(list, h)
@@ -90,7 +115,7 @@ func renumber(p check.Program) check.Program {
 			return names[old]
 		}
 	}
-	process, event, mapping, user := fresh(), fresh(), fresh(), fresh()
+	process, event, mapping, user, object := fresh(), fresh(), fresh(), fresh(), fresh()
 	p.Steps = slices.Clone(p.Steps)
 	for i := range p.Steps {
 		o := &p.Steps[i]
@@ -111,6 +136,12 @@ func renumber(p check.Program) check.Program {
 		}
 		if maps(o.Call) || usesMapping(o.Call) {
 			o.Mapping = mapping(o.Mapping)
+		}
+		if o.Call == check.CallMirror {
+			o.To = mapping(o.To)
+		}
+		if makes(o.Call) || usesObject(o.Call) {
+			o.Object = object(o.Object)
 		}
 	}
 	return p
@@ -134,7 +165,7 @@ type Form []check.Op
 // the program unmaps all says nothing.
 func FormOf(p check.Program) (f Form) {
 	p = renumber(clean(p))
-	var mapped []check.Op // live mappings
+	var mapped, held []check.Op // live mappings, and objects
 	unmap := func(gone func(check.Op) bool) {
 		for _, m := range mapped {
 			if gone(m) {
@@ -143,14 +174,35 @@ func FormOf(p check.Program) (f Form) {
 		}
 		mapped = slices.DeleteFunc(mapped, gone)
 	}
+	drop := func(gone func(check.Op) bool) {
+		for _, m := range held {
+			if gone(m) {
+				f = append(f, check.Op{Call: check.CallDrop, Process: m.Process, Object: m.Object})
+			}
+		}
+		held = slices.DeleteFunc(held, gone)
+	}
 	for _, o := range p.Steps {
 		whole := o.At == 0 && o.Pages == 0
 		switch {
 		case maps(o.Call):
 			m := check.Op{Call: o.Call, Process: o.Process, Event: o.Event, Mapping: o.Mapping}
 			mapped, f = append(mapped, m), append(f, m)
+			if o.Call == check.CallMirror {
+				f[len(f)-1].To = o.To
+				m.Mapping = o.To
+				mapped = append(mapped, m)
+			}
 		case ends(o.Call):
 			unmap(func(m check.Op) bool { return m.Process == o.Process })
+			drop(func(m check.Op) bool { return m.Process == o.Process })
+		case makes(o.Call):
+			m := check.Op{Call: o.Call, Process: o.Process, Object: o.Object}
+			held, f = append(held, m), append(f, m)
+		case o.Call == check.CallDrop:
+			drop(func(m check.Op) bool { return m.Process == o.Process && m.Object == o.Object })
+		case o.Call == check.CallRegister, o.Call == check.CallUnregister:
+			f = append(f, check.Op{Call: o.Call, Process: o.Process, Object: o.Object})
 		case (o.Call == check.CallUnmap || o.Call == check.CallCover) && whole:
 			unmap(func(m check.Op) bool { return m.Process == o.Process && m.Mapping == o.Mapping })
 		case o.Call == check.CallRace:
@@ -177,6 +229,7 @@ const (
 	aProcess = iota
 	anEvent
 	aMapping
+	anObject
 )
 
 // at looks for the steps with the names as they are bound so far; taken is the other way
@@ -232,6 +285,12 @@ func bind(f, o check.Op, bound, taken map[has]int) bool {
 	}
 	if maps(f.Call) || usesMapping(f.Call) {
 		ok = ok && one(aMapping, f.Mapping, o.Mapping)
+	}
+	if f.Call == check.CallMirror {
+		ok = ok && one(aMapping, f.To, o.To)
+	}
+	if makes(f.Call) || usesObject(f.Call) {
+		ok = ok && one(anObject, f.Object, o.Object)
 	}
 	return ok
 }

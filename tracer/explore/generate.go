@@ -5,6 +5,7 @@ package explore
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"github.com/pinwatch/pinwatch/tracer/check"
 )
@@ -18,6 +19,7 @@ const MlockPages = 2
 // machine.
 func Generate(seed, number uint64) check.Program {
 	g := generator{Rand: rand.New(rand.NewPCG(seed, number))}
+	g.others = g.IntN(3) == 0
 	g.start()
 	if g.IntN(3) == 0 {
 		g.fill(g.processes[0])
@@ -38,6 +40,8 @@ type generator struct {
 	processes []*process
 	events    int // numbers given so far
 	mappings  int
+	objects   int
+	others    bool // what else is charged is in it, too
 }
 
 // process is a process of the program.
@@ -45,7 +49,9 @@ type process struct {
 	number   int
 	events   []int
 	mappings []int
-	opened   bool // no more events can be opened: it called exec
+	objects  []int
+	rings    []int // of those
+	opened   bool  // no more events can be opened: it called exec
 	ipcLock  bool
 	filled   bool
 }
@@ -130,6 +136,10 @@ func (g *generator) step() {
 			}
 		}},
 		{1, g.race},
+		{1, g.mirror},
+	}
+	if g.others {
+		choices = append(choices, choice{8, g.object}, choice{6, g.register}, choice{3, g.unregister}, choice{4, g.drop})
 	}
 	sum := 0
 	for _, c := range choices {
@@ -183,6 +193,53 @@ func (g *generator) mapSome(p *process) {
 		}
 	}
 	g.mapping(p, check.CallMap, e, pages)
+}
+
+// mirror maps a buffer twice side by side.
+func (g *generator) mirror(p *process) {
+	if e := g.open(p, false); e >= 0 {
+		g.add(check.Op{Call: check.CallMirror, Process: p.number, Event: e, Mapping: g.mappings, To: g.mappings + 1, Pages: g.size()})
+		p.mappings = append(p.mappings, g.mappings, g.mappings+1)
+		g.mappings += 2
+	}
+}
+
+// object makes one of those that are charged beside perf buffers.
+func (g *generator) object(p *process) {
+	call := oneOf(g, check.CallRing, check.CallRing, check.CallUmem, check.CallUmem, check.CallSend, check.CallBPFMap)
+	o := check.Op{Call: call, Process: p.number, Object: g.objects}
+	if call == check.CallRing {
+		p.rings = append(p.rings, g.objects)
+	} else {
+		o.Pages = oneOf[int64](g, 1, 2, 4, 7, 8, 13)
+	}
+	p.objects = append(p.objects, g.objects)
+	g.objects++
+	g.add(o)
+}
+
+func (g *generator) register(p *process) {
+	if len(p.rings) == 0 {
+		g.object(p)
+		return
+	}
+	g.add(check.Op{Call: check.CallRegister, Process: p.number, Object: oneOf(g, p.rings...), Pages: oneOf[int64](g, 1, 3, 8, 16)})
+}
+
+func (g *generator) unregister(p *process) {
+	if len(p.rings) > 0 {
+		g.add(check.Op{Call: check.CallUnregister, Process: p.number, Object: oneOf(g, p.rings...)})
+	}
+}
+
+func (g *generator) drop(p *process) {
+	if len(p.objects) == 0 {
+		return
+	}
+	o := oneOf(g, p.objects...)
+	is := func(other int) bool { return other == o }
+	p.objects, p.rings = slices.DeleteFunc(p.objects, is), slices.DeleteFunc(p.rings, is)
+	g.add(check.Op{Call: check.CallDrop, Process: p.number, Object: o})
 }
 
 // mapAUX maps an AUX area, behind a data area that is mapped first if there is none.
@@ -349,7 +406,7 @@ func (g *generator) setting(*process) {
 func (g *generator) end(p *process) {
 	call := oneOf(g, check.CallExit, check.CallKill, check.CallKill, check.CallExec)
 	g.add(check.Op{Call: call, Process: p.number})
-	p.events, p.mappings, p.opened, p.ipcLock = nil, nil, true, false
+	p.events, p.mappings, p.objects, p.rings, p.opened, p.ipcLock = nil, nil, nil, nil, true, false
 	if call == check.CallExec {
 		return
 	}

@@ -223,6 +223,8 @@ func numbers(p check.Program, i int) (list []check.Program) {
 		}
 	case (o.Call == check.CallStorm || o.Call == check.CallRace) && o.Pages > 1:
 		to(func(o *check.Op) { o.Pages = 1 })
+	case (makes(o.Call) || o.Call == check.CallRegister) && o.Pages > 1:
+		to(func(o *check.Op) { o.Pages = 1 })
 	case o.Call == check.CallFill && o.Pages > 0:
 		to(func(o *check.Op) { o.Pages = 0 })
 	case o.Call == check.CallStart && o.Limit != 64:

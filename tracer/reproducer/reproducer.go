@@ -206,6 +206,8 @@ func (f *file) call(o check.Op) (string, error) {
 		name, args = "last_cpu", fmt.Sprint(o.Value)
 	case check.CallRestore:
 		name = "settings_back"
+	case check.CallRing, check.CallRegister, check.CallUnregister, check.CallUmem, check.CallSend, check.CallBPFMap, check.CallDrop:
+		return "", fmt.Errorf("the call %q is of no perf buffer: only programs of perf calls alone are written in C", o.Call)
 	default:
 		return "", fmt.Errorf("a program has no call %q", o.Call)
 	}
