@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
+	"golang.org/x/sys/unix"
 )
 
 // Options say what an agent does with its trace.
@@ -45,7 +47,7 @@ func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer
 	}
 	s, err := session.Open(ctx, trace)
 	if err != nil {
-		return err
+		return cannotTrace(ctx, err)
 	}
 	defer s.Close()
 	ahead := sinceThen()
@@ -90,6 +92,27 @@ func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer
 		log.Warn("lost events", "what", losses.String())
 	}
 	return err
+}
+
+// CannotTrace says that this machine cannot be traced with what the agent may do here:
+// to start it again is of no use.
+type CannotTrace struct{ Err error }
+
+func (e *CannotTrace) Error() string { return e.Err.Error() }
+func (e *CannotTrace) Unwrap() error { return e.Err }
+
+// cannotTrace is an error of the trace's start: but for want of what others may give back, it
+// stays.
+func cannotTrace(ctx context.Context, err error) error {
+	for _, passing := range []unix.Errno{unix.ENOMEM, unix.EAGAIN, unix.EBUSY, unix.EMFILE, unix.ENFILE, unix.ENOSPC} {
+		if errors.Is(err, passing) {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	return &CannotTrace{err}
 }
 
 // sinceThen returns how far the wall clock has got ahead, since then, of the one that does not run

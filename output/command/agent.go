@@ -42,7 +42,8 @@ is a process, and there are at most 100 users and cgroups; the rest is "other".
 
 ` + tracing.AboutOnly + `
 
-Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN.`,
+Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Exit status: 4 where this machine cannot
+be traced, and starting again is of no use; 1 of any other failure.`,
 		Example: `  pinwatch agent --dir /var/lib/pinwatch --listen 127.0.0.1:9435
   pinwatch replay /var/lib/pinwatch --from 10m`,
 		Args: cobra.NoArgs,

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/output/agent"
 	"github.com/pinwatch/pinwatch/output/command/loads"
 	"github.com/pinwatch/pinwatch/output/command/tracing"
 	"github.com/pinwatch/pinwatch/output/command/value"
@@ -32,6 +33,7 @@ import (
 const (
 	exitFailure = 1
 	exitUsage   = 2
+	exitNoTrace = 4   // of the agent: this machine cannot be traced, and starting again is of no use
 	exitGuest   = 125 // a guest came to no exit status
 	exitAbort   = 129 // git bisect run takes what is above 127 for its end, and less for a bad revision
 )
@@ -85,6 +87,7 @@ func statusOf(err error) (int, error) {
 	var usage usageError
 	var died *guest.Error
 	var absent *image.Error
+	var untraceable *agent.CannotTrace
 	switch {
 	case err == nil:
 		return 0, nil
@@ -94,6 +97,8 @@ func statusOf(err error) (int, error) {
 		return 0, nil
 	case errors.As(err, &usage), errors.As(err, &absent):
 		return exitUsage, err
+	case errors.As(err, &untraceable):
+		return exitNoTrace, err
 	case errors.As(err, &died):
 		return exitGuest, err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/output/agent"
 	"github.com/pinwatch/pinwatch/tracer/guest"
 )
 
@@ -23,6 +24,7 @@ func TestStatusOf(t *testing.T) {
 		{"wrong usage", usageError{plain}, 2, true},
 		{"wrapped", fmt.Errorf("explain: %w", usageError{plain}), 2, true},
 		{"of its own", exitStatus(3), 3, false},
+		{"an agent that cannot trace", fmt.Errorf("agent: %w", &agent.CannotTrace{Err: plain}), 4, true},
 		{"a guest that died", &guest.Error{Kind: guest.ErrPanic}, 125, true},
 		{"a reader that has seen enough", fmt.Errorf("write: %w", unix.EPIPE), 0, false},
 	} {

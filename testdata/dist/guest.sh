@@ -68,6 +68,11 @@ run 'mkdir /run/systemd/system/pinwatch-agent.service.d; printf "[Service]\nExec
 run 'dpkg -i /pinwatch.deb >/dev/null && dpkg-query -W -f "\${Status}\n" pinwatch'
 run 'rm -r /run/systemd/system/pinwatch-agent.service.d; systemctl daemon-reload; systemctl restart pinwatch-agent'
 
+echo; echo "== cannot trace"
+run 'mkdir /run/systemd/system/pinwatch-agent.service.d; printf "[Service]\nCapabilityBoundingSet=\n" >/run/systemd/system/pinwatch-agent.service.d/nothing.conf'
+run 'systemctl daemon-reload; systemctl restart pinwatch-agent; sleep 8; systemctl show -p ActiveState -p Result -p ExecMainStatus -p NRestarts pinwatch-agent'
+run 'rm -r /run/systemd/system/pinwatch-agent.service.d; systemctl daemon-reload; systemctl restart pinwatch-agent; systemctl is-active pinwatch-agent'
+
 echo; echo "== removed"
 run 'dpkg -r pinwatch >/dev/null'
 run 'left'

@@ -60,6 +60,8 @@ func TestDebWithSystemd(t *testing.T) {
 		{"stopped", []string{"ActiveState=inactive\n", "Result=success\n", "ExecMainStatus=0\n"}, nil},
 		{"upgraded", []string{"\nactive\n", "\nanother process\n"}, nil},
 		{"upgraded, and it cannot start", []string{"\ninstall ok installed\n"}, nil},
+		// It is not started again and again.
+		{"cannot trace", []string{"ActiveState=failed\n", "Result=exit-code\n", "ExecMainStatus=4\n", "NRestarts=0\n", "\nactive\n"}, nil},
 		{"removed", []string{"\n/var/lib/pinwatch/pinwatch-00000001-"}, []string{"/usr", "/etc", "/run", "/proc", "/sys", "pinwatch-agent.service"}},
 		{"installed", []string{"  └ EPERM: pinned_vm 0 + extra 256 = 256 pages (1 MiB) > RLIMIT_MEMLOCK 128 pages (512 KiB)", "\nok\n"}, nil},
 	} {
