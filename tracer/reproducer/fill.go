@@ -17,7 +17,7 @@ func (f *file) fill(text string) (string, error) {
 	}
 	t := filling{values: map[string]any{
 		"Name": f.Name, "File": f.File(), "Emit": f.Emit, "Head": f.Head(), "KTAP": f.KTAP(),
-		"Processes": f.Processes, "Events": f.Events, "Mappings": f.Mappings, "Users": f.Users, "Calls": f.Calls,
+		"Processes": f.Processes, "Events": f.Events, "Mappings": f.Mappings, "Objects": f.Objects, "Users": f.Users, "Calls": f.Calls,
 		"AUX": f.AUX, "HasAUX": f.HasAUX(), "NeedsAUX": f.NeedsAUX, "Parts": f.Parts(), "Maps": f.Maps(), "Settings": f.Settings(), "MlockPages": f.MlockPages,
 	}, uses: f.Uses}
 	if err := t.node(tree.Root, nil); err != nil {

@@ -49,6 +49,7 @@ type file struct {
 	Processes  []string // their names in C
 	Events     []string
 	Mappings   []string
+	Objects    []string
 	Users      int
 	MlockPages int64
 	Calls      []string
@@ -85,9 +86,9 @@ func (s *Source) Check() error {
 func (s *Source) file(form string) (*file, error) {
 	f := &file{Source: s, Emit: form, MlockPages: s.Program.MlockPages}
 	for _, o := range s.Program.Steps {
-		for _, n := range []int{o.Process, o.Event, o.To, o.Mapping, o.User} {
+		for _, n := range []int{o.Process, o.Event, o.To, o.Mapping, o.User, o.Object} {
 			if n < 0 || n > 1<<10 {
-				return nil, errors.New("a program's processes, events and mappings have numbers from 0 to 1024")
+				return nil, errors.New("a program's processes, events, mappings and objects have numbers from 0 to 1024")
 			}
 		}
 		f.Users = max(f.Users, o.User%mostUsers+1)
@@ -108,6 +109,8 @@ func (s *Source) file(form string) (*file, error) {
 			f.Events = named(f.Events, o.To, "e")
 		case check.CallGive, check.CallRace:
 			f.Processes = named(f.Processes, o.To, "p")
+		case check.CallRing, check.CallRegister, check.CallUnregister, check.CallUmem, check.CallSend, check.CallBPFMap, check.CallDrop:
+			f.Objects = named(f.Objects, o.Object, "o")
 		}
 		f.NeedsAUX = f.NeedsAUX || o.AUX
 	}
@@ -147,6 +150,7 @@ func (f *file) call(o check.Op) (string, error) {
 		limit = "NO_LIMIT"
 	}
 	event := func() string { return p + ", " + f.Events[o.Event] }
+	object := func() string { return p + ", " + f.Objects[o.Object] }
 	part := func() string { return fmt.Sprintf("%s, %s, %d, %d", p, f.Mappings[o.Mapping], o.At, o.Pages) }
 	var name, args string
 	switch o.Call {
@@ -206,8 +210,20 @@ func (f *file) call(o check.Op) (string, error) {
 		name, args = "last_cpu", fmt.Sprint(o.Value)
 	case check.CallRestore:
 		name = "settings_back"
-	case check.CallRing, check.CallRegister, check.CallUnregister, check.CallUmem, check.CallSend, check.CallBPFMap, check.CallDrop:
-		return "", fmt.Errorf("the call %q is of no perf buffer: only programs of perf calls alone are written in C", o.Call)
+	case check.CallRing:
+		name, args = "ring", object()
+	case check.CallRegister:
+		name, args = "register_buffer", fmt.Sprintf("%s, %d", object(), o.Pages)
+	case check.CallUnregister:
+		name, args = "unregister_buffer", object()
+	case check.CallUmem:
+		name, args = "umem", fmt.Sprintf("%s, %d", object(), o.Pages)
+	case check.CallSend:
+		name, args = "send_zerocopy", fmt.Sprintf("%s, %d", object(), o.Pages)
+	case check.CallBPFMap:
+		name, args = "bpf_map", fmt.Sprintf("%s, %d", object(), o.Pages)
+	case check.CallDrop:
+		name, args = "drop", object()
 	default:
 		return "", fmt.Errorf("a program has no call %q", o.Call)
 	}
@@ -254,6 +270,9 @@ func (f *file) Head() (lines []string) {
 	lines = append(lines, Wrapped(f.Name+": "+about+".")...)
 	add := func(paragraph string) { lines = append(append(lines, ""), Wrapped(paragraph)...) }
 	add("Expected: " + Expected)
+	if len(f.Objects) > 0 {
+		add(ofOthers)
+	}
 	for _, k := range f.known() {
 		where := ""
 		if k.Where != "" {
@@ -286,6 +305,11 @@ func (f *file) Head() (lines []string) {
 const Expected = "perf_mmap() charges an area of a buffer once, when it is first mapped: to the user (user->locked_vm) what still fits " +
 	"perf_event_mlock_kb times the online CPUs, the rest to the process (mm->pinned_vm). Whoever unmaps it last, perf_mmap_close() gives both back to those " +
 	"who were charged. VmPin of /proc/PID/status is pinned_vm; how many more pages fit before EPERM, with an RLIMIT_MEMLOCK of 0, is what locked_vm leaves of the allowance."
+
+// ofOthers is what is meant of what else is charged to a user.
+const ofOthers = "io_uring's buffers (and its rings, on some kernels), AF_XDP umems, sends with MSG_ZEROCOPY and, before 5.11, BPF maps are charged to user->locked_vm while they live, " +
+	"and refused where that would exceed RLIMIT_MEMLOCK; all but BPF maps are free with CAP_IPC_LOCK. A buffer of io_uring is in pinned_vm, too. How many pages another process " +
+	"of the user can register before ENOMEM is what they leave of its limit. Which counter perf_mmap() charges is tried first."
 
 // known is a finding of stock kernels, on the series that have it.
 type known struct {

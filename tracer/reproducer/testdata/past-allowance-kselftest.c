@@ -83,6 +83,7 @@ enum { e0, e1, e2, e3, e4, NR_EVENTS };
 enum { m0, m1, m2, m3, m4, NR_NAMED };
 
 #define NR_USERS	1
+#define NR_ALL_PROCS	(NR_PROCS + NR_USERS)
 #define NR_FILL		16	/* events that fill an allowance: one of each size */
 #define NR_SPARE	(NR_FILL + 8)
 #define NR_ALL		(NR_EVENTS + NR_SPARE)
@@ -139,12 +140,12 @@ struct proc {
 	struct event spare[NR_SPARE];
 };
 
-static struct proc procs[NR_PROCS + NR_USERS];	/* the last ones measure, one for each user */
+static struct proc procs[NR_ALL_PROCS];	/* the last ones measure, one for each user */
 static struct event events[NR_EVENTS + 1];
 static struct map maps[NR_MAPS];
 static int nr_maps;
 static int named[NR_NAMED];	/* number of the mapping, from 1 on; 0: there is none */
-static long charged[NR_USERS], page, allowance;
+static long charged[NR_USERS], page, allowance;	/* charged: for perf buffers */
 static int died;	/* it had before */
 static int paranoid, broken[2], measured, passing[2];	/* broken: by VmPin, by EPERM */
 static char step[128] = "start";
@@ -338,7 +339,7 @@ static void begin(int p, const char *name, int user, long limit, int ipc_lock)
 	proc->pid = fork();
 	if (!proc->pid) {
 		close(pair[1]);
-		for (i = 0; i < NR_PROCS + NR_USERS; i++)
+		for (i = 0; i < NR_ALL_PROCS; i++)
 			if (procs[i].pid && i != p)
 				close(procs[i].sock);
 		serve(pair[0], become(0x7fc00000 + parent % 0x1000 * 0x200 + user, ipc_lock, p >= NR_PROCS));
@@ -677,7 +678,6 @@ static void interrupted(int sig)
 static void finish(void)
 {
 	int i;
-
 	for (i = nr_maps - 1; i >= 0; i--) {
 		struct map *m = &maps[i];
 
