@@ -25,7 +25,6 @@ func TestAgent(t *testing.T) { guests.Test(t, guesttest.Newest, watchesForEver) 
 func watchesForEver(t *testing.T, k guesttest.Kernel) {
 	kib := userPages(t, k)
 	dir := filepath.Join(t.TempDir(), "ring")
-	loopback(t)
 	agent := guesttest.Command(t, "pinwatch", "agent", "--dir", dir, "--max-size", "1MB", "--listen", metricsAddress).Start()
 	agent.WaitFor("msg=\"watching ")
 	agent.WaitFor("msg=\"privileges are given up\" left=\"[cap_dac_override cap_dac_read_search cap_bpf]\"")
@@ -116,22 +115,4 @@ func get(t *testing.T, path string) string {
 		t.Fatalf("%s: %s, %v", path, answer.Status, err)
 	}
 	return string(body)
-}
-
-// loopback has the guest's loopback device up.
-func loopback(t *testing.T) {
-	t.Helper()
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	request, err := unix.NewIfreq("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request); err != nil {
-		t.Fatal(err)
-	}
 }

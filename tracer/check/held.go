@@ -28,6 +28,14 @@ type habits struct {
 	rlimit     bool  // BPF maps are charged to users
 }
 
+func (h habits) String() string {
+	if h.ring < 0 {
+		return "what else is charged is left out: there is no io_uring, or the allowance of perf buffers tells nothing"
+	}
+	return fmt.Sprintf("seen: a ring takes %d pages; its buffers are charged to the process as well: %v; perf buffers have a counter of their own: %v; umems: %v; zerocopy: %v; BPF maps are charged to users: %v",
+		h.ring, h.pins, h.apart, h.umem, h.send, h.rlimit)
+}
+
 // habitPages is what is registered to see who is charged.
 const habitPages = 4
 
@@ -89,7 +97,7 @@ func (s *Scene) findHabits() (h habits, err error) {
 		return h, fmt.Errorf("an io_uring buffer of %d pages makes VmPin %d: whom it is charged to is not known", habitPages, pin)
 	}
 	h.pins = pin != 0
-	s.check(p.limit(0))
+	s.check(p.limit(pin)) // which perf_mmap() holds against it, too
 	switch taken := before - room(); taken {
 	case habitPages:
 	case 0:
@@ -143,6 +151,7 @@ func (pl *player) beginOthers() {
 		pl.s.run.habits = &h
 	}
 	pl.others.habits = *pl.s.run.habits
+	pl.s.say("%s", pl.others.habits)
 }
 
 // charge charges a user and a process some pages.

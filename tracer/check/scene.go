@@ -788,10 +788,9 @@ func (p *process) Exec() {
 	_, err := p.ask(request{Op: "exec"}, -1) // the new program says when it is ready
 	p.s.check(err)
 	p.single = true
-	p.unmapped()
-	p.by.mm, p.by.ipcLock = &payer{}, false
+	p.by.mm, p.by.ipcLock = &payer{}, false // what its mappings paid was the other one's
 	delete(p.s.off, p)
-	p.s.look()
+	p.unmapped()
 }
 
 func (p *process) unmapped() {

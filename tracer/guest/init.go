@@ -62,6 +62,7 @@ func initialize(control *io.Writer) (int, error) {
 		}
 	}
 	os.Chmod("/tmp", 0o1777)
+	loopback()
 	raw, err := os.ReadFile("/" + jobPath)
 	if err != nil {
 		return 0, err
@@ -84,6 +85,19 @@ func initialize(control *io.Writer) (int, error) {
 		}
 	}
 	return j.run()
+}
+
+// loopback switches lo on, as it is on any machine, where the kernel has it.
+func loopback() {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if request, err := unix.NewIfreq("lo"); err == nil {
+		request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+		unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request)
+	}
 }
 
 // openPort opens a serial port that passes every byte as it is.

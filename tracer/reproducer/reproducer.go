@@ -265,7 +265,7 @@ func (f *file) File() string { return f.Name }
 func (f *file) Head() (lines []string) {
 	about := f.About
 	if about == "" {
-		about = "a program of perf calls"
+		about = "a program of calls"
 	}
 	lines = append(lines, Wrapped(f.Name+": "+about+".")...)
 	add := func(paragraph string) { lines = append(append(lines, ""), Wrapped(paragraph)...) }
@@ -308,7 +308,7 @@ const Expected = "perf_mmap() charges an area of a buffer once, when it is first
 
 // ofOthers is what is meant of what else is charged to a user.
 const ofOthers = "io_uring's buffers (and its rings, on some kernels), AF_XDP umems, sends with MSG_ZEROCOPY and, before 5.11, BPF maps are charged to user->locked_vm while they live, " +
-	"and refused where that would exceed RLIMIT_MEMLOCK; all but BPF maps are free with CAP_IPC_LOCK. A buffer of io_uring is in pinned_vm, too. How many pages another process " +
+	"and refused where that would exceed RLIMIT_MEMLOCK; with CAP_IPC_LOCK only BPF maps are. A buffer of io_uring is in pinned_vm, too. How many pages another process " +
 	"of the user can register before ENOMEM is what they leave of its limit. Which counter perf_mmap() charges is tried first."
 
 // known is a finding of stock kernels, on the series that have it.

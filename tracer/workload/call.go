@@ -116,9 +116,6 @@ func MakeCall(args []string, out io.Writer) error {
 	if err := r.parse(args[1:]); err != nil {
 		return err
 	}
-	if err := loopbackUp(); err != nil {
-		return err
-	}
 	// With the privileges that are given up next.
 	var err error
 	if r.event, err = r.openEvent(); err != nil {

@@ -185,9 +185,6 @@ const (
 
 // rdmaPages registers memory with an RDMA device, which is made of the loopback interface.
 func rdmaPages(r *Refuse, more int, caps ...string) error {
-	if err := loopbackUp(); err != nil {
-		return err
-	}
 	if err := softRDMA(); err != nil {
 		return err
 	}

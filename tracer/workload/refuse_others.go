@@ -459,9 +459,6 @@ type send struct {
 
 // sends sends on sockets of their own; all but the last pass.
 func sends(r *Refuse, list ...send) error {
-	if err := loopbackUp(); err != nil {
-		return err
-	}
 	if err := r.become(65534, int64(sendLimit())); err != nil {
 		return err
 	}
@@ -517,9 +514,6 @@ func (l *lane) complete() error {
 
 // sendNotes leaves the socket no memory for the notification that it is to have.
 func sendNotes(r *Refuse) error {
-	if err := loopbackUp(); err != nil {
-		return err
-	}
 	l, err := newLane()
 	if err != nil {
 		return err
