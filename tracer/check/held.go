@@ -233,7 +233,7 @@ func (pl *player) object(p *process, o Op) {
 	case CallRing:
 		pl.make(p, o, request{Op: "uring"}, h.ring, 0, unix.ENOMEM, !p.by.ipcLock)
 	case CallUmem:
-		if h.umem {
+		if h.umem && !p.single { // who called exec has no capabilities left
 			pl.make(p, o, request{Op: "umem", Pages: o.Pages}, o.Pages, 0, unix.ENOBUFS, !p.by.ipcLock)
 		}
 	case CallSend:
@@ -241,6 +241,9 @@ func (pl *player) object(p *process, o Op) {
 			pl.make(p, o, request{Op: "send-more", Pages: o.Pages}, o.Pages+2, 0, unix.ENOBUFS, !p.by.ipcLock)
 		}
 	case CallBPFMap:
+		if p.single {
+			break
+		}
 		pl.make(p, o, request{Op: "map-of", Pages: o.Pages}, o.Pages, 0, unix.EPERM, h.rlimit)
 	case CallRegister:
 		if of != nil && of.p == p && of.made == CallRing && of.buffer == nil {

@@ -342,8 +342,6 @@ func (f Form) Strings() (list []string) {
 			words = append(words, fmt.Sprintf("p%d", o.Process))
 		}
 		switch {
-		case o.Call == check.CallMirror:
-			words = append(words, fmt.Sprintf("e%d m%d m%d", o.Event, o.Mapping, o.To))
 		case maps(o.Call):
 			words = append(words, fmt.Sprintf("e%d m%d", o.Event, o.Mapping))
 		case o.Call == check.CallRedirect:
@@ -367,8 +365,6 @@ func ParseForm(list []string) (f Form) {
 		o := check.Op{Call: call}
 		switch {
 		case ofMachine(call):
-		case call == check.CallMirror:
-			fmt.Sscanf(names, "p%d e%d m%d m%d", &o.Process, &o.Event, &o.Mapping, &o.To)
 		case maps(call):
 			fmt.Sscanf(names, "p%d e%d m%d", &o.Process, &o.Event, &o.Mapping)
 		case call == check.CallRedirect:

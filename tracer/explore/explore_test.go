@@ -165,7 +165,7 @@ func TestObjectsOfPrograms(t *testing.T) {
 func TestMirrorsOfPrograms(t *testing.T) {
 	mirror := check.Op{Call: check.CallMirror, Event: 2, Mapping: 4, To: 5, Pages: 3}
 	form := FormOf(program(start(0), open(0, 2), mirror, unmap(0, 5), unmap(0, 4)))
-	want := []string{"mirror p0 e0 m0 m1", "unmap p0 m1", "unmap p0 m0"}
+	want := []string{"map p0 e0 m0", "map p0 e0 m1", "unmap p0 m1", "unmap p0 m0"}
 	if diff := cmp.Diff(want, form.Strings()); diff != "" {
 		t.Error(diff)
 	}

@@ -56,7 +56,7 @@ func clean(p check.Program) check.Program {
 			}
 			alive[at], opens[at] = true, true
 		case !alive[at],
-			(o.Call == check.CallOpen || o.Call == check.CallFill) && !opens[at],
+			(o.Call == check.CallOpen || o.Call == check.CallFill || o.Call == check.CallUmem || o.Call == check.CallBPFMap) && !opens[at],
 			usesEvent(o.Call) && !events[has{at, o.Event}],
 			usesMapping(o.Call) && !mappings[has{at, o.Mapping}],
 			o.Call == check.CallRedirect && !events[has{at, o.To}],
@@ -187,12 +187,12 @@ func FormOf(p check.Program) (f Form) {
 		switch {
 		case maps(o.Call):
 			m := check.Op{Call: o.Call, Process: o.Process, Event: o.Event, Mapping: o.Mapping}
-			mapped, f = append(mapped, m), append(f, m)
-			if o.Call == check.CallMirror {
-				f[len(f)-1].To = o.To
+			if o.Call == check.CallMirror { // which maps twice
+				m.Call = check.CallMap
+				mapped, f = append(mapped, m), append(f, m)
 				m.Mapping = o.To
-				mapped = append(mapped, m)
 			}
+			mapped, f = append(mapped, m), append(f, m)
 		case ends(o.Call):
 			unmap(func(m check.Op) bool { return m.Process == o.Process })
 			drop(func(m check.Op) bool { return m.Process == o.Process })
@@ -285,9 +285,6 @@ func bind(f, o check.Op, bound, taken map[has]int) bool {
 	}
 	if maps(f.Call) || usesMapping(f.Call) {
 		ok = ok && one(aMapping, f.Mapping, o.Mapping)
-	}
-	if f.Call == check.CallMirror {
-		ok = ok && one(aMapping, f.To, o.To)
 	}
 	if makes(f.Call) || usesObject(f.Call) {
 		ok = ok && one(anObject, f.Object, o.Object)

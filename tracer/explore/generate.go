@@ -207,6 +207,9 @@ func (g *generator) mirror(p *process) {
 // object makes one of those that are charged beside perf buffers.
 func (g *generator) object(p *process) {
 	call := oneOf(g, check.CallRing, check.CallRing, check.CallUmem, check.CallUmem, check.CallSend, check.CallBPFMap)
+	if p.opened { // the others want capabilities
+		call = oneOf(g, check.CallRing, check.CallSend)
+	}
 	o := check.Op{Call: call, Process: p.number, Object: g.objects}
 	if call == check.CallRing {
 		p.rings = append(p.rings, g.objects)

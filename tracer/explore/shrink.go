@@ -179,8 +179,8 @@ func plain(p check.Program, i int) (list []check.Program) {
 		to(func(o *check.Op) { o.Call = check.CallExit })
 	case o.Call == check.CallCover || o.Call == check.CallMove:
 		to(func(o *check.Op) { o.Call = check.CallUnmap })
-	case o.Call == check.CallMapAUX:
-		to(func(o *check.Op) { o.Call = check.CallMap })
+	case o.Call == check.CallMapAUX || o.Call == check.CallMirror:
+		to(func(o *check.Op) { o.Call, o.To = check.CallMap, 0 })
 	case o.AUX:
 		to(func(o *check.Op) { o.AUX = false })
 	case o.IPCLock:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * program: a program of perf calls.
+ * program: a program of calls.
  *
  * Expected: perf_mmap() charges an area of a buffer once, when it is first
  * mapped: to the user (user->locked_vm) what still fits perf_event_mlock_kb
@@ -12,10 +12,10 @@
  *
  * io_uring's buffers (and its rings, on some kernels), AF_XDP umems, sends
  * with MSG_ZEROCOPY and, before 5.11, BPF maps are charged to user->locked_vm
- * while they live, and refused where that would exceed RLIMIT_MEMLOCK; all but
- * BPF maps are free with CAP_IPC_LOCK. A buffer of io_uring is in pinned_vm,
- * too. How many pages another process of the user can register before ENOMEM
- * is what they leave of its limit. Which counter perf_mmap() charges is tried
+ * while they live, and refused where that would exceed RLIMIT_MEMLOCK; with
+ * CAP_IPC_LOCK only BPF maps are. A buffer of io_uring is in pinned_vm, too.
+ * How many pages another process of the user can register before ENOMEM is
+ * what they leave of its limit. Which counter perf_mmap() charges is tried
  * first.
  *
  * Known on Linux 6.16, 6.17, 6.18, 6.19, 7.0, 7.1, 7.2, 7.3 as double-charge
@@ -567,7 +567,7 @@ static void find_habits(void)
 	if (n < 0)
 		skip("register a buffer with an io_uring", -n);
 	pins = vm_pin(p) != 0;
-	set_limit(p, 0);
+	set_limit(p, vm_pin(p));	/* which perf_mmap() holds against it, too */
 	taken = before - ask(TRIER, ROOM, allowance + BEYOND, 0, 0);
 	apart = !taken;
 	if (taken && taken != TRIED + ring_pages)
@@ -867,12 +867,14 @@ static void remap(int p, int m, long at, long pages)
 
 static void umem(int p, int o, long pages)
 {
-	make_object(p, o, UMEM, pages, procs[p].capable ? 0 : pages, ENOBUFS);
+	if (procs[p].may >= 0)	/* who called exec has no capabilities left */
+		make_object(p, o, UMEM, pages, procs[p].capable ? 0 : pages, ENOBUFS);
 }
 
 static void bpf_map(int p, int o, long pages)
 {
-	make_object(p, o, BPF_MAP, pages, rlimit ? pages : 0, EPERM);
+	if (procs[p].may >= 0)
+		make_object(p, o, BPF_MAP, pages, rlimit ? pages : 0, EPERM);
 }
 
 static void drop(int p, int o)
