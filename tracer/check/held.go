@@ -60,20 +60,11 @@ func (s *Scene) findHabits() (h habits, err error) {
 	if err := p.limit(gaugeLimit); err != nil {
 		return h, err
 	}
-	made := func(op string) bool {
-		m, _ := p.ask(request{Op: op, Pages: 1}, -1)
-		if m.Errno == 0 {
-			p.ask(request{Op: "close", FD: int(m.Value)}, -1)
-		}
-		return m.Errno == 0
-	}
-	h.umem, h.send, h.rlimit = made("umem"), made("send-more"), r.regime().rlimit
 	ring, err := p.ask(request{Op: "uring"}, -1)
 	if err != nil || ring.Errno != 0 {
 		return habits{ring: -1}, nil // without a witness
 	}
-	// What was tried before goes when the kernel finds the time.
-	h.ring = gaugeLimit - s.settle(func(fits int64) bool { return fits == gaugeLimit }, func() int64 { return p.uringFits(ring.Value, gaugeLimit, gaugeLimit) })
+	h.ring = gaugeLimit - p.uringFits(ring.Value, gaugeLimit, gaugeLimit)
 	room := func() int64 {
 		m, err := p.ask(request{Op: "room", Pages: s.model.allowance + beyond}, -1)
 		s.check(err)
@@ -105,6 +96,16 @@ func (s *Scene) findHabits() (h habits, err error) {
 	default:
 		return h, fmt.Errorf("an io_uring buffer of %d pages takes %d of what perf buffers may have: whom it is charged to is not known", habitPages, taken)
 	}
+	// What these take goes when the kernel finds the time.
+	made := func(op string) bool {
+		m, _ := p.ask(request{Op: op, Pages: 1}, -1)
+		if m.Errno == 0 {
+			p.ask(request{Op: "close", FD: int(m.Value)}, -1)
+		}
+		return m.Errno == 0
+	}
+	s.check(p.limit(gaugeLimit))
+	h.umem, h.send, h.rlimit = made("umem"), made("send-more"), r.regime().rlimit
 	return h, nil
 }
 
@@ -177,8 +178,8 @@ func (o *others) used(user *payer) int64 {
 	return user.locked + user.pages
 }
 
-// measured has a user measured, while little is charged to it.
-func (pl *player) measured(user *payer) {
+// beginGauge has a user measured, while little is charged to it.
+func (pl *player) beginGauge(user *payer) {
 	s := pl.s
 	n := slices.Index(s.users, user)
 	if pl.others.habits.ring < 0 || pl.others.gauges[n] != nil {
@@ -212,14 +213,31 @@ func (pl *player) settled(user *payer) {
 		return off
 	})
 	s.look()
-	g := pl.others.gauges[slices.Index(s.users, user)]
-	expected := max(0, gaugeLimit-pl.others.used(user))
-	seen := s.settle(func(v int64) bool { return v == expected || v == expected+g.off }, func() int64 {
+	g, expected := pl.gauge(user)
+	pl.measured(user, s.settle(func(v int64) bool { return v == expected || v == expected+g.off }, func() int64 {
 		return g.p.uringFits(g.ring, gaugeLimit, expected)
-	})
+	}))
+}
+
+// gauge is a user's, and what it is to measure.
+func (pl *player) gauge(user *payer) (g *gauge, expected int64) {
+	return pl.others.gauges[slices.Index(pl.s.users, user)], max(0, gaugeLimit-pl.others.used(user))
+}
+
+// measured notes what was measured, unless it is off as it was.
+func (pl *player) measured(user *payer, seen int64) {
+	g, expected := pl.gauge(user)
 	if off := seen - expected; off == 0 || off != g.off {
-		s.ExpectRoom(gaugeWitness, user.areas == 0 && user.held == 0, expected, seen)
+		pl.s.ExpectRoom(gaugeWitness, user.areas == 0 && user.held == 0, expected, seen)
 		g.off = off
+	}
+}
+
+// glance measures at once: nothing is given back just now. So it is known how much a user is
+// off before a step that one waits for.
+func (pl *player) glance(user *payer) {
+	if g, expected := pl.gauge(user); g != nil {
+		pl.measured(user, g.p.uringFits(g.ring, gaugeLimit, expected))
 	}
 }
 
@@ -362,15 +380,21 @@ func (o *others) gone(pl *player, p *process) {
 // dropAll closes what is left, and those that measured.
 func (pl *player) dropAll() {
 	for _, number := range slices.Sorted(maps.Keys(pl.others.objects)) {
+		pl.glance(pl.others.objects[number].p.by.user)
 		pl.drop(number)
 	}
 	for _, n := range slices.Sorted(maps.Keys(pl.others.gauges)) {
-		g := pl.others.gauges[n]
+		g, s := pl.others.gauges[n], pl.s
+		room := func() int64 { return s.roomOf(n) - s.model.room(s.users[n]) }
+		wait, off := pl.others.habits.ring > 0 && s.model.paranoid >= 0, int64(0)
+		if wait {
+			off = room()
+		}
 		_, err := g.p.ask(request{Op: "close", FD: int(g.ring)}, -1)
-		pl.s.check(err)
+		s.check(err)
 		(charged{user: g.p.by.user, mm: g.p.by.mm, toUser: pl.others.habits.ring}).add(&pl.others, -1)
-		if pl.others.habits.ring > 0 && pl.s.model.paranoid >= 0 {
-			pl.s.settle(func(room int64) bool { return room == pl.s.model.room(pl.s.users[n]) }, func() int64 { return pl.s.roomOf(n) })
+		if wait {
+			s.settle(func(now int64) bool { return now == off }, room)
 		}
 	}
 }

@@ -108,9 +108,9 @@ func (w *watch) all(ctx context.Context, charges Charges) ([]ledger.Event, error
 	if w == nil {
 		return nil, nil
 	}
-	if charges != ChargesNothing {
+	if charges == ChargesObjects || charges == ChargesOthers {
 		w.settle()
-	}
+	} // A program has waited for its own.
 	for end := time.Now().Add(stepTime); ; {
 		w.mark()
 		for wait := time.Now().Add(settleTime); time.Now().Before(wait); time.Sleep(time.Millisecond) {

@@ -191,7 +191,7 @@ func (p *Program) Exercise() Exercise {
 // charges are what the program has charged besides perf buffers.
 func (p *Program) charges() Charges {
 	if slices.ContainsFunc(p.Steps, func(o Op) bool { return ofObject(o.Call) }) {
-		return ChargesAll
+		return ChargesUsers
 	}
 	return ChargesNothing
 }
@@ -228,7 +228,6 @@ func (pl *player) play() {
 	for _, o := range pl.program.Steps {
 		pl.step(o)
 	}
-	pl.dropAll()
 	// What came last goes first: another order is a step's affair.
 	for {
 		var last *Mapping
@@ -241,10 +240,11 @@ func (pl *player) play() {
 			}
 		}
 		if last == nil {
-			return
+			break
 		}
 		last.Unmap()
 	}
+	pl.dropAll()
 }
 
 // step makes one step, if what it names is there.
@@ -274,6 +274,9 @@ func (pl *player) step(o Op) {
 	}
 	if p == nil || !p.alive {
 		return
+	}
+	if ofObject(o.Call) || p.by.user.held > 0 && slices.Contains([]string{CallExit, CallKill, CallExec}, o.Call) {
+		pl.glance(p.by.user)
 	}
 	switch o.Call {
 	case CallOpen, CallMap, CallMapAUX, CallMirror, CallRedirect, CallGive, CallRace, CallTogether, CallClose:
@@ -320,7 +323,7 @@ func (pl *player) start(o Op) {
 	}
 	p := pl.s.Process(w)
 	if pl.others.gauges != nil {
-		pl.measured(p.by.user)
+		pl.beginGauge(p.by.user)
 	}
 	pl.processes[o.Process], pl.events[o.Process], pl.may[o.Process] = p, w.Events, o.IPCLock
 }

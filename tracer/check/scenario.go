@@ -30,7 +30,7 @@ const (
 	ChargesNothing Charges = ""
 	ChargesObjects Charges = "BPF objects"
 	ChargesOthers  Charges = "other chargers"
-	ChargesAll     Charges = "BPF objects and other chargers"
+	ChargesUsers   Charges = "whatever else users are charged for"
 )
 
 // Exercises are all scenarios, in the order in which they run.

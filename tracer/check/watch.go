@@ -86,10 +86,10 @@ func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 	began := time.Now()
 	opts := r.opts.Tracer
 	for _, e := range r.opts.Exercises {
-		opts.BPF = opts.BPF || e.Charges == ChargesObjects || e.Charges == ChargesAll
-		opts.Others = opts.Others || e.Charges == ChargesOthers || e.Charges == ChargesAll
+		opts.BPF = opts.BPF || e.Charges == ChargesObjects || e.Charges == ChargesUsers && r.regime().rlimit
+		opts.Others = opts.Others || e.Charges == ChargesOthers || e.Charges == ChargesUsers
+		opts.Memcg = opts.Memcg || e.Charges == ChargesObjects && r.regime().memcg
 	}
-	opts.Memcg = opts.BPF && r.regime().memcg
 	s, err := session.Open(ctx, session.Options{Tracer: opts, NoSnapshot: true})
 	k.TracerMS += time.Since(began).Milliseconds()
 	if err != nil {
@@ -97,7 +97,7 @@ func (r *run) watch(ctx context.Context, k *Kernel) (*watch, error) {
 	}
 	r.session = s
 	k.Tracer, k.TracerError = s.Attached(), ""
-	w := &watch{tracer: s.Tracer, mine: ownership{first: uint32(r.uid), last: uint32(r.uid + users*len(r.opts.Exercises) + 1)}, rest: ledger.New()}
+	w := &watch{tracer: s.Tracer, rlimit: r.regime().rlimit, mine: ownership{first: uint32(r.uid), last: uint32(r.uid + users*len(r.opts.Exercises) + 1)}, rest: ledger.New()}
 	if w.marker, err = r.newMarker(); err != nil {
 		return nil, err
 	}
@@ -125,6 +125,7 @@ func (r *run) unwatch() {
 // watch collects the events of a trace.
 type watch struct {
 	tracer *tracer.Tracer
+	rlimit bool // BPF objects are charged to users
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
 	mine   ownership // of all scenarios
@@ -267,8 +268,8 @@ func (w *watch) watches(c Charges) bool {
 		return objects
 	case ChargesOthers:
 		return others
-	case ChargesAll:
-		return objects && others
+	case ChargesUsers:
+		return others && (objects || !w.rlimit)
 	}
 	return true
 }

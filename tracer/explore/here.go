@@ -10,7 +10,7 @@ import (
 
 // Here explores the running kernel for some time. The options' exercises do not matter.
 func (e *Explorer) Here(ctx context.Context, opts check.Options, duration time.Duration) (out Explored, err error) {
-	opts.Exercises = nil
+	opts.Exercises = []check.Exercise{{Charges: check.ChargesUsers}}
 	pages := int64(MlockPages)
 	if e.AsItIs = !opts.Invasive; e.AsItIs {
 		pages = 0
