@@ -25,6 +25,7 @@ type habits struct {
 	apart      bool  // perf buffers have a counter of their own
 	pins       bool  // buffers are charged to the process as well (io_uring since 5.9)
 	umem, send bool  // they can be made
+	free       bool  // a send without a limit is not charged (mm_account_pinned_pages(), some time after 6.1)
 	rlimit     bool  // BPF maps are charged to users
 }
 
@@ -32,8 +33,8 @@ func (h habits) String() string {
 	if h.ring < 0 {
 		return "what else is charged is left out: there is no io_uring, or the allowance of perf buffers tells nothing"
 	}
-	return fmt.Sprintf("seen: a ring takes %d pages; its buffers are charged to the process as well: %v; perf buffers have a counter of their own: %v; umems: %v; zerocopy: %v; BPF maps are charged to users: %v",
-		h.ring, h.pins, h.apart, h.umem, h.send, h.rlimit)
+	return fmt.Sprintf("seen: a ring takes %d pages; its buffers are charged to the process as well: %v; perf buffers have a counter of their own: %v; umems: %v; zerocopy: %v, free without a limit: %v; BPF maps are charged to users: %v",
+		h.ring, h.pins, h.apart, h.umem, h.send, h.free, h.rlimit)
 }
 
 // habitPages is what is registered to see who is charged.
@@ -104,7 +105,18 @@ func (s *Scene) findHabits() (h habits, err error) {
 		}
 		return m.Errno == 0
 	}
+	if _, err := p.ask(request{Op: "unregister", FD: int(ring.Value)}, -1); err != nil {
+		return h, err
+	}
+	s.check(p.limit(unlimited))
+	sent, err := p.ask(request{Op: "send-more", Pages: 1}, -1)
 	s.check(p.limit(gaugeLimit))
+	if err == nil && sent.Errno == 0 {
+		none := gaugeLimit - h.ring
+		h.free = none == s.settle(func(fits int64) bool { return fits == none || fits == none-sendPages(1) }, func() int64 {
+			return p.uringFits(ring.Value, gaugeLimit, none)
+		})
+	}
 	h.umem, h.send, h.rlimit = made("umem"), made("send-more"), r.regime().rlimit
 	return h, nil
 }
@@ -255,8 +267,8 @@ func (pl *player) object(p *process, o Op) {
 			pl.make(p, o, request{Op: "umem", Pages: o.Pages}, o.Pages, 0, unix.ENOBUFS, !p.by.ipcLock)
 		}
 	case CallSend:
-		if h.send { // mm_account_pinned_pages(): two more for what is not aligned
-			pl.make(p, o, request{Op: "send-more", Pages: o.Pages}, o.Pages+2, 0, unix.ENOBUFS, !p.by.ipcLock)
+		if h.send {
+			pl.make(p, o, request{Op: "send-more", Pages: o.Pages}, sendPages(o.Pages), 0, unix.ENOBUFS, !p.by.ipcLock && !(h.free && p.by.limit == unlimited))
 		}
 	case CallBPFMap:
 		if p.single {
@@ -287,6 +299,10 @@ func (pl *player) object(p *process, o Op) {
 		}
 	}
 }
+
+// sendPages are those that mm_account_pinned_pages() charges for some: two more, for what is
+// not aligned.
+func sendPages(pages int64) int64 { return pages + 2 }
 
 // ask makes a call that must not fail.
 func (pl *player) ask(p *process, o Op, r request) {

@@ -518,7 +518,8 @@ static struct object {
 } objects[NR_OBJECTS];
 
 static long ring_pages, gauge_ring[NR_USERS], gauge_off[NR_USERS];
-static int pins, rlimit;
+static int pins;
+static int rlimit;
 
 /* How many pages can be registered with a ring before ENOMEM. What is expected is tried first. */
 static long fits(int p, long ring, long expected)
