@@ -63,6 +63,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(twoUsersVariable) != "" {
 		end(twoUsers(), 0)
 	}
+	if os.Getenv(overVariable) != "" {
+		end(mapOver(), 0)
+	}
 	code := guests.Main(m)
 	end(writeTable(), code)
 }
