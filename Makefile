@@ -9,7 +9,7 @@ GO ?= go
 export CGO_ENABLED := 0
 # Packages of Debian that a target installs when their command is missing.
 QEMU := qemu-system-x86_64:qemu-system-x86
-GUEST_TESTS := $(QEMU) zstd:zstd busybox:busybox-static bpftool:bpftool perf:linux-perf
+GUEST_TESTS := $(QEMU) zstd:zstd busybox:busybox-static bpftool:bpftool perf:linux-perf strace:strace
 CLIENTS := bpftrace:bpftrace
 PACKERS := xz:xz-utils zstd:zstd
 EXAMPLES := shellcheck:shellcheck git:git

@@ -28,13 +28,14 @@ func watchesForEver(t *testing.T, k guesttest.Kernel) {
 	agent := guesttest.Command(t, "pinwatch", "agent", "--dir", dir, "--max-size", "1MB", "--listen", metricsAddress).Start()
 	agent.WaitFor("msg=\"watching ")
 	agent.WaitFor("msg=\"privileges are given up\" left=\"[cap_dac_override cap_dac_read_search cap_bpf]\"")
+	agent.WaitFor("msg=\"system calls are confined\" others=refuse")
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", agent.Process.Pid))
 	for _, thread := range threads {
 		status, err := os.ReadFile(thread)
 		if err != nil {
 			continue // it has ended
 		}
-		for _, want := range []string{"CapInh:\t0000000000000000\n", "CapPrm:\t0000008000000006\n", "CapEff:\t0000008000000006\n", "NoNewPrivs:\t1\n"} {
+		for _, want := range []string{"CapInh:\t0000000000000000\n", "CapPrm:\t0000008000000006\n", "CapEff:\t0000008000000006\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
 			if !strings.Contains(string(status), want) {
 				t.Errorf("%s: want %s in\n%s", thread, want, status)
 			}

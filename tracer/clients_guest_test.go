@@ -15,9 +15,9 @@ var clients = clientGuests()
 
 func clientGuests() *guesttest.Guests {
 	if guesttest.All() {
-		return &guesttest.Guests{Tools: []string{"perf", "bpftrace"}, Memory: "4G"}
+		return &guesttest.Guests{Tools: []string{"perf", "strace", "bpftrace"}, Memory: "4G"}
 	}
-	return &guesttest.Guests{Tools: []string{"perf"}} // bpftrace and its libraries take 200 MB: once per release is enough
+	return &guesttest.Guests{Tools: []string{"perf", "strace"}} // bpftrace and its libraries take 200 MB: once per release is enough
 }
 
 // Clients map their buffers as they document it: one of so many pages and the control page

@@ -27,6 +27,7 @@ type Options struct {
 	Anonymous bool   // leave out the name of the host
 	LogFormat string // one of LogFormats
 	Listen    string // address to answer for metrics at; "": none
+	Seccomp   string // one of SeccompModes
 	Version   string
 }
 
@@ -77,6 +78,13 @@ func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer
 		log.Warn("privileges are kept that are not needed any more", "error", err)
 	} else {
 		log.Info("privileges are given up", "left", fmt.Sprint(left))
+	}
+	if o.Seccomp != SeccompOff {
+		if err := confine(o.Seccomp); err != nil {
+			log.Warn("system calls are not confined", "error", err)
+		} else {
+			log.Info("system calls are confined", "others", o.Seccomp, "allowed", len(SystemCalls()))
+		}
 	}
 	for _, what := range s.Degraded() {
 		log.Warn("degraded", "what", what)

@@ -40,6 +40,10 @@ with why, and recording goes on when it does again.
 With --listen it answers for /metrics (Prometheus, OpenMetrics) and /healthz. No label
 is a process, and there are at most 100 users and cgroups; the rest is "other".
 
+Once all is attached it gives up what it needs no more: capabilities, new privileges, and
+by a seccomp filter all system calls but some seventy. With --seccomp log those others are made,
+and the kernel's log tells of them: what a machine wants that was never seen here.
+
 ` + tracing.AboutOnly + `
 
 Needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN. Exit status: 4 where this machine cannot
@@ -55,6 +59,7 @@ be traced, and starting again is of no use; 1 of any other failure.`,
 	value.Duration(f, &o.run.MaxAge, "max-age", 7*24*time.Hour, "how old its events may get; 0: as old as there is room for")
 	f.StringVar(&o.run.Listen, "listen", "", "answer for metrics and health at this `address`, such as 127.0.0.1:9435")
 	f.BoolVar(&o.run.Anonymous, "anonymous", false, "leave the name of the host out of the files")
+	value.Enum(f, &o.run.Seccomp, "seccomp", agent.SeccompRefuse, agent.SeccompModes(), "what becomes of system calls that tracing has no use for, once all is attached")
 	value.Enum(f, &o.run.LogFormat, "log", agent.Logfmt, agent.LogFormats(), "what log lines are")
 	o.tracing.AddBackend(f)
 	o.tracing.AddBuffer(f)

@@ -1,0 +1,63 @@
+//go:build guest
+
+package tracer_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pinwatch/pinwatch/output/agent"
+	"github.com/pinwatch/pinwatch/tracer/guest/guesttest"
+)
+
+// What the agent calls once it is confined is in its list, by strace: from its first event to
+// its end, with a reader of its metrics, and CPUs that go and come.
+func TestAgentSystemCalls(t *testing.T) {
+	clients.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
+		kib, calls := userPages(t, k), filepath.Join(t.TempDir(), "calls")
+		strace := guesttest.LookPath(t, "strace")
+		confined := guesttest.Command(t, strace, "-f", "-qq", "-o", calls, "pinwatch", "agent", "--dir", filepath.Join(t.TempDir(), "ring"), "--max-size", "1MB", "--listen", metricsAddress).Start()
+		confined.WaitFor("msg=\"system calls are confined\"")
+		held := holdBuffers(t, "--uid", "2001", "--memlock-kib", kib(128), "--pages", "64")
+		held.WaitFor(`"refused"`)
+		confined.WaitFor("msg=refused subsystem=perf errno=EPERM outcome=limit")
+		get(t, "/metrics")
+		get(t, "/healthz")
+		for _, online := range []string{"0", "1"} {
+			if err := os.WriteFile("/sys/devices/system/cpu/cpu1/online", []byte(online), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		held.Stop(os.Interrupt)
+		if r := confined.Stop(unix.SIGTERM); !strings.Contains(r.Stderr, "msg=refused") {
+			t.Errorf("exit %d: %s", r.Code, r.Stderr)
+		}
+		raw, err := os.ReadFile(calls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, later, found := strings.Cut(string(raw), "system calls are confined")
+		if !found {
+			t.Fatalf("strace did not see it:\n%s", raw)
+		}
+		seen := map[string]bool{}
+		for _, call := range regexp.MustCompile(`(?m)^\d+ +(?:<\.\.\. )?(\w+)[( ].*$`).FindAllStringSubmatch(later, -1) {
+			if name := call[1]; !seen[name] {
+				seen[name] = true
+				if !slices.Contains(agent.SystemCalls(), name) {
+					t.Errorf("not in the list: %s", call[0])
+				}
+			}
+		}
+		t.Logf("%d of %d: %v", len(seen), len(agent.SystemCalls()), seen)
+		if len(seen) < 10 {
+			t.Error("that is too few")
+		}
+	})
+}
