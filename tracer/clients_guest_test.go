@@ -14,10 +14,11 @@ import (
 var clients = clientGuests()
 
 func clientGuests() *guesttest.Guests {
+	files := []string{"../output/agent/syscalls.txt:" + confinedTo}
 	if guesttest.All() {
-		return &guesttest.Guests{Tools: []string{"perf", "strace", "bpftrace"}, Memory: "4G"}
+		return &guesttest.Guests{Files: files, Tools: []string{"perf", "strace", "bpftrace"}, Memory: "4G"}
 	}
-	return &guesttest.Guests{Tools: []string{"perf", "strace"}} // bpftrace and its libraries take 200 MB: once per release is enough
+	return &guesttest.Guests{Files: files, Tools: []string{"perf", "strace"}} // bpftrace and its libraries take 200 MB: once per release is enough
 }
 
 // Clients map their buffers as they document it: one of so many pages and the control page
