@@ -3,6 +3,7 @@
 package tracer_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -28,9 +29,10 @@ func TestAgentSystemCalls(t *testing.T) {
 		}
 		allowed := strings.Fields(regexp.MustCompile(`(?m)^#.*$`).ReplaceAllString(string(list), ""))
 		kib, calls := userPages(t, k), filepath.Join(t.TempDir(), "calls")
-		strace := guesttest.LookPath(t, "strace")
-		confined := guesttest.Command(t, strace, "-f", "-qq", "-o", calls, "pinwatch", "agent", "--dir", filepath.Join(t.TempDir(), "ring"), "--max-size", "1MB", "--listen", metricsAddress).Start()
+		confined := guesttest.Command(t, "pinwatch", "agent", "--dir", filepath.Join(t.TempDir(), "ring"), "--max-size", "1MB", "--listen", metricsAddress).Start()
 		confined.WaitFor("msg=\"system calls are confined\"")
+		strace := guesttest.Command(t, guesttest.LookPath(t, "strace"), "-f", "-o", calls, "-p", fmt.Sprint(confined.Process.Pid)).Start()
+		strace.WaitFor("attached")
 		held := holdBuffers(t, "--uid", "2001", "--memlock-kib", kib(128), "--pages", "64")
 		held.WaitFor(`"refused"`)
 		confined.WaitFor("msg=refused subsystem=perf errno=EPERM outcome=limit")
@@ -45,16 +47,13 @@ func TestAgentSystemCalls(t *testing.T) {
 		if r := confined.Stop(unix.SIGTERM); !strings.Contains(r.Stderr, "msg=refused") {
 			t.Errorf("exit %d: %s", r.Code, r.Stderr)
 		}
+		strace.Wait() // it ends with whom it traces
 		raw, err := os.ReadFile(calls)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, later, found := strings.Cut(string(raw), "system calls are confined")
-		if !found {
-			t.Fatalf("strace did not see it:\n%s", raw)
-		}
 		seen := map[string]bool{}
-		for _, call := range regexp.MustCompile(`(?m)^\d+ +(?:<\.\.\. )?(\w+)[( ].*$`).FindAllStringSubmatch(later, -1) {
+		for _, call := range regexp.MustCompile(`(?m)^\d+ +(?:<\.\.\. )?(\w+)[( ].*$`).FindAllStringSubmatch(string(raw), -1) {
 			if name := call[1]; !seen[name] {
 				seen[name] = true
 				if !slices.Contains(allowed, name) {

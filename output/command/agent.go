@@ -41,7 +41,7 @@ With --listen it answers for /metrics (Prometheus, OpenMetrics) and /healthz. No
 is a process, and there are at most 100 users and cgroups; the rest is "other".
 
 Once all is attached it gives up what it needs no more: capabilities, new privileges, and
-by a seccomp filter all system calls but some seventy. With --seccomp log those others are made,
+by a seccomp filter all system calls but some eighty. With --seccomp log those others are made,
 and the kernel's log tells of them: what a machine wants that was never seen here.
 
 ` + tracing.AboutOnly + `
