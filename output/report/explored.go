@@ -9,6 +9,7 @@ import (
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/explore"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 )
 
 // ExploredWriter writes a report of random programs in one of the formats. The flags are
@@ -27,8 +28,8 @@ func ExploredWriter(name string) (func(w io.Writer, r *explore.Report, flags []s
 
 // FindingLine is a finding in a line.
 func FindingLine(f *explore.Finding) string {
-	s := fmt.Sprintf("%s by program %d, after %d programs and %.1f s, %d steps of %d, again %d of %d times", f.Name, f.Number, f.AfterPrograms,
-		float64(f.AfterMS)/1000, len(f.Program.Steps), f.Steps, f.Failed, f.Runs)
+	s := fmt.Sprintf("%s by program %d, after %s and %.1f s, %s of %d, again %d of %d times", f.Name, f.Number, count(f.AfterPrograms, "program"),
+		float64(f.AfterMS)/1000, count(uint64(len(f.Program.Steps)), "step"), f.Steps, f.Failed, f.Runs)
 	if !f.Sure() {
 		s += ", not to be relied on"
 	}
@@ -51,7 +52,7 @@ func writeExplored(w io.Writer, r *explore.Report, flags []string) error {
 			writeFinding(&b, name, &x.Doubts[j], x, flags)
 		}
 		if x.Why != "" {
-			fmt.Fprintf(&b, "%s: %d programs could not run, the first: %s\n", name, x.CouldNotRun, format.Printable(x.Why))
+			fmt.Fprintf(&b, "%s: %s could not run, the first: %s\n", name, count(x.CouldNotRun, "program"), format.Printable(x.Why))
 		}
 	}
 	for i := range r.Kernels {
@@ -67,17 +68,19 @@ func writeExplored(w io.Writer, r *explore.Report, flags []string) error {
 			fmt.Fprintf(&b, "%s: without the tracer, the witnesses alone decide: %s\n", name, format.Printable(x.TracerError))
 		}
 		runs := float64(x.Programs+x.Tries) / max(seconds, 0.001)
-		fmt.Fprintf(&b, "%s: %d findings in %d programs of seed %d, with %d runs to shrink them, %.0f s, %.1f runs per second; %d programs passed by that do what was found already\n",
-			name, len(x.Findings), x.Programs, x.Seed, x.Tries, seconds, runs, x.PassedBy)
+		fmt.Fprintf(&b, "%s: %s in %s of seed %d, with %s to shrink them, %.0f s, %.1f runs per second; passed by, for they do what was found already: %s\n",
+			name, count(uint64(len(x.Findings)), "finding"), count(x.Programs, "program"), x.Seed, count(x.Tries, "run"), seconds, runs, count(x.PassedBy, "program"))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
+func count(n uint64, of string) string { return remedy.Count(int64(n), of) }
+
 func writeFinding(b *strings.Builder, where string, f *explore.Finding, x *explore.Explored, flags []string) {
 	fmt.Fprintf(b, "%s: %s\n", where, FindingLine(f))
 	if f.Program.MlockPages > 0 {
-		fmt.Fprintf(b, "    perf_event_mlock_kb is %d pages\n", f.Program.MlockPages)
+		fmt.Fprintf(b, "    perf_event_mlock_kb is %s\n", remedy.Count(f.Program.MlockPages, "page"))
 	}
 	for _, o := range f.Program.Steps {
 		fmt.Fprintf(b, "    %s\n", format.Printable(o.String()))

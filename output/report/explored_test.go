@@ -39,26 +39,26 @@ func TestExplored(t *testing.T) {
     perf_event_mlock_kb is 2 pages
     p0 starts: user u0, RLIMIT_MEMLOCK 64 pages
     p0 opens e0
-    p0 maps 1 pages of e0: m0
-    p0 maps 1 pages of e0: m1
+    p0 maps 1 page of e0: m0
+    p0 maps 1 page of e0: m1
     seen: witness: 9 pages
     it hurts all processes
     program: {"mlock_pages":2,"steps":[{"call":"start","limit":64},{"call":"open"},{"call":"map","pages":1},{"call":"map","mapping":1,"pages":1}]}
     whole: pinwatch check --kernel '/boot/two words' --cpus 2 --seed 7 --program-number 1
-6.16.12: kernel-crash by program 8, after 0 programs and 0.0 s, 1 steps of 1, again 1 of 1 times
+6.16.12: kernel-crash by program 8, after 0 programs and 0.0 s, 1 step of 1, again 1 of 1 times
     p0 starts: user u0, RLIMIT_MEMLOCK 64 pages
     seen: panicked
     kernel: BUG: \x1b[31m
     kernel: RIP: x
     program: {"mlock_pages":0,"steps":[{"call":"start","limit":64}]}
     whole: pinwatch check --kernel '/boot/two words' --cpus 2 --seed 7 --program-number 8
-6.16.12: leak by program 7, after 0 programs and 0.0 s, 1 steps of 1, again 1 of 3 times, not to be relied on
+6.16.12: leak by program 7, after 0 programs and 0.0 s, 1 step of 1, again 1 of 3 times, not to be relied on
     p0 starts: user u0, RLIMIT_MEMLOCK 64 pages
     seen: VmPin
     program: {"mlock_pages":0,"steps":[{"call":"start","limit":64}]}
     whole: pinwatch check --kernel '/boot/two words' --cpus 2 --seed 7 --program-number 7
-6.16.12: 1 programs could not run, the first: program 3: busy
-6.16.12: 2 findings in 80 programs of seed 7, with 20 runs to shrink them, 10 s, 10.0 runs per second; 300 programs passed by that do what was found already
+6.16.12: 1 program could not run, the first: program 3: busy
+6.16.12: 2 findings in 80 programs of seed 7, with 20 runs to shrink them, 10 s, 10.0 runs per second; passed by, for they do what was found already: 300 programs
 x could not be explored: too short
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {

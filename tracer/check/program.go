@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 	"golang.org/x/sys/unix"
 )
 
@@ -82,12 +83,12 @@ func (o Op) String() string {
 	p, e, m, object := fmt.Sprintf("p%d", o.Process), fmt.Sprintf("e%d", o.Event), fmt.Sprintf("m%d", o.Mapping), fmt.Sprintf("o%d", o.Object)
 	part := m
 	if o.At > 0 || o.Pages > 0 {
-		part = fmt.Sprintf("of %s from page %d on %d pages", m, o.At, o.Pages)
+		part = fmt.Sprintf("of %s from page %d on %s", m, o.At, remedy.Count(o.Pages, "page"))
 		if o.Pages == 0 {
 			part = fmt.Sprintf("of %s all from page %d on", m, o.At)
 		}
 	}
-	limit, effective := fmt.Sprintf("RLIMIT_MEMLOCK %d pages", o.Limit), " gives CAP_IPC_LOCK up"
+	limit, effective := fmt.Sprintf("RLIMIT_MEMLOCK %s", remedy.Count(o.Limit, "page")), " gives CAP_IPC_LOCK up"
 	if o.Limit < 0 {
 		limit = "no RLIMIT_MEMLOCK"
 	}
@@ -108,11 +109,11 @@ func (o Op) String() string {
 		}
 		return s
 	case CallMap:
-		return fmt.Sprintf("%s maps %d pages of %s: %s", p, o.Pages, e, m)
+		return fmt.Sprintf("%s maps %s of %s: %s", p, remedy.Count(o.Pages, "page"), e, m)
 	case CallMapAUX:
-		return fmt.Sprintf("%s maps an AUX area of %d pages of %s: %s", p, o.Pages, e, m)
+		return fmt.Sprintf("%s maps an AUX area of %s of %s: %s", p, remedy.Count(o.Pages, "page"), e, m)
 	case CallMirror:
-		return fmt.Sprintf("%s maps %d pages of %s twice side by side: m%d and, behind its last page, the rest of %s", p, o.Pages, e, o.To, m)
+		return fmt.Sprintf("%s maps %s of %s twice side by side: m%d and, behind its last page, the rest of %s", p, remedy.Count(o.Pages, "page"), e, o.To, m)
 	case CallRedirect:
 		return fmt.Sprintf("%s redirects %s into the buffer of e%d", p, e, o.To)
 	case CallGive:
@@ -128,13 +129,13 @@ func (o Op) String() string {
 	case CallProtect:
 		return p + " makes read-only " + strings.TrimPrefix(part, "of ")
 	case CallStorm:
-		return fmt.Sprintf("%s maps and unmaps %d pages in %d threads at once, each of an event of its own", p, o.Pages, o.Value)
+		return fmt.Sprintf("%s maps and unmaps %s in %d threads at once, each of an event of its own", p, remedy.Count(o.Pages, "page"), o.Value)
 	case CallTogether:
-		return fmt.Sprintf("%s maps and unmaps %d pages of %s in %d threads at once", p, o.Pages, e, o.Value)
+		return fmt.Sprintf("%s maps and unmaps %s of %s in %d threads at once", p, remedy.Count(o.Pages, "page"), e, o.Value)
 	case CallRestore:
 		return "the settings are as they were"
 	case CallRace:
-		return fmt.Sprintf("%s and p%d map and unmap %d pages of %s at once", p, o.To, o.Pages, e)
+		return fmt.Sprintf("%s and p%d map and unmap %s of %s at once", p, o.To, remedy.Count(o.Pages, "page"), e)
 	case CallFork:
 		return p + " forks a child that ends"
 	case CallExec:
@@ -148,13 +149,13 @@ func (o Op) String() string {
 	case CallIPCLock:
 		return p + effective
 	case CallFill:
-		return fmt.Sprintf("%s maps what its user's allowance has, but for %d pages", p, o.Pages)
+		return fmt.Sprintf("%s maps what its user's allowance has, but for %s", p, remedy.Count(o.Pages, "page"))
 	case CallRelease:
 		return p + " unmaps what filled the allowance"
 	case CallMeasure:
 		return "measure: what is left of each allowance fits, and no page more"
 	case CallMlock:
-		return fmt.Sprintf("perf_event_mlock_kb becomes %d pages", o.Pages)
+		return fmt.Sprintf("perf_event_mlock_kb becomes %s", remedy.Count(o.Pages, "page"))
 	case CallParanoid:
 		return fmt.Sprintf("perf_event_paranoid becomes %d", o.Value)
 	case CallCPU:
@@ -162,15 +163,15 @@ func (o Op) String() string {
 	case CallRing:
 		return fmt.Sprintf("%s makes an io_uring: %s", p, object)
 	case CallRegister:
-		return fmt.Sprintf("%s registers a buffer of %d pages with the ring %s", p, o.Pages, object)
+		return fmt.Sprintf("%s registers a buffer of %s with the ring %s", p, remedy.Count(o.Pages, "page"), object)
 	case CallUnregister:
 		return fmt.Sprintf("%s unregisters the buffer of the ring %s", p, object)
 	case CallUmem:
-		return fmt.Sprintf("%s registers an AF_XDP umem of %d pages: %s", p, o.Pages, object)
+		return fmt.Sprintf("%s registers an AF_XDP umem of %s: %s", p, remedy.Count(o.Pages, "page"), object)
 	case CallSend:
-		return fmt.Sprintf("%s sends %d pages with MSG_ZEROCOPY, of a datagram that is not complete: %s", p, o.Pages, object)
+		return fmt.Sprintf("%s sends %s with MSG_ZEROCOPY, of a datagram that is not complete: %s", p, remedy.Count(o.Pages, "page"), object)
 	case CallBPFMap:
-		return fmt.Sprintf("%s creates a BPF map of %d pages: %s", p, o.Pages, object)
+		return fmt.Sprintf("%s creates a BPF map of %s: %s", p, remedy.Count(o.Pages, "page"), object)
 	case CallDrop:
 		return fmt.Sprintf("%s closes %s", p, object)
 	}

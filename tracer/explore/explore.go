@@ -9,6 +9,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/testdata/findings"
 	"github.com/pinwatch/pinwatch/tracer/check"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 )
 
 // Finding is a program that breaks an invariant, as short as it could be made.
@@ -300,7 +301,7 @@ func (e *Explorer) add(f Finding) {
 // Progress says how far exploring is, with a program under way: Guests read it.
 func (x *Explored) Progress(number uint64) string {
 	rate := float64(x.Programs+x.Tries) / max(1, float64(x.DurationMS)/1000)
-	return fmt.Sprintf("program %d: %d programs, %d runs to shrink, %.1f per second, %d findings", number, x.Programs, x.Tries, rate, len(x.Findings))
+	return fmt.Sprintf("program %d: %s, %s to shrink, %.1f per second, %s", number, remedy.Count(int64(x.Programs), "program"), remedy.Count(int64(x.Tries), "run"), rate, remedy.Count(int64(len(x.Findings)), "finding"))
 }
 
 // Known is what a kernel is known to get wrong, of testdata/findings.

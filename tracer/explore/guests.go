@@ -15,6 +15,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/check"
 	"github.com/pinwatch/pinwatch/tracer/guest"
+	"github.com/pinwatch/pinwatch/tracer/remedy"
 )
 
 // Version is the version of the report.
@@ -57,7 +58,7 @@ func (x *Explored) State() string {
 	if x.Error != "" {
 		return "could not be explored: " + strings.SplitN(x.Error, "\n", 2)[0]
 	}
-	s := fmt.Sprintf("%d programs, %d findings", x.Programs, len(x.Findings))
+	s := fmt.Sprintf("%s, %s", remedy.Count(int64(x.Programs), "program"), remedy.Count(int64(len(x.Findings)), "finding"))
 	if x.CouldNotRun > 0 {
 		s += fmt.Sprintf(", %d could not run", x.CouldNotRun)
 	}
