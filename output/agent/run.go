@@ -80,10 +80,11 @@ func Run(ctx context.Context, trace session.Options, o *Options, words io.Writer
 		log.Info("privileges are given up", "left", fmt.Sprint(left))
 	}
 	if o.Seccomp != SeccompOff {
-		if err := confine(o.Seccomp); err != nil {
+		done := map[string]string{SeccompRefuse: "system calls are confined", SeccompLog: "system calls are not confined, and those that would be refused are logged"}
+		if allowing, err := confine(o.Seccomp); err != nil {
 			log.Warn("system calls are not confined", "error", err)
 		} else {
-			log.Info("system calls are confined", "others", o.Seccomp, "allowed", len(SystemCalls()))
+			log.Info(done[o.Seccomp], "others", o.Seccomp, "allowed", allowing)
 		}
 	}
 	for _, what := range s.Degraded() {

@@ -33,11 +33,12 @@ func SystemCalls() (names []string) {
 	return names
 }
 
-// confine has the kernel hold the system calls of all threads against the list.
-func confine(mode string) error {
+// confine has the kernel hold the system calls of all threads against the list. It returns how
+// many of the list this architecture has.
+func confine(mode string) (allowing int, err error) {
 	here, err := arch.GetInfo("")
 	if err != nil {
-		return fmt.Errorf("seccomp: %w", err)
+		return 0, fmt.Errorf("seccomp: %w", err)
 	}
 	allowed := seccomp.SyscallGroup{Action: seccomp.ActionAllow}
 	for _, name := range SystemCalls() {
@@ -55,7 +56,7 @@ func confine(mode string) error {
 		Policy:     seccomp.Policy{DefaultAction: otherwise, Syscalls: []seccomp.SyscallGroup{allowed}},
 	})
 	if err != nil {
-		return errors.Join(errors.New("seccomp: no filter (CONFIG_SECCOMP_FILTER)"), err)
+		return 0, errors.Join(errors.New("seccomp: no filter (CONFIG_SECCOMP_FILTER)"), err)
 	}
-	return nil
+	return len(allowed.Names), nil
 }

@@ -13,8 +13,8 @@ import (
 // user->locked_vm, which is held against RLIMIT_MEMLOCK; perf_mmap() charges the same
 // counter on most kernels. The kernel gives them back in workers.
 
-// ofObject reports whether a call is one with such an object.
-func ofObject(call string) bool {
+// OfObject reports whether a call is one with such an object.
+func OfObject(call string) bool {
 	return slices.Contains([]string{CallRing, CallRegister, CallUnregister, CallUmem, CallSend, CallBPFMap, CallDrop}, call)
 }
 
@@ -152,6 +152,7 @@ type others struct {
 type gauge struct {
 	p    *process
 	ring int64
+	pays charged
 	off  int64 // by how much it was off the model at the last look
 }
 
@@ -202,7 +203,7 @@ func (pl *player) beginGauge(user *payer) {
 	s.check(err)
 	s.check(errnoError("io_uring_setup", m))
 	g.ring = m.Value
-	pl.others.charge(g.p.by, pl.others.habits.ring, 0)
+	g.pays = pl.others.charge(g.p.by, pl.others.habits.ring, 0)
 	pl.others.gauges[n] = g
 }
 
@@ -261,20 +262,20 @@ func (pl *player) object(p *process, o Op) {
 	}
 	switch o.Call {
 	case CallRing:
-		pl.make(p, o, request{Op: "uring"}, h.ring, 0, unix.ENOMEM, !p.by.ipcLock)
+		pl.make(p, o, request{Op: "uring"}, h.ring, unix.ENOMEM, !p.by.ipcLock)
 	case CallUmem:
 		if h.umem && !p.single { // who called exec has no capabilities left
-			pl.make(p, o, request{Op: "umem", Pages: o.Pages}, o.Pages, 0, unix.ENOBUFS, !p.by.ipcLock)
+			pl.make(p, o, request{Op: "umem", Pages: o.Pages}, o.Pages, unix.ENOBUFS, !p.by.ipcLock)
 		}
 	case CallSend:
 		if h.send {
-			pl.make(p, o, request{Op: "send-more", Pages: o.Pages}, sendPages(o.Pages), 0, unix.ENOBUFS, !p.by.ipcLock && !(h.free && p.by.limit == unlimited))
+			pl.make(p, o, request{Op: "send-more", Pages: o.Pages}, sendPages(o.Pages), unix.ENOBUFS, !p.by.ipcLock && !(h.free && p.by.limit == unlimited))
 		}
 	case CallBPFMap:
 		if p.single {
 			break
 		}
-		pl.make(p, o, request{Op: "map-of", Pages: o.Pages}, o.Pages, 0, unix.EPERM, h.rlimit)
+		pl.make(p, o, request{Op: "map-of", Pages: o.Pages}, o.Pages, unix.EPERM, h.rlimit)
 	case CallRegister:
 		if of != nil && of.p == p && of.made == CallRing && of.buffer == nil {
 			var toMM int64
@@ -313,11 +314,11 @@ func (pl *player) ask(p *process, o Op, r request) {
 }
 
 // make makes an object, which its user is charged for unless it is not to count.
-func (pl *player) make(p *process, o Op, r request, toUser, toMM int64, refusal unix.Errno, counts bool) {
+func (pl *player) make(p *process, o Op, r request, toUser int64, refusal unix.Errno, counts bool) {
 	if pl.others.objects[o.Object] != nil {
 		return
 	}
-	c, fd, ok := pl.charged(p, o, r, toUser, toMM, refusal, counts)
+	c, fd, ok := pl.charged(p, o, r, toUser, 0, refusal, counts)
 	if ok {
 		pl.others.objects[o.Object] = &object{p: p, number: o.Process, made: o.Call, fd: fd, pays: c, counts: counts}
 		p.by.user.held++
@@ -408,7 +409,7 @@ func (pl *player) dropAll() {
 		}
 		_, err := g.p.ask(request{Op: "close", FD: int(g.ring)}, -1)
 		s.check(err)
-		(charged{user: g.p.by.user, mm: g.p.by.mm, toUser: pl.others.habits.ring}).add(&pl.others, -1)
+		g.pays.add(&pl.others, -1)
 		if wait {
 			s.settle(func(now int64) bool { return now == off }, room)
 		}

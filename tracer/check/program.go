@@ -191,7 +191,7 @@ func (p *Program) Exercise() Exercise {
 
 // charges are what the program has charged besides perf buffers.
 func (p *Program) charges() Charges {
-	if slices.ContainsFunc(p.Steps, func(o Op) bool { return ofObject(o.Call) }) {
+	if slices.ContainsFunc(p.Steps, func(o Op) bool { return OfObject(o.Call) }) {
 		return ChargesUsers
 	}
 	return ChargesNothing
@@ -276,7 +276,7 @@ func (pl *player) step(o Op) {
 	if p == nil || !p.alive {
 		return
 	}
-	if ofObject(o.Call) || p.by.user.held > 0 && slices.Contains([]string{CallExit, CallKill, CallExec}, o.Call) {
+	if OfObject(o.Call) || p.by.user.held > 0 && slices.Contains([]string{CallExit, CallKill, CallExec}, o.Call) {
 		pl.glance(p.by.user)
 	}
 	switch o.Call {

@@ -351,7 +351,7 @@ func (f Form) Strings() (list []string) {
 			words = append(words, fmt.Sprintf("p%d e%d", o.To, o.Event))
 		case usesMapping(o.Call):
 			words = append(words, fmt.Sprintf("m%d", o.Mapping))
-		case makes(o.Call), usesObject(o.Call):
+		case check.OfObject(o.Call):
 			words = append(words, fmt.Sprintf("o%d", o.Object))
 		}
 		list = append(list, strings.Join(words, " "))
@@ -374,7 +374,7 @@ func ParseForm(list []string) (f Form) {
 			fmt.Sscanf(names, "p%d p%d e%d", &o.Process, &o.To, &o.Event)
 		case usesMapping(call):
 			fmt.Sscanf(names, "p%d m%d", &o.Process, &o.Mapping)
-		case makes(call), usesObject(call):
+		case check.OfObject(call):
 			fmt.Sscanf(names, "p%d o%d", &o.Process, &o.Object)
 		default:
 			fmt.Sscanf(names, "p%d", &o.Process)

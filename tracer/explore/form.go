@@ -140,7 +140,7 @@ func renumber(p check.Program) check.Program {
 		if o.Call == check.CallMirror {
 			o.To = mapping(o.To)
 		}
-		if makes(o.Call) || usesObject(o.Call) {
+		if check.OfObject(o.Call) {
 			o.Object = object(o.Object)
 		}
 	}
@@ -166,21 +166,13 @@ type Form []check.Op
 func FormOf(p check.Program) (f Form) {
 	p = renumber(clean(p))
 	var mapped, held []check.Op // live mappings, and objects
-	unmap := func(gone func(check.Op) bool) {
-		for _, m := range mapped {
+	end := func(live *[]check.Op, call string, gone func(check.Op) bool) {
+		for _, m := range *live {
 			if gone(m) {
-				f = append(f, check.Op{Call: check.CallUnmap, Process: m.Process, Mapping: m.Mapping})
+				f = append(f, check.Op{Call: call, Process: m.Process, Mapping: m.Mapping, Object: m.Object})
 			}
 		}
-		mapped = slices.DeleteFunc(mapped, gone)
-	}
-	drop := func(gone func(check.Op) bool) {
-		for _, m := range held {
-			if gone(m) {
-				f = append(f, check.Op{Call: check.CallDrop, Process: m.Process, Object: m.Object})
-			}
-		}
-		held = slices.DeleteFunc(held, gone)
+		*live = slices.DeleteFunc(*live, gone)
 	}
 	for _, o := range p.Steps {
 		whole := o.At == 0 && o.Pages == 0
@@ -194,17 +186,18 @@ func FormOf(p check.Program) (f Form) {
 			}
 			mapped, f = append(mapped, m), append(f, m)
 		case ends(o.Call):
-			unmap(func(m check.Op) bool { return m.Process == o.Process })
-			drop(func(m check.Op) bool { return m.Process == o.Process })
+			its := func(m check.Op) bool { return m.Process == o.Process }
+			end(&mapped, check.CallUnmap, its)
+			end(&held, check.CallDrop, its)
 		case makes(o.Call):
 			m := check.Op{Call: o.Call, Process: o.Process, Object: o.Object}
 			held, f = append(held, m), append(f, m)
 		case o.Call == check.CallDrop:
-			drop(func(m check.Op) bool { return m.Process == o.Process && m.Object == o.Object })
+			end(&held, check.CallDrop, func(m check.Op) bool { return m.Process == o.Process && m.Object == o.Object })
 		case o.Call == check.CallRegister, o.Call == check.CallUnregister:
 			f = append(f, check.Op{Call: o.Call, Process: o.Process, Object: o.Object})
 		case (o.Call == check.CallUnmap || o.Call == check.CallCover) && whole:
-			unmap(func(m check.Op) bool { return m.Process == o.Process && m.Mapping == o.Mapping })
+			end(&mapped, check.CallUnmap, func(m check.Op) bool { return m.Process == o.Process && m.Mapping == o.Mapping })
 		case o.Call == check.CallRace:
 			f = append(f, check.Op{Call: o.Call, Process: o.Process, Event: o.Event, To: o.To})
 		case usesMapping(o.Call), o.Call == check.CallFork, o.Call == check.CallStorm, o.Call == check.CallTogether:
@@ -286,7 +279,7 @@ func bind(f, o check.Op, bound, taken map[has]int) bool {
 	if maps(f.Call) || usesMapping(f.Call) {
 		ok = ok && one(aMapping, f.Mapping, o.Mapping)
 	}
-	if makes(f.Call) || usesObject(f.Call) {
+	if check.OfObject(f.Call) {
 		ok = ok && one(anObject, f.Object, o.Object)
 	}
 	return ok

@@ -109,7 +109,8 @@ func (s *Source) file(form string) (*file, error) {
 			f.Events = named(f.Events, o.To, "e")
 		case check.CallGive, check.CallRace:
 			f.Processes = named(f.Processes, o.To, "p")
-		case check.CallRing, check.CallRegister, check.CallUnregister, check.CallUmem, check.CallSend, check.CallBPFMap, check.CallDrop:
+		}
+		if check.OfObject(o.Call) {
 			f.Objects = named(f.Objects, o.Object, "o")
 		}
 		f.NeedsAUX = f.NeedsAUX || o.AUX

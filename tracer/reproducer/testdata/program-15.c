@@ -643,17 +643,21 @@ static void settled(int user)
 	gauge_off[user] = seen - expected;
 }
 
+static int exceeds(int p, long to_user)
+{
+	return to_user && used(procs[p].user) + to_user > procs[p].limit;
+}
+
 /* Makes a call by which a user is charged, or which is refused where its counter would exceed the limit. */
 static long charging(int p, enum op op, long a, long b, long to_user, int refusal)
 {
-	struct proc *proc = &procs[p];
-	int want = to_user && used(proc->user) + to_user > proc->limit;
+	int want = exceeds(p, to_user);
 	long came = ask(p, op, a, b, 0);
 
 	if (came < 0 && came != -refusal)
 		skip("make what is charged", -came);
 	if ((came < 0) != want)
-		bug(1, "is refused: ", proc->name, came < 0, want);
+		bug(1, "is refused: ", procs[p].name, came < 0, want);
 	return came;
 }
 
@@ -666,9 +670,7 @@ static void make_object(int p, int o, enum op op, long pages, long to_user, int 
 		return;
 	fd = charging(p, op, pages, 0, to_user, refusal);
 	if (fd >= 0) {
-		int over = to_user && used(procs[p].user) + to_user > procs[p].limit;
-
-		if (over)	/* which was said: it is as if it had charged nothing */
+		if (exceeds(p, to_user))	/* which was said: it is as if it had charged nothing */
 			to_user = 0;
 		*of = (struct object){ .p = p, .live = 1, .is_ring = op == RING, .counts = !procs[p].capable, .fd = fd, .to_user = to_user, .mm = procs[p].mm };
 		locked[procs[p].user] += to_user;
