@@ -75,6 +75,7 @@ struct call {
 	__u64 page;  /* a page charge between its entry and its return */
 	__u32 order;
 	__u32 closed; /* the file descriptor is being made: that is no part of it */
+	__u32 interrupt; /* it is one, or part of one */
 	__u32 refused; /* the record has the cgroup that refused, as it was then */
 	__u64 full;	/* a memory cgroup that had no room for the call, */
 	__s64 full_pages; /* and for how much */
@@ -225,6 +226,17 @@ static __always_inline void payers_add(struct payer payers[2], __s64 *further, _
 	*further += page_bytes + object_bytes;
 }
 
+/* Whether what a call gives back can be a memory cgroup's: the map's; of what has no such, and
+ * of a map that is being made, the one that the call charged first. */
+static __always_inline bool pays_for(struct call *call, struct mem_cgroup *memcg)
+{
+	struct record *r = &call->record;
+
+	if (r->map_cgroup_id)
+		return memcg_cgroup_id(memcg) == r->map_cgroup_id;
+	return r->op == OP_FREE || call->memcg == (__u64)memcg;
+}
+
 static __always_inline void charge(struct call *call, struct mem_cgroup *memcg, __s64 page_bytes,
 				   __s64 object_bytes)
 {
@@ -234,8 +246,8 @@ static __always_inline void charge(struct call *call, struct mem_cgroup *memcg, 
 		r->unpaid_bytes += page_bytes + object_bytes;
 		return;
 	}
-	/* An interrupt of the worker that frees may free for others. */
-	if (r->op == OP_FREE && r->map_cgroup_id && memcg_cgroup_id(memcg) != r->map_cgroup_id)
+	/* An interrupt of whoever frees, or takes, may free for others. */
+	if ((r->op == OP_FREE || page_bytes + object_bytes < 0) && !pays_for(call, memcg))
 		return;
 	if (!call->memcg)
 		call->memcg = (__u64)memcg;
@@ -327,9 +339,35 @@ static __always_inline struct mem_cgroup *refusing_memcg(int ret)
 	return tightest(memcg);
 }
 
-static __always_inline void page_uncharged(struct page *page, __u32 order)
+/* More than any stack of a task's: 16 KiB, by the kernel's configuration up to 64. */
+#define STACK_MOST (64 << 10)
+
+/* Whether the task is interrupted: interrupts have a stack of the CPU's, and so has what they
+ * start, RCU's callbacks. The context of a program lies on the stack that is in use. */
+static __always_inline bool interrupted(const void *ctx)
+{
+	__u64 stack = (__u64)BPF_CORE_READ((struct task_struct *)bpf_get_current_task(), stack), here = 0;
+
+	/* Read, for the verifier allows no arithmetic on it. */
+	bpf_probe_read_kernel(&here, sizeof(here), &ctx);
+	return here - stack >= STACK_MOST;
+}
+
+/* The call that gives something back; 0: none. RCU lets go of what others were charged, page
+ * tables for one, in interrupts of whoever is running: only a call that frees, or that is an
+ * interrupt itself, has a part in that. */
+static __always_inline struct call *call_giving_back(const void *ctx)
 {
 	struct call *call = call_around();
+
+	if (!call || (call->record.op != OP_FREE && !call->interrupt && interrupted(ctx)))
+		return 0;
+	return call;
+}
+
+static __always_inline void page_uncharged(const void *ctx, struct page *page, __u32 order)
+{
+	struct call *call = call_giving_back(ctx);
 	const struct config *config;
 
 	if (!call)
@@ -337,6 +375,14 @@ static __always_inline void page_uncharged(struct page *page, __u32 order)
 	config = config_get();
 	if (config)
 		charge(call, page_memcg(page), -((__s64)1 << (config->page_shift + order)), 0);
+}
+
+static __always_inline void object_uncharged(const void *ctx, struct obj_cgroup *objcg, __s64 bytes)
+{
+	struct call *call = call_giving_back(ctx);
+
+	if (call)
+		charge(call, BPF_CORE_READ(objcg, memcg), 0, -bytes);
 }
 
 /* The charge of an obj_cgroup failed. */
@@ -925,15 +971,17 @@ static __always_inline void percpu_end(void *memory)
 }
 
 /* A map takes memory for an element, on behalf of whoever. */
-static __always_inline void alloc_begin(struct bpf_map *map)
+static __always_inline void alloc_begin(const void *ctx, struct bpf_map *map)
 {
 	struct call *call = level_find(LEVEL_BPF);
 
 	if (call && call->record.op == OP_CREATE && !call->closed)
 		return; /* part of the making of the map */
 	call = object_begin(LEVEL_ALLOC, OP_GROW, 0);
-	if (call)
-		call_is_growth(call, map);
+	if (!call)
+		return;
+	call->interrupt = interrupted(ctx);
+	call_is_growth(call, map);
 }
 
 /* BPF's allocator fills a cache of elements up, in an interrupt. */
@@ -947,6 +995,7 @@ static __always_inline void refill_begin(void *work)
 
 	if (!call)
 		return;
+	call->interrupt = 1;
 	if (map)
 		describe_map(call, (void *)*map);
 	if (objcg) {
@@ -1143,7 +1192,7 @@ int BPF_KPROBE(kprobe_bpf_prog_charge, struct user_struct *user, __u32 pages)
 SEC("kprobe/bpf_map_alloc")
 int BPF_KPROBE(kprobe_map_alloc, struct bpf_map *map)
 {
-	alloc_begin(map);
+	alloc_begin(ctx, map);
 	return 0;
 }
 
@@ -1158,7 +1207,7 @@ SEC("kprobe/bpf_map_alloc_percpu")
 int BPF_KPROBE(kprobe_map_alloc_percpu, struct bpf_map *map, __u64 bytes)
 {
 	percpu_begin(bytes);
-	alloc_begin(map);
+	alloc_begin(ctx, map);
 	return 0;
 }
 
@@ -1189,7 +1238,7 @@ int BPF_KRETPROBE(kretprobe_bpf_mem_refill)
 SEC("fentry/bpf_map_kmalloc_node")
 int BPF_PROG(fentry_map_alloc, struct bpf_map *map)
 {
-	alloc_begin(map);
+	alloc_begin(ctx, map);
 	return 0;
 }
 
@@ -1204,7 +1253,7 @@ SEC("fentry/bpf_map_alloc_percpu")
 int BPF_PROG(fentry_map_alloc_percpu, struct bpf_map *map, __u64 bytes)
 {
 	percpu_begin(bytes);
-	alloc_begin(map);
+	alloc_begin(ctx, map);
 	return 0;
 }
 
@@ -1283,14 +1332,14 @@ int BPF_KRETPROBE(kretprobe_charge_page, int ret)
 SEC("fentry/__memcg_kmem_uncharge_page")
 int BPF_PROG(fentry_uncharge_page, struct page *page, int order)
 {
-	page_uncharged(page, order);
+	page_uncharged(ctx, page, order);
 	return 0;
 }
 
 SEC("kprobe/__memcg_kmem_uncharge_page")
 int BPF_KPROBE(kprobe_uncharge_page, struct page *page, int order)
 {
-	page_uncharged(page, order);
+	page_uncharged(ctx, page, order);
 	return 0;
 }
 
@@ -1334,14 +1383,14 @@ int BPF_KPROBE(kprobe_obj_charge_account, struct obj_cgroup *objcg, unsigned int
 SEC("fentry/obj_cgroup_uncharge")
 int BPF_PROG(fentry_obj_uncharge, struct obj_cgroup *objcg, __u64 bytes)
 {
-	object_charged(objcg, -bytes);
+	object_uncharged(ctx, objcg, bytes);
 	return 0;
 }
 
 SEC("kprobe/obj_cgroup_uncharge")
 int BPF_KPROBE(kprobe_obj_uncharge, struct obj_cgroup *objcg, __u64 bytes)
 {
-	object_charged(objcg, -bytes);
+	object_uncharged(ctx, objcg, bytes);
 	return 0;
 }
 

@@ -38,6 +38,7 @@ import (
 // traced.
 
 var guests = guesttest.Guests{
+	Shell:   true,
 	Files:   []string{"../testdata/findings/findings.json:testdata/findings/findings.json"},
 	Env:     []string{soakVariable},
 	Timeout: timeout(),
