@@ -86,7 +86,7 @@ test: ## everything a change must pass
 guest-kernels:
 	testdata/install.sh $(CLANG) $(RACE) $(TERMINAL) $(GUEST_TESTS)
 	testdata/kernels/fetch.sh $(TEST_SERIES) >/dev/null
-	testdata/known-bad/build.sh >/dev/null || { echo "known-bad/accounting.patch is for linux-source-6.1 6.1.192 of bookworm-security, and apt has: $$(apt-cache policy linux-source-6.1 | grep Candidate)"; exit 1; }
+	testdata/known-bad/build.sh >/dev/null
 
 .PHONY: check-format
 check-format:
@@ -161,7 +161,7 @@ test-dist: ## what make dist makes: reproducible, installed, run and removed in 
 	cd testdata/dist && $(GO) vet . && ../busy.sh "make test-dist" $(GO) test -count=1 -timeout 90m .
 
 .PHONY: known-bad-kernel
-known-bad-kernel: ## build the kernel whose accounting can be chosen at boot
+known-bad-kernel: ## build the module that gives Debian's 6.1 the accounting of the past
 	testdata/known-bad/build.sh
 
 .PHONY: soak

@@ -174,7 +174,7 @@ func TestPredictionsKnownBad(t *testing.T) {
 	}
 	kernels := func(t *testing.T) (kernels []guesttest.Kernel) {
 		for _, v := range list {
-			kernels = append(kernels, knownBad(t, v.name))
+			kernels = append(kernels, guesttest.KnownBad(t, v.name))
 		}
 		return kernels
 	}
@@ -219,12 +219,6 @@ func (v *variant) isSeen(t *testing.T) {
 	}
 }
 
-// knownBad is the kernel whose accounting is chosen at boot.
-func knownBad(t *testing.T, accounting string) guesttest.Kernel {
-	t.Helper()
-	return guesttest.KnownBad(t).With(accounting, "perf_mmap_accounting="+accounting)
-}
-
 // A command's refusals are explained from their own numbers, with the holders.
 func TestExplainCommand(t *testing.T) { guests.Test(t, guesttest.First, explainsCommand) }
 
@@ -251,7 +245,7 @@ func explainsCommand(t *testing.T, _ guesttest.Kernel) {
 // What a command is refused by the kernel's bug is called that, and so is the row of a
 // trace, whose rule the summary names.
 func TestExplainKernelsFault(t *testing.T) {
-	cumulative := func(t *testing.T) []guesttest.Kernel { return []guesttest.Kernel{knownBad(t, "cumulative")} }
+	cumulative := func(t *testing.T) []guesttest.Kernel { return []guesttest.Kernel{guesttest.KnownBad(t, "cumulative")} }
 	guests.Test(t, cumulative, func(t *testing.T, _ guesttest.Kernel) {
 		load := []string{"pinwatch", "workload", "perf-buffers", "--quiet", "--pages", "64", "--memlock-kib", "4096"}
 		r := guesttest.Command(t, "pinwatch", append([]string{"explain", "--"}, load...)...).Run()

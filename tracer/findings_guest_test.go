@@ -66,7 +66,7 @@ func TestKnownBadKernel(t *testing.T) {
 	}
 	kernels := func(t *testing.T) (kernels []guesttest.Kernel) {
 		for _, v := range list {
-			kernels = append(kernels, knownBad(t, v.name))
+			kernels = append(kernels, guesttest.KnownBad(t, v.name))
 		}
 		return kernels
 	}

@@ -302,8 +302,7 @@ func processesComeAndGo(t *testing.T, cpu int, cgroups ...string) (stop func()) 
 		dirs = append(dirs, dir)
 	}
 	enough, ended := make(chan struct{}), make(chan struct{})
-	go onCPU(t, cpu, func() {
-		defer close(ended)
+	comeAndGo := func() {
 		for i := 0; ; i++ {
 			select {
 			case <-enough:
@@ -317,7 +316,13 @@ func processesComeAndGo(t *testing.T, cpu int, cgroups ...string) (stop func()) 
 				return
 			}
 		}
-	})
+	}
+	go func() {
+		defer close(ended)
+		if err := stayOnCPU(cpu, comeAndGo); err != nil {
+			t.Error(err)
+		}
+	}()
 	stop = sync.OnceFunc(func() {
 		close(enough)
 		<-ended

@@ -271,15 +271,22 @@ func setCPU(t *testing.T, cpu int, online bool) {
 // onCPU lets a function start its processes on one CPU.
 func onCPU(t *testing.T, cpu int, do func()) {
 	t.Helper()
+	if err := stayOnCPU(cpu, do); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func stayOnCPU(cpu int, do func()) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var before, only unix.CPUSet
 	only.Set(cpu)
 	if err := errors.Join(unix.SchedGetaffinity(0, &before), unix.SchedSetaffinity(0, &only)); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer unix.SchedSetaffinity(0, &before)
 	do()
+	return nil
 }
 
 // live keeps a process of a user's, which has the user's counter live, until the test ends.

@@ -12,7 +12,9 @@ import (
 func addMachine(f *pflag.FlagSet, c *guest.Config) {
 	f.IntVar(&c.CPUs, "cpus", 4, "CPUs of the guest")
 	f.StringVar(&c.Memory, "memory", "1G", "memory of the guest")
-	f.StringVar(&c.Append, "append", "", "more kernel parameters")
+	f.StringVar(&c.Append, "append", "", "more kernel parameters; those of modules as MODULE.NAME=VALUE")
+	f.StringArrayVar(&c.Modules, "module", nil, "module to load first, as a `FILE` (.ko, .ko.xz, .ko.zst) or a name in --module-dir; repeatable")
+	f.StringVar(&c.ModuleDir, "module-dir", "", "`directory` of the kernel's modules, such as /lib/modules/RELEASE")
 	f.StringVar(&c.Accel, "accel", "", "QEMU accelerator (default: KVM if a trial shows that it works, else emulation)")
 }
 

@@ -65,8 +65,6 @@ timed out or panicked, or never ran the command.`,
 	f.StringVar(&o.config.Binary, "binary", "", "static pinwatch for the guest (default: this program, or pinwatch-ARCH beside it)")
 	addMachine(f, &o.config)
 	f.StringArrayVar(&o.config.Files, "file", nil, "one more file for the guest, as `HOSTPATH:GUESTPATH`")
-	f.StringArrayVar(&o.config.Modules, "module", nil, "module to load first, as a `FILE` (.ko, .ko.xz, .ko.zst) or a name in --module-dir; repeatable")
-	f.StringVar(&o.config.ModuleDir, "module-dir", "", "`directory` of the kernel's modules, such as /lib/modules/RELEASE")
 	f.BoolVar(&o.config.IOMMU, "iommu", false, "give the guest an IOMMU (amd64: a q35 machine with intel-iommu)")
 	f.StringVar(&o.config.ICount, "icount", "", "make the guest's time count its instructions: what QEMU's -icount takes, such as shift=0,sleep=off (with --cpus 1 --accel tcg)")
 	f.DurationVar(&o.config.Timeout, "timeout", 2*time.Minute, "give up after this time")

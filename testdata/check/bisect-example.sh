@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A worked example of git bisect run: finds the commit that breaks the accounting.
 #
-#   bisect-example.sh PINWATCH IMAGE       in an empty directory
+#   bisect-example.sh PINWATCH IMAGE MODULE       in an empty directory
 #
 # In a kernel tree the script that bisect runs builds the kernel, and skips what
 # does not build:
@@ -12,18 +12,18 @@
 #
 #   git bisect start BAD GOOD && git bisect run ./bisect.sh
 #
-# Here one kernel stands in for all: IMAGE is testdata/known-bad's, and the
-# "source" is the boot parameter that selects its accounting. One commit does
-# not boot.
+# Here one kernel stands in for all: IMAGE and MODULE are testdata/known-bad's, and the
+# "source" is the parameter that selects its accounting. One commit does not boot.
 set -euo pipefail
 pinwatch=$1
 image=$2
+module=$3
 
 git init -q -b main .
 git config user.name example
 git config user.email example@localhost
 commit() { # accounting, subject
-	echo "perf_mmap_accounting=$1" >parameters
+	echo "known_bad.accounting=$1" >parameters
 	echo "$2" >>history
 	git add . && git commit -q -m "$2"
 }
@@ -39,7 +39,7 @@ commit cumulative "perf: rename it back"
 
 cat >bisect.sh <<SCRIPT
 #!/bin/sh
-exec "$pinwatch" check --exit bisect --kernel "$image" --append "\$(cat parameters)" --scenario past-allowance,map-once
+exec "$pinwatch" check --exit bisect --kernel "$image" --module "$module" --append "\$(cat parameters)" --scenario past-allowance,map-once
 SCRIPT
 chmod +x bisect.sh
 git bisect start HEAD HEAD~8

@@ -201,13 +201,12 @@ func TestKnownBadKernel(t *testing.T) {
 	names := []string{"cumulative"}
 	chosen := few()
 	if guesttest.All() {
-		names, chosen = []string{"right", "cumulative", "twice", "unclamped", "aux-full", "aux-either"}, nil
+		names, chosen = guesttest.Accountings, nil
 	}
-	k := guesttest.KnownBad(t)
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			args := []string{"--kernel", k.Image, "--append", "perf_mmap_accounting=" + name, "--known", "stock"}
+			args := append(guesttest.KnownBad(t, name).Flags(), "--known", "stock")
 			if len(chosen) > 0 {
 				args = append(args, "--scenario", strings.Join(chosen, ","))
 			}
@@ -334,8 +333,8 @@ func TestBisectRun(t *testing.T) {
 	if !guesttest.All() {
 		t.Skip("runs with make test-kernels")
 	}
-	k := guesttest.KnownBad(t)
-	cmd := exec.Command(filepath.Join(guesttest.Root(), "testdata", "check", "bisect-example.sh"), guesttest.Binary(t), k.Image)
+	k := guesttest.KnownBad(t, "right")
+	cmd := exec.Command(filepath.Join(guesttest.Root(), "testdata", "check", "bisect-example.sh"), guesttest.Binary(t), k.Image, k.Module)
 	cmd.Dir = t.TempDir()
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "is the first bad commit") || !strings.Contains(string(out), "perf: simplify the accounting") {
@@ -347,7 +346,7 @@ func TestBisectRun(t *testing.T) {
 // image, the types, the parameters and whatever else it takes.
 func TestAgainIsPasted(t *testing.T) {
 	t.Parallel()
-	k := guesttest.KnownBad(t)
+	k := guesttest.KnownBad(t, "cumulative")
 	dir := filepath.Join(t.TempDir(), "two words")
 	for _, sub := range []string{dir, filepath.Join(dir, "types")} {
 		if err := os.Mkdir(sub, 0o755); err != nil {
@@ -362,7 +361,7 @@ func TestAgainIsPasted(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "types", k.Release+".btf"), []byte(types.Stdout), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	report, code := runCheck(t, "--kernel", image, "--btf", filepath.Join(dir, "types"), "--append", "perf_mmap_accounting=cumulative quiet", "--cpus", "2",
+	report, code := runCheck(t, "--kernel", image, "--btf", filepath.Join(dir, "types"), "--module", k.Module, "--append", k.Parameters+" quiet", "--cpus", "2",
 		"--transport", "perf", "--scenario", "past-allowance")
 	if code != 3 || len(report.Kernels[0].Scenarios) != 1 || len(report.Kernels[0].Scenarios[0].Evidence.Reproduce) != 2 {
 		t.Fatalf("exit %d: %+v", code, report)

@@ -96,8 +96,8 @@ func TestEmitted(t *testing.T) {
 			return guesttest.Fetch(t, "6.12")
 		}
 		list := slices.DeleteFunc(guesttest.Kernels(t), func(k guesttest.Kernel) bool { return k.Arch != "amd64" }) // gcc is for this machine
-		for _, name := range []string{"right", "cumulative", "twice", "unclamped", "aux-full", "aux-either"} {
-			list = append(list, guesttest.KnownBad(t).With(name, "perf_mmap_accounting="+name))
+		for _, name := range guesttest.Accountings {
+			list = append(list, guesttest.KnownBad(t, name))
 		}
 		return list
 	}

@@ -173,7 +173,7 @@ func TestTypesOf(t *testing.T) {
 // The last line of a reproduction has all that it takes, and a shell makes of it what it
 // was made of.
 func TestAgain(t *testing.T) {
-	g := Guests{Flags: []string{"--append", "perf_mmap_accounting=cumulative quiet", "--cpus", "2", "--binary-arm64", "it's"}}
+	g := Guests{Flags: []string{"--append", "known_bad.accounting=cumulative quiet", "--cpus", "2", "--binary-arm64", "it's"}}
 	k := Kernel{Image: "my kernels/bzImage", Scenarios: []Scenario{{Name: "map-twice", Evidence: Evidence{Reproduce: []string{"calls", ""}}}, {Name: "fine"}}}
 	g.again(&k, "types/4.19.btf")
 	line := k.Scenarios[0].Evidence.Reproduce[1]

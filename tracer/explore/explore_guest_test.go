@@ -118,11 +118,10 @@ func TestExploreKnownBadKernel(t *testing.T) {
 		t.Skip("runs with make test-kernels")
 	}
 	t.Parallel()
-	k := guesttest.KnownBad(t)
 	for variant, verdict := range map[string]string{"cumulative": "overcharge", "twice": "overcharge", "unclamped": "overcharge", "aux-full": "underflow", "aux-either": "leak"} {
 		t.Run(variant, func(t *testing.T) {
 			t.Parallel()
-			x, _ := exploring(t, badPrograms, badSeed, "--kernel", k.Image, "--append", "perf_mmap_accounting="+variant)
+			x, _ := exploring(t, badPrograms, badSeed, guesttest.KnownBad(t, variant).Flags()...)
 			if !slices.ContainsFunc(x.Findings, func(f explore.Finding) bool { return f.Verdict == verdict }) {
 				t.Errorf("no %s in %d programs", verdict, x.Programs)
 			}

@@ -172,6 +172,18 @@ func dependencies(image []byte) ([]string, error) {
 	return nil, nil
 }
 
+// parametersOf are a module's on the kernel's command line, MODULE.NAME=VALUE, as modprobe
+// passes them on.
+func parametersOf(module, commandLine string) string {
+	var list []string
+	for word := range strings.FieldsSeq(commandLine) {
+		if name, parameter, ok := strings.Cut(word, "."); ok && moduleName(name) == module {
+			list = append(list, parameter)
+		}
+	}
+	return strings.Join(list, " ")
+}
+
 // load loads a module into the kernel of the guest.
 func load(file string) error {
 	f, err := os.Open(file)
@@ -179,7 +191,12 @@ func load(file string) error {
 		return fmt.Errorf("module: %w", err)
 	}
 	defer f.Close()
-	err = unix.FinitModule(int(f.Fd()), "", 0)
+	commandLine, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return fmt.Errorf("module: %w", err)
+	}
+	name, _, _ := moduleOf(file)
+	err = unix.FinitModule(int(f.Fd()), parametersOf(name, string(commandLine)), 0)
 	if err == nil || errors.Is(err, unix.EEXIST) { // as another one has wanted it already
 		return nil
 	}

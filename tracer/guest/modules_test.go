@@ -82,3 +82,16 @@ func TestModules(t *testing.T) {
 		})
 	}
 }
+
+// A module's parameters are those that the kernel's command line has for it, as modprobe
+// reads it: by either spelling of its name.
+func TestParameters(t *testing.T) {
+	const line = "console=ttyS0 vfio-pci.ids=1234:11e8 vfio_pci.disable_idle_d3 known_bad.accounting=twice vfio.noiommu=1 vfio_pci\n"
+	for module, want := range map[string]string{
+		"vfio_pci": "ids=1234:11e8 disable_idle_d3", "known_bad": "accounting=twice", "core": "",
+	} {
+		if got := parametersOf(module, line); got != want {
+			t.Errorf("%s: %q; want %q", module, got, want)
+		}
+	}
+}

@@ -244,6 +244,9 @@ func (r *run) config(dir string, tests []string) (guest.Config, error) {
 			return c, err
 		}
 	}
+	if r.kernel.Module != "" {
+		c.Modules = append(c.Modules, r.kernel.Module)
+	}
 	for _, name := range g.Env {
 		c.Env = append(c.Env, name+"="+os.Getenv(name))
 	}

@@ -33,6 +33,8 @@ type Kernel struct {
 	// Modules are loaded, names with spaces between; it is of a series such as
 	// "6.12-generic" then, and the machine has an IOMMU.
 	Modules string
+	// Module is a file: what makes the known-bad kernel of a stock one. "": it is one.
+	Module string
 }
 
 // String is the series, with the architecture where that is not the usual one, and the
@@ -169,12 +171,28 @@ func Fetch(t *testing.T, series string) []Kernel {
 	return fetch(t, "amd64", series)
 }
 
-// KnownBad builds the kernel whose accounting can be chosen at boot.
-func KnownBad(t *testing.T) Kernel {
+// Accountings are those that the known-bad kernel has. The first is its own.
+var Accountings = []string{"right", "cumulative", "twice", "unclamped", "aux-full", "aux-either"}
+
+// KnownBad builds what gives a kernel the accounting of the past, and gives it one of
+// Accountings.
+func KnownBad(t *testing.T, accounting string) Kernel {
 	t.Helper()
 	k := kernels(t, "known-bad/build.sh")[0]
 	k.Arch = "amd64"
-	return k
+	return k.With(accounting, "known_bad.accounting="+accounting)
+}
+
+// Flags are those by which pinwatch check and pinwatch guest boot the kernel.
+func (k Kernel) Flags() []string {
+	flags := []string{"--kernel", k.Image}
+	if k.Module != "" {
+		flags = append(flags, "--module", k.Module)
+	}
+	if k.Parameters != "" {
+		flags = append(flags, "--append", k.Parameters)
+	}
+	return flags
 }
 
 // Pinners builds the modules that pin memory and that no fetched kernel has, for one of
@@ -218,7 +236,11 @@ func kernels(t *testing.T, script ...string) (kernels []Kernel) {
 	}
 	for line := range strings.Lines(out) {
 		fields := strings.Split(strings.TrimSpace(line), "\t")
-		kernels = append(kernels, Kernel{Series: fields[0], Release: fields[1], Image: fields[2]})
+		k := Kernel{Series: fields[0], Release: fields[1], Image: fields[2]}
+		if len(fields) > 3 {
+			k.Module = fields[3]
+		}
+		kernels = append(kernels, k)
 	}
 	return kernels
 }
@@ -343,6 +365,9 @@ func Run(t *testing.T, k Kernel, change func(*guest.Config), args ...string) Res
 	for attempt := 1; ; attempt++ {
 		var stdout, stderr bytes.Buffer
 		config := guest.Config{Kernel: k.Image, Append: k.Parameters, Binary: BinaryFor(t, k.Arch), Args: args, Stdout: &stdout, Stderr: &stderr, Timeout: 3 * time.Minute}
+		if k.Module != "" {
+			config.Modules = []string{k.Module}
+		}
 		if change != nil {
 			change(&config)
 		}
