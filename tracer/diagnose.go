@@ -152,7 +152,7 @@ func explainPermission(what string, types kernel.Types, err error) error {
 			what, os.Geteuid(), strings.Join(missing, " and "), err)
 	}
 	if limit, ok := memlockInTheWay(types, err); ok {
-		return fmt.Errorf("%s: before Linux 5.11 BPF objects are held against RLIMIT_MEMLOCK (running %s, with %d KiB): grant CAP_SYS_RESOURCE, or ulimit -l unlimited: %w", what, kernel.Release(), limit>>10, err)
+		return transport.Limited{Err: fmt.Errorf("%s: before Linux 5.11 BPF objects are held against RLIMIT_MEMLOCK (running %s, with %d KiB): grant CAP_SYS_RESOURCE, or ulimit -l unlimited: %w", what, kernel.Release(), limit>>10, err)}
 	}
 	if level, _ := kernel.ReadInt(kernel.ParanoidFile); level > 2 && !kernel.HasCapability(unix.CAP_SYS_ADMIN) {
 		return fmt.Errorf("%s: perf_event_paranoid is %d, and above 2 the kernels that know such levels (Debian's, Android's) want CAP_SYS_ADMIN instead of CAP_PERFMON: grant it, or sysctl kernel.perf_event_paranoid=2: %w", what, level, err)

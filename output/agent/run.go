@@ -16,6 +16,7 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/kernel"
 	"github.com/pinwatch/pinwatch/tracer/pipeline"
 	"github.com/pinwatch/pinwatch/tracer/session"
+	"github.com/pinwatch/pinwatch/tracer/transport"
 	"golang.org/x/sys/unix"
 )
 
@@ -118,7 +119,8 @@ func cannotTrace(ctx context.Context, err error) error {
 			return err
 		}
 	}
-	if ctx.Err() != nil {
+	var limited transport.Limited
+	if ctx.Err() != nil || errors.As(err, &limited) {
 		return err
 	}
 	return &CannotTrace{err}

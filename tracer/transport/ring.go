@@ -41,7 +41,7 @@ func openRing(cpu, bytes int) (_ *ring, err error) {
 	if err != nil {
 		unix.Close(r.fd)
 		if errors.Is(err, unix.EPERM) {
-			return nil, fmt.Errorf("map %d KiB for each CPU: perf buffers are held against the user's allowance and RLIMIT_MEMLOCK: run with CAP_IPC_LOCK, or with a smaller --buffer-kib: %w", bytes>>10, err)
+			return nil, Limited{fmt.Errorf("map %d KiB for each CPU: perf buffers are held against the user's allowance and RLIMIT_MEMLOCK: run with CAP_IPC_LOCK, or with a smaller --buffer-kib: %w", bytes>>10, err)}
 		}
 		return nil, fmt.Errorf("map the perf buffer of CPU %d: %w", cpu, err)
 	}
@@ -49,6 +49,12 @@ func openRing(cpu, bytes int) (_ *ring, err error) {
 	r.data = r.memory[os.Getpagesize():]
 	return r, nil
 }
+
+// Limited is an error because of a counter that others fill, too: it may pass.
+type Limited struct{ Err error }
+
+func (l Limited) Error() string { return l.Err.Error() }
+func (l Limited) Unwrap() error { return l.Err }
 
 func (r *ring) close() error { return errors.Join(unix.Munmap(r.memory), unix.Close(r.fd)) }
 
