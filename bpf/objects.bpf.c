@@ -354,13 +354,13 @@ static __always_inline bool interrupted(const void *ctx)
 }
 
 /* The call that gives something back; 0: none. RCU lets go of what others were charged, page
- * tables for one, in interrupts of whoever is running: only a call that frees, or that is an
- * interrupt itself, has a part in that. */
+ * tables for one, in interrupts of whoever is running: only a call that is an interrupt itself
+ * has a part in that. */
 static __always_inline struct call *call_giving_back(const void *ctx)
 {
 	struct call *call = call_around();
 
-	if (!call || (call->record.op != OP_FREE && !call->interrupt && interrupted(ctx)))
+	if (!call || (!call->interrupt && interrupted(ctx)))
 		return 0;
 	return call;
 }
@@ -899,6 +899,7 @@ static __always_inline void prog_free_begin(void *ctx, void *rcu)
 
 	if (!call)
 		return;
+	call->interrupt = interrupted(ctx);
 	caller_blank(&call->record.header); /* it is whoever RCU interrupted */
 	describe_prog(call, prog);
 	if (!call->user)

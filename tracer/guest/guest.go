@@ -232,7 +232,7 @@ func (c Config) boot(ctx context.Context, m machine, accel, dir, initramfs strin
 	args = append(args, "-accel", accel, "-cpu", m.cpu(accel), "-smp", strconv.Itoa(c.cpus()), "-m", c.memory(),
 		"-display", "none", "-no-reboot", "-net", "none", "-nodefaults",
 		"-kernel", c.Kernel, "-initrd", initramfs,
-		"-append", strings.TrimSpace("console="+m.console+" panic=-1 loglevel=4"+hurry(accel)+c.wantsIOMMU()+" "+c.Append))
+		"-append", strings.TrimSpace("console="+m.console+" panic=-1 loglevel=4"+m.hurry(accel)+c.wantsIOMMU()+" "+c.Append))
 	if c.ICount != "" {
 		args = append(args, "-icount", c.ICount)
 	}
@@ -296,11 +296,11 @@ func (c Config) boot(ctx context.Context, m machine, accel, dir, initramfs strin
 // precision spare them the interrupts of a Go runtime that sleeps for microseconds, and
 // pages need not be zeroed twice. synchronize_rcu(), of which every probe takes some to
 // come off, need not spare CPUs that nobody else wants.
-func hurry(accel string) string {
+func (m machine) hurry(accel string) string {
 	if accel == "kvm" {
 		return ""
 	}
-	return " initcall_blacklist=load_system_certificate_list,crypto_kdf108_init,crypto_algapi_init highres=off init_on_alloc=0 rcupdate.rcu_expedited=1"
+	return m.parameters + " initcall_blacklist=load_system_certificate_list,crypto_kdf108_init,crypto_algapi_init highres=off init_on_alloc=0 rcupdate.rcu_expedited=1"
 }
 
 var panicLine = regexp.MustCompile(`Kernel panic - not syncing: .*`)
@@ -361,6 +361,8 @@ type machine struct {
 	ports   []string // arguments that make the four chardevs serial ports
 	devices [3]string
 	tcgCPU  string
+	// parameters of the kernel where it is emulated, each with a space before it.
+	parameters string
 }
 
 func (m machine) cpu(accel string) string {
@@ -385,6 +387,9 @@ func machines() []machine {
 		// without ERMS and FSRM the kernel clears and copies pages by words: by bytes
 		// took a check a tenth longer.
 		tcgCPU: "max,-cx16,-la57,-erms,-fsrm",
+		// Older kernels take several CPUs without a TSC of constant rate for
+		// unsynchronized, and then ask the HPET, a device of QEMU's, what time it is, each time.
+		parameters: " tsc=reliable",
 	}, {
 		arch:    "arm64",
 		qemu:    "qemu-system-aarch64",
