@@ -604,6 +604,8 @@ struct bpf_local_storage_map {
 extern void bpf_map_fops __ksym __weak;
 extern void bpf_prog_fops __ksym __weak;
 extern void __per_cpu_offset __ksym __weak;
+extern void __sched_text_start __ksym __weak;
+extern void __sched_text_end __ksym __weak;
 
 /* What the calling process has open; 0: nothing. */
 static __always_inline struct file *file_of_fd(__u32 fd)

@@ -353,19 +353,47 @@ static __always_inline bool interrupted(const void *ctx)
 	return here - stack >= STACK_MOST;
 }
 
+/* The functions that are under way on a CPU, from the innermost. */
+#define FRAMES 16
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64[FRAMES]);
+} frames_map SEC(".maps");
+
+/* Whether the scheduler is at work, beneath whom the task was preempted: it takes leave of the
+ * task before, and of its memory's last page table if that has ended. */
+static __always_inline bool switching(void *ctx)
+{
+	__u64 start = (__u64)&__sched_text_start, length = (__u64)&__sched_text_end - start;
+	__u32 zero = 0;
+	__u64 *frames = bpf_map_lookup_elem(&frames_map, &zero);
+	long got;
+
+	if (!frames || !start)
+		return false;
+	got = bpf_get_stack(ctx, frames, FRAMES * sizeof(*frames), 0);
+#pragma unroll
+	for (int i = 0; i < FRAMES; i++)
+		if ((i + 1) * (long)sizeof(*frames) <= got && frames[i] - start < length)
+			return true;
+	return false;
+}
+
 /* The call that gives something back; 0: none. RCU lets go of what others were charged, page
  * tables for one, in interrupts of whoever is running: only a call that is an interrupt itself
- * has a part in that. */
-static __always_inline struct call *call_giving_back(const void *ctx)
+ * has a part in that. Nor has it in what the scheduler does. */
+static __always_inline struct call *call_giving_back(void *ctx)
 {
 	struct call *call = call_around();
 
-	if (!call || (!call->interrupt && interrupted(ctx)))
+	if (!call || (!call->interrupt && (interrupted(ctx) || switching(ctx))))
 		return 0;
 	return call;
 }
 
-static __always_inline void page_uncharged(const void *ctx, struct page *page, __u32 order)
+static __always_inline void page_uncharged(void *ctx, struct page *page, __u32 order)
 {
 	struct call *call = call_giving_back(ctx);
 	const struct config *config;
@@ -377,7 +405,7 @@ static __always_inline void page_uncharged(const void *ctx, struct page *page, _
 		charge(call, page_memcg(page), -((__s64)1 << (config->page_shift + order)), 0);
 }
 
-static __always_inline void object_uncharged(const void *ctx, struct obj_cgroup *objcg, __s64 bytes)
+static __always_inline void object_uncharged(void *ctx, struct obj_cgroup *objcg, __s64 bytes)
 {
 	struct call *call = call_giving_back(ctx);
 

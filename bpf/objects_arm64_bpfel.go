@@ -95,6 +95,7 @@ const (
 	ObjectsMapCallsOverflow                    = "calls_overflow"
 	ObjectsMapConfigMap                        = "config_map"
 	ObjectsMapEvents                           = "events"
+	ObjectsMapFramesMap                        = "frames_map"
 	ObjectsMapGrowths                          = "growths"
 	ObjectsMapInflightMap                      = "inflight_map"
 	ObjectsMapLossesMap                        = "losses_map"
@@ -252,6 +253,7 @@ type ObjectsMapSpecs struct {
 	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
 	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
+	FramesMap     *ebpf.MapSpec `ebpf:"frames_map"`
 	Growths       *ebpf.MapSpec `ebpf:"growths"`
 	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
 	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
@@ -291,6 +293,7 @@ type ObjectsMaps struct {
 	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
 	ConfigMap     *ebpf.Map `ebpf:"config_map"`
 	Events        *ebpf.Map `ebpf:"events"`
+	FramesMap     *ebpf.Map `ebpf:"frames_map"`
 	Growths       *ebpf.Map `ebpf:"growths"`
 	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
 	LossesMap     *ebpf.Map `ebpf:"losses_map"`
@@ -306,6 +309,7 @@ func (m *ObjectsMaps) Close() error {
 		m.CallsOverflow,
 		m.ConfigMap,
 		m.Events,
+		m.FramesMap,
 		m.Growths,
 		m.InflightMap,
 		m.LossesMap,

@@ -21,6 +21,7 @@ const (
 	ObjectsLegacyMapCallsOverflow                    = "calls_overflow"
 	ObjectsLegacyMapConfigMap                        = "config_map"
 	ObjectsLegacyMapEvents                           = "events"
+	ObjectsLegacyMapFramesMap                        = "frames_map"
 	ObjectsLegacyMapGrowths                          = "growths"
 	ObjectsLegacyMapInflightMap                      = "inflight_map"
 	ObjectsLegacyMapLossesMap                        = "losses_map"
@@ -180,6 +181,7 @@ type ObjectsLegacyMapSpecs struct {
 	CallsOverflow *ebpf.MapSpec `ebpf:"calls_overflow"`
 	ConfigMap     *ebpf.MapSpec `ebpf:"config_map"`
 	Events        *ebpf.MapSpec `ebpf:"events"`
+	FramesMap     *ebpf.MapSpec `ebpf:"frames_map"`
 	Growths       *ebpf.MapSpec `ebpf:"growths"`
 	InflightMap   *ebpf.MapSpec `ebpf:"inflight_map"`
 	LossesMap     *ebpf.MapSpec `ebpf:"losses_map"`
@@ -221,6 +223,7 @@ type ObjectsLegacyMaps struct {
 	CallsOverflow *ebpf.Map `ebpf:"calls_overflow"`
 	ConfigMap     *ebpf.Map `ebpf:"config_map"`
 	Events        *ebpf.Map `ebpf:"events"`
+	FramesMap     *ebpf.Map `ebpf:"frames_map"`
 	Growths       *ebpf.Map `ebpf:"growths"`
 	InflightMap   *ebpf.Map `ebpf:"inflight_map"`
 	LossesMap     *ebpf.Map `ebpf:"losses_map"`
@@ -238,6 +241,7 @@ func (m *ObjectsLegacyMaps) Close() error {
 		m.CallsOverflow,
 		m.ConfigMap,
 		m.Events,
+		m.FramesMap,
 		m.Growths,
 		m.InflightMap,
 		m.LossesMap,

@@ -155,7 +155,7 @@ func isSymbol(ins asm.Instruction) bool {
 	}
 	switch ins.Reference() {
 	case "sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__num_online_cpus", "__cpu_online_mask", "nr_cpu_ids",
-		"bpf_map_fops", "bpf_prog_fops", "__per_cpu_offset":
+		"bpf_map_fops", "bpf_prog_fops", "__per_cpu_offset", "__sched_text_start", "__sched_text_end":
 		return true
 	}
 	return false

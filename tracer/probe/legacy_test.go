@@ -118,7 +118,7 @@ func givenToOld(t *testing.T) map[string]*ebpf.CollectionSpec {
 func symbols(version string) map[string]uint64 {
 	list := map[string]uint64{}
 	for _, name := range []string{"sysctl_perf_event_mlock", "sysctl_perf_event_paranoid", "__cpu_online_mask", "nr_cpu_ids",
-		"bpf_map_fops", "bpf_prog_fops", "__per_cpu_offset"} {
+		"bpf_map_fops", "bpf_prog_fops", "__per_cpu_offset", "__sched_text_start", "__sched_text_end"} {
 		list[name] = 0xffffffff81000000
 	}
 	if !strings.HasPrefix(version, "4.") && version < "5.4" {
