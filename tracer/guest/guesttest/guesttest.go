@@ -271,7 +271,7 @@ func build(arch string) (string, error) {
 		name += "-" + arch
 	}
 	binary := filepath.Join(dir, name)
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, ".")
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", binary, ".") // as the tests are built: with -trimpath all packages were compiled once more
 	cmd.Dir = Root()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
