@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -160,11 +161,18 @@ func bpfUpdate(r *request) reply {
 	return reply{Value: int64(*key)}
 }
 
-// bpfDelete deletes the first N elements.
+// bpfDelete deletes the first N elements, with pauses. BPF's allocator hands elements that were
+// deleted to RCU once many have been, and no more of them while those are under way: the rest
+// waits for the next that are deleted (do_call_rcu, kernel/bpf/memalloc.c). All at once, most of a
+// map would stay charged until somebody deletes as many again.
 func bpfDelete(r *request) reply {
+	const many, pause = 128, 30 * time.Millisecond
 	key := new(uint32)
 	e := element{fd: uint32(r.FD), key: unsafe.Pointer(key)}
 	for ; int(*key) < r.N; *key++ {
+		if *key%many == many-1 {
+			time.Sleep(pause)
+		}
 		if errno := e.call(unix.BPF_MAP_DELETE_ELEM); errno != 0 {
 			return reply{Errno: int(errno)}
 		}
