@@ -151,6 +151,11 @@ func (e *element) call(command uintptr) unix.Errno {
 // bpfUpdate updates at most N elements of the map r.FD, until one is refused. The value is
 // how many were not.
 func bpfUpdate(r *request) reply {
+	leave, errno := stayOnCPU()
+	if errno != 0 {
+		return reply{Errno: int(errno)}
+	}
+	defer leave()
 	key, value := new(uint32), make([]byte, elementBytes)
 	e := element{fd: uint32(r.FD), key: unsafe.Pointer(key), value: unsafe.Pointer(&value[0])}
 	for ; int(*key) < r.N; *key++ {
@@ -161,12 +166,41 @@ func bpfUpdate(r *request) reply {
 	return reply{Value: int64(*key)}
 }
 
+// stayOnCPU keeps the caller on the first CPU that it may run on, until leave is called.
+func stayOnCPU() (leave func(), errno unix.Errno) {
+	var may, first unix.CPUSet
+	runtime.LockOSThread()
+	err := unix.SchedGetaffinity(0, &may)
+	for cpu := 0; first.Count() == 0 && cpu < 8*int(unsafe.Sizeof(may)); cpu++ {
+		if may.IsSet(cpu) {
+			first.Set(cpu)
+		}
+	}
+	if err == nil {
+		err = unix.SchedSetaffinity(0, &first)
+	}
+	if err != nil {
+		runtime.UnlockOSThread()
+		errno, _ = err.(unix.Errno)
+		return nil, errno
+	}
+	return func() {
+		unix.SchedSetaffinity(0, &may)
+		runtime.UnlockOSThread()
+	}, 0
+}
+
 // bpfDelete deletes the first N elements, with pauses. BPF's allocator hands elements that were
 // deleted to RCU once many have been, and no more of them while those are under way: the rest
 // waits for the next that are deleted (do_call_rcu, kernel/bpf/memalloc.c). All at once, most of a
-// map would stay charged until somebody deletes as many again.
+// map would stay charged until somebody deletes as many again, on the same CPU.
 func bpfDelete(r *request) reply {
 	const many, pause = 128, 30 * time.Millisecond
+	leave, errno := stayOnCPU()
+	if errno != 0 {
+		return reply{Errno: int(errno)}
+	}
+	defer leave()
 	key := new(uint32)
 	e := element{fd: uint32(r.FD), key: unsafe.Pointer(key)}
 	for ; int(*key) < r.N; *key++ {
