@@ -63,7 +63,7 @@ func auxAreas(t *testing.T) {
 func TestKnownBadKernel(t *testing.T) {
 	list := variants()
 	ways := slices.DeleteFunc(combinations(), func(c combination) bool { return c.backend == probe.AttachSession }) // 6.1 has none
-	if !guesttest.All() { // the others with make test-kernels
+	if !guesttest.All() {                                                                                           // the others with make test-kernels
 		list, ways = list[:2], ways[:1]
 	}
 	kernels := func(t *testing.T) (kernels []guesttest.Kernel) {
