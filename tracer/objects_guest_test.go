@@ -24,20 +24,23 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/workload"
 )
 
+// attempts is how often it is traced at most where the kernel skips kprobes.
+const attempts = 4
+
 // objectTrace is a trace of BPF objects.
 type objectTrace struct{ *trace }
 
 // traceObjects traces while a test makes BPF objects. Where the kernel skipped kprobes it is
 // made once more: while a process updates a map, a kernel that can be preempted skips them on
 // its CPU, and counts that, the more often the busier this machine is. All other losses are
-// failures, as are those of the second trace.
+// failures, as are those of the last trace.
 func traceObjects(t *testing.T, opts tracer.Options, during func(objectTrace)) (tr objectTrace) {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
 		tr = objectTrace{begin(t, opts)}
 		during(tr)
 		tr.stop()
-		if attempt == 2 || !tr.skipped() {
+		if attempt == attempts || !tr.skipped() {
 			break
 		}
 	}

@@ -80,7 +80,7 @@ func soak(t *testing.T, k guesttest.Kernel, share bool, transport string) {
 		}
 		tr.stop()
 		t.Logf("%s%+v", r.Stderr, &tr.summary)
-		if attempt == 2 || !tr.skipped() {
+		if attempt == attempts || !tr.skipped() {
 			break
 		}
 	}
