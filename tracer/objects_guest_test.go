@@ -30,8 +30,8 @@ const attempts = 4
 // objectTrace is a trace of BPF objects.
 type objectTrace struct{ *trace }
 
-// traceObjects traces while a test makes BPF objects. Where the kernel skipped kprobes it is
-// made once more: while a process updates a map, a kernel that can be preempted skips them on
+// traceObjects traces while a test makes BPF objects. Where the kernel skipped kprobes that is
+// done again: while a process updates a map, a kernel that can be preempted skips them on
 // its CPU, and counts that, the more often the busier this machine is. All other losses are
 // failures, as are those of the last trace.
 func traceObjects(t *testing.T, opts tracer.Options, during func(objectTrace)) (tr objectTrace) {

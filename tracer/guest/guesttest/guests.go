@@ -231,21 +231,17 @@ func (r *run) config(dir string, tests []string) (guest.Config, error) {
 	if err != nil {
 		return guest.Config{}, err
 	}
-	c := guest.Config{
-		Kernel: r.kernel.Image, Append: r.kernel.Parameters, Memory: g.Memory, Files: slices.Clone(g.Files),
-		Args: []string{"-test.v=test2json", "-test.paniconexit0", "-test.run=" + pattern(flag.Lookup("test.run").Value.String(), r.kernel, tests),
-			"-test.timeout=" + timeout.String(), fmt.Sprintf("-test.short=%v", testing.Short())},
-		Env:     []string{placeVariable + "=" + string(where), seriesVariable + "=" + os.Getenv(seriesVariable)},
-		Timeout: timeout + 2*time.Minute, // after the test binary, which says where it hangs
-	}
+	c := r.kernel.config()
+	c.Memory, c.Files = g.Memory, slices.Clone(g.Files)
+	c.Args = []string{"-test.v=test2json", "-test.paniconexit0", "-test.run=" + pattern(flag.Lookup("test.run").Value.String(), r.kernel, tests),
+		"-test.timeout=" + timeout.String(), fmt.Sprintf("-test.short=%v", testing.Short())}
+	c.Env = []string{placeVariable + "=" + string(where), seriesVariable + "=" + os.Getenv(seriesVariable)}
+	c.Timeout = timeout + 2*time.Minute // after the test binary, which says where it hangs
 	if r.kernel.Modules != "" {
-		c.Modules, c.IOMMU = strings.Fields(r.kernel.Modules), true
+		c.Modules, c.IOMMU = append(c.Modules, strings.Fields(r.kernel.Modules)...), true
 		if c.ModuleDir, err = r.kernel.moduleDir(); err != nil {
 			return c, err
 		}
-	}
-	if r.kernel.Module != "" {
-		c.Modules = append(c.Modules, r.kernel.Module)
 	}
 	for _, name := range g.Env {
 		c.Env = append(c.Env, name+"="+os.Getenv(name))

@@ -183,6 +183,15 @@ func KnownBad(t *testing.T, accounting string) Kernel {
 	return k.With(accounting, "known_bad.accounting="+accounting)
 }
 
+// config boots the kernel.
+func (k Kernel) config() guest.Config {
+	c := guest.Config{Kernel: k.Image, Append: k.Parameters}
+	if k.Module != "" {
+		c.Modules = []string{k.Module}
+	}
+	return c
+}
+
 // Flags are those by which pinwatch check and pinwatch guest boot the kernel.
 func (k Kernel) Flags() []string {
 	flags := []string{"--kernel", k.Image}
@@ -271,7 +280,8 @@ func build(arch string) (string, error) {
 		name += "-" + arch
 	}
 	binary := filepath.Join(dir, name)
-	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", binary, ".") // as the tests are built: with -trimpath all packages were compiled once more
+	// As the tests are built: with -trimpath all packages would be compiled once more.
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-o", binary, ".")
 	cmd.Dir = Root()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -364,10 +374,9 @@ func Run(t *testing.T, k Kernel, change func(*guest.Config), args ...string) Res
 	defer TakeSlot()()
 	for attempt := 1; ; attempt++ {
 		var stdout, stderr bytes.Buffer
-		config := guest.Config{Kernel: k.Image, Append: k.Parameters, Binary: BinaryFor(t, k.Arch), Args: args, Stdout: &stdout, Stderr: &stderr, Timeout: 3 * time.Minute}
-		if k.Module != "" {
-			config.Modules = []string{k.Module}
-		}
+		config := k.config()
+		config.Binary, config.Args, config.Timeout = BinaryFor(t, k.Arch), args, 3*time.Minute
+		config.Stdout, config.Stderr = &stdout, &stderr
 		if change != nil {
 			change(&config)
 		}
