@@ -13,7 +13,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 cache=${PINWATCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pinwatch}/known-bad
 busy=$here/../busy.sh
 
-"$here/../install.sh" xz:xz-utils gcc-12:gcc-12 make:make patch:patch
+# The headers' objtool links libelf.
+"$here/../install.sh" xz:xz-utils gcc-12:gcc-12 make:make patch:patch /usr/lib/x86_64-linux-gnu/libelf.so.1:libelf1
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
 flock -n 9 || "$busy" "build.sh: waiting for another build.sh" flock 9

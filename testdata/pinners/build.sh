@@ -13,7 +13,8 @@ cache=${PINWATCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pinwatch}/pinners
 package=linux-source-6.12
 busy=$here/../busy.sh
 
-"$here/../install.sh" xz:xz-utils gcc:gcc make:make
+# The headers hold the types of the kernel, and so pahole is asked for those of its modules.
+"$here/../install.sh" xz:xz-utils gcc:gcc make:make pahole:dwarves
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
 flock -n 9 || "$busy" "build.sh: waiting for another build.sh" flock 9
