@@ -21,8 +21,8 @@ const module = "github.com/pinwatch/pinwatch/"
 // lower floors.
 var floors = [][]string{
 	{"tracer/cgroup/container"},
-	{"tracer/rule", "tracer/refusal", "tracer/ledger/counter", "tracer/ledger/object", "tracer/cgroup", "tracer/child", "tracer/evidence", "tracer/guest/fakeqemu", "tracer/image", "tracer/self", "output/lines", "output/hostile", "output/command/value", "output/top/trend"},
-	{"bpf", "tracer/guest", "tracer/kernel", "tracer/ledger/call", "tracer/reason", "tracer/remedy"},
+	{"tracer/rule", "tracer/refusal", "tracer/ledger/counter", "tracer/cgroup", "tracer/child", "tracer/evidence", "tracer/guest/fakeqemu", "tracer/image", "tracer/self", "output/lines", "output/hostile", "output/command/value", "output/top/trend"},
+	{"bpf", "tracer/guest", "tracer/kernel", "tracer/ledger/call", "tracer/ledger/object", "tracer/reason", "tracer/remedy"},
 	{"tracer/accounting", "tracer/ledger", "tracer/transport", "tracer/bpfobj", "tracer/guest/guesttest"},
 	{"tracer/pipeline", "tracer/probe", "tracer/snapshot"},
 	{"tracer", "tracer/advice"},

@@ -22,7 +22,7 @@ enum op {
 	OP_CREATE, /* BPF_MAP_CREATE, BPF_PROG_LOAD */
 	OP_GROW,   /* memory that a map took later */
 	OP_FREE,   /* the object's memory is freed */
-	OP_CLOSE,  /* the last reference to an object that a user pays for has gone, and OP_FREE comes later */
+	OP_CLOSE,  /* the last reference to an object has gone, and OP_FREE comes later */
 };
 
 enum kind {
@@ -934,15 +934,21 @@ static __always_inline void prog_free_begin(void *ctx, void *rcu)
 		object_end(ctx, call, 0);
 }
 
-/* The last reference to an object goes that a user pays for. */
+/* The last reference to an object goes that a user pays for, or memory cgroups, where they are
+ * watched. */
 static __always_inline struct call *closed_begin(struct user_struct *user, bool by_process)
 {
-	struct call *call = object_begin(LEVEL_CLOSE, OP_CLOSE, 0);
+	struct call *call;
 
+	if (!user && map_has_user())
+		return 0; /* nobody pays */
+	call = object_begin(LEVEL_CLOSE, OP_CLOSE, 0);
 	if (!call)
 		return 0;
-	call->record.user.owner = user_uid(user);
-	call->record.user.before = call->record.user.after = user_locked_vm(user);
+	if (user) {
+		call->record.user.owner = user_uid(user);
+		call->record.user.before = call->record.user.after = user_locked_vm(user);
+	}
 	if (!by_process || task_is_kernel((void *)bpf_get_current_task()))
 		caller_blank(&call->record.header);
 	return call;
@@ -950,8 +956,7 @@ static __always_inline struct call *closed_begin(struct user_struct *user, bool 
 
 static __always_inline void map_closed(void *ctx, struct bpf_map *map, bool by_process)
 {
-	struct user_struct *user = map_ends(map) ? map_user(map) : 0;
-	struct call *call = user ? closed_begin(user, by_process) : 0;
+	struct call *call = map_ends(map) ? closed_begin(map_user(map), by_process) : 0;
 
 	if (!call)
 		return;
@@ -961,8 +966,7 @@ static __always_inline void map_closed(void *ctx, struct bpf_map *map, bool by_p
 
 static __always_inline void prog_closed(void *ctx, struct bpf_prog *prog, bool by_process)
 {
-	struct user_struct *user = prog_ends(prog) ? prog_user(BPF_CORE_READ(prog, aux)) : 0;
-	struct call *call = user ? closed_begin(user, by_process) : 0;
+	struct call *call = prog_ends(prog) ? closed_begin(map_has_user() ? prog_user(BPF_CORE_READ(prog, aux)) : 0, by_process) : 0;
 
 	if (!call)
 		return;
@@ -1140,7 +1144,7 @@ int BPF_KRETPROBE(kretprobe_bpf_prog_put_rcu)
 	return 0;
 }
 
-/* Before 5.11. The file of an object goes, in the process that has closed it; or what else had
+/* The file of an object goes, in the process that has closed it; or what else had
  * a reference, such as a program one to a map, wherever that is. */
 SEC("kprobe/bpf_map_release")
 int BPF_KPROBE(kprobe_bpf_map_release, void *inode, struct file *file)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
@@ -134,11 +135,12 @@ func requestCgroups(b *strings.Builder, x *charging.Answer) {
 		b.WriteString("  no memory cgroup has a limit here\n")
 	}
 	for _, g := range x.Cgroups {
+		usage, file := cgroup.MemoryFiles(g.V1)
 		limit := "no limit"
 		if g.Max >= 0 {
-			limit = fmt.Sprintf("memory.max %d: room for %d", g.Max, max(0, g.Max-g.Current))
+			limit = fmt.Sprintf("%s %d: room for %d", file, g.Max, max(0, g.Max-g.Current))
 		}
-		fmt.Fprintf(b, "  %s: memory.current %d, %s\n", format.Printable(g.Path), g.Current, limit)
+		fmt.Fprintf(b, "  %s: %s %d, %s\n", format.Printable(g.Path), usage, g.Current, limit)
 	}
 	b.WriteString("  RLIMIT_MEMLOCK has no part in it.\n")
 }

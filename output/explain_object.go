@@ -7,10 +7,10 @@ import (
 
 	"github.com/pinwatch/pinwatch/output/format"
 	"github.com/pinwatch/pinwatch/output/row"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/cgroup/container"
 	"github.com/pinwatch/pinwatch/tracer/charging"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
-	"github.com/pinwatch/pinwatch/tracer/refusal"
 )
 
 // describeObject names an object and its size.
@@ -79,11 +79,13 @@ func explainPayers(r *row.Row) string {
 }
 
 func usage(o *ledger.Object) string {
+	_, v1 := cgroup.SplitV1(o.LimitCgroupID)
+	usage, file := cgroup.MemoryFiles(v1)
 	limit := "no limit"
 	if o.LimitBytes >= 0 {
-		limit = "memory.max " + format.Bytes(o.LimitBytes)
+		limit = file + " " + format.Bytes(o.LimitBytes)
 	}
-	return fmt.Sprintf("memory.current %s, %s", format.Bytes(o.UsageBytes), limit)
+	return fmt.Sprintf("%s %s, %s", usage, format.Bytes(o.UsageBytes), limit)
 }
 
 // explainObjectRefusal says who refused, and what helps.
@@ -117,9 +119,10 @@ func explainObjectVerdict(r *row.Row) string {
 
 // cgroupName is what people call a cgroup, else its path, else its id.
 func cgroupName(names container.Names, path string, id uint64) string {
+	id, v1 := cgroup.SplitV1(id)
 	unnamed := fmt.Sprintf("cgroup %d", id)
-	if id&refusal.CgroupV1 != 0 {
-		unnamed = fmt.Sprintf("cgroup %d of v1", id&^refusal.CgroupV1)
+	if v1 {
+		unnamed += " of v1"
 	}
 	return format.Printable(cmp.Or(names.String(), path, unnamed))
 }

@@ -171,7 +171,7 @@ type refusedCall struct {
 	Over     int64                 `json:"over_pages"` // 0: no limit on locked memory refused
 	Holders  []charging.UserHolder `json:"holders"`    // of the user's counter, shortly after
 	Unowned  int64                 `json:"unowned_pages"`
-	Closed   []object.Closed       `json:"closed"` // of held_pages: closed, and not released when the call was refused
+	Closed   []object.Closed       `json:"closed"` // of held_pages, or of what the memory cgroup had: closed, and not released when the call was refused
 	Remedies []remedy.Remedy       `json:"remedies"`
 }
 
@@ -191,6 +191,7 @@ func noteOf(e *ledger.Entry, refused *charging.Refused, by holding) (asJSON refu
 		call.Asked, call.Held, call.Limit = refused.Facts.Asked, refused.Facts.Held, refused.Facts.Limit
 		call.Closed = append(call.Closed, refused.Closed()...)
 	}
+	call.Closed = append(call.Closed, refused.Unreleased...)
 	if held != nil {
 		call.Holders, call.Unowned = held.Holders, held.Unowned
 	}

@@ -27,22 +27,24 @@ import (
 // kernel without faults, all within a large allowance.
 type calls struct {
 	record bpf.PerfRecord
-	live   int // buffers
-	made   int // records
-	user   int64
+	live   int     // buffers
+	made   int     // records
+	users  []int64 // pages of each
 }
 
+// A machine with many buffers has many processes, and many users.
 const (
+	benchProcesses, benchUsers = 10_000, 1_000
+
 	benchPages  = 3 // of every buffer
-	benchShares = 100
 	benchCgroup = 4711
 )
 
 func newCalls(live int) *calls {
-	c := &calls{live: live}
+	c := &calls{live: live, users: make([]int64, min(live, benchUsers))}
 	c.record = bpf.PerfRecord{
-		Header: bpf.PerfHeader{Kind: bpf.PerfRecordKindRECORD_PERF, Caller: bpf.PerfCaller{CgroupId: benchCgroup, LockLimit: 2048, Uid: 1000}},
-		User:   bpf.PerfReading{Owner: 1000}, UserLockLimit: 1 << 30, DataPages: benchPages, Paranoid: 2, OnlineCpus: 4,
+		Header:        bpf.PerfHeader{Kind: bpf.PerfRecordKindRECORD_PERF, Caller: bpf.PerfCaller{CgroupId: benchCgroup, LockLimit: 2048}},
+		UserLockLimit: 1 << 30, DataPages: benchPages, Paranoid: 2, OnlineCpus: 4,
 	}
 	copy(c.record.Header.Caller.Comm[:], "profiler")
 	return c
@@ -72,22 +74,28 @@ func (c *calls) next() []byte {
 func (c *calls) mapping(n int) []byte {
 	r := c.call(n)
 	r.Op, r.Mappings, r.MappingsAfter = bpf.PerfOpOP_MAP, 0, 1
-	r.UserExtra, r.User.Before, r.User.After = benchPages, c.user, c.user+benchPages
-	c.user += benchPages
+	c.charge(n, benchPages)
 	return c.bytes()
 }
 
 func (c *calls) unmapping(n int) []byte {
 	r := c.call(n)
 	r.Op, r.Mappings, r.MappingsAfter = bpf.PerfOpOP_UNMAP, 1, 0
-	r.UserExtra, r.User.Before, r.User.After = benchPages, c.user, c.user-benchPages
-	c.user -= benchPages
+	c.charge(n, -benchPages)
 	return c.bytes()
+}
+
+// charge moves the counter of a buffer's user.
+func (c *calls) charge(n int, pages int64) {
+	user := &c.users[n%len(c.users)]
+	c.record.UserExtra, c.record.User.Before, c.record.User.After = benchPages, *user, *user+pages
+	*user += pages
 }
 
 func (c *calls) call(n int) *bpf.PerfRecord {
 	r := &c.record
-	process := uint32(n % benchShares)
+	process, uid := uint32(n%min(c.live, benchProcesses)), uint32(1000+n%len(c.users))
+	r.Header.Caller.Uid, r.User.Owner = uid, uint64(uid)
 	r.Header.TimeNs += 1000
 	r.Header.Caller.Pid, r.Header.Caller.Tid, r.Header.Caller.Cpu = 5000+process, 5000+process, process%4
 	r.Process.Owner, r.Buffer = 1<<47+uint64(process)<<10, 1<<46+uint64(n)<<10
@@ -170,11 +178,17 @@ func benchmarkEvents(b *testing.B, live int, w output.Writer) {
 // BenchmarkHeap says what the heap holds after a tenth of the events and after all of
 // them, through the ledger to the table: it must not grow with what has passed.
 func BenchmarkHeap(b *testing.B) {
+	for _, live := range []int{1_000, 100_000} {
+		b.Run(fmt.Sprintf("live=%d", live), func(b *testing.B) { benchmarkHeap(b, live) })
+	}
+}
+
+func benchmarkHeap(b *testing.B, live int) {
 	w, err := output.NewTable(io.Discard)
 	if err != nil {
 		b.Fatal(err)
 	}
-	c, records := newCalls(1000), newRecords()
+	c, records := newCalls(live), newRecords()
 	use := func(of string) {
 		var m runtime.MemStats
 		runtime.GC()

@@ -4,6 +4,8 @@ package tracer_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -27,8 +29,49 @@ func TestClosedStillHolds(t *testing.T) {
 		if k.Before("5.11") { // the programs for old kernels watch the same
 			opts.Transport = transport.PerfArray
 			t.Run("perf array", func(t *testing.T) { closedHolds(t, k, opts) })
+			return
 		}
+		t.Run("memory cgroup", cgroupHoldsClosed)
 	})
+}
+
+// cgroupHoldsClosed has maps of more than half of a memory cgroup's limit, one after the other.
+func cgroupHoldsClosed(t *testing.T) {
+	const limit, bytes = 16 << 20, 12 << 20
+	dir := guesttest.Cgroup(t, "closed.slice")
+	if err := os.WriteFile(filepath.Join(dir, "memory.max"), []byte(fmt.Sprint(limit)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var outcome workload.Outcome
+	tr := traceObjects(t, tracer.Options{BPF: true, Memcg: true}, func(tr objectTrace) {
+		outcome = call(t, "closed-map", "uid=-1", "memlock=-1", fmt.Sprintf("pages=%d", bytes/os.Getpagesize()), fmt.Sprintf("count=%d", closedRounds), "cgroup="+dir)
+	})
+	refusals := refusalsOf(tr.entries, 0)
+	if unix.Errno(outcome.Errno) != unix.ENOMEM || outcome.Made != closedRounds || len(refusals) < closedRounds {
+		t.Fatalf("%v, %d refused at first and made in the end, %d refusals", unix.Errno(outcome.Errno), outcome.Made, len(refusals))
+	}
+	said := 0
+	for i := range refusals {
+		e := &refusals[i]
+		if len(e.Unreleased) == 0 {
+			continue
+		}
+		closed := e.Unreleased[0]
+		if len(e.Unreleased) != 1 || closed.What != object.Map || closed.PID != e.Caller.PID || closed.Bytes < bytes || closed.Bytes > limit || closed.AgeNS == 0 {
+			t.Errorf("%+v of %d bytes", e.Unreleased, e.Object.UsageBytes)
+		}
+		if said++; said > 1 || closed.Count != 1 {
+			continue
+		}
+		s := saying{outcome: "limit", says: []string{fmt.Sprintf("%d are of a BPF map that process %d had closed ", closed.Bytes, closed.PID), "before and the kernel had not released yet", "Remedies: try again shortly"}}
+		t.Log(charging.OfRefusal(e).Text())
+		s.shown(t, e)
+		s.explained(t, tr.State, e)
+	}
+	t.Logf("said of %d of %d refusals", said, len(refusals))
+	if said == 0 {
+		t.Errorf("none of %d refusals names what is closed", len(refusals))
+	}
 }
 
 // closedRounds is how often each is refused at first.

@@ -76,8 +76,8 @@ func objectColumns() []Column {
 		objectInteger("memcg_limit_cgroup_id", "cgroup that refused, else the first one that pays", func(o *ledger.Object) *uint64 { return &o.LimitCgroupID }),
 		objectText("memcg_limit_cgroup", "path of the cgroup that refused, else of the first payer", func(o *ledger.Object) *string { return &o.LimitCgroup }),
 		objectNames("memcg_limit_names", "the same cgroup's namespace/pod/container, or container", func(o *ledger.Object) *container.Names { return &o.LimitNames }),
-		objectInteger("memcg_usage_bytes", "memory.current of the cgroup that refused, else of the first payer", func(o *ledger.Object) *int64 { return &o.UsageBytes }),
-		objectInteger("memcg_limit_bytes", "memory.max of the same cgroup; -1: no limit", func(o *ledger.Object) *int64 { return &o.LimitBytes }))
+		objectInteger("memcg_usage_bytes", "memory.current (memory.usage_in_bytes of v1) of the cgroup that refused, else of the first payer", func(o *ledger.Object) *int64 { return &o.UsageBytes }),
+		objectInteger("memcg_limit_bytes", "memory.max (memory.limit_in_bytes of v1) of the same cgroup; -1: no limit", func(o *ledger.Object) *int64 { return &o.LimitBytes }))
 }
 
 // ObjectKind is what an object is.

@@ -58,8 +58,10 @@ func inside(what, only string) error {
 		return measureBystander()
 	case "bursts":
 		return measureBursts()
+	case "agent":
+		return measureAgent()
 	}
-	return fmt.Errorf("%q: want events, calls, bystander or bursts", what)
+	return fmt.Errorf("%q: want events, calls, agent, bystander or bursts", what)
 }
 
 // contestant is a way to trace that is measured.

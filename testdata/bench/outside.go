@@ -85,7 +85,7 @@ func (s samples) guests(kernel, kept string, compared bool) error {
 		}
 		return s.read(raw)
 	}
-	for _, part := range []string{"events", "calls"} {
+	for _, part := range []string{"events", "calls", "agent"} {
 		if err := s.guest(kernel, part, true); err != nil {
 			return err
 		}
@@ -193,6 +193,9 @@ const (
 // goRounds is how often all are run, in turns.
 const goRounds = 9
 
+// heap is what is said of the heap with a number of buffers.
+func heap(live string) string { return "Heap/live=" + live }
+
 // heapEvents is how many events the heap is measured over.
 const heapEvents = "10000000x"
 
@@ -207,7 +210,7 @@ func (s samples) goBenchmarks() error {
 	if err := s.goBenchmark("-bench", "Heap", "-benchtime", heapEvents); err != nil {
 		return err
 	}
-	if s.median(figureRate, "Yardstick") == 0 || s.median(figureHeap, "after all") == 0 {
+	if s.median(figureRate, "Yardstick") == 0 || s.median(figureHeap, heap("1000")+" after all") == 0 {
 		return errors.New("the Go benchmarks said nothing of the yardstick, or of the heap")
 	}
 	return nil
@@ -227,9 +230,9 @@ func (s samples) goBenchmark(args ...string) error {
 		case "allocs/op":
 			s.add(figureAllocs, name, value)
 		case "B-heap-after-a-tenth":
-			s.add(figureHeap, "after a tenth", value)
+			s.add(figureHeap, name+" after a tenth", value)
 		case "B-heap-after-all":
-			s.add(figureHeap, "after all", value)
+			s.add(figureHeap, name+" after all", value)
 		}
 	})
 }

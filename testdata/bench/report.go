@@ -25,9 +25,16 @@ func (s samples) ratios() map[string]float64 {
 		}
 		ratios["call: added by "+c.name+" / bare"] = s.added(c.name) / s.median(figureCall, "none")
 		ratios["start: "+c.name+" / bpftrace"] = s.median(figureStart, c.name) / s.median(figureStart, bpftrace)
+		ratios["stop: "+c.name+" / bpftrace"] = s.median(figureStop, c.name) / s.median(figureStop, bpftrace)
 		ratios["memory: "+c.name+" / bpftrace"] = s.median(figureMemory, c.name) / s.median(figureMemory, bpftrace)
 	}
-	ratios["memory: heap after 10 M events / after 1 M"] = s.median(figureHeap, "after all") / s.median(figureHeap, "after a tenth")
+	for _, load := range agentLoads() {
+		ratios["agent: a second, "+load.name+" / bare"] = s.median(figureAgent, load.name) / s.median(figureCall, "none")
+		ratios["agent: memory, "+load.name+" / bpftrace"] = s.median(figureAgentRSS, load.name) / s.median(figureMemory, bpftrace)
+	}
+	for _, live := range heapLives() {
+		ratios["memory: heap with "+live+" buffers, after 10 M events / after 1 M"] = s.median(figureHeap, heap(live)+" after all") / s.median(figureHeap, heap(live)+" after a tenth")
+	}
 	for _, path := range []string{"ledger", "json", "table"} {
 		for _, live := range lives() {
 			name := path + "/live=" + live
@@ -36,6 +43,8 @@ func (s samples) ratios() map[string]float64 {
 	}
 	return ratios
 }
+
+func heapLives() []string { return []string{"1000", "100000"} }
 
 func lives() []string { return []string{"1", "1000", "100000"} }
 
@@ -107,8 +116,19 @@ func (s samples) table() string {
 			fmt.Fprintf(&b, "| %s | %s | %.2f M | ±%.0f %% | %.0f |\n", path, live, s.median(figureRate, name)/1e6, s.spread(figureRate, name), s.median(figureAllocs, name))
 		}
 	}
-	fmt.Fprintf(&b, "\nThe heap, with 1,000 buffers: %.1f MB after 1 M events, %.1f MB after 10 M.\n",
-		s.median(figureHeap, "after a tenth")/1e6, s.median(figureHeap, "after all")/1e6)
+	b.WriteString("\n")
+	for _, live := range heapLives() {
+		fmt.Fprintf(&b, "The heap, with %s buffers: %.1f MB after 1 M events, %.1f MB after 10 M.\n",
+			live, s.median(figureHeap, heap(live)+" after a tenth")/1e6, s.median(figureHeap, heap(live)+" after all")/1e6)
+	}
+	b.WriteString("\n| the agent | instructions a second | RSS | bytes on the disk for an event |\n|---|---:|---:|---:|\n")
+	for _, load := range agentLoads() {
+		name, disk := load.name, ""
+		if load.events > 0 {
+			name, disk = fmt.Sprintf("%d events a second", load.events), fmt.Sprintf("%.0f", s.median(figureAgentDisk, load.name))
+		}
+		fmt.Fprintf(&b, "| %s | %.1f M | %.1f MB | %s |\n", name, s.median(figureAgent, load.name)/1e6, s.median(figureAgentRSS, load.name)*1024/1e6, disk)
+	}
 	if without := s.median(figureBystander, "no probes"); without > 0 {
 		with := s.median(figureBystander, "all probes")
 		fmt.Fprintf(&b, "\nOther work with all probes of all kinds attached: %+.1f %% instructions (spread ±%.1f %% without, ±%.1f %% with).\n",

@@ -250,7 +250,7 @@ func (x *Explanation) remedyAll(settings rule.Settings, caller rule.Caller, all 
 func (x *Explanation) remedyWait(settings rule.Settings, caller rule.Caller, all Ask, closed int64) {
 	caller.UserLocked -= closed
 	if closed > 0 && succeed(settings, caller, all) {
-		x.Remedies = append([]remedy.Remedy{remedy.Wait(closed)}, x.Remedies...)
+		x.Remedies = append([]remedy.Remedy{remedy.Wait(closed, "page")}, x.Remedies...)
 	}
 }
 

@@ -148,11 +148,22 @@ func (t *Tree) Path(id uint64) (string, bool) {
 	return t.lookup(m, id)
 }
 
+// markV1 marks the id of a memory cgroup that is known to be in a hierarchy of v1, which has
+// ids of its own: CGROUP_V1 of bpf/kernel.h.
+const markV1 = 1 << 52
+
+// MarkV1 marks an id, and SplitV1 undoes that.
+func MarkV1(id uint64) uint64 { return id | markV1 }
+
+// SplitV1 is an id as the kernel has it, and whether it was marked.
+func SplitV1(id uint64) (own uint64, v1 bool) { return id &^ markV1, id&markV1 != 0 }
+
 // MemoryPath is the path of the cgroup with an id in the hierarchy that
-// accounts memory: of a memcg, css.cgroup->kn->id.
+// accounts memory: of a memcg, css.cgroup->kn->id. It may be marked.
 func (t *Tree) MemoryPath(id uint64) (string, bool) {
+	id, v1 := SplitV1(id)
 	m, ok := t.memory()
-	if !ok {
+	if !ok || v1 && m.V2 {
 		return "", false
 	}
 	return t.lookup(m, id)
@@ -299,10 +310,28 @@ const Unlimited = math.MaxInt64
 type Memory struct {
 	Current int64
 	Max     int64 // Unlimited where there is none
+	V1      bool  // the hierarchy is of v1
 }
 
-// Memory reads memory.current and memory.max, or what v1 has in their place.
-// The root cgroup of v2 has neither.
+// MemoryFiles are those of a memory cgroup's usage and limit, both in bytes.
+func MemoryFiles(v1 bool) (usage, limit string) {
+	if v1 {
+		return "memory.usage_in_bytes", "memory.limit_in_bytes"
+	}
+	return "memory.current", "memory.max"
+}
+
+// LimitPath is the file of a memory cgroup's limit, where the hierarchy is mounted as usual.
+func LimitPath(cgroup string, v1 bool) string {
+	root := "/sys/fs/cgroup"
+	if v1 {
+		root += "/memory"
+	}
+	_, limit := MemoryFiles(v1)
+	return path.Join(root, cgroup, limit)
+}
+
+// Memory reads a cgroup's usage and limit. The root cgroup of v2 has neither.
 func (t *Tree) Memory(cgroup string) (Memory, error) {
 	m, ok := t.memory()
 	if !ok {
@@ -312,10 +341,7 @@ func (t *Tree) Memory(cgroup string) (Memory, error) {
 	if !ok {
 		return Memory{}, fmt.Errorf("cgroup %s: not to be seen below %s, which shows %s", cgroup, m.Point, m.Root)
 	}
-	current, limit := "memory.current", "memory.max"
-	if !m.V2 {
-		current, limit = "memory.usage_in_bytes", "memory.limit_in_bytes"
-	}
+	current, limit := MemoryFiles(!m.V2)
 	usage, err := t.bytes(path.Join(dir, current))
 	if err != nil {
 		return Memory{}, err
@@ -324,7 +350,7 @@ func (t *Tree) Memory(cgroup string) (Memory, error) {
 	if err != nil {
 		return Memory{}, err
 	}
-	return Memory{usage, most}, nil
+	return Memory{usage, most, !m.V2}, nil
 }
 
 // v1Unlimited is the least that v1 prints for no limit: PAGE_COUNTER_MAX pages,

@@ -146,15 +146,15 @@ func TestMemory(t *testing.T) {
 		want   Memory
 		err    string
 	}{
-		"v2":                         {mountsV2, map[string]string{"sys/fs/cgroup/a/memory.current": "4096\n", "sys/fs/cgroup/a/memory.max": "8192\n"}, "/a", Memory{4096, 8192}, ""},
-		"v2 unlimited":               {mountsV2, map[string]string{"sys/fs/cgroup/a/memory.current": "4096\n", "sys/fs/cgroup/a/memory.max": "max\n"}, "/a", Memory{4096, Unlimited}, ""},
+		"v2":                         {mountsV2, map[string]string{"sys/fs/cgroup/a/memory.current": "4096\n", "sys/fs/cgroup/a/memory.max": "8192\n"}, "/a", Memory{4096, 8192, false}, ""},
+		"v2 unlimited":               {mountsV2, map[string]string{"sys/fs/cgroup/a/memory.current": "4096\n", "sys/fs/cgroup/a/memory.max": "max\n"}, "/a", Memory{4096, Unlimited, false}, ""},
 		"v2 root":                    {mountsV2, nil, "/", Memory{}, "memory.current"},
-		"v1":                         {mountsV1, map[string]string{"sys/fs/cgroup/memory/a/memory.usage_in_bytes": "4096\n", "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "8192\n"}, "/a", Memory{4096, 8192}, ""},
-		"v1 unlimited":               {mountsHybrid, map[string]string{"sys/fs/cgroup/memory/memory.usage_in_bytes": "4096\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, "/", Memory{4096, Unlimited}, ""},
-		"v1 unlimited, 64 KiB pages": {mountsV1, map[string]string{"sys/fs/cgroup/memory/memory.usage_in_bytes": "0\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854710272\n"}, "/", Memory{0, Unlimited}, ""},
-		"container":                  {mountsContainer, map[string]string{"sys/fs/cgroup/memory/x/memory.usage_in_bytes": "1\n", "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "2\n"}, "/docker/abc/x", Memory{1, 2}, ""},
+		"v1":                         {mountsV1, map[string]string{"sys/fs/cgroup/memory/a/memory.usage_in_bytes": "4096\n", "sys/fs/cgroup/memory/a/memory.limit_in_bytes": "8192\n"}, "/a", Memory{4096, 8192, true}, ""},
+		"v1 unlimited":               {mountsHybrid, map[string]string{"sys/fs/cgroup/memory/memory.usage_in_bytes": "4096\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, "/", Memory{4096, Unlimited, true}, ""},
+		"v1 unlimited, 64 KiB pages": {mountsV1, map[string]string{"sys/fs/cgroup/memory/memory.usage_in_bytes": "0\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854710272\n"}, "/", Memory{0, Unlimited, true}, ""},
+		"container":                  {mountsContainer, map[string]string{"sys/fs/cgroup/memory/x/memory.usage_in_bytes": "1\n", "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "2\n"}, "/docker/abc/x", Memory{1, 2, true}, ""},
 		"elsewhere":                  {mountsContainer, nil, "/docker/abcd", Memory{}, "not to be seen"},
-		"a space":                    {mountsOdd, map[string]string{"mnt/my cgroups/a/memory.current": "1\n", "mnt/my cgroups/a/memory.max": "2\n"}, "/a", Memory{1, 2}, ""},
+		"a space":                    {mountsOdd, map[string]string{"mnt/my cgroups/a/memory.current": "1\n", "mnt/my cgroups/a/memory.max": "2\n"}, "/a", Memory{1, 2, false}, ""},
 		"nothing":                    {"", nil, "/a", Memory{}, "no cgroup hierarchy"},
 		"nonsense":                   {mountsV2, map[string]string{"sys/fs/cgroup/a/memory.current": "some\n"}, "/a", Memory{}, "some"},
 	} {
@@ -306,6 +306,7 @@ func TestPath(t *testing.T) {
 	}
 	expect(v2, tree.Path, "/a/b")
 	expect(v1, tree.MemoryPath, "/m")
+	expect(MarkV1(v1), tree.MemoryPath, "/m")
 	expect(v1, tree.Path, "") // another hierarchy's
 	if v2 < 1<<32 {
 		expect(1<<32|v2, tree.Path, "/a/b") // the form of before 5.5, where a kernel gives no handles

@@ -49,6 +49,7 @@ type CgroupRoom struct {
 	Path    string `json:"path"`
 	Current int64  `json:"current_bytes"`
 	Max     int64  `json:"max_bytes"` // -1: no limit
+	V1      bool   `json:"v1"`        // of a hierarchy of v1
 }
 
 // Answer is the answer to a Request. Amounts are pages but where a name says
@@ -212,12 +213,13 @@ func (x *Answer) cgroups(m *MapRequest) {
 		if x.Bytes <= room || !x.Verdict.Allowed && x.Verdict.Certain {
 			continue
 		}
+		usage, limit := cgroup.MemoryFiles(g.V1)
 		x.Verdict = Verdict{Errno: x.Errno, By: ByCgroup, Certain: x.Bytes > g.Max,
-			Why: fmt.Sprintf("memory.current of %s is %s, and with the map %s: more than memory.max, %s", g.Path, remedy.Count(g.Current, "byte"), remedy.Count(g.Current+x.Bytes, "byte"), remedy.Count(g.Max, "byte"))}
+			Why: fmt.Sprintf("%s of %s is %s, and with the map %s: more than %s, %s", usage, g.Path, remedy.Count(g.Current, "byte"), remedy.Count(g.Current+x.Bytes, "byte"), limit, remedy.Count(g.Max, "byte"))}
 		if !x.Verdict.Certain {
 			x.Verdict.Why += "; the kernel frees what it can (page cache) before it refuses"
 		}
-		x.Remedies = append(x.Remedies, remedy.MemoryMax(g.Path, g.Current+x.Bytes))
+		x.Remedies = append(x.Remedies, remedy.MemoryMax(g.Path, g.V1, g.Current+x.Bytes))
 	}
 }
 
@@ -334,7 +336,7 @@ func CgroupsOf(tree *cgroup.Tree, path string) (list []CgroupRoom) {
 		if err != nil {
 			continue // the root of v2 has no limit
 		}
-		g := CgroupRoom{Path: path, Current: m.Current, Max: -1}
+		g := CgroupRoom{Path: path, Current: m.Current, Max: -1, V1: m.V1}
 		if m.Max < cgroup.Unlimited {
 			g.Max = m.Max
 		}

@@ -27,8 +27,8 @@ var closedNames = map[object.What][2]string{
 // mostClosed is how many kinds, and processes, a note tells of.
 const mostClosed = 3
 
-// ClosedText says how many pages of a counter are of what was closed before a call, and by
-// whom, as far as that was seen; "": none.
+// ClosedText says how many pages of a user's counter, or bytes of a memory cgroup's, are of what
+// was closed before a call, and by whom, as far as that was seen; "": none.
 func ClosedText(list []object.Closed) string {
 	var parts []string
 	for _, c := range list[:min(len(list), mostClosed)] {
@@ -40,10 +40,10 @@ func ClosedText(list []object.Closed) string {
 		if c.Count > 1 {
 			what, before = fmt.Sprintf("%d %s", c.Count, closedNames[c.What][1]), "at most "+before
 		}
-		parts = append(parts, fmt.Sprintf("%d are of %s that %s %s and the kernel had not released yet", c.Pages, what, who, before))
+		parts = append(parts, fmt.Sprintf("%d are of %s that %s %s and the kernel had not released yet", c.Pages+c.Bytes, what, who, before))
 	}
 	if rest := list[len(parts):]; len(rest) > 0 {
-		parts = append(parts, fmt.Sprintf("%d are of more that was closed and not released", object.Pages(rest)))
+		parts = append(parts, fmt.Sprintf("%d are of more that was closed and not released", object.Pages(rest)+object.Bytes(rest)))
 	}
 	return strings.Join(parts, ", ")
 }

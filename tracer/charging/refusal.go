@@ -9,6 +9,7 @@ import (
 
 	"github.com/pinwatch/pinwatch/tracer/accounting"
 	"github.com/pinwatch/pinwatch/tracer/advice"
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/reason"
@@ -25,6 +26,8 @@ type Refused struct {
 	Reasons []reason.Reason // that the facts allow; of Outcome Unknown none, or those of several outcomes
 	Facts   *reason.Facts
 	Held    *ledger.Held // what the user's counter was held for; nil: not known
+	// Unreleased is what the memory cgroup that refused was charged for what is closed.
+	Unreleased []object.Closed
 	// Remedies are of a limit; each was held against the rule.
 	Remedies []remedy.Remedy
 
@@ -44,6 +47,9 @@ func OfRefusal(e *ledger.Entry) *Refused {
 	r.Facts = factsOf(e, call)
 	if r.Facts.Counter == rule.UserLockedVM {
 		r.Held = e.Held
+	}
+	if f := r.Facts; f.CgroupCurrent != nil && object.Bytes(e.Unreleased) <= *f.CgroupCurrent {
+		r.Unreleased = e.Unreleased
 	}
 	r.Reasons = reason.Match(r.Facts)
 	for i, one := range r.Reasons {
@@ -284,6 +290,7 @@ func refusing(f *reason.Facts, m refusal.MemoryLimit) {
 		return
 	}
 	f.Cgroup, f.CgroupCurrent = m.Cgroup, &m.UsageBytes
+	_, f.CgroupV1 = cgroup.SplitV1(m.CgroupID)
 	if m.WantedBytes > 0 {
 		f.CgroupWanted = &m.WantedBytes
 	}
@@ -386,7 +393,7 @@ func limitRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 	if released := c; e.Held != nil && len(e.Held.Closed) > 0 {
 		released.Held -= object.Pages(e.Held.Closed)
 		if c.Refused() && !released.Refused() {
-			again := remedy.Wait(object.Pages(e.Held.Closed))
+			again := remedy.Wait(object.Pages(e.Held.Closed), "page")
 			if given != "" {
 				again.Change += " (" + given + ")"
 				again.Brief += " (" + given + ")"
@@ -441,15 +448,24 @@ func cgroupRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 	if f.CgroupLimit == nil || f.Cgroup == "" {
 		return nil
 	}
+	wanted, list := f.CgroupWanted, []remedy.Remedy{}
 	if o := e.Object; e.Op == ledger.Create && o != nil && !o.Program && e.Failed != nil {
 		asked, on := mapOf(e)
 		if mem, ok := asked.Memory(on); ok {
 			const whole = 1 << 20 // and the kernel's own headers and page tables
-			return []remedy.Remedy{remedy.MemoryMax(o.LimitCgroup, o.LimitBytes+(mem.Created/whole+1)*whole)}
+			list = append(list, remedy.MemoryMax(o.LimitCgroup, f.CgroupV1, o.LimitBytes+(mem.Created/whole+1)*whole))
+			wanted = &mem.Created
 		}
 	}
-	change := fmt.Sprintf("a higher memory.max of %s", f.Cgroup)
-	return []remedy.Remedy{{Name: "memory.max", Change: change, Brief: change, Price: "the cgroup may take so much of the machine's memory"}}
+	if len(list) == 0 {
+		_, file := cgroup.MemoryFiles(f.CgroupV1)
+		change := fmt.Sprintf("a higher %s of %s", file, f.Cgroup)
+		list = append(list, remedy.Remedy{Name: "memory.max", Change: change, Brief: change, Price: "the cgroup may take so much of the machine's memory"})
+	}
+	if closed := object.Bytes(e.Unreleased); closed > 0 && closed <= *f.CgroupCurrent && wanted != nil && *f.CgroupCurrent-closed+*wanted <= *f.CgroupLimit {
+		list = slices.Insert(list, 0, remedy.Wait(closed, "byte"))
+	}
+	return list
 }
 
 // ByUser reports whether it was the user's counter that was held against the limit.
@@ -525,6 +541,9 @@ func (r *Refused) Text() string {
 		b.WriteString("one of these, and which is not known: " + strings.Join(all, ", or "))
 	}
 	b.WriteString(r.holders() + r.limitOf())
+	if len(r.Unreleased) > 0 {
+		fmt.Fprintf(&b, ". Of the %s that it had, %s", remedy.Count(*r.Facts.CgroupCurrent, "byte"), ClosedText(r.Unreleased))
+	}
 	if r.decided() {
 		fmt.Fprintf(&b, ". The comparison itself was not seen: the call may have ended before it, where %s", r.Reasons[0].When)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/ledger"
 	"github.com/pinwatch/pinwatch/tracer/ledger/object"
 	"github.com/pinwatch/pinwatch/tracer/reason"
@@ -123,6 +124,10 @@ func TestOfRefusal(t *testing.T) {
 			e.Caller.LockLimit, e.Caller.CapIPCLock = rule.Unlimited, true
 			e.Failed.Memory, e.Failed.Limit = refusal.Refused, refusal.MemoryLimit{CgroupID: 7, Cgroup: "/web", UsageBytes: 4096, WantedBytes: 8192, LimitBytes: 10240}
 		}), reason.Limit, []string{"a memory cgroup had no room; it is /web; memory.current was 4096 bytes, memory.max 10240 bytes; it was to have room for 8192 bytes more at once", "RLIMIT_MEMLOCK did not refuse: the caller has CAP_IPC_LOCK", "a higher memory.max of /web"}, []string{"one of these", "ulimit"}},
+		"ring of root in a cgroup of v1": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
+			e.Failed.Memory, e.Failed.Limit = refusal.Refused, refusal.MemoryLimit{CgroupID: cgroup.MarkV1(7), Cgroup: "/web", UsageBytes: 4096, WantedBytes: 8192, LimitBytes: 10240}
+		}), reason.Limit, []string{"it is /web; memory.usage_in_bytes was 4096 bytes, memory.limit_in_bytes 10240 bytes; it was", "a higher memory.limit_in_bytes of /web"}, []string{"memory.max", "memory.current"}},
 		"ring that no cgroup refused": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			charged("io_uring", "io_uring_setup", refusal.NotReached, 0, 0)(e)
 			e.Failed.Memory = refusal.NotReached
@@ -189,6 +194,20 @@ func TestOfRefusal(t *testing.T) {
 			o := ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1 << 20, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 4096, LimitBytes: 8192}
 			created(o, refusal.Unseen)(e)
 		}), reason.Limit, []string{"it is /web", "memory.current was 4096 bytes, memory.max 8192 bytes", "Remedies: memory.max 9445376 of /web"}, []string{"ulimit"}},
+		"map in a cgroup that holds a closed one": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			o := ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1 << 20, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 12 << 20, LimitBytes: 16 << 20}
+			created(o, refusal.Unseen)(e)
+			e.Unreleased = []object.Closed{{What: object.Map, PID: 42, Count: 1, Bytes: 10 << 20, AgeNS: 3e6}}
+		}), reason.Limit, []string{"Of the 12582912 bytes that it had, 10485760 are of a BPF map that process 42 had closed 3 ms before and the kernel had not released yet", "Remedies: try again shortly, or memory.max "}, []string{"ulimit"}},
+		"map that does not fit without the closed one either": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			o := ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 4 << 20, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 12 << 20, LimitBytes: 16 << 20}
+			created(o, refusal.Unseen)(e)
+			e.Unreleased = []object.Closed{{What: object.Map, PID: 42, Count: 1, Bytes: 10 << 20, AgeNS: 3e6}}
+		}), reason.Limit, []string{"10485760 are of a BPF map that process 42 had closed", "Remedies: memory.max "}, []string{"try again"}},
+		"map in a cgroup of v1": {refused(unix.ENOMEM, func(e *ledger.Entry) {
+			o := ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1 << 20, Watched: true, Refused: true, LimitCgroupID: cgroup.MarkV1(7), LimitCgroup: "/web", UsageBytes: 4096, LimitBytes: 8192}
+			created(o, refusal.Unseen)(e)
+		}), reason.Limit, []string{"it is /web", "memory.usage_in_bytes was 4096 bytes, memory.limit_in_bytes 8192 bytes", "Remedies: memory.limit_in_bytes 9445376 of /web"}, []string{"memory.max"}},
 		"update of which no cgroup was seen": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			created(ledger.Object{Type: unix.BPF_MAP_TYPE_HASH, KeySize: 4, ValueSize: 8, MaxEntries: 9, Watched: true}, refusal.Unseen)(e)
 			e.Op, e.Failed.Function = ledger.Grow, refusal.MapUpdate
@@ -209,7 +228,7 @@ func TestOfRefusal(t *testing.T) {
 		}), reason.OtherRule, []string{"the key is too large; it has 600 bytes"}, []string{"one of these", "attributes"}},
 		"map in a cgroup of which no path is known": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 1 << 20, MaxEntries: 32, Watched: true, Refused: true, LimitCgroupID: 7, UsageBytes: 12 << 20, LimitBytes: 12 << 20}, refusal.Unseen)(e)
-		}), reason.Limit, []string{"a memory cgroup is at its limit; it had 12582912 bytes, and may have 12582912 bytes"}, []string{"memory.max", "it is "}},
+		}), reason.Limit, []string{"a memory cgroup is at its limit; memory.current was 12582912 bytes, memory.max 12582912 bytes"}, []string{"it is "}},
 		"map in a cgroup that has little left": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			created(ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 1 << 20, MaxEntries: 32, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 11 << 20, LimitBytes: 12 << 20}, refusal.Unseen)(e)
 		}), reason.Limit, []string{"a memory cgroup had no room; it is /web; memory.current was 11534336 bytes, memory.max 12582912 bytes"}, []string{"at its limit"}},

@@ -30,6 +30,9 @@ func (l *Ledger) judgeAccount(e *Entry, u *user, p *process) {
 		e.Kind = Refund
 	case e.ChargedUser == 0 && process == 0 && e.Errno != 0:
 		e.Kind = Refusal
+		if e.Failed != nil {
+			e.Unreleased = l.unreleased.In(e.Failed.Refuser(), e.TimeNS)
+		}
 	}
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned
 }
@@ -41,12 +44,13 @@ func (l *Ledger) closing(e *Entry) {
 	c := object.Closing{Key: e.Instance.Key, User: e.counter(), What: object.What(e.Charger), PID: e.Caller.PID, TimeNS: e.TimeNS, Pages: e.Instance.Pages}
 	if o := e.Object; o != nil {
 		l.recognize(e)
-		c.Key, c.Pages, c.What = o.Key, o.Pages, object.Map
-		if o.Program {
-			c.What = object.Program
-		}
-		if a := l.objects[o.Key]; a != nil {
+		c.Key, c.Pages, c.What = o.Key, o.Pages, o.What()
+		if a := l.objects[o.Key]; a != nil { // of an older one it is not known what it costs
 			c.Charged = a.pages
+			l.unreleased.Close(&c, a.paid)
+		}
+		if !o.Rlimit {
+			return
 		}
 	}
 	e.InstanceID = l.closed.Close(c)

@@ -132,3 +132,47 @@ func TestMakersOfOpenMaps(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 }
+
+// cgroupPays makes a BPF map that a memory cgroup pays for.
+func cgroupPays(key uint64, path string, bytes int64) Event {
+	return Event{Op: Create, TimeNS: 500, Object: &Object{Key: key, Watched: true, Payers: [2]Payer{{CgroupID: 5, Cgroup: path, Pages: bytes - 96, Objects: 96}}}}
+}
+
+func closesPaid(key uint64) Event {
+	return Event{Op: Close, TimeNS: 1000, Caller: Caller{PID: 42}, Object: &Object{Key: key, Watched: true}}
+}
+
+// What a memory cgroup is charged for what is closed is known to those above it, too, until it
+// is released.
+func TestUnreleased(t *testing.T) {
+	gone := Event{Op: Free, TimeNS: 2000, Object: &Object{Key: 1, Watched: true}}
+	grown := cgroupPays(1, "/a/b", 4096)
+	grown.Op = Grow
+	one := []object.Closed{{What: object.Map, PID: 42, Count: 1, Bytes: 8192, AgeNS: 2000}}
+	for name, c := range map[string]struct {
+		events []Event
+		want   []object.Closed
+	}{
+		"open":             {[]Event{cgroupPays(1, "/a/b", 8192)}, nil},
+		"closed":           {[]Event{cgroupPays(1, "/a/b", 8192), closesPaid(1)}, one},
+		"closed twice":     {[]Event{cgroupPays(1, "/a/b", 8192), closesPaid(1), closesPaid(1)}, one},
+		"of the same":      {[]Event{cgroupPays(1, "/a", 8192), closesPaid(1)}, one},
+		"grown":            {[]Event{cgroupPays(1, "/a/b", 4096), grown, closesPaid(1)}, one},
+		"of another":       {[]Event{cgroupPays(1, "/ab", 8192), closesPaid(1)}, nil},
+		"of one above":     {[]Event{cgroupPays(1, "/", 8192), closesPaid(1)}, nil},
+		"released":         {[]Event{cgroupPays(1, "/a/b", 8192), closesPaid(1), gone}, nil},
+		"the address anew": {[]Event{cgroupPays(1, "/a/b", 8192), closesPaid(1), cgroupPays(1, "/a/b", 4096)}, nil},
+		"older":            {[]Event{closesPaid(1)}, nil},
+		"not known where":  {[]Event{cgroupPays(1, "", 8192), closesPaid(1)}, nil},
+		"two":              {[]Event{cgroupPays(1, "/a/b", 4096), cgroupPays(2, "/a", 4096), closesPaid(1), closesPaid(2)}, []object.Closed{{What: object.Map, PID: 42, Count: 2, Bytes: 8192, AgeNS: 2000}}},
+	} {
+		l := New()
+		for _, e := range c.events {
+			l.Apply(e)
+		}
+		refused := l.Apply(Event{Op: Create, Errno: 12, TimeNS: 3000, Object: &Object{Watched: true, Refused: true, LimitCgroup: "/a", UsageBytes: 9000, LimitBytes: 10000}})
+		if diff := cmp.Diff(c.want, refused.Unreleased); diff != "" {
+			t.Errorf("%s:\n%s", name, diff)
+		}
+	}
+}

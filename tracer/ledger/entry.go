@@ -90,6 +90,9 @@ type Entry struct {
 	PinnedOver, UserOver int64
 	// Held is of a refusal: what the user's counter is held for; nil elsewhere.
 	Held *Held
+	// Unreleased is of a refusal by a memory cgroup: what it is charged for BPF objects that are
+	// closed, and not yet released.
+	Unreleased []Closed
 	// PaidPID and PaidUID are who paid for what was refunded to somebody else.
 	PaidPID, PaidUID uint32
 	// Fits is how many more calls like this one succeed before EPERM, if this

@@ -14,13 +14,14 @@ import (
 // Ledger keeps, for every perf buffer, who was charged what, and says of every
 // event whether the kernel accounted it right. The rules are in rules.go.
 type Ledger struct {
-	buffers   map[uint64]*buffer  // by Event.Buffer
-	processes map[uint64]*process // by Event.MM
-	users     map[counterKey]*user
-	objects   map[uint64]*account // by Object.Key
-	spare     []*buffer           // of those that are gone, for the next ones
-	holders   map[holderKey]*Holder
-	closed    *object.Book
+	buffers    map[uint64]*buffer  // by Event.Buffer
+	processes  map[uint64]*process // by Event.MM
+	users      map[counterKey]*user
+	objects    map[uint64]*account // by Object.Key
+	spare      []*buffer           // of those that are gone, for the next ones
+	holders    map[holderKey]*Holder
+	closed     *object.Book
+	unreleased object.Unreleased
 
 	lastBuffer, lastProcess uint64
 	scheme                  rule.Scheme
@@ -193,12 +194,13 @@ func (s *Summary) Uncertain() uint64 { return s.doubtful() - s.Settled }
 // New returns an empty ledger.
 func New() *Ledger {
 	return &Ledger{
-		buffers:   make(map[uint64]*buffer),
-		processes: make(map[uint64]*process),
-		users:     make(map[counterKey]*user),
-		objects:   make(map[uint64]*account),
-		holders:   make(map[holderKey]*Holder),
-		closed:    object.NewBook(),
+		buffers:    make(map[uint64]*buffer),
+		processes:  make(map[uint64]*process),
+		users:      make(map[counterKey]*user),
+		objects:    make(map[uint64]*account),
+		holders:    make(map[holderKey]*Holder),
+		closed:     object.NewBook(),
+		unreleased: object.Unreleased{},
 	}
 }
 
@@ -542,6 +544,7 @@ func (l *Ledger) close(key uint64, area rule.Area) {
 func (l *Ledger) forget(lost uint64) {
 	l.summary.Lost = lost
 	l.closed.Forget()
+	clear(l.unreleased)
 	for _, u := range l.users {
 		u.locked = counter.Counter{}
 	}

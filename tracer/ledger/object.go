@@ -5,10 +5,12 @@ import (
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
-// Object is a BPF map or program, and Payer a memory cgroup that pays for one.
+// Object is a BPF map or program, Payer a memory cgroup that pays for one, and Closed what is
+// closed and not yet released.
 type (
 	Object = object.Object
 	Payer  = object.Payer
+	Closed = object.Closed
 )
 
 // account is what the ledger keeps of an object that is there.
@@ -18,6 +20,7 @@ type account struct {
 	pages int64  // charged to the user
 	// Charged to cgroups, in bytes.
 	bytes, pageBytes int64
+	paid             object.Paid
 	watched          bool
 	command, own     bool // made by the traced command, by the tracer
 	id               uint32
@@ -77,11 +80,13 @@ func (l *Ledger) objectCharge(e *Entry, u *user) {
 	e.Kind = Charge
 	o := e.Object
 	l.closed.Gone(o.Key)
+	delete(l.unreleased, o.Key)
 	if old := l.objects[o.Key]; old != nil { // the address is used again: the end of the old one was lost
 		l.endedUnseen(e, old.payer, old.pages)
 		l.closeObject(o.Key)
 	}
-	a := &account{id: o.ID, program: o.Program, payer: e.Payer(), pid: e.Caller.PID, command: e.Caller.Command, own: e.Caller.Self, watched: o.Watched, bytes: o.Charged(), pageBytes: o.PageBytes()}
+	a := &account{id: o.ID, program: o.Program, payer: e.Payer(), pid: e.Caller.PID, command: e.Caller.Command, own: e.Caller.Self, watched: o.Watched, bytes: o.Charged(), pageBytes: o.PageBytes(), paid: object.Paid{}}
+	a.paid.Add(o)
 	if o.Rlimit {
 		e.ExpectedUser, e.ChargedUser = o.Pages, o.Pages
 		e.Uncertain = !e.User.Undisturbed()
@@ -116,6 +121,7 @@ func (l *Ledger) objectGrowth(e *Entry) {
 	if a := l.objects[e.Object.Key]; a != nil {
 		a.bytes += e.Object.Charged()
 		a.pageBytes += e.Object.PageBytes()
+		a.paid.Add(e.Object)
 		if !a.own {
 			l.summary.ObjectBytes += e.Object.Charged()
 		}
@@ -135,6 +141,7 @@ func (l *Ledger) objectRefusal(e *Entry, u *user) {
 		// Not given back yet. Since 6.18 the kernel does that in a worker, so it
 		// is no leak.
 		e.Uncertain = o.PageBytes() != 0
+		e.Unreleased = l.unreleased.In(o.Refuser(), e.TimeNS)
 		return
 	}
 	e.Uncertain = !e.User.Undisturbed()
@@ -219,6 +226,7 @@ func (l *Ledger) objectUserRefund(e *Entry, a *account, u *user) {
 func (l *Ledger) closeObject(key uint64) {
 	a := l.objects[key]
 	l.closed.Gone(key)
+	delete(l.unreleased, key)
 	if a == nil {
 		return
 	}

@@ -35,15 +35,16 @@ func objectProbes(rlimit, memcg bool) []Probe {
 	}
 	// What comes back with an object is known at the return.
 	if rlimit || memcg {
-		list = append(list, Probe{Program: bpf.ObjectsProgKretprobeBpfMapFreeDeferred, AtOnce: many})
-	}
-	if rlimit {
 		list = append(list,
+			Probe{Program: bpf.ObjectsProgKretprobeBpfMapFreeDeferred, AtOnce: many},
 			// The last reference, which the memory outlives.
 			Probe{Program: bpf.ObjectsProgKprobeBpfMapRelease, Optional: true, Idle: true},
 			Probe{Program: bpf.ObjectsProgKprobeBpfMapPut, Optional: true, Idle: true},
 			Probe{Program: bpf.ObjectsProgKprobeBpfProgRelease, Optional: true, Idle: true},
-			Probe{Program: bpf.ObjectsProgKprobeBpfProgPut, Optional: true, Idle: true},
+			Probe{Program: bpf.ObjectsProgKprobeBpfProgPut, Optional: true, Idle: true})
+	}
+	if rlimit {
+		list = append(list,
 			Probe{Program: bpf.ObjectsProgKretprobeBpfProgPutRcu, AtOnce: many},
 			// How much was asked for, and the answer.
 			Probe{Program: bpf.ObjectsProgKretprobeBpfMapChargeInit, Optional: true, AtOnce: many},

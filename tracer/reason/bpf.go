@@ -112,12 +112,12 @@ func mapRows() []Reason {
 		row(notSupported, "flags", "htab_map_alloc_check", "", "an LRU map without preallocation", unseen, "LRU maps are always allocated before").unprovoked("the errno is the kernel's own, and no memory has a part in it"),
 		row(unix.ENOMEM, "percpu", "pcpu_alloc", "map-percpu", "a value for each CPU of more than 32 KiB", size(rule.MapPercpuTooLarge), "a value that each CPU has for itself may have 32 KiB at most, and this kernel says ENOMEM to more; no limit has a part in it", "it has {value}").between("", "6.1"),
 		row(unix.ENOMEM, "machine", "__vmalloc_node_range", "map-machine", "a piece of the map is larger than the machine's memory", func(f *Facts) Truth {
-			if cgroup(f) == Yes {
+			if byCgroup(f) == Yes {
 				return No // it refused another piece, before this one
 			}
 			return size(rule.MapLargerThanMachine)(f)
 		}, "the map is larger than the machine; no limit refused", "one piece of it has {piece}, and the machine has {machine}").noMemory(),
-		row(unix.ENOMEM, "cgroup", "__memcg_kmem_charge_page", "map-cgroup", "a memory cgroup refuses", cgroup, overCgroup...).limited("5.11", ""),
+		row(unix.ENOMEM, "cgroup", "__memcg_kmem_charge_page", "map-cgroup", "a memory cgroup refuses", byCgroup, overCgroup...).limited("5.11", ""),
 		row(unix.ENOMEM, "memory", "bpf_map_area_alloc", "", "the machine has no memory left, or the allocator for each CPU has not", unseen, "the kernel found no memory for the map").noMemory().unprovoked(needsExhausted),
 		row(unix.EBADF, "descriptor", "bpf_map_meta_alloc", "map-descriptor", "a file descriptor in the attributes is none of a map's, or of a BTF's", unseen, "a file descriptor that the map is to be made with (inner_map_fd, btf_fd) is none; no limit has a part in it"),
 	}, attributeRows(row, "map")...)
@@ -169,7 +169,7 @@ func updateRows() []Reason {
 	return []Reason{
 		row(unix.EPERM, "read-only", "map_update_elem", "update-read-only", "the map is frozen, or opened for reading", func(f *Facts) Truth { return seen(f.Frozen) }, "the map is frozen, or opened only for reading").between("5.2", ""),
 		row(unix.E2BIG, "full", "alloc_htab_elem", "update-full", "as many elements as max_entries, or an index beyond it", full, "the map is full", "it may have {entries}"),
-		row(unix.ENOMEM, "cgroup", "obj_cgroup_charge", "update-cgroup", "a memory cgroup refuses the element: that of who created the map", cgroup, append([]string{"an element of a map without preallocation is allocated when it is set, and charged to the map's cgroup"}, overCgroup...)...).limited("5.11", ""),
+		row(unix.ENOMEM, "cgroup", "obj_cgroup_charge", "update-cgroup", "a memory cgroup refuses the element: that of who created the map", byCgroup, append([]string{"an element of a map without preallocation is allocated when it is set, and charged to the map's cgroup"}, overCgroup...)...).limited("5.11", ""),
 		row(unix.ENOMEM, "memory", "bpf_map_kmalloc_node", "", "no memory at once: an update does not wait for any", unseen, "the kernel found no memory for the element at once").noMemory().unprovoked(needsExhausted),
 		row(unix.EEXIST, "exists", "htab_map_update_elem", "update-exists", "BPF_NOEXIST, and the element exists", unseen, "the element exists, and BPF_NOEXIST wants a new one"),
 		row(unix.ENOENT, "absent", "htab_map_update_elem", "update-absent", "BPF_EXIST, and there is no such element", unseen, "there is no such element, and BPF_EXIST wants one"),
@@ -222,7 +222,7 @@ func programRows() []Reason {
 			if seen(f.Allocated) == Yes {
 				return No
 			}
-			return cgroup(f)
+			return byCgroup(f)
 		}), append([]string{"the program could not be allocated, to which the kernel says EINVAL since Linux 6.9"}, overCgroup...)...).limited("6.9", ""),
 		row(unix.EINVAL, "memory", "bpf_prog_alloc", "", "the machine has no memory left: since 6.9 the kernel makes EINVAL of ENOMEM here", unverified(func(f *Facts) Truth {
 			if f.Allocated != nil {
@@ -234,7 +234,7 @@ func programRows() []Reason {
 		row(unix.EINVAL, "verifier", "bpf_check", "program-invalid", "the verifier", verifier, "the verifier did not accept the program: its log says why; no limit has a part in it"),
 		row(unix.EACCES, "verifier", "bpf_check", "program-access", "the verifier", verifier, "the verifier did not accept an access of the program: its log says which; no limit has a part in it"),
 		row(unix.EACCES, "security", "security_bpf", "", "a security module refuses", unverified(unseen), "a security module refused: the verifier was not asked").unprovoked(needsSecurity),
-		row(unix.ENOMEM, "cgroup", "__memcg_kmem_charge_page", "program-cgroup", "a memory cgroup refuses", cgroup, overCgroup...).limited("5.11", ""),
+		row(unix.ENOMEM, "cgroup", "__memcg_kmem_charge_page", "program-cgroup", "a memory cgroup refuses", byCgroup, overCgroup...).limited("5.11", ""),
 		row(unix.ENOMEM, "memory", "bpf_prog_alloc", "", "the machine has no memory left", unseen, "the kernel found no memory for the program").noMemory().unprovoked(needsExhausted),
 		row(unix.ENOSPC, "log", "bpf_verifier_log", "", "the verifier's log did not fit its buffer", verifier, "the verifier's log did not fit into the buffer; no limit has a part in it").unprovoked("no memory is charged for it, and the program may be fine"),
 		row(unix.EBADF, "descriptor", "resolve_pseudo_ldimm64", "program-descriptor", "a file descriptor in the attributes or in an instruction is none of a map's, a program's or a BTF's", unseen, "a file descriptor that the program is to be loaded with (a map's, prog_btf_fd, attach_prog_fd) is none; no limit has a part in it"),

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 	"github.com/pinwatch/pinwatch/tracer/rule"
 )
 
@@ -34,6 +35,7 @@ type Facts struct {
 	// The memory cgroup of what the call allocated.
 	CgroupRefused              *bool
 	Cgroup                     string // its path; "" is not known
+	CgroupV1                   bool   // it is in a hierarchy of v1
 	CgroupCurrent, CgroupLimit *int64 // bytes
 	CgroupWanted               *int64 // bytes that it was to have room for at once
 
@@ -183,7 +185,7 @@ func perfLimit(f *Facts) Truth {
 	return f.refusedByLimit(either(seen(f.CapIPCLock), of(func() bool { return *f.Paranoid < 0 }, f.Paranoid)))
 }
 
-func cgroup(f *Facts) Truth { return seen(f.CgroupRefused) }
+func byCgroup(f *Facts) Truth { return seen(f.CgroupRefused) }
 
 // values are what sentences may say: placeholder and words. What was not seen has none.
 func (f *Facts) values() map[string]string {
@@ -201,13 +203,11 @@ func (f *Facts) values() map[string]string {
 	}
 	number("existing", f.Existing, "page")
 	number("existing-aux", f.ExistingAUX, "page")
-	if f.Cgroup != "" {
-		number("current", f.CgroupCurrent, "byte")
-		number("max", f.CgroupLimit, "byte")
-	} else { // it may be one of v1, whose files have other names
-		number("had", f.CgroupCurrent, "byte")
-		number("may", f.CgroupLimit, "byte")
+	if f.CgroupCurrent != nil {
+		v["usage-file"], v["limit-file"] = cgroup.MemoryFiles(f.CgroupV1)
 	}
+	number("current", f.CgroupCurrent, "byte")
+	number("max", f.CgroupLimit, "byte")
 	number("wanted", f.CgroupWanted, "byte")
 	number("machine", f.Machine, "byte")
 	number("buffer", f.BufferBytes, "byte")

@@ -9,7 +9,7 @@ import (
 )
 
 // What a memory cgroup's refusal is called.
-var overCgroup = []string{"a memory cgroup {cgroup-is}", "it is {cgroup}", "memory.current was {current}, memory.max {max}", "it had {had}, and may have {may}", "it was to have room for {wanted} more at once"}
+var overCgroup = []string{"a memory cgroup {cgroup-is}", "it is {cgroup}", "{usage-file} was {current}, {limit-file} {max}", "it was to have room for {wanted} more at once"}
 
 // ringRows are those of io_uring_setup().
 func ringRows() []Reason {
@@ -55,7 +55,7 @@ func ringRows() []Reason {
 			}), "a ring has at least as many completions as entries, and at most 65536"),
 		row(unix.EFAULT, "parameters", "io_uring_setup", "5.1", "ring-address", "the parameters' address is none", unseen, "the parameters are at no valid address"),
 		outcome(Limit, true, until("7.0", row(unix.ENOMEM, "limit", "__io_account_mem", "6.14", "ring-limit", "the pages of a region and the user's counter are more than RLIMIT_MEMLOCK (regions are charged from 6.14 to 6.19, and the rings as a whole before 5.12)", limit, overLimit...))),
-		outcome(Limit, true, row(unix.ENOMEM, "cgroup", "__memcg_kmem_charge_page", "5.12", "ring-cgroup", "a memory cgroup refuses the pages of a ring", cgroup, append(slices.Clone(overCgroup), "RLIMIT_MEMLOCK has no part in it")...)),
+		outcome(Limit, true, row(unix.ENOMEM, "cgroup", "__memcg_kmem_charge_page", "5.12", "ring-cgroup", "a memory cgroup refuses the pages of a ring", byCgroup, append(slices.Clone(overCgroup), "RLIMIT_MEMLOCK has no part in it")...)),
 		outcome(NoMemory, false, unprovoked(needsExhausted, row(unix.ENOMEM, "memory", "io_allocate_scq_urings", "5.1", "", "the machine has no pages left, or not in one piece",
 			unseen, "the kernel found no memory for the ring"))),
 		row(unix.ENXIO, "attach", "io_sq_offload_create", "5.12", "ring-attach", "IORING_SETUP_ATTACH_WQ, and wq_fd is no file (EBADF before)", unseen, "the ring whose threads are to be shared (wq_fd) is no open file"),
@@ -74,12 +74,12 @@ func bufferRows() []Reason {
 	limited := row(unix.ENOMEM, "limit", "__io_account_mem", "buffers-limit", "the pages that a buffer touches and the user's counter are more than RLIMIT_MEMLOCK", limit,
 		append([]string{"a buffer that is not aligned touches one page more, and a huge page counts whole"}, overLimit...)...)
 	limited.Outcome, limited.Accounting = Limit, true
-	memcg := row(unix.ENOMEM, "cgroup", "io_pin_pages", "", "a memory cgroup refuses the memory for the page pointers", cgroup, overCgroup...)
+	memcg := row(unix.ENOMEM, "cgroup", "io_pin_pages", "", "a memory cgroup refuses the memory for the page pointers", byCgroup, overCgroup...)
 	memcg.Since, memcg.Outcome, memcg.Accounting, memcg.Unprovoked = "7.0", Limit, true, "the buffer's own pages are refused before (EFAULT), or are charged to the same cgroup"
 	memory := row(unix.ENOMEM, "memory", "io_sqe_buffer_register", "", "the machine has no memory left", unseen, "the kernel found no memory for the buffer's page pointers")
 	memory.Outcome, memory.Unprovoked = NoMemory, needsExhausted
 	absent := row(unix.EFAULT, "pages", "pin_user_pages", "buffers-cgroup", "a page of the buffer could not be had: a memory cgroup is at its limit",
-		func(f *Facts) Truth { return all(cgroup(f), not(seen(f.Pinned))) }, append([]string{"the buffer's own pages were not there yet, and could not be had"}, overCgroup...)...)
+		func(f *Facts) Truth { return all(byCgroup(f), not(seen(f.Pinned))) }, append([]string{"the buffer's own pages were not there yet, and could not be had"}, overCgroup...)...)
 	absent.Outcome, absent.Accounting = Limit, true
 	files := row(unix.EOPNOTSUPP, "file", "io_sqe_buffer_register", "", "memory of a file that is no shared memory", func(f *Facts) Truth { return seen(f.FileBacked) }, "this kernel registers no memory of files")
 	files.Until, files.Unprovoked = "6.5", "all files of a guest are shared memory"
@@ -110,7 +110,7 @@ func bufferRows() []Reason {
 		row(unix.EFAULT, "empty", "io_buffer_validate", "buffers-empty", "a buffer of no bytes at an address", func(f *Facts) Truth { return of(func() bool { return *f.BufferBytes == 0 }, f.BufferBytes) }, "a buffer has at least a byte"),
 		absent,
 		row(unix.EFAULT, "unmapped", "pin_user_pages", "buffers-unmapped", "an address where nothing is mapped, or not for writing", func(f *Facts) Truth {
-			return all(not(seen(f.Pinned)), not(large(f)), not(cgroup(f)))
+			return all(not(seen(f.Pinned)), not(large(f)), not(byCgroup(f)))
 		}, "a buffer's pages could not be pinned: nothing is mapped there that can be written, or its file ends before"),
 		row(unix.EOVERFLOW, "wraps", "io_buffer_validate", "buffers-overflow", "a buffer beyond the end of the addresses", unseen, "a buffer ends beyond the last address"),
 		files, memcg, limited, memory, send,

@@ -99,15 +99,19 @@ type Call struct {
 	PossibleCPUs uint32
 }
 
-// CgroupV1 marks the id of a memory cgroup that is in a hierarchy of v1, which has ids of its
-// own.
-const CgroupV1 = 1 << 52
+// Refuser is the path of the memory cgroup that had no room; "": none, or it is not known.
+func (c *Call) Refuser() string {
+	if c.Memory != Refused {
+		return ""
+	}
+	return c.Limit.Cgroup
+}
 
 // MemoryLimit is a memory cgroup and what it had, in bytes, as it was after the kernel had
 // tried to free some for the WantedBytes that it was to have room for at once. LimitBytes is -1
 // without a limit.
 type MemoryLimit struct {
-	CgroupID                            uint64
+	CgroupID                            uint64 // marked, if it is of v1
 	Cgroup                              string // its path, where it is known
 	UsageBytes, WantedBytes, LimitBytes int64
 }

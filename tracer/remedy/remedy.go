@@ -6,6 +6,8 @@ package remedy
 import (
 	"fmt"
 	"strings"
+
+	"github.com/pinwatch/pinwatch/tracer/cgroup"
 )
 
 // Remedy is one change that lets what was refused succeed, with the exact setting.
@@ -40,9 +42,9 @@ const (
 )
 
 // Wait is for what the kernel is about to give back.
-func Wait(pages int64) Remedy {
+func Wait(closed int64, unit string) Remedy {
 	return Remedy{Name: Again, Brief: "try again shortly", Price: "the wait",
-		Change: fmt.Sprintf("try again: %s are of what is closed, and the kernel gives them back by itself", Count(pages, "page"))}
+		Change: fmt.Sprintf("try again: %s are of what is closed, and the kernel gives them back by itself", Count(closed, unit))}
 }
 
 // OwnUser has a counter of its own.
@@ -83,10 +85,11 @@ func Capability() Remedy {
 	}
 }
 
-// MemoryMax raises a memory cgroup's limit.
-func MemoryMax(path string, bytes int64) Remedy {
-	return Remedy{Name: "memory.max", Rank: 3, Brief: fmt.Sprintf("memory.max %d of %s", bytes, path), Change: fmt.Sprintf("memory.max of %s: at least %s", path, Count(bytes, "byte")),
-		Price: "the cgroup may take so much of the machine's memory", Shell: fmt.Sprintf("echo %d > /sys/fs/cgroup%s/memory.max", bytes, path),
+// MemoryMax raises the limit of a memory cgroup, of v2 or v1. Its name is v2's in either case.
+func MemoryMax(path string, v1 bool, bytes int64) Remedy {
+	_, file := cgroup.MemoryFiles(v1)
+	return Remedy{Name: "memory.max", Rank: 3, Brief: fmt.Sprintf("%s %d of %s", file, bytes, path), Change: fmt.Sprintf("%s of %s: at least %s", file, path, Count(bytes, "byte")),
+		Price: "the cgroup may take so much of the machine's memory", Shell: fmt.Sprintf("echo %d > %s", bytes, cgroup.LimitPath(path, v1)),
 		Systemd: fmt.Sprintf("MemoryMax=%d", bytes), Docker: fmt.Sprintf("--memory %d", bytes), Kubernetes: fmt.Sprintf("resources: {limits: {memory: %d}}", bytes)}
 }
 

@@ -94,7 +94,13 @@ func (r *oneCall) closedUmem() (int, error) {
 	})
 }
 
+// closedMap is in a cgroup, if one is named.
 func (r *oneCall) closedMap() (int, error) {
+	if r.cgroup != "" {
+		if err := r.join(); err != nil {
+			return 0, err
+		}
+	}
 	attr := mapCreateAttr{mapType: uint32(ebpf.Array), keySize: 4, valueSize: uint32(os.Getpagesize()), maxEntries: uint32(r.pages)}
 	return r.afterClosing(func() (*closable, error) {
 		c := &closable{}

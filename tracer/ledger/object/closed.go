@@ -45,7 +45,8 @@ type Closed struct {
 	What  What   `json:"what"`
 	PID   uint32 `json:"pid"` // 0: not known
 	Count int    `json:"count"`
-	Pages int64  `json:"pages"`
+	Pages int64  `json:"pages"`  // of a user's counter
+	Bytes int64  `json:"bytes"`  // of a memory cgroup's
 	AgeNS uint64 `json:"age_ns"` // since the first of them was closed
 }
 
@@ -200,7 +201,8 @@ func (b *Book) doubt(user User) {
 // Of is what a user has closed that is not released, what holds the most first. others and
 // objects are the parts of it that were charged during the trace: to rings and umems, and to
 // BPF objects.
-func (b *Book) Of(user User, nowNS uint64) (list []Closed, others, objects int64) {
+func (b *Book) Of(user User, nowNS uint64) (closed []Closed, others, objects int64) {
+	var list List
 	for _, t := range b.things {
 		if t.user != user || t.closed == nil {
 			continue
@@ -211,25 +213,45 @@ func (b *Book) Of(user User, nowNS uint64) (list []Closed, others, objects int64
 		} else {
 			objects += charged
 		}
-		i := slices.IndexFunc(list, func(c Closed) bool { return c.What == t.what && c.PID == t.closed.PID })
-		if i < 0 {
-			i = len(list)
-			list = append(list, Closed{What: t.what, PID: t.closed.PID})
-		}
-		c := &list[i]
-		c.Count++
-		c.Pages += t.pages()
-		if nowNS > t.closed.TimeNS {
-			c.AgeNS = max(c.AgeNS, nowNS-t.closed.TimeNS)
-		}
+		list.Add(Closed{What: t.what, PID: t.closed.PID, Count: 1, Pages: t.pages(), AgeNS: max(nowNS, t.closed.TimeNS) - t.closed.TimeNS})
 	}
-	slices.SortFunc(list, func(a, b Closed) int {
-		return cmp.Or(cmp.Compare(b.Pages, a.Pages), cmp.Compare(a.What, b.What), cmp.Compare(a.PID, b.PID))
-	})
-	return list, others, objects
+	return list.Sorted(), others, objects
 }
 
-// Pages is the sum of a list.
+// List sums up what is closed, by kind and process.
+type List []Closed
+
+// Add adds to the list.
+func (l *List) Add(c Closed) {
+	i := slices.IndexFunc(*l, func(have Closed) bool { return have.What == c.What && have.PID == c.PID })
+	if i < 0 {
+		*l = append(*l, c)
+		return
+	}
+	have := &(*l)[i]
+	have.Count += c.Count
+	have.Pages += c.Pages
+	have.Bytes += c.Bytes
+	have.AgeNS = max(have.AgeNS, c.AgeNS)
+}
+
+// Sorted has what holds the most first.
+func (l List) Sorted() []Closed {
+	slices.SortFunc(l, func(a, b Closed) int {
+		return cmp.Or(cmp.Compare(b.Pages, a.Pages), cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.What, b.What), cmp.Compare(a.PID, b.PID))
+	})
+	return l
+}
+
+// Bytes is the sum of a list of memory cgroups' objects.
+func Bytes(list []Closed) (sum int64) {
+	for _, c := range list {
+		sum += c.Bytes
+	}
+	return sum
+}
+
+// Pages is the sum of a list of a user's.
 func Pages(list []Closed) (sum int64) {
 	for _, c := range list {
 		sum += c.Pages

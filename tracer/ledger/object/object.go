@@ -58,6 +58,22 @@ type Payer struct {
 	Objects  int64 // by the slab and percpu allocators
 }
 
+// What is the object's kind.
+func (o *Object) What() What {
+	if o.Program {
+		return Program
+	}
+	return Map
+}
+
+// Refuser is the path of the memory cgroup that was seen to refuse; "": none, or it is not known.
+func (o *Object) Refuser() string {
+	if !o.Refused {
+		return ""
+	}
+	return o.LimitCgroup
+}
+
 // Charged is the sum over all cgroups, in bytes.
 func (o *Object) Charged() int64 {
 	return o.PageBytes() + o.Payers[0].Objects + o.Payers[1].Objects + o.FurtherBytes
