@@ -165,10 +165,10 @@ known-bad-kernel: ## build the module that gives Debian's 6.1 the accounting of 
 	testdata/known-bad/build.sh
 
 .PHONY: soak
-soak: ## an hour of random mappings in the oldest and the newest series (SOAK=1h)
+soak: ## hours of random mappings in the oldest and the newest series, each traced for SOAK=1h in several ways
 	testdata/install.sh $(GUEST_TESTS)
 	PINWATCH_SOAK=$(SOAK) PINWATCH_SERIES="5.10 newest" \
-		$(GO) test -tags guest -count=1 -parallel 2 -timeout 0 -v -run TestSoak ./tracer
+		$(GO) test -tags guest -count=1 -parallel 2 -timeout 0 -v -run Soak ./tracer
 
 # What a benchmark guest boots, and what it needs.
 BENCH_SERIES := 6.12

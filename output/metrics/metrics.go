@@ -4,6 +4,7 @@
 package metrics
 
 import (
+	"maps"
 	"math"
 	"strconv"
 	"sync"
@@ -135,7 +136,8 @@ func (c *Collector) amount(subsystem, account string, bytes int64) {
 	}
 }
 
-// counter keeps the last reading of a user's counter.
+// counter keeps the last reading of a user's counter. Of calls that overlap each other the one
+// that is told of last may have read it first: what each of them did is added up instead.
 func (c *Collector) counter(e *ledger.Entry) {
 	if e.Object != nil && !e.Object.Rlimit || e.Kind == ledger.Preexisting && e.User.After == 0 {
 		return // it was not read
@@ -144,14 +146,22 @@ func (c *Collector) counter(e *ledger.Entry) {
 	if e.SplitCounter {
 		key.counter = "locked_vm"
 	}
-	if _, known := c.users[key]; !known && len(c.users) >= mostKept {
-		return
+	page := int64(e.PageSize)
+	now := e.User.After * page
+	last, known := c.users[key]
+	switch {
+	case e.User.Gone:
+		now = 0
+	case known && e.User.Shared && !e.Unknown():
+		now = max(0, last+e.ChargedUser*page)
 	}
-	if e.User.Gone || e.User.After == 0 {
-		delete(c.users, key)
-		return
+	if !known && len(c.users) >= mostKept {
+		maps.DeleteFunc(c.users, func(_ user, bytes int64) bool { return bytes == 0 })
+		if len(c.users) >= mostKept {
+			return
+		}
 	}
-	c.users[key] = e.User.After * int64(e.PageSize)
+	c.users[key] = now
 }
 
 // payer keeps what a cgroup pays for BPF objects.
@@ -267,7 +277,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	for _, which := range []string{"perf", "locked_vm"} {
 		of := map[uint32]int64{}
 		for key, bytes := range c.users {
-			if key.counter == which {
+			if key.counter == which && bytes != 0 {
 				of[key.uid] = bytes
 			}
 		}

@@ -112,6 +112,35 @@ func TestLint(t *testing.T) {
 	}
 }
 
+// Two calls at once: the one that is told of last has read the counter first.
+func TestOverlappingReadings(t *testing.T) {
+	call := func(op ledger.Op, buffer uint64, before, after int64, shared bool) ledger.Event {
+		e := ledger.Event{PageSize: 4096, Op: op, Caller: ledger.Caller{PID: 1, UID: 7, LockLimit: 16}, User: ledger.Reading{Owner: 7, Before: before, After: after, Shared: shared},
+			Process: ledger.Reading{Owner: 1}, Buffer: ledger.Buffer{Key: buffer, Pages: 3, Limits: ledger.Limits{Allowance: 100}}}
+		if e.Buffer.Mappings = (ledger.Count{After: 1}); op == ledger.Unmap {
+			e.Buffer.Mappings = ledger.Count{Before: 1}
+		}
+		return e
+	}
+	const series = `pinwatch_user_locked_bytes{counter="perf",uid="7"} `
+	const head = "# HELP pinwatch_user_locked_bytes A user's counter in the kernel when it was read last; perf: the one that perf_mmap() compares, locked_vm: the other one, where the kernel has two. Users with nothing have none; other: the sum of all but the largest.\n# TYPE pinwatch_user_locked_bytes gauge\n"
+	two := []ledger.Event{call(ledger.Map, 1, 0, 3, false), call(ledger.Map, 2, 3, 6, false)}
+	for name, c := range map[string]struct {
+		events []ledger.Event
+		want   string
+	}{
+		"both are there":     {two, head + series + "24576\n"},
+		"both are unmapped":  {append(two[:2:2], call(ledger.Unmap, 2, 3, 0, true), call(ledger.Unmap, 1, 6, 3, true)), ""},
+		"both come at once":  {[]ledger.Event{call(ledger.Map, 3, 0, 3, false), call(ledger.Unmap, 3, 3, 0, false), call(ledger.Map, 2, 3, 6, true), call(ledger.Map, 1, 0, 3, true)}, head + series + "24576\n"},
+		"and one by one go":  {append(two[:2:2], call(ledger.Unmap, 2, 6, 3, false)), head + series + "12288\n"},
+		"all are gone again": {append(two[:2:2], call(ledger.Unmap, 2, 6, 3, false), call(ledger.Unmap, 1, 3, 0, false)), ""},
+	} {
+		if err := testutil.CollectAndCompare(after(t, of(c.events...)), strings.NewReader(c.want), "pinwatch_user_locked_bytes"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // However many users and cgroups there are, and whatever fails, there are so many series and
 // no more; the sums stay right.
 func TestBounded(t *testing.T) {

@@ -48,7 +48,7 @@ func OfRefusal(e *ledger.Entry) *Refused {
 	if r.Facts.Counter == rule.UserLockedVM {
 		r.Held = e.Held
 	}
-	if f := r.Facts; f.CgroupCurrent != nil && object.Bytes(e.Unreleased) <= *f.CgroupCurrent {
+	if r.Facts.CgroupCurrent != nil {
 		r.Unreleased = e.Unreleased
 	}
 	r.Reasons = reason.Match(r.Facts)
@@ -462,7 +462,7 @@ func cgroupRemedies(e *ledger.Entry, f *reason.Facts) []remedy.Remedy {
 		change := fmt.Sprintf("a higher %s of %s", file, f.Cgroup)
 		list = append(list, remedy.Remedy{Name: "memory.max", Change: change, Brief: change, Price: "the cgroup may take so much of the machine's memory"})
 	}
-	if closed := object.Bytes(e.Unreleased); closed > 0 && closed <= *f.CgroupCurrent && wanted != nil && *f.CgroupCurrent-closed+*wanted <= *f.CgroupLimit {
+	if closed := object.Bytes(e.Unreleased); closed > 0 && wanted != nil && *f.CgroupCurrent-closed+*wanted <= *f.CgroupLimit {
 		list = slices.Insert(list, 0, remedy.Wait(closed, "byte"))
 	}
 	return list

@@ -31,7 +31,7 @@ func (l *Ledger) judgeAccount(e *Entry, u *user, p *process) {
 	case e.ChargedUser == 0 && process == 0 && e.Errno != 0:
 		e.Kind = Refusal
 		if e.Failed != nil {
-			e.Unreleased = l.unreleased.In(e.Failed.Refuser(), e.TimeNS)
+			e.Unreleased = l.unreleased.In(e.Failed.Refuser(), e.Failed.Limit.UsageBytes, e.TimeNS)
 		}
 	}
 	e.ExpectedUser, e.ExpectedPinned = e.ChargedUser, e.ChargedPinned

@@ -164,6 +164,7 @@ func TestUnreleased(t *testing.T) {
 		"the address anew": {[]Event{cgroupPays(1, "/a/b", 8192), closesPaid(1), cgroupPays(1, "/a/b", 4096)}, nil},
 		"older":            {[]Event{closesPaid(1)}, nil},
 		"not known where":  {[]Event{cgroupPays(1, "", 8192), closesPaid(1)}, nil},
+		"more than it has": {[]Event{cgroupPays(1, "/a/b", 8192), cgroupPays(2, "/a/b", 1024), closesPaid(1), closesPaid(2)}, nil},
 		"two":              {[]Event{cgroupPays(1, "/a/b", 4096), cgroupPays(2, "/a", 4096), closesPaid(1), closesPaid(2)}, []object.Closed{{What: object.Map, PID: 42, Count: 2, Bytes: 8192, AgeNS: 2000}}},
 	} {
 		l := New()

@@ -141,7 +141,7 @@ func (l *Ledger) objectRefusal(e *Entry, u *user) {
 		// Not given back yet. Since 6.18 the kernel does that in a worker, so it
 		// is no leak.
 		e.Uncertain = o.PageBytes() != 0
-		e.Unreleased = l.unreleased.In(o.Refuser(), e.TimeNS)
+		e.Unreleased = l.unreleased.In(o.Refuser(), o.UsageBytes, e.TimeNS)
 		return
 	}
 	e.Uncertain = !e.User.Undisturbed()

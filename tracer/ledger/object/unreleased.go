@@ -33,9 +33,10 @@ func (u Unreleased) Close(c *Closing, paid Paid) {
 	}
 }
 
-// In is what was charged to a memory cgroup, or to those below it, what is charged the most
-// first; in "" nothing is.
-func (u Unreleased) In(path string, nowNS uint64) []Closed {
+// In is what was charged to a memory cgroup, or to those below it, which had so many bytes in
+// all; what is charged the most first. In "" nothing is. Where it comes to more than all, some
+// of it is just being released, and nothing is claimed.
+func (u Unreleased) In(path string, had int64, nowNS uint64) []Closed {
 	if path == "" {
 		return nil
 	}
@@ -50,6 +51,9 @@ func (u Unreleased) In(path string, nowNS uint64) []Closed {
 		if bytes > 0 {
 			list.Add(Closed{What: one.what, PID: one.pid, Count: 1, Bytes: bytes, AgeNS: max(nowNS, one.timeNS) - one.timeNS})
 		}
+	}
+	if Bytes(list) > had {
+		return nil
 	}
 	return list.Sorted()
 }
