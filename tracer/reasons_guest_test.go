@@ -104,17 +104,22 @@ func TestCgroupsThatRefuse(t *testing.T) {
 		for _, w := range want {
 			names = append(names, w.name)
 		}
-		refusals := provokeAll(t, tracer.Options{BPF: true, Others: true}, names).refusals
+		opts := tracer.Options{BPF: true, Others: true}
+		refusals := provokeAll(t, opts, names).refusals
 		for i, w := range want {
 			t.Run(w.name, func(t *testing.T) {
+				// That an element was refused is derived where the charges are not watched, and now
+				// and then (on arm64, always) the cgroup was seen to have room again by then.
+				update := w.name == "update-cgroup"
+				for attempt := 1; update && attempt < 3 && len(refusals[i]) == 1 && charging.OfRefusal(&refusals[i][0]).Outcome == reason.Unknown; attempt++ {
+					refusals[i] = provokeAll(t, opts, names[i:i+1]).refusals[0]
+				}
 				if len(refusals[i]) != 1 {
 					t.Fatalf("%d refusals", len(refusals[i]))
 				}
 				said := charging.OfRefusal(&refusals[i][0])
 				text := said.Text()
-				// That an element was refused is derived where the charges are not watched, and on
-				// arm64 the cgroup was seen to have room again by then.
-				if t.Log(text); k.Arch == "arm64" && w.name == "update-cgroup" && said.Outcome == reason.Unknown {
+				if t.Log(text); k.Arch == "arm64" && update && said.Outcome == reason.Unknown {
 					return
 				}
 				if said.Outcome != w.outcome || len(said.Reasons) != 1 || (strings.Contains(text, " bytes, memory.max ") || strings.Contains(text, " bytes, and may have ")) != (w.outcome == reason.Limit) {
