@@ -322,7 +322,7 @@ func ioUringRings(s *Scene) {
 		m, err := p.ask(request{Op: "uring", Pages: entriesOfRing}, -1)
 		s.check(err)
 		s.check(errnoError("io_uring_setup", m))
-		pages, err := strconv.ParseInt(m.Notes[0], 10, 64)
+		pages, err := strconv.ParseInt(m.Notes[2], 10, 64)
 		s.check(err)
 		s.say("owner makes an io_uring of %d pages", pages)
 		switch seen := atRest(); seen {

@@ -463,6 +463,23 @@ func TestLossIsPlaced(t *testing.T) {
 	}
 }
 
+// What a ring is charged, by what its parameters say: 1024 entries, and 2048 completions.
+func TestUringPages(t *testing.T) {
+	for features, want := range map[uint32]int64{
+		0:                                 26, // 5.3.1
+		uringSingleMmap:                   32, // 5.4 to 5.11
+		uringSingleMmap | uringAttributes: 26,
+	} {
+		p := uringParams{sqEntries: 1024, cqEntries: 2048, features: features, sqArray: 320, cqCQEs: 320}
+		if features != 0 {
+			p.sqArray, p.cqCQEs = 64+16*2048, 64 // one region, the completions first
+		}
+		if _, _, got := p.pages(4096); got != want {
+			t.Errorf("features %#x: %d pages; want %d", features, got, want)
+		}
+	}
+}
+
 // Whether io_uring charges the process is told by the kernel's types.
 func TestUringPins(t *testing.T) {
 	for member, want := range map[string]bool{"account_mem": false, "limit_mem": true} {

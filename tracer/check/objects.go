@@ -407,22 +407,42 @@ type uringParams struct {
 	cqReserved                                                  [4]uint32
 }
 
-// uring makes an io_uring of r.Pages entries, or of a few. The notes are how many pages its
-// two regions take, and if each takes a power of two, as up to 6.13.
-func uring(r *request) reply {
-	var p uringParams
-	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(max(4, r.Pages)), uintptr(unsafe.Pointer(&p)), 0)
-	came := result(fd, errno)
-	var exact, powers int64
-	for _, bytes := range []uint32{max(p.sqArray+4*p.sqEntries, p.cqCQEs+16*p.cqEntries), 64 * p.sqEntries} {
-		pages := (int64(bytes) + page() - 1) / page()
+// The features of io_uring that tell how a kernel allocates, and so charges, its rings.
+const (
+	uringSingleMmap = 1 << 0  // 5.4: both rings are one region; before, what all takes is rounded up once
+	uringAttributes = 1 << 16 // 6.14: a region is as large as it must be; before, a power of two of pages
+)
+
+// pages are those of a ring and its entries, each region as large as it must be; the same, each
+// a power of two; and what this kernel charges a user, if it charges for rings at all.
+func (p *uringParams) pages(page int64) (exact, powers, charged int64) {
+	submissions, completions, entries := int64(p.sqArray+4*p.sqEntries), int64(p.cqCQEs+16*p.cqEntries), int64(64*p.sqEntries)
+	for _, bytes := range []int64{max(submissions, completions), entries} {
+		pages := (bytes + page - 1) / page
 		power := int64(1)
 		for power < pages {
 			power *= 2
 		}
 		exact, powers = exact+pages, powers+power
 	}
-	came.Notes = []string{fmt.Sprint(exact), fmt.Sprint(powers)}
+	switch {
+	case p.features&uringSingleMmap == 0: // ring_pages() of 5.1 to 5.3
+		charged = (submissions + entries + completions + page - 1) / page
+	case p.features&uringAttributes == 0: // ring_pages() of 5.4 to 5.11
+		charged = powers
+	default: // io_create_region()
+		charged = exact
+	}
+	return exact, powers, charged
+}
+
+// uring makes an io_uring of r.Pages entries, or of a few. The notes are uringParams.pages.
+func uring(r *request) reply {
+	var p uringParams
+	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(max(4, r.Pages)), uintptr(unsafe.Pointer(&p)), 0)
+	came := result(fd, errno)
+	exact, powers, charged := p.pages(page())
+	came.Notes = []string{fmt.Sprint(exact), fmt.Sprint(powers), fmt.Sprint(charged)}
 	return came
 }
 
