@@ -314,8 +314,16 @@ func (r *oneCall) bpfMap() (made int, err error) {
 	return 1, m.Close()
 }
 
+// newMap makes one map and no other: the library first makes some to try what the kernel can,
+// whose pages may stay charged for a moment.
 func (r *oneCall) newMap(name string, flags uint32) (*ebpf.Map, error) {
-	return ebpf.NewMap(&ebpf.MapSpec{Name: name, Type: ebpf.Hash, KeySize: 8, ValueSize: uint32(r.bytes), MaxEntries: uint32(r.count), Flags: flags})
+	attr := mapCreateAttr{mapType: uint32(ebpf.Hash), keySize: 8, valueSize: uint32(r.bytes), maxEntries: uint32(r.count), mapFlags: flags}
+	copy(attr.name[:], name)
+	fd, err := createBPFMap(&attr)
+	if err != nil {
+		return nil, err
+	}
+	return ebpf.NewMapFromFD(fd)
 }
 
 // fill makes a hash map in a cgroup, and from another one sets its elements, which are

@@ -94,9 +94,13 @@ func (r *oneCall) closedUmem() (int, error) {
 	})
 }
 
-// closedMap is in a cgroup, if one is named.
+// closedMap is in a cgroup, if one is named. That is full at times, and has nobody else to kill
+// then.
 func (r *oneCall) closedMap() (int, error) {
 	if r.cgroup != "" {
+		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
+			return 0, err
+		}
 		if err := r.join(); err != nil {
 			return 0, err
 		}
