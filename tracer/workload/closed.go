@@ -3,8 +3,10 @@ package workload
 import (
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -36,6 +38,12 @@ const (
 	closedPatience = 20 * time.Second
 )
 
+// rest sleeps for a millisecond. Go's own sleep may start a thread, which a full cgroup has no
+// memory for.
+func rest() {
+	unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&unix.Timespec{Nsec: int64(time.Millisecond)})), 0, 0)
+}
+
 // afterClosing makes things and closes them at once, until the kernel has refused so many as
 // are asked for. Each that is refused is tried until it succeeds: made is how many did. The
 // error is of the refusals.
@@ -47,7 +55,7 @@ func (r *oneCall) afterClosing(open func() (*closable, error)) (made int, err er
 			return made, err
 		}
 		errno := c.get()
-		for end := time.Now().Add(closedPatience); errno != 0; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(closedPatience); errno != 0; rest() {
 			if refused = errno; c.get() == 0 {
 				made++
 				break
@@ -98,6 +106,7 @@ func (r *oneCall) closedUmem() (int, error) {
 // then.
 func (r *oneCall) closedMap() (int, error) {
 	if r.cgroup != "" {
+		debug.SetGCPercent(-1)
 		if err := os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0); err != nil {
 			return 0, err
 		}
