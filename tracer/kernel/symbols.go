@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -36,34 +38,42 @@ func SyscallSymbol(name string) string {
 	return map[string]string{"amd64": "__x64_", "arm64": "__arm64_"}[runtime.GOARCH] + name
 }
 
-// AbsentSymbols reads in /proc/kallsyms which of some functions there are not. Names
-// are there for everyone, if not addresses. nil: that cannot be read.
-func AbsentSymbols(functions []string) map[string]bool {
-	if len(functions) == 0 {
-		return nil // with --only perf: half a second of an old kernel's time saved
-	}
+// ReadSymbols reads in /proc/kallsyms where symbols are, those of the kernel before those of
+// modules that have the same name. What there is not is not in the map. The names are there
+// for everyone; the addresses are 0 for whom the kernel hides them from.
+func ReadSymbols(names []string) (map[string]uint64, error) {
 	f, err := os.Open("/proc/kallsyms")
 	if err != nil {
-		return nil // attaching will tell
+		return nil, err
 	}
 	defer f.Close()
-	absent := map[string]bool{}
-	for _, name := range functions {
-		absent[name] = true
+	return readSymbols(f, names)
+}
+
+func readSymbols(r io.Reader, names []string) (map[string]uint64, error) {
+	wanted, found := map[string]bool{}, map[string]uint64{}
+	for _, name := range names {
+		wanted[name] = true
 	}
-	lines := bufio.NewScanner(f)
+	lines := bufio.NewScanner(r)
 	for lines.Scan() { // ADDRESS TYPE NAME [TAB MODULE]
-		_, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
+		address, rest, _ := bytes.Cut(lines.Bytes(), []byte(" "))
 		_, rest, _ = bytes.Cut(rest, []byte(" "))
 		name, _, _ := bytes.Cut(rest, []byte("\t"))
-		if absent[string(name)] {
-			absent[string(name)] = false
+		if !wanted[string(name)] {
+			continue
 		}
+		delete(wanted, string(name))
+		n, err := strconv.ParseUint(string(address), 16, 64)
+		if err != nil {
+			return nil, fmt.Errorf("/proc/kallsyms: the address of %s: %w", name, err)
+		}
+		found[string(name)] = n
 	}
-	if lines.Err() != nil {
-		return nil
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("/proc/kallsyms: %w", err)
 	}
-	return absent
+	return found, nil
 }
 
 // SymbolAddresses asks the kernel for symbols, with a program that writes their

@@ -19,6 +19,7 @@ type Kernel struct {
 	Absent map[string]bool
 
 	addresses map[string]uint64 // of functions that probes are on; 0: there is none. nil: nothing is known
+	text      text              // where that was read in /proc/kallsyms
 	sessions  bool              // kprobes are to be sessions
 }
 
@@ -66,9 +67,9 @@ func ReadSpecs(via transport.Transport, bpfObjects, chargers bool) (s Specs, err
 // asked, or does not tell, the variables are left to the library. Close the program that
 // comes back after the trace, which would show its end; it may be nil.
 //
-// /proc/kallsyms, where the library looks symbols up, is rendered line by line for every
-// symbol there is: most of what a start would cost. Since 5.16 a program can ask for a
-// symbol instead, with the same privileges.
+// /proc/kallsyms, where the library looks symbols up for each source, is rendered line by
+// line for every symbol there is: most of what a start would cost. Since 5.16 a program can
+// ask for a symbol instead, with the same privileges; before, it is read once.
 func (s Specs) Resolve(types kernel.Types) (Kernel, *ebpf.Program) {
 	k := Kernel{Types: types}
 	if !types.HaveTypedReads() {
@@ -88,18 +89,48 @@ func (s Specs) Resolve(types kernel.Types) (Kernel, *ebpf.Program) {
 		names = slices.Concat(variables, s.functions(k, true))
 	}
 	asked, addresses, err := kernel.SymbolAddresses(names)
-	if err != nil {
-		k.Absent = kernel.AbsentSymbols(functions)
-		return k, asked
+	if err == nil {
+		k.Absent = map[string]bool{}
+		for _, name := range functions {
+			k.Absent[name] = addresses[name] == 0
+		}
+	} else {
+		k.Absent, addresses = readSymbols(slices.Concat(variables, s.functions(k, true), kernelText[:]))
+		k.text = text{addresses[kernelText[0]], addresses[kernelText[1]]}
 	}
-	s.eachProgram(func(program *ebpf.ProgramSpec) { setSymbols(program, addresses) })
-	k.addresses = addresses
-	k.Absent = map[string]bool{}
-	for _, name := range functions {
-		k.Absent[name] = addresses[name] == 0
+	if addresses != nil {
+		s.eachProgram(func(program *ebpf.ProgramSpec) { setSymbols(program, addresses) })
+		k.addresses = addresses
 	}
 	return k, asked
 }
+
+// readSymbols reads which of some symbols there are not, and where the others are; 0: nowhere.
+// nil: that cannot be read, and attaching will tell; or the kernel hides it, and the library
+// will.
+func readSymbols(names []string) (absent map[string]bool, addresses map[string]uint64) {
+	found, err := kernel.ReadSymbols(names)
+	if err != nil {
+		return nil, nil
+	}
+	absent, addresses = map[string]bool{}, map[string]uint64{}
+	hidden := true
+	for _, name := range names {
+		address, there := found[name]
+		absent[name], addresses[name] = !there, address
+		hidden = hidden && address == 0
+	}
+	if hidden {
+		return absent, nil
+	}
+	return absent, addresses
+}
+
+// kernelText are the symbols at the beginning and at the end of the kernel's own functions.
+var kernelText = [...]string{"_text", "_etext"}
+
+// text is where the kernel's own functions lie.
+type text struct{ begin, end uint64 }
 
 func (s Specs) eachProgram(do func(*ebpf.ProgramSpec)) {
 	for _, spec := range []*ebpf.CollectionSpec{s.Perf, s.BPFObjects, s.Chargers} {
