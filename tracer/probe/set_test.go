@@ -179,3 +179,29 @@ func TestTypesAreNotKept(t *testing.T) {
 	}
 	s.Close()
 }
+
+func TestPlace(t *testing.T) {
+	read := attacher{addresses: map[string]uint64{"first": 0x1000, "f": 0x1234, "beyond": 0x3000, "absent": 0}, text: text{0x1000, 0x2000}}
+	asked := attacher{addresses: read.addresses}
+	for _, c := range []struct {
+		name     string
+		a        attacher
+		function string
+		symbol   string
+		offset   uint64
+	}{
+		{"in the kernel's text", read, "f", "_text", 0x234},
+		{"where that begins", read, "first", "first", 0},
+		{"in a module", read, "beyond", "beyond", 0},
+		{"there is none", read, "absent", "absent", 0},
+		{"not looked for", read, "other", "other", 0},
+		{"a kernel that looks names up fast", asked, "f", "f", 0},
+		{"nothing is known", attacher{}, "f", "f", 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if symbol, offset := c.a.place(c.function); symbol != c.symbol || offset != c.offset {
+				t.Errorf("%s+%#x; want %s+%#x", symbol, offset, c.symbol, c.offset)
+			}
+		})
+	}
+}

@@ -215,12 +215,15 @@ func (r *run) once(tests []string) error {
 	config.Stdout, config.Stderr = &stdout, &stderr
 	begun := time.Now()
 	code, err := guest.Run(context.Background(), config)
-	r.note(tests, "a guest with Linux %s, %.1f s: %s", r.kernel.Release, time.Since(begun).Seconds(), strings.Join(tests, " "))
+	took := time.Since(begun)
 	r.code, r.stderr = code, stderr.String()
 	results, parseErr := parseResults(stdout.Bytes())
+	var each []string // which tests make a guest slow
 	for _, result := range results {
 		r.results[result.name] = result
+		each = append(each, fmt.Sprintf("%s %.0f s", result.name, result.seconds))
 	}
+	r.note(tests, "a guest with Linux %s, %.1f s: %s", r.kernel.Release, took.Seconds(), strings.Join(each, ", "))
 	return cmp.Or(err, parseErr)
 }
 
