@@ -167,11 +167,18 @@ func OpenBPFObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, me
 	return s, true, notes, err
 }
 
-// Open loads and attaches.
+// Open loads and attaches, on kernels where that saves a start many links by one link for many
+// functions, if each call of them may cost some twenty instructions more.
 func Open(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[string]*ebpf.Map) (*Set, error) {
 	s, err := Load(source, probes, k, shared)
 	if err != nil {
 		return nil, err
+	}
+	if k.sessions && k.FollowsAllReturns() {
+		if err := s.connect(k); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("switchboard: %w", err)
+		}
 	}
 	if err := s.Attach(); err != nil {
 		s.Close()

@@ -42,7 +42,8 @@ type Probe struct {
 	ret        bool   // at the function's return
 	trampoline bool   // by fentry or fexit, else by a kprobe
 	multi      bool   // by kprobe.multi
-	entry      string // the program for the function's entry, if it is a session; Program is for the return
+	session    bool   // by one link for entry and return
+	entry      string // the program for the function's entry, if it is for both; Program is for the return
 }
 
 // State is what became of a probe.

@@ -17,9 +17,10 @@ import (
 // kind kprobe.multi. It is made of the two programs that kprobes have for these: it asks
 // the kernel which of both it is at, and goes on with that one.
 
-// sessions makes rows for kprobes rows for sessions, and for kprobe.multi where there is
-// nothing to pair. The order of what is left stays.
-func sessions(rows []Probe) (list []Probe) {
+// sessions makes rows for kprobes rows for sessions. Where there is nothing to pair they are
+// for kprobe.multi, or, if alone, sessions of which the other half does nothing. The order of
+// what is left stays.
+func sessions(rows []Probe, alone bool) (list []Probe) {
 	paired := map[int]bool{}
 	for i, p := range rows {
 		if paired[i] {
@@ -29,7 +30,7 @@ func sessions(rows []Probe) (list []Probe) {
 			list = append(list, p)
 			continue
 		}
-		p.multi = true
+		p.multi, p.session = true, alone
 		if p.ret {
 			if j := entryOf(rows, p); j >= 0 {
 				paired[j] = true
@@ -58,7 +59,7 @@ func entryOf(rows []Probe, ret Probe) int {
 }
 
 func pairUp(ret, entry Probe) Probe {
-	ret.entry = entry.Program
+	ret.entry, ret.session = entry.Program, true
 	ret.Optional = ret.Optional && entry.Optional
 	ret.Idle = ret.Idle || entry.Idle
 	ret.Hot = ret.Hot || entry.Hot
@@ -108,13 +109,21 @@ func (k Kernel) isReturn() (btf.TypeID, error) {
 	return spec.TypeID(t)
 }
 
+// half is a program that does nothing in place of another one.
+func half(of ebpf.ProgramSpec) ebpf.ProgramSpec {
+	first := of.Instructions[0]
+	nothing := asm.Mov.Imm(asm.R0, 0).WithSymbol(first.Symbol()).WithSource(first.Source())
+	of.Instructions = asm.Instructions{btf.WithFuncMetadata(nothing, btf.FuncMetadata(&first)), asm.Return()}
+	return of
+}
+
 // attachMulti attaches by kprobe.multi.
 func (a attacher) attachMulti(p Probe, program *ebpf.Program) (link.Link, error) {
 	options, err := a.options(p)
 	if err != nil {
 		return nil, err
 	}
-	if p.ret && p.entry == "" {
+	if p.ret && !p.session {
 		return link.KretprobeMulti(program, options)
 	}
 	return link.KprobeMulti(program, options)
@@ -125,7 +134,7 @@ func (a attacher) attachMulti(p Probe, program *ebpf.Program) (link.Link, error)
 // on (da7e9c0a7fbc) the kernel follows their null pointer when somebody reads the link's
 // /proc/PID/fdinfo, as lsof does.
 func (a attacher) options(p Probe) (link.KprobeMultiOptions, error) {
-	options := link.KprobeMultiOptions{Symbols: []string{p.Symbol}, Cookies: make([]uint64, 1), Session: p.entry != ""}
+	options := link.KprobeMultiOptions{Symbols: []string{p.Symbol}, Cookies: make([]uint64, 1), Session: p.session}
 	if address, known := a.addresses[p.Symbol]; known {
 		if address == 0 {
 			return options, fmt.Errorf("%s: %w", p.Symbol, os.ErrNotExist)

@@ -20,14 +20,18 @@ import (
 // A return and its entry become one row, whose requirements are those of both; what is
 // alone stays so, and trampolines stay what they are.
 func TestSessions(t *testing.T) {
-	var got []string
-	for _, p := range sessions([]Probe{
+	rows := []Probe{
 		{Program: "kretprobe_a", Symbol: "a", ret: true, Optional: true}, {Program: "kprobe_a", Symbol: "a", AtOnce: 5},
 		{Program: "kretprobe_b", Symbol: "b", ret: true}, {Program: "kprobe_b_closed", Symbol: "b"}, {Program: "kprobe_b", Symbol: "b", Idle: true},
 		{Program: "kretprobe_c", Symbol: "c", ret: true}, {Program: "kprobe_c_since_7", Symbol: "c", Optional: true},
 		{Program: "kretprobe_d", Symbol: "d", ret: true, Optional: true},
 		{Program: "fexit_e", Symbol: "e", ret: true, trampoline: true}, {Program: "kprobe_e", Symbol: "e"},
-	}) {
+	}
+	var got []string
+	for _, p := range sessions(rows, false) {
+		if p.session != (p.entry != "") {
+			t.Errorf("%s is a session: %v", p.loaded(), p.session)
+		}
 		got = append(got, fmt.Sprintf("%s %s by %s, return %v, optional %v, idle %v", p.loaded(), p.Symbol, p.hook(), p.ret, p.Optional, p.Idle))
 	}
 	want := []string{
@@ -41,6 +45,11 @@ func TestSessions(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	for _, p := range sessions(rows, true) {
+		if p.session == p.trampoline {
+			t.Errorf("%s is a session: %v", p.loaded(), p.session)
+		}
 	}
 }
 
@@ -67,7 +76,7 @@ func TestSessionPrograms(t *testing.T) {
 		for program, spec := range source.Programs {
 			rows = append(rows, Probe{Program: program}.fromELF(spec))
 		}
-		for _, p := range sessions(rows) {
+		for _, p := range sessions(rows, false) {
 			if p.entry == "" {
 				continue
 			}

@@ -20,6 +20,7 @@ import (
 type Set struct {
 	collection *ebpf.Collection
 	probes     []Probe
+	board      *switchboard    // of some of the probes; nil: each has a link of its own
 	absent     map[string]bool // see Kernel
 	links      []attached      // in the order of attaching
 	notes      []string
@@ -42,9 +43,32 @@ func (k Kernel) attacher() attacher {
 	return attacher{k.addresses, k.text, k.sessions && k.FollowsAllReturns()}
 }
 
+// attached is a link, and the probe that it is for; or, with a switchboard, the first of them.
 type attached struct {
 	link.Link
-	probe Probe
+	probe   Probe
+	program *ebpf.Program
+	board   *switchboard
+}
+
+// probes are those of the link.
+func (l attached) probes() []Probe {
+	if l.board != nil {
+		return l.board.rows
+	}
+	return []Probe{l.probe}
+}
+
+// runs is how often the program of one of them has run.
+func (l attached) runs(probe int) (uint64, error) {
+	if l.board != nil {
+		return l.board.runs(probe)
+	}
+	stats, err := l.program.Stats()
+	if err != nil {
+		return 0, err
+	}
+	return stats.RunCount, nil
 }
 
 // Load loads the programs of probes from a source. Those for functions that this kernel
@@ -93,7 +117,7 @@ func (s *Set) programs(built map[string]*ebpf.ProgramSpec, k Kernel) (map[string
 		if isReturn, err = k.isReturn(); err != nil {
 			return nil, fmt.Errorf("%w (%w)", ebpf.ErrNotSupported, err)
 		}
-		s.probes = sessions(s.probes)
+		s.probes = sessions(s.probes, k.FollowsAllReturns())
 	}
 	programs := map[string]*ebpf.ProgramSpec{}
 	for _, p := range s.probes {
@@ -103,6 +127,10 @@ func (s *Set) programs(built map[string]*ebpf.ProgramSpec, k Kernel) (map[string
 			program.AttachTo = p.Symbol
 		case p.entry != "":
 			program = session(*built[p.entry], program, isReturn)
+		case p.session && p.ret:
+			program = session(half(program), program, isReturn)
+		case p.session:
+			program = session(program, half(program), isReturn)
 		case p.multi:
 			program.AttachType = ebpf.AttachTraceKprobeMulti
 		}
@@ -123,16 +151,20 @@ func (s *Set) Programs() map[string]*ebpf.Program {
 }
 
 // Attach attaches all probes, in the order of the table, in which a return comes before
-// its entry: no call is seen entering but not returning. Without one that is not
+// its entry: no call is seen entering but not returning. Those of the switchboard, which has
+// both at once, are the last. Without one that is not
 // optional, or without any, it fails, and nothing stays attached.
 func (s *Set) Attach() error {
 	s.notes = nil
 	var first error
 	for _, p := range s.probes {
+		if s.board.has(p) {
+			continue
+		}
 		l, err := s.attachOne(p)
 		switch {
 		case err == nil:
-			s.links = append(s.links, attached{l, p})
+			s.links = append(s.links, attached{l, p, s.collection.Programs[p.loaded()], nil})
 		case p.Optional:
 			first = cmp.Or(first, err)
 			s.forgo(p, err)
@@ -141,10 +173,25 @@ func (s *Set) Attach() error {
 			return fmt.Errorf("attach %s to %s: %w", p.hook(), p.Symbol, err)
 		}
 	}
+	if s.board != nil {
+		l, err := s.board.attach()
+		if err != nil { // one of its functions takes no probe: each for itself
+			s.Detach()
+			s.disconnect()
+			return s.Attach()
+		}
+		s.links = append(s.links, attached{l, s.board.rows[0], s.board.program, s.board})
+	}
 	if len(s.links) == 0 {
 		return first
 	}
 	return nil
+}
+
+// disconnect does without the switchboard.
+func (s *Set) disconnect() {
+	s.board.close()
+	s.board = nil
 }
 
 // forgo does without an optional probe, and without the other one on its function: a
@@ -230,15 +277,17 @@ func (s *Set) Notes() []string {
 // must have been switched on, and names those that should have and have not.
 func (s *Set) Fired() (states []State, silent []string, err error) {
 	for _, l := range s.links {
-		stats, err := s.collection.Programs[l.probe.loaded()].Stats()
-		if err != nil {
-			return nil, nil, err
+		for i, p := range l.probes() {
+			runs, err := l.runs(i)
+			if err != nil {
+				return nil, nil, err
+			}
+			state := p.state(runs)
+			if !state.Fired && p.mustFire() {
+				silent = append(silent, state.String())
+			}
+			states = append(states, state)
 		}
-		state := l.probe.state(stats.RunCount)
-		if !state.Fired && l.probe.mustFire() {
-			silent = append(silent, state.String())
-		}
-		states = append(states, state)
 	}
 	return states, silent, nil
 }
@@ -250,9 +299,11 @@ func (p Probe) mustFire() bool { return !p.Optional && !p.Idle && !p.Hot }
 // reported: for kernels that do not count the runs of programs.
 func (s *Set) Assumed(reported bool) (states []State) {
 	for _, l := range s.links {
-		state := l.probe.state(0)
-		state.Fired = reported && !l.probe.Idle
-		states = append(states, state)
+		for _, p := range l.probes() {
+			state := p.state(0)
+			state.Fired = reported && !p.Idle
+			states = append(states, state)
+		}
 	}
 	return states
 }
@@ -263,15 +314,14 @@ func (s *Set) Missed() (sum uint64) {
 	if s == nil {
 		return 0
 	}
-	counted := map[string]bool{}
+	counted := map[*ebpf.Program]bool{}
 	for _, l := range s.links {
 		if l.probe.Hot {
 			continue
 		}
-		name := l.probe.loaded()
-		if !counted[name] {
-			counted[name] = true
-			sum += s.skipped(s.collection.Programs[name])
+		if !counted[l.program] {
+			counted[l.program] = true
+			sum += s.skipped(l.program)
 		}
 		sum += s.missed(l.Link)
 	}
@@ -302,7 +352,9 @@ func missedByKprobe(l link.Link) uint64 {
 
 // Watches reports whether a function's return is probed.
 func (s *Set) Watches(symbol string) bool {
-	return s != nil && slices.ContainsFunc(s.links, func(l attached) bool { return l.probe.ret && l.probe.Symbol == symbol })
+	return s != nil && slices.ContainsFunc(s.links, func(l attached) bool {
+		return slices.ContainsFunc(l.probes(), func(p Probe) bool { return p.ret && p.Symbol == symbol })
+	})
 }
 
 // Attached reports whether any probe is.
@@ -325,5 +377,6 @@ func (s *Set) Close() {
 		return
 	}
 	s.Detach()
+	s.disconnect()
 	s.collection.Close()
 }

@@ -34,7 +34,11 @@ func (l *fakeLink) Close() error {
 // fake is a set of probes that are attached to nothing: fails says why one cannot be.
 func fake(probes []Probe, absent map[string]bool, fails func(Probe) error) (s *Set, open *[]string) {
 	open = &[]string{}
-	s = &Set{probes: probes, absent: absent, collection: &ebpf.Collection{},
+	programs := map[string]*ebpf.Program{}
+	for _, p := range probes {
+		programs[p.loaded()] = new(ebpf.Program)
+	}
+	s = &Set{probes: probes, absent: absent, collection: &ebpf.Collection{Programs: programs},
 		skipped: func(*ebpf.Program) uint64 { return 10 }, missed: func(link.Link) uint64 { return 1 }}
 	s.attach = func(p Probe, _ *ebpf.Program) (link.Link, error) {
 		if err := fails(p); err != nil {
