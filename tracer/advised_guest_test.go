@@ -23,13 +23,7 @@ import (
 // no more advice. Where nothing is advised, no choice of options opens it. 5.10 lacks most;
 // that the newest lacks nothing is TestMatrix's.
 func TestAdviceOfErrors(t *testing.T) {
-	kernels := func(t *testing.T) []guesttest.Kernel {
-		if guesttest.All() {
-			return guesttest.Kernels(t)
-		}
-		return guesttest.Fetch(t, "5.10")
-	}
-	guests.Test(t, kernels, func(t *testing.T, _ guesttest.Kernel) {
+	guests.Test(t, guesttest.OldestOrAll, func(t *testing.T, _ guesttest.Kernel) {
 		works := map[tracer.Advice]error{}
 		for _, attach := range probe.AttachNames() {
 			for _, via := range transport.Names() {
@@ -163,7 +157,7 @@ func mounted(dir string) bool {
 // capability that is there, no setting that is as it should be. Details advise nothing that
 // a remedy does not.
 func TestAdviceOfDoctor(t *testing.T) {
-	guests.Test(t, guesttest.Ends, func(t *testing.T, _ guesttest.Kernel) {
+	guests.Test(t, guesttest.OldestOrAll, func(t *testing.T, _ guesttest.Kernel) {
 		options := regexp.MustCompile(`--(attach|transport) (\w+)`)
 		asked := []tracer.Options{{}}
 		if guesttest.All() { // each of them opens several traces

@@ -24,9 +24,7 @@ import (
 // metrics stalls. Nothing is lost uncounted, its memory stays as it is, and the counters that it
 // tells of are the kernel's.
 func TestAgentSoak(t *testing.T) {
-	if !guesttest.All() {
-		t.Skip("runs with make test-kernels, and for longer with make soak")
-	}
+	guesttest.Long(t)
 	guests.Test(t, outermost, soakAgent)
 }
 

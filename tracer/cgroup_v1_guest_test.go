@@ -23,9 +23,7 @@ var ofV1 guesttest.Guests
 // Memory cgroups of v1 have files of other names, and paths of another tree: what is said of a
 // refusal is of those, and the line to paste works. Debian's kernels have them up to 6.1.
 func TestCgroupV1(t *testing.T) {
-	if !guesttest.All() {
-		t.Skip("runs with make test-kernels")
-	}
+	guesttest.Long(t)
 	ofV1.Test(t, func(t *testing.T) []guesttest.Kernel { return guesttest.Fetch(t, "6.1") }, func(t *testing.T, _ guesttest.Kernel) {
 		const root = "/sys/fs/cgroup/memory" // a cgroup of v2 that the other hierarchy hides
 		dir := filepath.Join(root, "full")

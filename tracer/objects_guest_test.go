@@ -444,9 +444,7 @@ func smallMaps(t *testing.T) {
 
 // Ten thousand maps come and go, and every one is seen.
 func TestManyMaps(t *testing.T) {
-	if !guesttest.All() {
-		t.Skip("runs with make test-kernels")
-	}
+	guesttest.Long(t)
 	guests.Test(t, guesttest.Newest, func(t *testing.T, _ guesttest.Kernel) {
 		const many = 10000
 		tr := begin(t, tracer.Options{BPF: true})

@@ -25,7 +25,7 @@ import (
 // The witness is the program's own errno: what is refused is explained, each remedy that is
 // offered is applied and lets the whole program succeed, and a limit a page lower does not.
 func TestReasons(t *testing.T) {
-	guests.Test(t, guesttest.Ends, func(t *testing.T, k guesttest.Kernel) {
+	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
 		unlimitMemlock(t)
 		userPages(t, k)
 		var names []string

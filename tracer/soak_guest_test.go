@@ -43,13 +43,15 @@ func TestSoak(t *testing.T) {
 
 // The same, and no process passes a buffer to another one.
 func TestSoakAlone(t *testing.T) {
+	guesttest.Long(t)
 	guests.Test(t, outermost, func(t *testing.T, k guesttest.Kernel) { soak(t, k, false, transport.Auto) })
 }
 
 // The same, by the perf event array.
 func TestSoakPerfArray(t *testing.T) {
-	if !guesttest.All() || os.Getenv(soakVariable) != "" {
-		t.Skip("runs with make test-kernels")
+	guesttest.Long(t)
+	if os.Getenv(soakVariable) != "" {
+		t.Skip("make soak has the time for the others")
 	}
 	guests.Test(t, outermost, func(t *testing.T, k guesttest.Kernel) { soak(t, k, true, transport.PerfArray) })
 }

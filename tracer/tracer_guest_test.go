@@ -392,7 +392,7 @@ func crowdByFentry(t *testing.T) {
 // One that is killed leaves nothing where sessions are, and elsewhere probes in tracefs, which
 // the next one takes away, and nobody else's.
 func TestKilled(t *testing.T) {
-	guests.Test(t, guesttest.Ends, func(t *testing.T, k guesttest.Kernel) {
+	guests.Test(t, guesttest.OldestOrAll, func(t *testing.T, k guesttest.Kernel) {
 		const events = "/sys/kernel/tracing/kprobe_events"
 		others := "p:kprobes/of_others do_exit\n"
 		f, err := os.OpenFile(events, os.O_WRONLY|os.O_APPEND, 0)

@@ -310,9 +310,7 @@ func read(t *testing.T, file string) string {
 
 // A kernel that panics, hangs or has no BTF is never "bad" for git bisect.
 func TestBisectCannotTest(t *testing.T) {
-	if !guesttest.All() {
-		t.Skip("runs with make test-kernels")
-	}
+	guesttest.Long(t)
 	k := guesttest.Fetch(t, "6.12")[0]
 	for name, args := range map[string][]string{
 		"panic":           {"--append", "init=/nowhere rdinit=/nowhere"},
@@ -330,9 +328,7 @@ func TestBisectCannotTest(t *testing.T) {
 // git bisect finds the commit that breaks the accounting: the known-bad kernel
 // stands in for it, by a boot parameter that the commits hold.
 func TestBisectRun(t *testing.T) {
-	if !guesttest.All() {
-		t.Skip("runs with make test-kernels")
-	}
+	guesttest.Long(t)
 	k := guesttest.KnownBad(t, "right")
 	cmd := exec.Command(filepath.Join(guesttest.Root(), "testdata", "check", "bisect-example.sh"), guesttest.Binary(t), k.Image, k.Module)
 	cmd.Dir = t.TempDir()

@@ -114,9 +114,7 @@ func play(t *testing.T, k guesttest.Kernel, f explore.Finding) {
 
 // Each accounting of the past is found for what it is, without being told.
 func TestExploreKnownBadKernel(t *testing.T) {
-	if !guesttest.All() {
-		t.Skip("runs with make test-kernels")
-	}
+	guesttest.Long(t)
 	t.Parallel()
 	for variant, verdict := range map[string]string{"cumulative": "overcharge", "twice": "overcharge", "unclamped": "overcharge", "aux-full": "underflow", "aux-either": "leak"} {
 		t.Run(variant, func(t *testing.T) {

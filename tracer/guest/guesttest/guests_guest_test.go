@@ -22,8 +22,7 @@ func TestMain(m *testing.M) { os.Exit(guests.Main(m)) }
 // A test's body runs as root in the kernel that it was given, where pinwatch, the
 // package's testdata and its tools lie ready.
 func TestInside(t *testing.T) {
-	oldestToo := func(t *testing.T) []guesttest.Kernel { return guesttest.WithOldest(t, guesttest.First(t)) }
-	guests.Test(t, oldestToo, func(t *testing.T, k guesttest.Kernel) {
+	guests.Test(t, guesttest.First, func(t *testing.T, k guesttest.Kernel) {
 		var name unix.Utsname
 		if err := unix.Uname(&name); err != nil || unix.ByteSliceToString(name.Release[:]) != k.Release {
 			t.Errorf("runs on %s; want %s", unix.ByteSliceToString(name.Release[:]), k.Release)
@@ -67,6 +66,7 @@ func TestCommand(t *testing.T) {
 // What fails in a guest fails on the host, by the same names and with the same words,
 // whatever way it fails; what passes or is skipped does not.
 func TestFailuresComeBack(t *testing.T) {
+	guesttest.Long(t)
 	k := guesttest.First(t)[0].String()
 	t.Parallel()
 	for run, wants := range map[string][]string{

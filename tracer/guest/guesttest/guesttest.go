@@ -147,6 +147,23 @@ func Oldest(t *testing.T) []Kernel {
 	return Fetch(t, "5.10")
 }
 
+// OldestOrAll is 5.10 alone, or all that were asked for.
+func OldestOrAll(t *testing.T) []Kernel {
+	t.Helper()
+	if All() {
+		return Kernels(t)
+	}
+	return Oldest(t)
+}
+
+// Long is for a test that only make test-kernels runs: others see most of what it sees.
+func Long(t *testing.T) {
+	t.Helper()
+	if !All() {
+		t.Skip("runs with make test-kernels")
+	}
+}
+
 // WithOldest adds 5.10, which differs most, where it is not among some kernels.
 func WithOldest(t *testing.T, kernels []Kernel) []Kernel {
 	t.Helper()
