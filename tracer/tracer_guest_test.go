@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
@@ -318,6 +319,33 @@ func TestProgramsAreVerifiedSoon(t *testing.T) {
 		}
 		if n < 30 {
 			t.Errorf("%d programs are loaded", n)
+		}
+	})
+}
+
+// Where sessions follow all returns, few links are on all functions: each costs a start, and a
+// stop, a way through all functions of the kernel.
+func TestFewLinks(t *testing.T) {
+	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
+		if k.Before("6.14") {
+			t.Skip("sessions do not follow all returns: each function has a link of its own")
+		}
+		begin(t, everything())
+		links, functions := 0, 0
+		it := new(link.Iterator)
+		defer it.Close()
+		for it.Next() {
+			info, err := it.Link.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if multi := info.KprobeMulti(); multi != nil {
+				links++
+				functions += int(multi.Count)
+			}
+		}
+		if err := it.Err(); err != nil || links > 9 || functions < links+10 {
+			t.Errorf("%d links are on %d functions: %v", links, functions, err)
 		}
 	})
 }

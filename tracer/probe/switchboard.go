@@ -20,37 +20,41 @@ type switchboard struct {
 	program   *ebpf.Program
 	sessions  *ebpf.Map // by the number of a row; the kernel empties it when it is closed
 	calls     *ebpf.Map // likewise
+
+	attach func() (link.Link, error) // to all of the functions; replaced by tests
 }
 
-// connects reports whether a probe can be on a switchboard. What hot ones miss is not counted,
-// and so not told apart from what others miss by the same link.
-func (k Kernel) connects(p Probe) bool {
-	return p.session && !p.Hot && p.Outlined == "" && k.addresses[p.Symbol] != 0
+// switchboard is what of some probes can be on one: each function once, for it tells them
+// apart by nothing else. What hot ones miss is not counted, and could not be told apart from
+// what others miss by the same link.
+func (k Kernel) switchboard(probes []Probe) *switchboard {
+	b := &switchboard{}
+	b.attach = b.join
+	for _, p := range probes {
+		address := uintptr(k.addresses[p.Symbol])
+		if p.session && !p.Hot && p.Outlined == "" && address != 0 && !slices.Contains(b.addresses, address) {
+			b.rows, b.addresses = append(b.rows, p), append(b.addresses, address)
+		}
+	}
+	return b
 }
 
-// connect puts on a switchboard what can be on one: once each function, for it tells them
-// apart by nothing else.
+// has reports whether a probe is on the switchboard.
+func (b *switchboard) has(p Probe) bool { return b != nil && slices.Contains(b.rows, p) }
+
+// connect makes a switchboard where that saves a link.
 func (s *Set) connect(k Kernel) error {
 	isReturn, err := k.isReturn()
 	if err != nil {
 		return err
 	}
-	b := &switchboard{}
-	for _, p := range s.probes {
-		address := uintptr(k.addresses[p.Symbol])
-		if k.connects(p) && !slices.Contains(b.addresses, address) {
-			b.rows, b.addresses = append(b.rows, p), append(b.addresses, address)
-		}
-	}
+	b := k.switchboard(s.probes)
 	if len(b.rows) < 2 {
 		return nil
 	}
 	s.board = b
 	return b.load(s.collection.Programs, isReturn)
 }
-
-// has reports whether a probe is on the switchboard.
-func (b *switchboard) has(p Probe) bool { return b != nil && slices.Contains(b.rows, p) }
 
 func (b *switchboard) load(programs map[string]*ebpf.Program, isReturn btf.TypeID) (err error) {
 	size := uint32(len(b.rows))
@@ -111,8 +115,8 @@ func switches(addresses []uintptr, sessions, calls int, isReturn btf.TypeID) asm
 		asm.Return())
 }
 
-// attach attaches the switchboard to all of its functions.
-func (b *switchboard) attach() (link.Link, error) {
+// join is a link on all of the functions.
+func (b *switchboard) join() (link.Link, error) {
 	// With cookies: see attacher.options.
 	return link.KprobeMulti(b.program, link.KprobeMultiOptions{Addresses: b.addresses, Cookies: make([]uint64, len(b.addresses)), Session: true})
 }
