@@ -542,7 +542,8 @@ func (r *Refused) Text() string {
 	}
 	b.WriteString(r.holders() + r.limitOf())
 	if len(r.Unreleased) > 0 {
-		fmt.Fprintf(&b, ". Of the %s that it had, %s", remedy.Count(*r.Facts.CgroupCurrent, "byte"), ClosedText(r.Unreleased))
+		// Up to: of what is just being released, a part may have come back already.
+		fmt.Fprintf(&b, ". Of the %s that it had, up to %s", remedy.Count(*r.Facts.CgroupCurrent, "byte"), ClosedText(r.Unreleased))
 	}
 	if r.decided() {
 		fmt.Fprintf(&b, ". The comparison itself was not seen: the call may have ended before it, where %s", r.Reasons[0].When)

@@ -198,7 +198,7 @@ func TestOfRefusal(t *testing.T) {
 			o := ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 1 << 20, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 12 << 20, LimitBytes: 16 << 20}
 			created(o, refusal.Unseen)(e)
 			e.Unreleased = []object.Closed{{What: object.Map, PID: 42, Count: 1, Bytes: 10 << 20, AgeNS: 3e6}}
-		}), reason.Limit, []string{"Of the 12582912 bytes that it had, 10485760 are of a BPF map that process 42 had closed 3 ms before and the kernel had not released yet", "Remedies: try again shortly, or memory.max "}, []string{"ulimit"}},
+		}), reason.Limit, []string{"Of the 12582912 bytes that it had, up to 10485760 are of a BPF map that process 42 had closed 3 ms before and the kernel had not released yet", "Remedies: try again shortly, or memory.max "}, []string{"ulimit"}},
 		"map that does not fit without the closed one either": {refused(unix.ENOMEM, func(e *ledger.Entry) {
 			o := ledger.Object{Type: unix.BPF_MAP_TYPE_ARRAY, KeySize: 4, ValueSize: 8, MaxEntries: 4 << 20, Watched: true, Refused: true, LimitCgroupID: 7, LimitCgroup: "/web", UsageBytes: 12 << 20, LimitBytes: 16 << 20}
 			created(o, refusal.Unseen)(e)
