@@ -1,6 +1,6 @@
 // Gotest shows what go test -json says, as it goes: a line per test that took a
-// second, everything about one that failed, go's own line per package, and what the
-// scripts of testdata say. When that has been nothing for a while, it says what runs.
+// second, everything about one that failed, go's own line per package, what the
+// scripts of testdata say, and of each guest how long its tests took. When that has been nothing for a while, it says what runs.
 //
 //	go test -json ./... | gotest
 //
@@ -61,6 +61,7 @@ type show struct {
 	now   func() time.Time
 	begun time.Time
 	tests map[[2]string]*test // by package and name
+	guest string              // what was said of the last guest
 }
 
 func newShow(out io.Writer, now func() time.Time) *show {
@@ -138,7 +139,14 @@ func (s *show) pkg(e event) {
 // script matches a line that a script of testdata says of its progress.
 var script = regexp.MustCompile(`^[a-z]+\.sh: `)
 
+// guest matches the line on a guest, which each of its tests says.
+var guest = regexp.MustCompile(`^ *a guest with Linux `)
+
 func (s *show) output(t *test, text string) {
+	if guest.MatchString(text) && text != s.guest {
+		s.guest = text
+		io.WriteString(s.out, text)
+	}
 	switch {
 	case strings.HasPrefix(text, "=== "):
 	case script.MatchString(text):

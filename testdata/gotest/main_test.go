@@ -25,6 +25,12 @@ func TestShow(t *testing.T) {
 {"Action":"pass","Package":"p","Test":"TestA/b","Elapsed":12.3}
 {"Action":"skip","Package":"p","Test":"TestC","Elapsed":2}
 `, "build.sh: compiled 7 of 9 files\n--- PASS: TestA/b (12s)\n--- SKIP: TestC (2s)\n"},
+		{"two in a guest",
+			`{"Action":"output","Package":"p","Test":"TestA/b","Output":"a guest with Linux 9.9, 5.1 s: TestA 2 s, TestC 1 s\n"}
+{"Action":"pass","Package":"p","Test":"TestA/b","Elapsed":0}
+{"Action":"output","Package":"p","Test":"TestC/b","Output":"a guest with Linux 9.9, 5.1 s: TestA 2 s, TestC 1 s\n"}
+{"Action":"pass","Package":"p","Test":"TestC/b","Elapsed":0}
+`, "a guest with Linux 9.9, 5.1 s: TestA 2 s, TestC 1 s\n"},
 		{"one fails",
 			`{"Action":"output","Package":"p","Test":"TestA/b","Output":"=== RUN   TestA/b\n"}
 {"Action":"output","Package":"p","Test":"TestA/b","Output":"    a_test.go:1: wrong\n"}
