@@ -23,7 +23,8 @@ import (
 // no more advice. Where nothing is advised, no choice of options opens it. 5.10 lacks most;
 // that the newest lacks nothing is TestMatrix's.
 func TestAdviceOfErrors(t *testing.T) {
-	guests.Test(t, guesttest.OldestOrAll, func(t *testing.T, _ guesttest.Kernel) {
+	guesttest.Long(t)
+	guests.Test(t, guesttest.Kernels, func(t *testing.T, _ guesttest.Kernel) {
 		works := map[tracer.Advice]error{}
 		for _, attach := range probe.AttachNames() {
 			for _, via := range transport.Names() {
@@ -34,9 +35,8 @@ func TestAdviceOfErrors(t *testing.T) {
 			for name, watched := range watchable() {
 				t.Run(fmt.Sprintf("%s %s %s", tried.Attach, tried.Transport, name), func(t *testing.T) {
 					// To open it again with more than perf buffers takes long: once for each
-					// way to attach that fails, and once for all that work, with make
-					// test-kernels.
-					if err == nil && (name == "perf" || tried.Attach != probe.AttachAuto) || name != "perf" && (tried.Transport != transport.Auto || !guesttest.All()) {
+					// way to attach that fails, and once for all that work.
+					if err == nil && (name == "perf" || tried.Attach != probe.AttachAuto) || name != "perf" && tried.Transport != transport.Auto {
 						return
 					}
 					watched.Attach, watched.Transport = tried.Attach, tried.Transport

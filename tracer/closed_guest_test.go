@@ -23,7 +23,7 @@ import (
 // as many meanwhile is refused: that is said, with what it is, who closed it and since when. The
 // witness is the same call, which succeeds a moment later.
 func TestClosedStillHolds(t *testing.T) {
-	guests.Test(t, guesttest.Ends, func(t *testing.T, k guesttest.Kernel) {
+	guests.Test(t, guesttest.OldestOrAll, func(t *testing.T, k guesttest.Kernel) {
 		opts := everything()
 		t.Run("closed", func(t *testing.T) { closedHolds(t, k, opts) })
 		if k.Before("5.11") { // the programs for old kernels watch the same

@@ -168,10 +168,8 @@ func predictionsHold(t *testing.T, from snapshot.Options, source string, trials 
 // areas as well, for which no emulated CPU has a PMU, so that the known-bad kernel brings
 // its own.
 func TestPredictionsKnownBad(t *testing.T) {
+	guesttest.Long(t)
 	list := variants()
-	if !guesttest.All() { // the others with make test-kernels
-		list = list[1:2]
-	}
 	kernels := func(t *testing.T) (kernels []guesttest.Kernel) {
 		for _, v := range list {
 			kernels = append(kernels, guesttest.KnownBad(t, v.name))

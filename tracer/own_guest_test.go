@@ -82,15 +82,12 @@ func noSetUID(t *testing.T, want map[string]int) {
 // Traces that begin and end in a row say nothing of what pinwatch itself does, and explain all
 // that it is charged.
 func TestInARow(t *testing.T) {
+	guesttest.Long(t)
 	guests.Test(t, guesttest.Oldest, inARow)
 }
 
 func inARow(t *testing.T, _ guesttest.Kernel) {
-	times := 2
-	if guesttest.All() {
-		times = 200
-	}
-	for i := range times {
+	for i := range 200 {
 		opts := everything()
 		opts.Transport = transport.PerfArray
 		tr := begin(t, opts)

@@ -89,6 +89,7 @@ func provokeAll(t *testing.T, opts tracer.Options, names []string) *allProvoked 
 // That a memory cgroup refused is seen where their charges are not watched, too, and that none
 // did. It is gone soon after, perhaps before its path is looked for.
 func TestCgroupsThatRefuse(t *testing.T) {
+	guesttest.Long(t)
 	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
 		want := []struct {
 			name    string

@@ -276,6 +276,7 @@ func recordsFailedMappings(t *testing.T, k guesttest.Kernel) {
 // An update of a map that fails for want of memory has a record, which says whether a
 // cgroup refused. So has a map that is larger than the machine: there none did.
 func TestFailedUpdatesAreRecorded(t *testing.T) {
+	guesttest.Long(t)
 	guests.Test(t, guesttest.Newest, func(t *testing.T, _ guesttest.Kernel) {
 		unlimitMemlock(t)
 		t.Run("larger than the machine", func(t *testing.T) { recordsLargeMap(t) })

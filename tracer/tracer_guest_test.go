@@ -354,7 +354,7 @@ func TestFewLinks(t *testing.T) {
 // bpf_probe_read(), with EINVAL).
 func TestLockdown(t *testing.T) {
 	kernels := func(t *testing.T) (list []guesttest.Kernel) {
-		for _, k := range guesttest.WithOldest(t, guesttest.Newest(t)) {
+		for _, k := range guesttest.OldestOrAll(t) {
 			list = append(list, k.With("locked-down", "lockdown=confidentiality"))
 		}
 		return list
@@ -372,6 +372,7 @@ func TestLockdown(t *testing.T) {
 // No call is too many when many are under way at once and kept at the same place. Not by
 // kprobes: a kretprobe holds no more than ten returns at a time, and the rest is lost.
 func TestCrowd(t *testing.T) {
+	guesttest.Long(t)
 	guests.Test(t, guesttest.Newest, func(t *testing.T, k guesttest.Kernel) {
 		t.Run("session", crowdBySessions)
 		t.Run("fentry", crowdByFentry)
@@ -380,10 +381,7 @@ func TestCrowd(t *testing.T) {
 
 // crowdBySessions has nothing lost at all.
 func crowdBySessions(t *testing.T) {
-	processes := 100
-	if guesttest.All() {
-		processes = 1000
-	}
+	const processes = 1000
 	guesttest.Set(t, "/proc/sys/kernel/pid_max", fmt.Sprint(4<<20))
 	tr, err := open(t, tracer.Options{Attach: probe.AttachSession})
 	if err != nil {

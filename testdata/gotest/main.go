@@ -57,15 +57,15 @@ type test struct {
 }
 
 type show struct {
-	out   io.Writer
-	now   func() time.Time
-	begun time.Time
-	tests map[[2]string]*test // by package and name
-	guest string              // what was said of the last guest
+	out    io.Writer
+	now    func() time.Time
+	begun  time.Time
+	tests  map[[2]string]*test // by package and name
+	guests map[string]bool     // what was said of each
 }
 
 func newShow(out io.Writer, now func() time.Time) *show {
-	return &show{out: out, now: now, begun: now(), tests: map[[2]string]*test{}}
+	return &show{out: out, now: now, begun: now(), tests: map[[2]string]*test{}, guests: map[string]bool{}}
 }
 
 // follow shows the lines until there are no more.
@@ -143,8 +143,8 @@ var script = regexp.MustCompile(`^[a-z]+\.sh: `)
 var guest = regexp.MustCompile(`^ *a guest with Linux `)
 
 func (s *show) output(t *test, text string) {
-	if guest.MatchString(text) && text != s.guest {
-		s.guest = text
+	if guest.MatchString(text) && !s.guests[text] {
+		s.guests[text] = true
 		io.WriteString(s.out, text)
 	}
 	switch {

@@ -162,6 +162,7 @@ func packageOf(t *testing.T, image, dir string) string {
 // A module that the kernel refuses ends the guest before the command starts, with the errno
 // and what the kernel said.
 func TestModuleRefused(t *testing.T) {
+	guesttest.Long(t)
 	t.Parallel()
 	k := guesttest.First(t)[0]
 	file := filepath.Join(t.TempDir(), "empty.ko")
