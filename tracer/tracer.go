@@ -317,7 +317,7 @@ func (t *Tracer) load(opts Options, specs probe.Specs, running probe.Kernel) (er
 		kept := opts
 		kept.Cache = nil // megabytes
 		t.refresh = func() error { return t.configure(kept) }
-		t.degraded = append(t.degraded, "kernel symbols are hidden (no CAP_SYSLOG, or kernel.kptr_restrict is 2): sysctls and CPUs are read every "+refreshInterval.String()+", not at every call")
+		t.degraded = append(t.degraded, kernel.HiddenSymbols+": sysctls and CPUs are read every "+refreshInterval.String()+", not at every call")
 		t.perf, err = probe.Load(spec, t.backend.Probes, running, nil)
 	}
 	return err

@@ -174,7 +174,7 @@ func checkUserNamespace(f *snapshot.Facts) Check {
 }
 
 // checkCapabilities goes through them one by one. CAP_SYS_ADMIN stands for
-// CAP_BPF, CAP_PERFMON and CAP_SYSLOG.
+// CAP_BPF and CAP_PERFMON, and not for CAP_SYSLOG (kallsyms_show_value()).
 func checkCapabilities() (checks []Check) {
 	admin := kernel.HasCapability(unix.CAP_SYS_ADMIN)
 	for _, c := range []struct {
@@ -184,10 +184,10 @@ func checkCapabilities() (checks []Check) {
 		admin bool   // CAP_SYS_ADMIN does it as well
 		why   string
 	}{
-		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", StateOK, true, "stands for CAP_BPF, CAP_PERFMON and CAP_SYSLOG; lists BPF objects; needed where perf_event_paranoid is above 2"},
+		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", StateOK, true, "stands for CAP_BPF and CAP_PERFMON; lists BPF objects; needed where perf_event_paranoid is above 2"},
 		{unix.CAP_BPF, "CAP_BPF", StateMissing, true, "load BPF programs; pinwatch agent keeps it while it traces"},
 		{unix.CAP_PERFMON, "CAP_PERFMON", StateMissing, true, "attach them to the kernel and read its memory"},
-		{unix.CAP_SYSLOG, "CAP_SYSLOG", StateDegraded, true, "see kernel symbols, to read sysctls and CPUs at every call"},
+		{unix.CAP_SYSLOG, "CAP_SYSLOG", StateDegraded, false, "see kernel symbols, to watch BPF objects, and to read sysctls and CPUs at every call"},
 		{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE", StateDegraded, false, "read mappings and descriptors of other users' processes in /proc"},
 		{unix.CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE", StateOK, false, "lift RLIMIT_MEMLOCK for BPF objects, before 5.11 alone"},
 		{unix.CAP_IPC_LOCK, "CAP_IPC_LOCK", StateOK, false, "not needed; it exempts from the limits that are watched"},

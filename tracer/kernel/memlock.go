@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"errors"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,15 +23,27 @@ func LiftMemlock() (putBack func()) {
 // guess is what cilium/ebpf adds to every EPERM, on any kernel and whatever for.
 const guess = " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)"
 
-// WithoutGuess is an error of the library's without that guess; what refused is known better.
+// HiddenSymbols is what there is to say where the kernel does not show its addresses.
+const HiddenSymbols = "kernel symbols are hidden (no CAP_SYSLOG, or kernel.kptr_restrict is 2)"
+
+// WithoutGuess is an error of the library's without what that guesses; what refused is known
+// better.
 func WithoutGuess(err error) error {
-	if err == nil || !strings.Contains(err.Error(), guess) {
-		return err
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ebpf.ErrRestrictedKernel): // it names net.core.bpf_jit_harden as well
+		return unguessed{err, HiddenSymbols}
+	case strings.Contains(err.Error(), guess):
+		return unguessed{err, strings.ReplaceAll(err.Error(), guess, "")}
 	}
-	return unguessed{err}
+	return err
 }
 
-type unguessed struct{ err error }
+type unguessed struct {
+	err  error
+	text string
+}
 
-func (e unguessed) Error() string { return strings.ReplaceAll(e.err.Error(), guess, "") }
+func (e unguessed) Error() string { return e.text }
 func (e unguessed) Unwrap() error { return e.err }
