@@ -175,9 +175,8 @@ func Open(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 		return nil, err
 	}
 	if k.sessions && k.FollowsAllReturns() {
-		if err := s.connect(k); err != nil {
-			s.Close()
-			return nil, fmt.Errorf("switchboard: %w", err)
+		if s.connect(k) != nil {
+			s.disconnect() // a link for each function does as well
 		}
 	}
 	if err := s.Attach(); err != nil {
