@@ -32,9 +32,9 @@ type Tree struct {
 	mounts []Mount
 	now    func() time.Time
 
-	mu     sync.Mutex
-	paths  map[key]string
-	walked map[string]time.Time // by mount point
+	mu    sync.Mutex
+	paths map[key]string
+	walks map[string]time.Time // when the next one may be, by mount point
 	// inodes reports whether walks know the numbers of inodes alone, for want of handles:
 	// before 5.5, half of an id.
 	inodes bool
@@ -46,9 +46,13 @@ type key struct {
 	id    uint64
 }
 
-// rewalk is how soon after a walk an id that it did not find is looked for
-// again.
-const rewalk = time.Second
+// How soon after a walk an id that it did not find is looked for again: after fifty times what
+// the walk took, for ids that are nowhere, but not later than a second.
+const (
+	restAfterWalk = 50
+	leastRest     = 20 * time.Millisecond
+	longestRest   = time.Second
+)
 
 // Open reads which hierarchies are mounted. root is the root directory of the
 // machine, such as os.DirFS("/").
@@ -58,7 +62,7 @@ func Open(root fs.FS) (*Tree, error) {
 		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
 	}
 	return &Tree{root: root, mounts: parseMounts(string(raw)), now: time.Now,
-		paths: map[key]string{}, walked: map[string]time.Time{}}, nil
+		paths: map[key]string{}, walks: map[string]time.Time{}}, nil
 }
 
 // Host opens this machine's cgroups.
@@ -195,10 +199,14 @@ func (t *Tree) lookup(m Mount, id uint64) (string, bool) {
 // walk learns all ids of a hierarchy: they are the inode numbers of its directories, or
 // what the kernel says.
 func (t *Tree) walk(m Mount) {
-	if last, ok := t.walked[m.Point]; ok && t.now().Sub(last) < rewalk {
+	begun := t.now()
+	if begun.Before(t.walks[m.Point]) {
 		return
 	}
-	t.walked[m.Point] = t.now()
+	defer func() {
+		ended := t.now()
+		t.walks[m.Point] = ended.Add(min(max(restAfterWalk*ended.Sub(begun), leastRest), longestRest))
+	}()
 	fs.WalkDir(t.root, inRoot(m.Point), func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return nil // it went away, or is closed to us

@@ -296,7 +296,11 @@ func TestPath(t *testing.T) {
 		t.Fatal(err)
 	}
 	clock := time.Unix(0, 0)
-	tree.now = func() time.Time { return clock }
+	var took time.Duration // between two looks at it, such as for a walk
+	tree.now = func() time.Time {
+		clock = clock.Add(took)
+		return clock
+	}
 
 	expect := func(id uint64, find func(uint64) (string, bool), want string) {
 		t.Helper()
@@ -314,8 +318,20 @@ func TestPath(t *testing.T) {
 	}
 	later := makeDir("sys/fs/cgroup/unified/later")
 	expect(later, tree.Path, "") // walked just now
-	clock = clock.Add(rewalk)
+	clock = clock.Add(leastRest)
+	took = time.Millisecond
 	expect(later, tree.Path, "/later")
+	took = 0
+	latest := makeDir("sys/fs/cgroup/unified/latest")
+	clock = clock.Add(leastRest)
+	expect(latest, tree.Path, "") // a walk takes a millisecond
+	clock = clock.Add(restAfterWalk * time.Millisecond)
+	took = time.Minute
+	expect(latest, tree.Path, "/latest")
+	took = 0
+	last := makeDir("sys/fs/cgroup/unified/last")
+	clock = clock.Add(longestRest)
+	expect(last, tree.Path, "/last")
 	os.RemoveAll(filepath.Join(root, "sys/fs/cgroup/unified/a"))
 	expect(v2, tree.Path, "/a/b") // remembered: who was charged stays known
 }
