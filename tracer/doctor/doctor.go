@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -120,11 +121,15 @@ func checkPerfEvent() Check {
 func checkSymbols() Check {
 	const name = "kernel symbols"
 	const stale = ": sysctls and CPUs are read every 100 ms, not at every call"
-	raw, err := os.ReadFile("/proc/kallsyms")
+	f, err := os.Open(kernel.SymbolsFile)
 	if err != nil {
 		return Check{name, StateDegraded, err.Error() + stale, "boot a kernel with CONFIG_KALLSYMS_ALL"}
 	}
-	missing, hidden := symbolsNotFound(string(raw))
+	defer f.Close()
+	missing, hidden, err := symbolsNotFound(f)
+	if err != nil {
+		return Check{name, StateDegraded, err.Error() + stale, ""}
+	}
 	restrict, _ := kernel.ReadInt("/proc/sys/kernel/kptr_restrict")
 	switch {
 	case hidden:
@@ -139,12 +144,14 @@ func checkSymbols() Check {
 
 // symbolsNotFound looks for the symbols that the programs read, in the text of
 // /proc/kallsyms.
-func symbolsNotFound(kallsyms string) (missing []string, hidden bool) {
-	address := map[string]string{}
-	for line := range strings.Lines(kallsyms) {
-		if fields := strings.Fields(line); len(fields) >= 3 {
-			address[fields[2]] = strings.TrimLeft(fields[0], "0")
-		}
+func symbolsNotFound(kallsyms io.Reader) (missing []string, hidden bool, err error) {
+	var all []string
+	for _, s := range kernel.SettingSymbols() {
+		all = append(append(all, s.Name), s.Instead...)
+	}
+	address, err := kernel.ReadSymbols(kallsyms, all)
+	if err != nil {
+		return nil, false, err
 	}
 	for _, s := range kernel.SettingSymbols() {
 		names := []string{s.Name}
@@ -157,10 +164,10 @@ func symbolsNotFound(kallsyms string) (missing []string, hidden bool) {
 				missing = append(missing, s.Name)
 				break
 			}
-			hidden = hidden || at == ""
+			hidden = hidden || at == 0
 		}
 	}
-	return missing, hidden
+	return missing, hidden, nil
 }
 
 func checkUserNamespace(f *snapshot.Facts) Check {

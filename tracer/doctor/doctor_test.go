@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -40,8 +41,8 @@ func TestSymbolsNotFound(t *testing.T) {
 		"one":                     {mlock + others + cpus, []string{"sysctl_perf_event_paranoid"}, false},
 		"nothing":                 {"", all, false},
 	} {
-		missing, hidden := symbolsNotFound(c.kallsyms)
-		if diff := cmp.Diff(c.missing, missing); diff != "" || hidden != c.hidden {
+		missing, hidden, err := symbolsNotFound(strings.NewReader(c.kallsyms))
+		if diff := cmp.Diff(c.missing, missing); err != nil || diff != "" || hidden != c.hidden {
 			t.Errorf("%s: hidden %v; %s", name, hidden, diff)
 		}
 	}

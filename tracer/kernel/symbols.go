@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -38,19 +37,13 @@ func SyscallSymbol(name string) string {
 	return map[string]string{"amd64": "__x64_", "arm64": "__arm64_"}[runtime.GOARCH] + name
 }
 
-// ReadSymbols reads in /proc/kallsyms where symbols are, those of the kernel before those of
-// modules that have the same name. What there is not is not in the map. The names are there
-// for everyone; the addresses are 0 for whom the kernel hides them from.
-func ReadSymbols(names []string) (map[string]uint64, error) {
-	f, err := os.Open("/proc/kallsyms")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readSymbols(f, names)
-}
+// SymbolsFile has the kernel's symbols.
+const SymbolsFile = "/proc/kallsyms"
 
-func readSymbols(r io.Reader, names []string) (map[string]uint64, error) {
+// ReadSymbols reads where symbols are from what SymbolsFile has, those of the kernel before those
+// of modules that have the same name. What there is not is not in the map. The names are there
+// for everyone; the addresses are 0 for whom the kernel hides them from.
+func ReadSymbols(r io.Reader, names []string) (map[string]uint64, error) {
 	wanted, found := map[string]bool{}, map[string]uint64{}
 	for _, name := range names {
 		wanted[name] = true
@@ -66,12 +59,12 @@ func readSymbols(r io.Reader, names []string) (map[string]uint64, error) {
 		delete(wanted, string(name))
 		n, err := strconv.ParseUint(string(address), 16, 64)
 		if err != nil {
-			return nil, fmt.Errorf("/proc/kallsyms: the address of %s: %w", name, err)
+			return nil, fmt.Errorf("%s: the address of %s: %w", SymbolsFile, name, err)
 		}
 		found[string(name)] = n
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("/proc/kallsyms: %w", err)
+		return nil, fmt.Errorf("%s: %w", SymbolsFile, err)
 	}
 	return found, nil
 }

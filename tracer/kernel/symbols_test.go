@@ -26,7 +26,7 @@ func TestReadSymbols(t *testing.T) {
 		{"an endless line", strings.Repeat("x", 1<<20), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := readSymbols(strings.NewReader(c.text), names)
+			got, err := ReadSymbols(strings.NewReader(c.text), names)
 			if (err != nil) != (c.want == nil) {
 				t.Fatal(err)
 			}

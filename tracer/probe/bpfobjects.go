@@ -174,10 +174,8 @@ func Open(source *ebpf.CollectionSpec, probes []Probe, k Kernel, shared map[stri
 	if err != nil {
 		return nil, err
 	}
-	if k.sessions && k.FollowsAllReturns() {
-		if s.connect(k) != nil {
-			s.disconnect() // a link for each function does as well
-		}
+	if k.followsAllReturns() && s.connect(k) != nil {
+		s.disconnect() // a link for each function does as well
 	}
 	if err := s.Attach(); err != nil {
 		s.Close()

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/cilium/ebpf"
@@ -33,6 +34,9 @@ func (k Kernel) By(b Backend) Kernel {
 // returns. Before that the end of each is dear: that of a trace of perf buffers alone takes six
 // times the instructions (testdata/bench).
 func (k Kernel) prefersSessions() bool { return k.HaveSessions() && k.FollowsAllReturns() }
+
+// followsAllReturns reports whether kprobes are to be sessions that follow any number of returns.
+func (k Kernel) followsAllReturns() bool { return k.sessions && k.FollowsAllReturns() }
 
 // Hook is what is on functions that have no trampoline, as --attach names it.
 func (k Kernel) Hook() string { return Probe{multi: k.sessions}.hook() }
@@ -109,7 +113,12 @@ func (s Specs) Resolve(types kernel.Types) (Kernel, *ebpf.Program) {
 // nil: that cannot be read, and attaching will tell; or the kernel hides it, and the library
 // will.
 func readSymbols(names []string) (absent map[string]bool, addresses map[string]uint64) {
-	found, err := kernel.ReadSymbols(names)
+	f, err := os.Open(kernel.SymbolsFile)
+	if err != nil {
+		return nil, nil
+	}
+	defer f.Close()
+	found, err := kernel.ReadSymbols(f, names)
 	if err != nil {
 		return nil, nil
 	}

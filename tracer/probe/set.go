@@ -40,26 +40,18 @@ type attacher struct {
 }
 
 func (k Kernel) attacher() attacher {
-	return attacher{k.addresses, k.text, k.sessions && k.FollowsAllReturns()}
+	return attacher{k.addresses, k.text, k.followsAllReturns()}
 }
 
-// attached is a link, and the probe that it is for; or, with a switchboard, the first of them.
+// attached is a link, and the probes that it is for: with a switchboard, several.
 type attached struct {
 	link.Link
-	probe   Probe
+	probes  []Probe
 	program *ebpf.Program
-	board   *switchboard
+	board   *switchboard // nil: the program is that of the only probe
 }
 
-// probes are those of the link.
-func (l attached) probes() []Probe {
-	if l.board != nil {
-		return l.board.rows
-	}
-	return []Probe{l.probe}
-}
-
-// runs is how often the program of one of them has run.
+// runs is how often the program of one of the probes has run.
 func (l attached) runs(probe int) (uint64, error) {
 	if l.board != nil {
 		return l.board.runs(probe)
@@ -117,7 +109,7 @@ func (s *Set) programs(built map[string]*ebpf.ProgramSpec, k Kernel) (map[string
 		if isReturn, err = k.isReturn(); err != nil {
 			return nil, fmt.Errorf("%w (%w)", ebpf.ErrNotSupported, err)
 		}
-		s.probes = sessions(s.probes, k.FollowsAllReturns())
+		s.probes = sessions(s.probes, k.followsAllReturns())
 	}
 	programs := map[string]*ebpf.ProgramSpec{}
 	for _, p := range s.probes {
@@ -152,8 +144,8 @@ func (s *Set) Programs() map[string]*ebpf.Program {
 
 // Attach attaches all probes, in the order of the table, in which a return comes before
 // its entry: no call is seen entering but not returning. Those of the switchboard, which has
-// both at once, are the last. Without one that is not
-// optional, or without any, it fails, and nothing stays attached.
+// both at once, are the last. Without one that is not optional, or without any, it fails, and
+// nothing stays attached.
 func (s *Set) Attach() error {
 	s.notes = nil
 	var first error
@@ -164,7 +156,7 @@ func (s *Set) Attach() error {
 		l, err := s.attachOne(p)
 		switch {
 		case err == nil:
-			s.links = append(s.links, attached{l, p, s.collection.Programs[p.loaded()], nil})
+			s.links = append(s.links, attached{l, []Probe{p}, s.collection.Programs[p.loaded()], nil})
 		case p.Optional:
 			first = cmp.Or(first, err)
 			s.forgo(p, err)
@@ -180,7 +172,7 @@ func (s *Set) Attach() error {
 			s.disconnect()
 			return s.Attach()
 		}
-		s.links = append(s.links, attached{l, s.board.rows[0], s.board.program, s.board})
+		s.links = append(s.links, attached{l, s.board.rows, s.board.program, s.board})
 	}
 	if len(s.links) == 0 {
 		return first
@@ -198,7 +190,7 @@ func (s *Set) disconnect() {
 // return without its entry, or the reverse, would be taken for a loss.
 func (s *Set) forgo(p Probe, err error) {
 	s.links = slices.DeleteFunc(s.links, func(l attached) bool {
-		twin := l.probe.Optional && l.probe.Symbol == p.Symbol
+		twin := l.probes[0].Optional && l.probes[0].Symbol == p.Symbol
 		if twin {
 			l.Close()
 		}
@@ -277,7 +269,7 @@ func (s *Set) Notes() []string {
 // must have been switched on, and names those that should have and have not.
 func (s *Set) Fired() (states []State, silent []string, err error) {
 	for _, l := range s.links {
-		for i, p := range l.probes() {
+		for i, p := range l.probes {
 			runs, err := l.runs(i)
 			if err != nil {
 				return nil, nil, err
@@ -299,7 +291,7 @@ func (p Probe) mustFire() bool { return !p.Optional && !p.Idle && !p.Hot }
 // reported: for kernels that do not count the runs of programs.
 func (s *Set) Assumed(reported bool) (states []State) {
 	for _, l := range s.links {
-		for _, p := range l.probes() {
+		for _, p := range l.probes {
 			state := p.state(0)
 			state.Fired = reported && !p.Idle
 			states = append(states, state)
@@ -316,7 +308,7 @@ func (s *Set) Missed() (sum uint64) {
 	}
 	counted := map[*ebpf.Program]bool{}
 	for _, l := range s.links {
-		if l.probe.Hot {
+		if l.probes[0].Hot {
 			continue
 		}
 		if !counted[l.program] {
@@ -353,7 +345,7 @@ func missedByKprobe(l link.Link) uint64 {
 // Watches reports whether a function's return is probed.
 func (s *Set) Watches(symbol string) bool {
 	return s != nil && slices.ContainsFunc(s.links, func(l attached) bool {
-		return slices.ContainsFunc(l.probes(), func(p Probe) bool { return p.ret && p.Symbol == symbol })
+		return slices.ContainsFunc(l.probes, func(p Probe) bool { return p.ret && p.Symbol == symbol })
 	})
 }
 
