@@ -32,9 +32,9 @@ type Tree struct {
 	mounts []Mount
 	now    func() time.Time
 
-	mu    sync.Mutex
-	paths map[key]string
-	walks map[string]time.Time // when the next one may be, by mount point
+	mu       sync.Mutex
+	paths    map[key]string
+	nextWalk map[string]time.Time // by mount point; not before then
 	// inodes reports whether walks know the numbers of inodes alone, for want of handles:
 	// before 5.5, half of an id.
 	inodes bool
@@ -62,7 +62,7 @@ func Open(root fs.FS) (*Tree, error) {
 		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
 	}
 	return &Tree{root: root, mounts: parseMounts(string(raw)), now: time.Now,
-		paths: map[key]string{}, walks: map[string]time.Time{}}, nil
+		paths: map[key]string{}, nextWalk: map[string]time.Time{}}, nil
 }
 
 // Host opens this machine's cgroups.
@@ -200,13 +200,9 @@ func (t *Tree) lookup(m Mount, id uint64) (string, bool) {
 // what the kernel says.
 func (t *Tree) walk(m Mount) {
 	begun := t.now()
-	if begun.Before(t.walks[m.Point]) {
+	if begun.Before(t.nextWalk[m.Point]) {
 		return
 	}
-	defer func() {
-		ended := t.now()
-		t.walks[m.Point] = ended.Add(min(max(restAfterWalk*ended.Sub(begun), leastRest), longestRest))
-	}()
 	fs.WalkDir(t.root, inRoot(m.Point), func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return nil // it went away, or is closed to us
@@ -228,6 +224,8 @@ func (t *Tree) walk(m Mount) {
 		}
 		return nil
 	})
+	ended := t.now()
+	t.nextWalk[m.Point] = ended.Add(min(max(restAfterWalk*ended.Sub(begun), leastRest), longestRest))
 }
 
 // cgroupPath is the cgroup that a directory below the mount shows.
