@@ -1,6 +1,7 @@
 // Gotest shows what go test -json says, as it goes: a line per test that took a
 // second, everything about one that failed, go's own line per package, what the
-// scripts of testdata say, and of each guest how long its tests took. When that has been nothing for a while, it says what runs.
+// scripts of testdata say, and of each guest how long its tests took. When that has been
+// nothing for a while, it says what runs.
 //
 //	go test -json ./... | gotest
 //

@@ -218,10 +218,15 @@ func (r *run) once(tests []string) error {
 	took := time.Since(begun)
 	r.code, r.stderr = code, stderr.String()
 	results, parseErr := parseResults(stdout.Bytes())
-	var each []string // which tests make a guest slow
 	for _, result := range results {
 		r.results[result.name] = result
-		each = append(each, fmt.Sprintf("%s %.0f s", result.name, result.seconds))
+	}
+	var each []string // which tests make a guest slow
+	for _, name := range tests {
+		if result := r.results[name]; result != nil {
+			name = fmt.Sprintf("%s %.0f s", name, result.seconds)
+		}
+		each = append(each, name)
 	}
 	r.note(tests, "a guest with Linux %s, %.1f s: %s", r.kernel.Release, took.Seconds(), strings.Join(each, ", "))
 	return cmp.Or(err, parseErr)
