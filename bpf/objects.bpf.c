@@ -1144,6 +1144,20 @@ int BPF_KRETPROBE(kretprobe_bpf_prog_put_rcu)
 	return 0;
 }
 
+SEC("fentry/__bpf_prog_put_rcu")
+int BPF_PROG(fentry_bpf_prog_put_rcu, void *rcu)
+{
+	prog_free_begin(ctx, rcu);
+	return 0;
+}
+
+SEC("fexit/__bpf_prog_put_rcu")
+int BPF_PROG(fexit_bpf_prog_put_rcu)
+{
+	free_end(ctx, LEVEL_PROG_FREE);
+	return 0;
+}
+
 /* The file of an object goes, in the process that has closed it; or what else had
  * a reference, such as a program one to a map, wherever that is. */
 SEC("kprobe/bpf_map_release")

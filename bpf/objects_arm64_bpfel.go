@@ -103,11 +103,13 @@ const (
 	ObjectsMapOpenMap                          = "open_map"
 	ObjectsMapRefilling                        = "refilling"
 	ObjectsProgFentryBpfMemRefill              = "fentry_bpf_mem_refill"
+	ObjectsProgFentryBpfProgPutRcu             = "fentry_bpf_prog_put_rcu"
 	ObjectsProgFentryMapAlloc                  = "fentry_map_alloc"
 	ObjectsProgFentryMapAllocPercpu            = "fentry_map_alloc_percpu"
 	ObjectsProgFentryObjUncharge               = "fentry_obj_uncharge"
 	ObjectsProgFentryUnchargePage              = "fentry_uncharge_page"
 	ObjectsProgFexitBpfMemRefill               = "fexit_bpf_mem_refill"
+	ObjectsProgFexitBpfProgPutRcu              = "fexit_bpf_prog_put_rcu"
 	ObjectsProgFexitChargePage                 = "fexit_charge_page"
 	ObjectsProgFexitMapAlloc                   = "fexit_map_alloc"
 	ObjectsProgFexitMapAllocPercpu             = "fexit_map_alloc_percpu"
@@ -195,11 +197,13 @@ type ObjectsSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsProgramSpecs struct {
 	FentryBpfMemRefill              *ebpf.ProgramSpec `ebpf:"fentry_bpf_mem_refill"`
+	FentryBpfProgPutRcu             *ebpf.ProgramSpec `ebpf:"fentry_bpf_prog_put_rcu"`
 	FentryMapAlloc                  *ebpf.ProgramSpec `ebpf:"fentry_map_alloc"`
 	FentryMapAllocPercpu            *ebpf.ProgramSpec `ebpf:"fentry_map_alloc_percpu"`
 	FentryObjUncharge               *ebpf.ProgramSpec `ebpf:"fentry_obj_uncharge"`
 	FentryUnchargePage              *ebpf.ProgramSpec `ebpf:"fentry_uncharge_page"`
 	FexitBpfMemRefill               *ebpf.ProgramSpec `ebpf:"fexit_bpf_mem_refill"`
+	FexitBpfProgPutRcu              *ebpf.ProgramSpec `ebpf:"fexit_bpf_prog_put_rcu"`
 	FexitChargePage                 *ebpf.ProgramSpec `ebpf:"fexit_charge_page"`
 	FexitMapAlloc                   *ebpf.ProgramSpec `ebpf:"fexit_map_alloc"`
 	FexitMapAllocPercpu             *ebpf.ProgramSpec `ebpf:"fexit_map_alloc_percpu"`
@@ -330,11 +334,13 @@ type ObjectsVariables struct {
 // It can be passed to LoadObjectsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsPrograms struct {
 	FentryBpfMemRefill              *ebpf.Program `ebpf:"fentry_bpf_mem_refill"`
+	FentryBpfProgPutRcu             *ebpf.Program `ebpf:"fentry_bpf_prog_put_rcu"`
 	FentryMapAlloc                  *ebpf.Program `ebpf:"fentry_map_alloc"`
 	FentryMapAllocPercpu            *ebpf.Program `ebpf:"fentry_map_alloc_percpu"`
 	FentryObjUncharge               *ebpf.Program `ebpf:"fentry_obj_uncharge"`
 	FentryUnchargePage              *ebpf.Program `ebpf:"fentry_uncharge_page"`
 	FexitBpfMemRefill               *ebpf.Program `ebpf:"fexit_bpf_mem_refill"`
+	FexitBpfProgPutRcu              *ebpf.Program `ebpf:"fexit_bpf_prog_put_rcu"`
 	FexitChargePage                 *ebpf.Program `ebpf:"fexit_charge_page"`
 	FexitMapAlloc                   *ebpf.Program `ebpf:"fexit_map_alloc"`
 	FexitMapAllocPercpu             *ebpf.Program `ebpf:"fexit_map_alloc_percpu"`
@@ -382,11 +388,13 @@ type ObjectsPrograms struct {
 func (p *ObjectsPrograms) Close() error {
 	return _ObjectsClose(
 		p.FentryBpfMemRefill,
+		p.FentryBpfProgPutRcu,
 		p.FentryMapAlloc,
 		p.FentryMapAllocPercpu,
 		p.FentryObjUncharge,
 		p.FentryUnchargePage,
 		p.FexitBpfMemRefill,
+		p.FexitBpfProgPutRcu,
 		p.FexitChargePage,
 		p.FexitMapAlloc,
 		p.FexitMapAllocPercpu,

@@ -31,11 +31,13 @@ const (
 	ObjectsLegacyMapSeqMap                           = "seq_map"
 	ObjectsLegacyMapSpillMap                         = "spill_map"
 	ObjectsLegacyProgFentryBpfMemRefill              = "fentry_bpf_mem_refill"
+	ObjectsLegacyProgFentryBpfProgPutRcu             = "fentry_bpf_prog_put_rcu"
 	ObjectsLegacyProgFentryMapAlloc                  = "fentry_map_alloc"
 	ObjectsLegacyProgFentryMapAllocPercpu            = "fentry_map_alloc_percpu"
 	ObjectsLegacyProgFentryObjUncharge               = "fentry_obj_uncharge"
 	ObjectsLegacyProgFentryUnchargePage              = "fentry_uncharge_page"
 	ObjectsLegacyProgFexitBpfMemRefill               = "fexit_bpf_mem_refill"
+	ObjectsLegacyProgFexitBpfProgPutRcu              = "fexit_bpf_prog_put_rcu"
 	ObjectsLegacyProgFexitChargePage                 = "fexit_charge_page"
 	ObjectsLegacyProgFexitMapAlloc                   = "fexit_map_alloc"
 	ObjectsLegacyProgFexitMapAllocPercpu             = "fexit_map_alloc_percpu"
@@ -123,11 +125,13 @@ type ObjectsLegacySpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ObjectsLegacyProgramSpecs struct {
 	FentryBpfMemRefill              *ebpf.ProgramSpec `ebpf:"fentry_bpf_mem_refill"`
+	FentryBpfProgPutRcu             *ebpf.ProgramSpec `ebpf:"fentry_bpf_prog_put_rcu"`
 	FentryMapAlloc                  *ebpf.ProgramSpec `ebpf:"fentry_map_alloc"`
 	FentryMapAllocPercpu            *ebpf.ProgramSpec `ebpf:"fentry_map_alloc_percpu"`
 	FentryObjUncharge               *ebpf.ProgramSpec `ebpf:"fentry_obj_uncharge"`
 	FentryUnchargePage              *ebpf.ProgramSpec `ebpf:"fentry_uncharge_page"`
 	FexitBpfMemRefill               *ebpf.ProgramSpec `ebpf:"fexit_bpf_mem_refill"`
+	FexitBpfProgPutRcu              *ebpf.ProgramSpec `ebpf:"fexit_bpf_prog_put_rcu"`
 	FexitChargePage                 *ebpf.ProgramSpec `ebpf:"fexit_charge_page"`
 	FexitMapAlloc                   *ebpf.ProgramSpec `ebpf:"fexit_map_alloc"`
 	FexitMapAllocPercpu             *ebpf.ProgramSpec `ebpf:"fexit_map_alloc_percpu"`
@@ -264,11 +268,13 @@ type ObjectsLegacyVariables struct {
 // It can be passed to LoadObjectsLegacyObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ObjectsLegacyPrograms struct {
 	FentryBpfMemRefill              *ebpf.Program `ebpf:"fentry_bpf_mem_refill"`
+	FentryBpfProgPutRcu             *ebpf.Program `ebpf:"fentry_bpf_prog_put_rcu"`
 	FentryMapAlloc                  *ebpf.Program `ebpf:"fentry_map_alloc"`
 	FentryMapAllocPercpu            *ebpf.Program `ebpf:"fentry_map_alloc_percpu"`
 	FentryObjUncharge               *ebpf.Program `ebpf:"fentry_obj_uncharge"`
 	FentryUnchargePage              *ebpf.Program `ebpf:"fentry_uncharge_page"`
 	FexitBpfMemRefill               *ebpf.Program `ebpf:"fexit_bpf_mem_refill"`
+	FexitBpfProgPutRcu              *ebpf.Program `ebpf:"fexit_bpf_prog_put_rcu"`
 	FexitChargePage                 *ebpf.Program `ebpf:"fexit_charge_page"`
 	FexitMapAlloc                   *ebpf.Program `ebpf:"fexit_map_alloc"`
 	FexitMapAllocPercpu             *ebpf.Program `ebpf:"fexit_map_alloc_percpu"`
@@ -316,11 +322,13 @@ type ObjectsLegacyPrograms struct {
 func (p *ObjectsLegacyPrograms) Close() error {
 	return _ObjectsLegacyClose(
 		p.FentryBpfMemRefill,
+		p.FentryBpfProgPutRcu,
 		p.FentryMapAlloc,
 		p.FentryMapAllocPercpu,
 		p.FentryObjUncharge,
 		p.FentryUnchargePage,
 		p.FexitBpfMemRefill,
+		p.FexitBpfProgPutRcu,
 		p.FexitChargePage,
 		p.FexitMapAlloc,
 		p.FexitMapAllocPercpu,

@@ -21,7 +21,7 @@ const many = 512
 // objectProbes are for the making and the end of maps and programs. bpf(2) and
 // the others are called through pointers or from other files, so that no
 // compiler can hide a call. A return comes before its entry.
-func objectProbes(rlimit, memcg bool) []Probe {
+func objectProbes(rlimit, memcg, trampolines bool, k Kernel) []Probe {
 	list := []Probe{
 		{Program: bpf.ObjectsProgKretprobeSysBpf, AtOnce: many},
 		{Program: bpf.ObjectsProgKprobeAnonInodeGetfd},
@@ -45,7 +45,6 @@ func objectProbes(rlimit, memcg bool) []Probe {
 	}
 	if rlimit {
 		list = append(list,
-			Probe{Program: bpf.ObjectsProgKretprobeBpfProgPutRcu, AtOnce: many},
 			// How much was asked for, and the answer.
 			Probe{Program: bpf.ObjectsProgKretprobeBpfMapChargeInit, Optional: true, AtOnce: many},
 			Probe{Program: bpf.ObjectsProgKprobeBpfMapChargeInit, Optional: true},
@@ -54,33 +53,44 @@ func objectProbes(rlimit, memcg bool) []Probe {
 			Probe{Program: bpf.ObjectsProgKretprobeBpfProgCharge, Optional: true, AtOnce: many},
 			Probe{Program: bpf.ObjectsProgKprobeBpfProgCharge, Optional: true})
 	}
-	return append(list,
+	return append(append(list, chosen(interruptProbes(rlimit), trampolines, k)...),
 		Probe{Program: bpf.ObjectsProgKprobeBpfMapFreeDeferred},
-		Probe{Program: bpf.ObjectsProgKprobeBpfProgPutRcu},
 		Probe{Program: bpf.ObjectsProgKprobeSysBpf})
 }
 
 // pair is a probe by a kprobe or, where the kernel has it, by a trampoline: kprobes are
-// skipped inside of BPF programs and of bpf(2), trampolines are not. "" is none.
+// skipped inside of BPF programs and of bpf(2), in interrupts that come upon them too,
+// trampolines are not. "" is none.
 type pair struct {
 	symbol         string
 	kprobe, fentry string
 	optional       bool
 	ret            bool
+	counted        bool // what it misses: it is not hot
+}
+
+// interruptProbes are for the end of programs, in interrupts: RCU ends many in one, and a
+// kprobe is skipped at all of them if that came upon a BPF program.
+func interruptProbes(rlimit bool) (list []pair) {
+	const symbol = "__bpf_prog_put_rcu"
+	if rlimit {
+		list = append(list, pair{symbol: symbol, kprobe: bpf.ObjectsProgKretprobeBpfProgPutRcu, fentry: bpf.ObjectsProgFexitBpfProgPutRcu, ret: true, counted: true})
+	}
+	return append(list, pair{symbol: symbol, kprobe: bpf.ObjectsProgKprobeBpfProgPutRcu, fentry: bpf.ObjectsProgFentryBpfProgPutRcu, counted: true})
 }
 
 // growthProbes are for what maps take later. They are hot where a program updates maps.
 func growthProbes() (list []pair) {
 	for _, symbol := range []string{"bpf_map_kmalloc_node", "bpf_map_kmalloc_nolock", "bpf_map_kzalloc"} {
 		list = append(list,
-			pair{symbol, bpf.ObjectsProgKretprobeMapAlloc, bpf.ObjectsProgFexitMapAlloc, true, true},
-			pair{symbol, bpf.ObjectsProgKprobeMapAlloc, bpf.ObjectsProgFentryMapAlloc, true, false})
+			pair{symbol: symbol, kprobe: bpf.ObjectsProgKretprobeMapAlloc, fentry: bpf.ObjectsProgFexitMapAlloc, optional: true, ret: true},
+			pair{symbol: symbol, kprobe: bpf.ObjectsProgKprobeMapAlloc, fentry: bpf.ObjectsProgFentryMapAlloc, optional: true})
 	}
 	return append(list,
-		pair{"bpf_map_alloc_percpu", bpf.ObjectsProgKretprobeMapAllocPercpu, bpf.ObjectsProgFexitMapAllocPercpu, true, true},
-		pair{"bpf_map_alloc_percpu", bpf.ObjectsProgKprobeMapAllocPercpu, bpf.ObjectsProgFentryMapAllocPercpu, true, false},
-		pair{"bpf_mem_refill", bpf.ObjectsProgKretprobeBpfMemRefill, bpf.ObjectsProgFexitBpfMemRefill, true, true},
-		pair{"bpf_mem_refill", bpf.ObjectsProgKprobeBpfMemRefill, bpf.ObjectsProgFentryBpfMemRefill, true, false})
+		pair{symbol: "bpf_map_alloc_percpu", kprobe: bpf.ObjectsProgKretprobeMapAllocPercpu, fentry: bpf.ObjectsProgFexitMapAllocPercpu, optional: true, ret: true},
+		pair{symbol: "bpf_map_alloc_percpu", kprobe: bpf.ObjectsProgKprobeMapAllocPercpu, fentry: bpf.ObjectsProgFentryMapAllocPercpu, optional: true},
+		pair{symbol: "bpf_mem_refill", kprobe: bpf.ObjectsProgKretprobeBpfMemRefill, fentry: bpf.ObjectsProgFexitBpfMemRefill, optional: true, ret: true},
+		pair{symbol: "bpf_mem_refill", kprobe: bpf.ObjectsProgKprobeBpfMemRefill, fentry: bpf.ObjectsProgFentryBpfMemRefill, optional: true})
 }
 
 // chargeProbes are on the hot functions that charge memory cgroups. They are
@@ -114,7 +124,7 @@ func chargeProbes(k Kernel, spec *btf.Spec) []pair {
 func chosen(pairs []pair, trampolines bool, k Kernel) (list []Probe) {
 	taken := map[string]bool{}
 	for _, p := range pairs {
-		row := Probe{Program: p.fentry, Symbol: p.symbol, Optional: p.optional, Hot: true}
+		row := Probe{Program: p.fentry, Symbol: p.symbol, Optional: p.optional, Hot: !p.counted}
 		if !trampolines || p.fentry == "" || len(k.Parameters(p.symbol)) == 0 {
 			if taken[p.symbol] {
 				continue
@@ -151,20 +161,23 @@ func OpenBPFObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, me
 		memcg = false
 		notes = append(notes, "memory cgroups: this kernel charges none for BPF objects: it was built without CONFIG_MEMCG, or without CONFIG_MEMCG_KMEM")
 	}
-	probes := objectProbes(rlimit, memcg)
-	if !memcg {
-		s, err := Open(source, probes, k, shared)
-		return s, false, notes, err
+	open := func(trampolines bool) (*Set, error) {
+		probes := objectProbes(rlimit, memcg, trampolines, k)
+		if memcg {
+			// What is charged during a watched call must be seen from the first call on.
+			probes = append(chosen(slices.Concat(chargeProbes(k, types), growthProbes()), trampolines, k), probes...)
+		}
+		return Open(source, probes, k, shared)
 	}
-	// What is charged during a watched call must be seen from the first call on.
-	pairs := slices.Concat(chargeProbes(k, types), growthProbes())
-	s, err = Open(source, slices.Concat(chosen(pairs, true, k), probes), k, shared)
+	s, err = open(true)
 	if err == nil || !Unsupported(err) {
-		return s, true, notes, err
+		return s, memcg, notes, err
 	}
-	notes = append(notes, fmt.Sprintf("memory that maps take later is not seen from inside of bpf(2) and of BPF programs: kprobes are skipped there, and there are no trampolines: %v", err))
-	s, err = Open(source, slices.Concat(chosen(pairs, false, k), probes), k, shared)
-	return s, true, notes, err
+	if memcg {
+		notes = append(notes, fmt.Sprintf("memory that maps take later is not seen from inside of bpf(2) and of BPF programs: kprobes are skipped there, and there are no trampolines: %v", err))
+	}
+	s, err = open(false)
+	return s, memcg, notes, err
 }
 
 // Open loads and attaches. Where sessions follow all returns, one link is on most functions:

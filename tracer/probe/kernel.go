@@ -163,7 +163,7 @@ func (s Specs) functions(k Kernel, all bool) (functions []string) {
 		}
 	}
 	if s.BPFObjects != nil {
-		for _, p := range slices.Concat(objectProbes(true, true), chosen(growthProbes(), false, k)) {
+		for _, p := range slices.Concat(objectProbes(true, true, false, k), chosen(growthProbes(), false, k)) {
 			probes = append(probes, p.fromELF(s.BPFObjects.Programs[p.Program]))
 		}
 	}

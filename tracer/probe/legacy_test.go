@@ -100,7 +100,7 @@ func givenToOld(t *testing.T) map[string]*ebpf.CollectionSpec {
 			}
 			specs[name] = spec
 			for program, p := range spec.Programs {
-				isMemcg := source == "objects_legacy" && !slices.ContainsFunc(objectProbes(true, false), func(p Probe) bool { return p.Program == program })
+				isMemcg := source == "objects_legacy" && !slices.ContainsFunc(objectProbes(true, false, false, Kernel{}), func(p Probe) bool { return p.Program == program })
 				if p.Type == ebpf.Tracing || isMemcg {
 					delete(spec.Programs, program)
 				}

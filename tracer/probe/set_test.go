@@ -148,7 +148,7 @@ func TestTables(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range slices.Concat(objectProbes(true, true), chosen(growthProbes(), false, Kernel{})) {
+	for _, p := range slices.Concat(objectProbes(true, true, false, Kernel{}), chosen(growthProbes(), false, Kernel{})) {
 		if spec := objects.Programs[p.Program]; spec == nil || p.fromELF(spec).Symbol == "" {
 			t.Errorf("%s is not built in, or for no function", p.Program)
 		}
