@@ -4,10 +4,12 @@ package tracer_test
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
 	"github.com/pinwatch/pinwatch/tracer"
@@ -506,5 +510,58 @@ func explainsOthers(t *testing.T, _ guesttest.Kernel) {
 func settled(s *ledger.Summary, uid uint32) bool {
 	return slices.ContainsFunc(s.Users, func(u ledger.Balance) bool {
 		return u.UID == uid && u.Counter == 0 && u.Live == 0 && u.Over == 0 && u.Preexisting+u.Base == 0 && u.Unexplained() == 0
+	})
+}
+
+// RCU ends many programs in one interrupt, which may come upon a BPF program: then kprobes and
+// sessions are skipped at all of them.
+func TestProgramsEndInInterrupts(t *testing.T) {
+	guesttest.Long(t)
+	guests.Test(t, guesttest.Newest, func(t *testing.T, _ guesttest.Kernel) {
+		const rounds, programs, name = 8, 50, "interrupted"
+		tr := begin(t, tracer.Options{BPF: true})
+		done := make(chan struct{})
+		var busy sync.WaitGroup
+		for range runtime.NumCPU() {
+			busy.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					default:
+						unix.Syscall(unix.SYS_BPF, math.MaxUint32, 0, 0) // no command, but a probe's program runs
+					}
+				}
+			})
+		}
+		for range rounds {
+			var made []*ebpf.Program
+			for range programs {
+				p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SocketFilter, License: "GPL",
+					Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				made = append(made, p)
+			}
+			for _, p := range made {
+				p.Close()
+			}
+		}
+		ended := func(entries []ledger.Entry) (n int) {
+			for _, e := range entries {
+				if e.Kind == ledger.Refund && e.Object != nil && e.Object.Name == name {
+					n++
+				}
+			}
+			return n
+		}
+		tr.until(func(entries []ledger.Entry) bool { return ended(entries) == rounds*programs })
+		close(done)
+		busy.Wait()
+		tr.stop()
+		if n := ended(tr.entries); n != rounds*programs || tr.lost != 0 {
+			t.Errorf("%d of %d programs ended; %s", n, rounds*programs, tr.Losses())
+		}
 	})
 }
