@@ -260,21 +260,28 @@ func TestRefunds(t *testing.T) {
 		change  func(*Event)
 		verdict Verdict
 		excess  int64
+		foreign int64 // by what is not traced, for all that is known: the verdict is uncertain then
 	}{
-		{"whole", func(*Event) {}, OK, 0},
-		{"part of the process's stays", func(e *Event) { e.Process.After += 2 }, Leak, 2},
-		{"the user's stays", func(e *Event) { e.User.After += 4 }, Leak, 4},
-		{"too much", func(e *Event) { e.Process.After -= 3 }, Underflow, 3},
-		{"to another process", func(e *Event) { e.Process.Owner, e.Caller.PID = 2, 2 }, MisdirectedRefund, 5},
-		{"to another user", func(e *Event) { e.User.Owner = 7 }, MisdirectedRefund, 4},
+		{"whole", func(*Event) {}, OK, 0, 0},
+		{"part of the process's stays", func(e *Event) { e.Process.After += 2 }, Leak, 2, 2},
+		{"the user's stays", func(e *Event) { e.User.After += 4 }, Leak, 4, 0},
+		{"too much", func(e *Event) { e.Process.After -= 3 }, Underflow, 3, -3},
+		{"all to the process", func(e *Event) { e.Process.After -= 4 }, Underflow, 4, 0},
+		{"nothing", func(e *Event) { e.User.After += 4; e.Process.After += 5 }, Leak, 9, 0},
+		{"to another process", func(e *Event) { e.Process.Owner, e.Caller.PID = 2, 2 }, MisdirectedRefund, 5, 0},
+		{"to another user", func(e *Event) { e.User.Owner = 7 }, MisdirectedRefund, 4, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k, l := newKernel(clamped, rest), New()
 			l.Apply(k.mmap(1000, 1, 1, 9))
 			ev := k.munmap(1000, 1, 1)
 			c.change(&ev)
-			if e := l.Apply(ev); e.Kind != Refund || e.Verdict != c.verdict || e.Excess != c.excess {
-				t.Errorf("got %v %v, excess %d; want refund %v, %d", e.Kind, e.Verdict, e.Excess, c.verdict, c.excess)
+			e := l.Apply(ev)
+			if e.Kind != Refund || e.Verdict != c.verdict || e.Excess != c.excess || e.Uncertain != (c.foreign != 0) {
+				t.Errorf("got %v %v, excess %d, uncertain %v; want refund %v, %d", e.Kind, e.Verdict, e.Excess, e.Uncertain, c.verdict, c.excess)
+			}
+			if s := l.Summary(); s.ForeignPinned != c.foreign {
+				t.Errorf("%d pages of the process's by others, want %d", s.ForeignPinned, c.foreign)
 			}
 		})
 	}

@@ -317,26 +317,29 @@ func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u 
 		// Who paid and who unmaps does not rest on a counter, where the payment was seen.
 		e.Uncertain = older && !e.certainlyMisdirected()
 		l.total(e, &l.summary.Misdirected, misdirected)
+		return
 	case stays > 0:
 		e.Verdict, e.Excess = DoubleCharge, stays
 	case missing > 0:
 		e.Verdict, e.Excess = Leak, missing
 		l.total(e, &l.summary.Leaked, missing)
-		u.over += e.ChargedUser - e.ExpectedUser
-		p.over += e.ChargedPinned - e.ExpectedPinned
 	case missing < 0:
 		e.Verdict, e.Excess = Underflow, -missing
-		u.over += e.ChargedUser - e.ExpectedUser
-		p.over += e.ChargedPinned - e.ExpectedPinned
 	}
-	if missing < 0 && older && misdirected == 0 && !explained(e, paid) {
-		// What further mappings were charged before the trace may have come back.
+	user, pinned := e.ChargedUser-e.ExpectedUser, e.ChargedPinned-e.ExpectedPinned
+	switch {
+	case missing == 0:
+	case explained(e, paid):
+		u.over += user
+		p.over += pinned
+	default:
+		// By an amount that no kernel is known to forget, or to give back too much:
+		// something that is not traced may have moved the counters, or further mappings
+		// before the trace.
 		e.Uncertain = true
-	}
-	if missing != 0 && misdirected == 0 && e.ChargedPinned == e.ExpectedPinned && !explained(e, paid) {
-		// The user's counter alone is off, by an amount that no kernel is known
-		// to forget: something that is not traced may have moved it.
-		e.Uncertain = true
+		u.base += user
+		l.total(e, &l.summary.ForeignUser, user)
+		l.total(e, &l.summary.ForeignPinned, pinned)
 	}
 }
 
@@ -356,14 +359,17 @@ func (l *Ledger) keepsAgain(e *Entry, pages int64) {
 	l.summary.Verdicts[DoubleCharge] += l.againWaiting
 }
 
-// explained reports whether known mistakes give the user's refund: for each area all
-// its pages instead of the user's part of them, or nothing.
+// explained reports whether known mistakes give a refund: of each area its part, all of its
+// pages instead, or nothing, to the user and to the process.
 func explained(e *Entry, paid []*charge) bool {
-	sums := []int64{0}
+	user, pinned := []int64{0}, []int64{0}
 	for _, c := range paid {
-		for _, sum := range slices.Clone(sums) {
-			sums = append(sums, sum+c.user, sum+c.user+c.pinned)
+		for _, sum := range slices.Clone(user) {
+			user = append(user, sum+c.user, sum+c.user+c.pinned)
+		}
+		for _, sum := range slices.Clone(pinned) {
+			pinned = append(pinned, sum+c.pinned, sum+c.user+c.pinned)
 		}
 	}
-	return slices.Contains(sums, -e.ChargedUser)
+	return slices.Contains(user, -e.ChargedUser) && slices.Contains(pinned, -e.ChargedPinned)
 }
