@@ -248,6 +248,9 @@ func TestPictures(t *testing.T) {
 	if dir == "" {
 		dir = t.TempDir()
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for name, html := range map[string][]byte{"published": report(t, published), "users": report(t, users), "check": checked(t, asFound)} {
 		b := open(t, html)
 		for _, size := range []struct{ width, height int64 }{{375, 812}, {1024, 768}, {1920, 1080}} {
