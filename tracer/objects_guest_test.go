@@ -519,9 +519,13 @@ func TestProgramsEndInInterrupts(t *testing.T) {
 	guesttest.Long(t)
 	guests.Test(t, guesttest.Newest, func(t *testing.T, _ guesttest.Kernel) {
 		const rounds, programs, name = 8, 50, "interrupted"
+		unlimitMemlock(t)
 		tr := begin(t, tracer.Options{BPF: true})
 		done := make(chan struct{})
 		var busy sync.WaitGroup
+		defer busy.Wait()
+		idle := sync.OnceFunc(func() { close(done) })
+		defer idle()
 		for range runtime.NumCPU() {
 			busy.Go(func() {
 				for {
@@ -542,6 +546,7 @@ func TestProgramsEndInInterrupts(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				defer p.Close()
 				made = append(made, p)
 			}
 			for _, p := range made {
@@ -557,8 +562,7 @@ func TestProgramsEndInInterrupts(t *testing.T) {
 			return n
 		}
 		tr.until(func(entries []ledger.Entry) bool { return ended(entries) == rounds*programs })
-		close(done)
-		busy.Wait()
+		idle()
 		tr.stop()
 		if n := ended(tr.entries); n != rounds*programs || tr.lost != 0 {
 			t.Errorf("%d of %d programs ended; %s", n, rounds*programs, tr.Losses())
