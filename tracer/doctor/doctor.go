@@ -40,19 +40,19 @@ type Check struct {
 // see whether that works, and closes them.
 func Examine(opts tracer.Options) []Check {
 	defer kernel.LiftMemlock()()
-	facts := snapshot.Inspect(snapshot.Options{}, uint32(os.Getpid()))
+	facts, symbols := snapshot.Inspect(snapshot.Options{}, uint32(os.Getpid())), checkSymbols()
 	checks := []Check{
 		{Name: "kernel", State: StateOK, Detail: kernel.Release() + " " + runtime.GOARCH},
 		checkSettings(),
 		checkPerfEvent(),
 		checkBTF(opts),
-		checkSymbols(),
+		symbols,
 		checkUserNamespace(facts),
 	}
 	for _, f := range kernel.Features() {
 		checks = append(checks, checkFeature(f))
 	}
-	checks = append(checks, checkCapabilities()...)
+	checks = append(checks, checkCapabilities(symbols.State == StateOK)...)
 	checks = append(checks, checkLockdown(facts), checkSecurityModules(facts), checkSeccomp(facts), checkCgroup(), checkBPFMemory())
 	checks = append(checks, checkTrace(opts)...)
 	return append(checks, checkSnapshot(opts)...)
@@ -131,9 +131,13 @@ func checkSymbols() Check {
 		return Check{name, StateDegraded, err.Error() + stale, ""}
 	}
 	restrict, _ := kernel.ReadInt("/proc/sys/kernel/kptr_restrict")
+	remedy := "grant CAP_SYSLOG"
+	if restrict == 2 { // hidden from everybody
+		remedy = "sysctl kernel.kptr_restrict=1, and CAP_SYSLOG"
+	}
 	switch {
 	case hidden:
-		return Check{name, StateDegraded, fmt.Sprintf("addresses are hidden (kptr_restrict is %d)%s", restrict, stale), "grant CAP_SYSLOG; kptr_restrict must not be 2: sysctl kernel.kptr_restrict=1"}
+		return Check{name, StateDegraded, fmt.Sprintf("addresses are hidden (kptr_restrict is %d)%s", restrict, stale), remedy}
 	case len(missing) == len(kernel.SettingSymbols()):
 		return Check{name, StateDegraded, "no " + strings.Join(missing, ", ") + stale, "boot a kernel with CONFIG_KALLSYMS_ALL"}
 	case len(missing) > 0: // others are there, so that the kernel tells of variables
@@ -181,8 +185,9 @@ func checkUserNamespace(f *snapshot.Facts) Check {
 }
 
 // checkCapabilities goes through them one by one. CAP_SYS_ADMIN stands for
-// CAP_BPF and CAP_PERFMON, and not for CAP_SYSLOG (kallsyms_show_value()).
-func checkCapabilities() (checks []Check) {
+// CAP_BPF and CAP_PERFMON, and not for CAP_SYSLOG, which nobody needs where
+// perf_event_paranoid is below 2 and kptr_restrict 0 (kallsyms_show_value()).
+func checkCapabilities(symbols bool) (checks []Check) {
 	admin := kernel.HasCapability(unix.CAP_SYS_ADMIN)
 	for _, c := range []struct {
 		bit   int
@@ -204,6 +209,8 @@ func checkCapabilities() (checks []Check) {
 		case kernel.HasCapability(c.bit):
 		case c.admin && admin:
 			check.Detail = "not effective, CAP_SYS_ADMIN stands for it: " + c.why
+		case c.bit == unix.CAP_SYSLOG && symbols:
+			check.Detail = "not effective, and not needed now: kernel symbols are readable without it"
 		case c.state == StateOK:
 			check.Detail = "not effective: " + c.why
 		default:
