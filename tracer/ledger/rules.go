@@ -317,7 +317,6 @@ func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u 
 		// Who paid and who unmaps does not rest on a counter, where the payment was seen.
 		e.Uncertain = older && !e.certainlyMisdirected()
 		l.total(e, &l.summary.Misdirected, misdirected)
-		return
 	case stays > 0:
 		e.Verdict, e.Excess = DoubleCharge, stays
 	case missing > 0:
@@ -328,14 +327,11 @@ func (l *Ledger) judgeRefund(e *Entry, paid []*charge, b *buffer, p *process, u 
 	}
 	user, pinned := e.ChargedUser-e.ExpectedUser, e.ChargedPinned-e.ExpectedPinned
 	switch {
-	case missing == 0:
+	case missing == 0 || misdirected != 0:
 	case explained(e, paid):
 		u.over += user
 		p.over += pinned
-	default:
-		// By an amount that no kernel is known to forget, or to give back too much:
-		// something that is not traced may have moved the counters, or further mappings
-		// before the trace.
+	default: // not traced: something else, or further mappings before the trace
 		e.Uncertain = true
 		u.base += user
 		l.total(e, &l.summary.ForeignUser, user)
@@ -359,17 +355,15 @@ func (l *Ledger) keepsAgain(e *Entry, pages int64) {
 	l.summary.Verdicts[DoubleCharge] += l.againWaiting
 }
 
-// explained reports whether known mistakes give a refund: of each area its part, all of its
-// pages instead, or nothing, to the user and to the process.
+// explained reports whether known mistakes give a refund: of an area its part, all pages, or none.
 func explained(e *Entry, paid []*charge) bool {
-	user, pinned := []int64{0}, []int64{0}
+	sums := [2][]int64{{0}, {0}} // to the user, to the process
 	for _, c := range paid {
-		for _, sum := range slices.Clone(user) {
-			user = append(user, sum+c.user, sum+c.user+c.pinned)
-		}
-		for _, sum := range slices.Clone(pinned) {
-			pinned = append(pinned, sum+c.pinned, sum+c.user+c.pinned)
+		for i, part := range [2]int64{c.user, c.pinned} {
+			for _, sum := range slices.Clone(sums[i]) {
+				sums[i] = append(sums[i], sum+part, sum+c.user+c.pinned)
+			}
 		}
 	}
-	return slices.Contains(user, -e.ChargedUser) && slices.Contains(pinned, -e.ChargedPinned)
+	return slices.Contains(sums[0], -e.ChargedUser) && slices.Contains(sums[1], -e.ChargedPinned)
 }
