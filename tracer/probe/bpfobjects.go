@@ -170,9 +170,10 @@ func OpenBPFObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, me
 		return Open(source, probes, k, shared)
 	}
 	s, err = open(true)
-	if err == nil || !Unsupported(err) {
+	if err == nil || memcg && !Unsupported(err) {
 		return s, memcg, notes, err
 	}
+	// Types from a file may know a function that this kernel has no trampoline for.
 	if memcg {
 		notes = append(notes, fmt.Sprintf("memory that maps take later is not seen from inside of bpf(2) and of BPF programs: kprobes are skipped there, and there are no trampolines: %v", err))
 	}
