@@ -176,6 +176,9 @@ func perfOtherSize(r *Refuse) error {
 }
 
 func perfRedirected(r *Refuse) error {
+	// An event is its thread's, and is redirected to one of the same thread's alone.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	to, _, err := r.mapped(r.pages(8))
 	if err != nil {
 		return err
