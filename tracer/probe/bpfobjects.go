@@ -173,7 +173,8 @@ func OpenBPFObjects(source *ebpf.CollectionSpec, shared map[string]*ebpf.Map, me
 	if err == nil || memcg && !Unsupported(err) {
 		return s, memcg, notes, err
 	}
-	// Types from a file may know a function that this kernel has no trampoline for.
+	// Types from a file may know functions of a kernel that has no trampolines: whatever it
+	// answers then, kprobes do.
 	if memcg {
 		notes = append(notes, fmt.Sprintf("memory that maps take later is not seen from inside of bpf(2) and of BPF programs: kprobes are skipped there, and there are no trampolines: %v", err))
 	}
